@@ -1,0 +1,41 @@
+"""Checks of arguments, shared by every module: one clear `ValueError` before any computing."""
+
+from collections.abc import Sequence
+
+
+def require_divisible(name: str, value: int, divisor_name: str, divisor: int) -> int:
+    """`value // divisor`, or a ValueError that names both arguments.
+
+    >>> require_divisible("d_out", 12, "num_heads", 3)
+    4
+    """
+    require_positive(name, value)
+    require_positive(divisor_name, divisor)
+    if value % divisor:
+        raise ValueError(f"{name} must be divisible by {divisor_name}, got {name}={value} and {divisor_name}={divisor}")
+    return value // divisor
+
+
+def require_positive(name: str, value: int) -> None:
+    """A ValueError unless `value` is at least 1."""
+    if value < 1:
+        raise ValueError(f"{name} must be at least 1, got {name}={value}")
+
+
+def require_last_dim(name: str, shape: Sequence[int], expected: int, ndims: Sequence[int] = (2, 3)) -> None:
+    """A ValueError unless an array has one of `ndims` axes, the last of them `expected` long."""
+    if len(shape) not in ndims or shape[-1] != expected:
+        shapes = " or ".join("(" + "".join(f"{axis}, " for axis in "bt"[3 - n :]) + f"{expected})" for n in ndims)
+        raise ValueError(f"{name} must have shape {shapes}, got {tuple(shape)}")
+
+
+def require_at_most(name: str, value: int, limit_name: str, limit: int) -> None:
+    """A ValueError unless `value <= limit`."""
+    if value > limit:
+        raise ValueError(f"{name} must be at most {limit_name}={limit}, got {value}")
+
+
+def require_probability(name: str, value: float) -> None:
+    """A ValueError unless `0 <= value <= 1`."""
+    if not 0.0 <= value <= 1.0:
+        raise ValueError(f"{name} must be a probability between 0 and 1, got {name}={value}")

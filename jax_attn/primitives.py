@@ -1,0 +1,140 @@
+"""The leaves that every module is built from, with torch's defaults in place of flax's.
+
+A port of a torch model that calls `nnx.Linear`, `nnx.LayerNorm` or `nnx.Embed` as they come starts from
+other weights and other epsilons than the original. These subclasses differ from their NNX parents in
+their defaults alone, and take torch's argument names:
+
+==============  ==========================================  =====================================
+leaf            torch's default, used here                  NNX's default
+==============  ==========================================  =====================================
+`Linear`        kernel and bias U(±1/sqrt(d_in))            kernel LeCun normal, bias 0
+`Embedding`     N(0, 1)                                     N(0, 1/features)
+`LayerNorm`     eps 1e-5, variance in two passes            eps 1e-6, E[x²] - E[x]² (cancels)
+==============  ==========================================  =====================================
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+
+from jax_attn.functional.checks import require_probability
+
+Initializer = Callable[..., jax.Array]
+
+
+class Buffer(nnx.Variable[Any]):
+    """A constant that belongs to a module: saved and loaded with it, never trained.
+
+    The counterpart of torch's `register_buffer`. It has a type of its own so that
+    `nnx.Optimizer(..., wrt=nnx.Param)` and `nnx.grad` pass it by.
+    """
+
+
+def uniform_within(bound: float) -> Initializer:
+    """An initialiser that draws from U(-bound, bound), as torch's `nn.init.uniform_`."""
+
+    def init(key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32, **kwargs: Any) -> jax.Array:
+        return jax.random.uniform(key, shape, dtype, -bound, bound, **kwargs)
+
+    return init
+
+
+class Linear(nnx.Linear):
+    """`y = x @ kernel + bias`, initialised as `torch.nn.Linear`.
+
+    `kernel` is `(in_features, out_features)`: the transpose of torch's `weight`.
+
+    Source: `torch.nn.Linear`.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        *,
+        rngs: nnx.Rngs,
+        dtype: DTypeLike | None = None,
+        param_dtype: DTypeLike = jnp.float32,
+    ):
+        init = uniform_within(in_features**-0.5)
+        super().__init__(
+            in_features,
+            out_features,
+            use_bias=bias,
+            dtype=dtype,
+            param_dtype=param_dtype,
+            kernel_init=init,
+            bias_init=init,
+            rngs=rngs,
+        )
+
+
+class Embedding(nnx.Embed):
+    """A table of `num_embeddings` vectors, drawn from N(0, 1) as `torch.nn.Embedding`.
+
+    Source: `torch.nn.Embedding`.
+    """
+
+    def __init__(
+        self,
+        num_embeddings: int,
+        embedding_dim: int,
+        *,
+        rngs: nnx.Rngs,
+        dtype: DTypeLike | None = None,
+        param_dtype: DTypeLike = jnp.float32,
+    ):
+        super().__init__(
+            num_embeddings,
+            embedding_dim,
+            dtype=dtype,
+            param_dtype=param_dtype,
+            embedding_init=jax.nn.initializers.normal(1.0),
+            rngs=rngs,
+        )
+
+
+class LayerNorm(nnx.LayerNorm):
+    """`(x - mean) / sqrt(var + eps) * scale + bias` over the last axis, as `torch.nn.LayerNorm`.
+
+    The variance is biased, and taken in two passes: NNX's default of one pass cancels where the mean is
+    large (an input mean of 1e4 gives an error of 1e3).
+
+    Source: Ba et al. (arXiv 1607.06450); `torch.nn.LayerNorm`.
+    """
+
+    def __init__(
+        self,
+        normalized_shape: int,
+        eps: float = 1e-5,
+        *,
+        rngs: nnx.Rngs,
+        dtype: DTypeLike | None = None,
+        param_dtype: DTypeLike = jnp.float32,
+    ):
+        super().__init__(
+            normalized_shape,
+            epsilon=eps,
+            dtype=dtype,
+            param_dtype=param_dtype,
+            use_fast_variance=False,
+            rngs=rngs,
+        )
+
+
+class Dropout(nnx.Dropout):
+    """Zeroes each element with probability `p` and scales the rest by `1 / (1 - p)`, while training.
+
+    `module.eval()` turns it off and `module.train()` on, as in torch; a new module is in training mode.
+
+    Source: `torch.nn.Dropout`.
+    """
+
+    def __init__(self, p: float = 0.5, *, rngs: nnx.Rngs):
+        require_probability("dropout", p)
+        super().__init__(p, deterministic=False, rngs=rngs)

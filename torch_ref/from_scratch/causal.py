@@ -1,0 +1,31 @@
+"""Self-attention that cannot look ahead."""
+
+import torch
+from torch import Tensor, nn
+
+
+class CausalAttention(nn.Module):
+    """Single-head self-attention in which a token attends to itself and to the tokens before it.
+
+    See `jax_attn.from_scratch.causal.CausalAttention`, its twin, for the formula and the arguments.
+
+    Source: "Build a Large Language Model From Scratch", section 3.5.
+    """
+
+    def __init__(self, d_in: int, d_out: int, context_length: int, dropout: float, qkv_bias: bool = False):
+        super().__init__()
+        self.d_out = d_out
+        self.W_query = nn.Linear(d_in, d_out, bias=qkv_bias)
+        self.W_key = nn.Linear(d_in, d_out, bias=qkv_bias)
+        self.W_value = nn.Linear(d_in, d_out, bias=qkv_bias)
+        self.dropout = nn.Dropout(dropout)
+        self.register_buffer("mask", torch.triu(torch.ones(context_length, context_length), diagonal=1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`(t, d_in)` or `(b, t, d_in)` to the same with `d_out`."""
+        tokens = x.shape[-2]
+        queries, keys, values = self.W_query(x), self.W_key(x), self.W_value(x)
+        scores = queries @ keys.mT / self.d_out**0.5
+        scores = scores.masked_fill(self.mask[:tokens, :tokens].bool(), -torch.inf)
+        weights = torch.softmax(scores, dim=-1)
+        return self.dropout(weights) @ values
