@@ -5,7 +5,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from jax_attn.functional.checks import require_at_most, require_last_dim
+from jax_attn.functional.checks import require_at_most, require_last_dim, require_positive
 from jax_attn.functional.softmax import masked_softmax
 from jax_attn.primitives import Buffer, Dropout, Linear
 
@@ -30,7 +30,8 @@ class CausalAttention(nnx.Module):
         param_dtype: dtype of the parameters.
 
     Raises:
-        ValueError: the input is not `(t, d_in)` or `(b, t, d_in)`, or has more than `context_length` tokens.
+        ValueError: a size below 1, a `dropout` that is no probability, or an input that is not `(t, d_in)` or
+            `(b, t, d_in)` or has more than `context_length` tokens.
 
     Source: "Build a Large Language Model From Scratch", section 3.5.
     """
@@ -47,6 +48,9 @@ class CausalAttention(nnx.Module):
         dtype: DTypeLike | None = None,
         param_dtype: DTypeLike = jnp.float32,
     ):
+        require_positive("d_in", d_in)
+        require_positive("d_out", d_out)
+        require_positive("context_length", context_length)
         self.d_in = d_in
         self.d_out = d_out
         self.context_length = context_length

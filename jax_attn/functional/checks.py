@@ -1,6 +1,9 @@
 """Checks of arguments, shared by every module: one clear `ValueError` before any computing."""
 
 from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
 
 
 def require_divisible(name: str, value: int, divisor_name: str, divisor: int) -> int:
@@ -12,7 +15,9 @@ def require_divisible(name: str, value: int, divisor_name: str, divisor: int) ->
     require_positive(name, value)
     require_positive(divisor_name, divisor)
     if value % divisor:
-        raise ValueError(f"{name} must be divisible by {divisor_name}, got {name}={value} and {divisor_name}={divisor}")
+        raise ValueError(
+            f"{name} must be divisible by {divisor_name}, got {name}={value} and {divisor_name}={divisor}"
+        )
     return value // divisor
 
 
@@ -22,11 +27,23 @@ def require_positive(name: str, value: int) -> None:
         raise ValueError(f"{name} must be at least 1, got {name}={value}")
 
 
-def require_last_dim(name: str, shape: Sequence[int], expected: int, ndims: Sequence[int] = (2, 3)) -> None:
-    """A ValueError unless an array has one of `ndims` axes, the last of them `expected` long."""
-    if len(shape) not in ndims or shape[-1] != expected:
-        shapes = " or ".join("(" + "".join(f"{axis}, " for axis in "bt"[3 - n :]) + f"{expected})" for n in ndims)
+def require_last_dim(
+    name: str, shape: Sequence[int], expected: int | None, ndims: Sequence[int] = (2, 3)
+) -> None:
+    """A ValueError unless an array has one of `ndims` axes, the last `expected` long (None: any length)."""
+    if len(shape) not in ndims or expected not in (None, shape[-1]):
+        last = "d" if expected is None else expected
+        shapes = " or ".join("(" + "".join(f"{axis}, " for axis in "bt"[3 - n :]) + f"{last})" for n in ndims)
         raise ValueError(f"{name} must have shape {shapes}, got {tuple(shape)}")
+
+
+def require_boolean_mask(name: str, mask: Any, shapes: Sequence[tuple[int, ...]]) -> None:
+    """A ValueError unless `mask` is a boolean array of one of `shapes`."""
+    dtype = getattr(mask, "dtype", type(mask).__name__)
+    if dtype != np.bool_:
+        raise ValueError(f"{name} must be a boolean array, True = attend, got {dtype}")
+    if tuple(mask.shape) not in shapes:
+        raise ValueError(f"{name} must have shape {' or '.join(map(str, shapes))}, got {tuple(mask.shape)}")
 
 
 def require_at_most(name: str, value: int, limit_name: str, limit: int) -> None:

@@ -15,6 +15,7 @@ class CausalAttention(nn.Module):
     def __init__(self, d_in: int, d_out: int, context_length: int, dropout: float, qkv_bias: bool = False):
         super().__init__()
         self.d_out = d_out
+        self.context_length = context_length
         self.W_query = nn.Linear(d_in, d_out, bias=qkv_bias)
         self.W_key = nn.Linear(d_in, d_out, bias=qkv_bias)
         self.W_value = nn.Linear(d_in, d_out, bias=qkv_bias)
@@ -24,6 +25,9 @@ class CausalAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """`(t, d_in)` or `(b, t, d_in)` to the same with `d_out`."""
         tokens = x.shape[-2]
+        if tokens > self.context_length:
+            raise ValueError(f"the number of tokens must be at most {self.context_length}, got {tokens}")
+
         queries, keys, values = self.W_query(x), self.W_key(x), self.W_value(x)
         scores = queries @ keys.mT / self.d_out**0.5
         scores = scores.masked_fill(self.mask[:tokens, :tokens].bool(), -torch.inf)
