@@ -1,0 +1,122 @@
+"""What attention is called with, checked and brought to one form before any computing."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from jax_attn.functional.checks import require_probability
+
+SegmentIds = Array | tuple[Array, Array]
+
+
+class Operands(NamedTuple):
+    """Query, key and value with four axes each."""
+
+    query: Array
+    key: Array
+    value: Array
+
+
+def as_operands(query: Any, key: Any, value: Any) -> Operands:
+    """`(B, T, N, H)`, `(B, S, K, H)` and `(B, S, K, Hv)`, a batch of one where there was none.
+
+    Raises:
+        ValueError: shapes that do not go together, a number of query heads that the key heads do not
+            divide, dtypes that differ or are not floating.
+    """
+    q, k, v = (jnp.asarray(x) for x in (query, key, value))
+    shapes = f"query {q.shape}, key {k.shape}, value {v.shape}"
+    if {q.ndim, k.ndim, v.ndim} not in ({3}, {4}):
+        raise ValueError(f"query, key and value must all be (B, T, N, H) or all (T, N, H), got {shapes}")
+    if not q.dtype == k.dtype == v.dtype or not jnp.issubdtype(q.dtype, jnp.floating):
+        raise ValueError(
+            "query, key and value must have one floating dtype, "
+            f"got query {q.dtype}, key {k.dtype}, value {v.dtype}"
+        )
+    if k.shape[:-1] != v.shape[:-1]:
+        raise ValueError(f"key and value must agree in batch, length and heads, got {shapes}")
+    if q.shape[-1] != k.shape[-1]:
+        raise ValueError(f"query and key must have the same head dim H, got {shapes}")
+    if q.ndim == 4 and q.shape[0] != k.shape[0]:
+        raise ValueError(f"query and key must have the same batch B, got {shapes}")
+    if k.shape[-2] == 0 or q.shape[-2] % k.shape[-2]:
+        raise ValueError(f"the query heads N must be a multiple of the key/value heads K, got {shapes}")
+    return Operands(*(x if x.ndim == 4 else x[None] for x in (q, k, v)))
+
+
+def as_scores_like(name: str, x: Any, scores: Sequence[int], dtype: Any) -> Array | None:
+    """An array with four axes that broadcasts against scores of shape `(B, N, T, S)`, or None.
+
+    Raises:
+        ValueError: it does not broadcast, or has another kind of dtype.
+    """
+    if x is None:
+        return None
+    x = jnp.asarray(x)
+    if not jnp.issubdtype(x.dtype, dtype):
+        hint = "; an additive mask goes to bias" if dtype is jnp.bool_ else "; a boolean mask goes to mask"
+        raise ValueError(
+            f"{name} must be {'boolean' if dtype is jnp.bool_ else 'floating'}, got {x.dtype}{hint}"
+        )
+    given = x.shape
+    if x.ndim <= 4:
+        x = x.reshape((1,) * (4 - x.ndim) + x.shape)
+    if x.ndim != 4 or any(n not in (1, full) for n, full in zip(x.shape, scores, strict=True)):
+        raise ValueError(f"{name} must broadcast against (B, N, T, S) = {tuple(scores)}, got {given}")
+    return x
+
+
+def as_lengths(name: str, x: Any, batch: int) -> Array | None:
+    """One whole number for each batch entry, or None."""
+    if x is None:
+        return None
+    x = jnp.atleast_1d(jnp.asarray(x))
+    if x.shape != (batch,) or not jnp.issubdtype(x.dtype, jnp.integer):
+        raise ValueError(f"{name} must be integers of shape ({batch},), got {x.dtype} of shape {x.shape}")
+    return x
+
+
+def as_window(x: int | Sequence[int] | None) -> tuple[int, int] | None:
+    """How many positions before and after a query it sees, or None."""
+    if x is None:
+        return None
+    window = (x, x) if isinstance(x, int) else tuple(x)
+    if len(window) != 2 or min(window) < 0:
+        raise ValueError(f"local_window_size must be one or two numbers from 0 up, got {x}")
+    return window
+
+
+def as_segments(x: SegmentIds | None, batch: int, queries: int, keys: int) -> tuple[Array, Array] | None:
+    """Segment ids of queries `(B, T)` and of keys `(B, S)`, or None."""
+    if x is None:
+        return None
+    of_query, of_key = x if isinstance(x, tuple | list) else (x, x)
+    of_query, of_key = (jnp.atleast_2d(jnp.asarray(ids)) for ids in (of_query, of_key))
+    if of_query.shape != (batch, queries) or of_key.shape != (batch, keys):
+        raise ValueError(
+            f"segment_ids must be ({batch}, {queries}) for the queries and ({batch}, {keys}) for the keys, "
+            f"got {of_query.shape} and {of_key.shape}"
+        )
+    return of_query, of_key
+
+
+def as_sinks(x: Any, heads: int) -> Array | None:
+    """One logit for each query head, or None."""
+    if x is None:
+        return None
+    x = jnp.asarray(x)
+    if x.shape != (heads,) or not jnp.issubdtype(x.dtype, jnp.floating):
+        raise ValueError(
+            f"sinks must be floating of shape ({heads},), one per query head, got {x.dtype} {x.shape}"
+        )
+    return x
+
+
+def check_dropout(rate: float, key: jax.Array | None) -> None:
+    """A ValueError unless the rate is a probability and a key comes with it."""
+    require_probability("dropout_rate", rate)
+    if rate > 0 and key is None:
+        raise ValueError(f"dropout_rate={rate} needs dropout_key, a jax.random key; got None")

@@ -1,0 +1,103 @@
+"""Scaled dot-product attention: one function, and the implementation that suits the call."""
+
+from typing import Literal
+
+import jax
+from jaxtyping import Array, Bool, Float, Int
+
+from jax_attn.functional import arguments
+from jax_attn.functional.reference import reference_attention
+
+Implementation = Literal["reference", "blockwise", "xla", "cudnn", "pallas"]
+
+
+def dot_product_attention(
+    query: Float[Array, "*B T N H"],
+    key: Float[Array, "*B S K H"],
+    value: Float[Array, "*B S K Hv"],
+    bias: Float[Array, "..."] | None = None,
+    mask: Bool[Array, "..."] | None = None,
+    *,
+    scale: float | None = None,
+    is_causal: bool = False,
+    query_seq_lengths: Int[Array, "B"] | None = None,
+    key_value_seq_lengths: Int[Array, "B"] | None = None,
+    local_window_size: int | tuple[int, int] | None = None,
+    implementation: Implementation | None = None,
+    return_residual: bool = False,
+    segment_ids: Int[Array, "B T"] | tuple[Int[Array, "B T"], Int[Array, "B S"]] | None = None,
+    softcap: float | None = None,
+    sinks: Float[Array, "N"] | None = None,
+    dropout_rate: float = 0.0,
+    dropout_key: jax.Array | None = None,
+    return_weights: bool = False,
+) -> Array | tuple[Array, ...]:
+    """`softmax(softcap(query keyᵀ · scale) + bias, over what is allowed) value`, for each head.
+
+    A drop-in replacement of `jax.nn.dot_product_attention`: the same arguments, defaults and layouts, with
+    more of them, and two differences: a query that may attend to nothing gives 0 (there: the mean of all
+    values), and float64 is computed in float64.
+
+    Query head `n` uses key/value head `n // (N / K)`: `K = N` is multi-head, `K = 1` multi-query attention.
+
+    Args:
+        query: `(B, T, N, H)` or `(T, N, H)`.
+        key: `(B, S, K, H)` or `(S, K, H)`, where `K` divides `N`.
+        value: as `key`, but `Hv` may differ from `H`.
+        bias: added to the scaled scores; broadcasts against `(B, N, T, S)`.
+        mask: True = attend; broadcasts against `(B, N, T, S)`.
+        scale: factor of the scores; None is `H^-1/2`.
+        is_causal: a query sees the keys up to its own position, counted from the top left.
+        query_seq_lengths: `(B,)`, queries from there on are padding and give 0.
+        key_value_seq_lengths: `(B,)`, keys from there on are padding that nobody sees.
+        local_window_size: how many positions before and after its own a query sees; one number for both.
+        implementation: which one computes; None picks the best that supports the call on this device.
+        return_residual: also return the log-sum-exp of the scores, `(B, T, N)`, which may be differentiated;
+            -inf where nothing is allowed; a sink counts.
+        segment_ids: a query sees the keys of its own segment: `(B, T)`, or a pair for queries and keys.
+        softcap: `softcap · tanh(scores / softcap)`, before the bias.
+        sinks: `(N,)`, a logit for each head that takes its share of the softmax and gives no value.
+        dropout_rate: probability of dropping a weight; the rest is scaled by `1 / (1 - dropout_rate)`.
+        dropout_key: random key of dropout. The weights kept are
+            `jax.random.bernoulli(dropout_key, 1 - dropout_rate, (B, N, T, S))` in every implementation.
+        return_weights: also return the weights that multiply the values, `(B, N, T, S)`, dropout included.
+
+    Returns:
+        the output, `(B, T, N, Hv)` or `(T, N, Hv)`; with `return_residual` or `return_weights` a tuple of
+        the output, the residual if asked for, the weights if asked for.
+
+    Raises:
+        ValueError: shapes or dtypes that do not go together, dropout without a key, or an implementation
+            that cannot serve the call.
+
+    Source: Vaswani et al. (arXiv 1706.03762), section 3.2.1; `jax.nn.dot_product_attention`. GQA: 2305.13245.
+        Soft-cap: 2408.00118. Sinks: 2309.17453.
+    """
+    operands = arguments.as_operands(query, key, value)
+    batch, queries, heads, _ = operands.query.shape
+    keys = operands.key.shape[1]
+    scores = (batch, heads, queries, keys)
+    arguments.check_dropout(dropout_rate, dropout_key)
+    result = reference_attention(
+        *operands,
+        bias=arguments.as_scores_like("bias", bias, scores, jax.numpy.floating),
+        mask=arguments.as_scores_like("mask", mask, scores, jax.numpy.bool_),
+        scale=scale,
+        is_causal=is_causal,
+        query_seq_lengths=arguments.as_lengths("query_seq_lengths", query_seq_lengths, batch),
+        key_value_seq_lengths=arguments.as_lengths("key_value_seq_lengths", key_value_seq_lengths, batch),
+        local_window_size=arguments.as_window(local_window_size),
+        segment_ids=arguments.as_segments(segment_ids, batch, queries, keys),
+        softcap=softcap,
+        sinks=arguments.as_sinks(sinks, heads),
+        dropout_rate=dropout_rate,
+        dropout_key=dropout_key,
+    )
+    asked = [
+        result.output,
+        *([result.lse] if return_residual else []),
+        *([result.weights] if return_weights else []),
+    ]
+    if query.ndim == 3:
+        asked = [x[0] for x in asked]
+    return asked[0] if len(asked) == 1 else tuple(asked)
