@@ -37,7 +37,9 @@ class Buffer(nnx.Variable[Any]):
 def uniform_within(bound: float) -> Initializer:
     """An initialiser that draws from U(-bound, bound), as torch's `nn.init.uniform_`."""
 
-    def init(key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32, **kwargs: Any) -> jax.Array:
+    def init(
+        key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32, **kwargs: Any
+    ) -> jax.Array:
         return jax.random.uniform(key, shape, dtype, -bound, bound, **kwargs)
 
     return init
@@ -97,6 +99,7 @@ class Embedding(nnx.Embed):
             embedding_init=jax.nn.initializers.normal(1.0),
             rngs=rngs,
         )
+        self.dtype = dtype  # NNX notes down param_dtype for None, and would cast float64 weights back to it
 
 
 class LayerNorm(nnx.LayerNorm):
