@@ -5,15 +5,18 @@ built, and the inputs that stress it. Sizes are primes and all different, so tha
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib import import_module
 from typing import Any
 
 from flax import nnx
 
-from jax_attn.parity.cases import Case, token_cases
+from jax_attn.parity.cases import Case, cross_cases, mask_cases, text_cases, token_cases, token_id_cases
 
+ATTENTION_PAPER = '"Attention Is All You Need" (arXiv 1706.03762)'
+NLP_TRANSFORMERS = '"Natural Language Processing with Transformers", ch. 3'
+BERT = "Devlin et al. (arXiv 1810.04805)"
 BUILD_LLM = '"Build a Large Language Model From Scratch", ch. 3'
 
 
@@ -56,7 +59,78 @@ class Twin:
         return getattr(import_module(f"{package}.{module}"), name)
 
 
+def simple_weight_cases(width: int) -> list[Case]:
+    """The usual cases, asking for scores and weights too."""
+    return [replace(case, kwargs={"need_weights": True}) for case in token_cases(width, mean=1.0)]
+
+
+ENCODER_LAYER = dict(embed_dim=22, num_heads=2, hidden_dim=29, dropout=0.2, attention_dropout=0.3)
+BERT_TINY = dict(
+    vocab_size=31,
+    hidden_size=22,
+    num_hidden_layers=3,
+    num_attention_heads=2,
+    intermediate_size=29,
+    hidden_dropout_prob=0.2,
+    attention_probs_dropout_prob=0.3,
+    max_position_embeddings=11,
+)
+
+
+def encoder_cases(width: int) -> list[Case]:
+    """The usual cases, and those with a mask."""
+    return [*token_cases(width), *mask_cases(width)]
+
+
 LADDER = [
+    Twin(
+        "simple",
+        "from_scratch.simple:SimpleSelfAttention",
+        "tokens compared by their dot products: nothing to learn, no scale",
+        BUILD_LLM,
+        {},
+        partial(token_cases, 7, mean=1.0),
+    ),
+    Twin(
+        "simple-weights",
+        "from_scratch.simple:SimpleSelfAttention",
+        "the same, with its scores and weights",
+        BUILD_LLM,
+        {},
+        partial(simple_weight_cases, 7),
+    ),
+    Twin(
+        "v1",
+        "from_scratch.v1:SelfAttentionV1",
+        "trained projections as raw matrices, scaled",
+        BUILD_LLM,
+        dict(d_in=7, d_out=5),
+        partial(token_cases, 7, mean=1.0),
+    ),
+    Twin(
+        "v2",
+        "from_scratch.v2:SelfAttentionV2",
+        "trained projections as linear layers",
+        BUILD_LLM,
+        dict(d_in=7, d_out=5),
+        partial(token_cases, 7),
+    ),
+    Twin(
+        "v2-bias",
+        "from_scratch.v2:SelfAttentionV2",
+        "the same, with biases",
+        BUILD_LLM,
+        dict(d_in=7, d_out=5, qkv_bias=True),
+        partial(token_cases, 7),
+    ),
+    Twin(
+        "embed-scaled",
+        "from_scratch.embed_scaled:EmbedScaledSelfAttention",
+        "one width throughout, biases everywhere",
+        ATTENTION_PAPER,
+        dict(embed_dim=7),
+        partial(token_cases, 7),
+    ),
     Twin(
         "causal",
         "from_scratch.causal:CausalAttention",
@@ -65,8 +139,288 @@ LADDER = [
         dict(d_in=7, d_out=5, context_length=11, dropout=0.3),
         partial(token_cases, 7, context=11),
     ),
+    Twin(
+        "causal-bias",
+        "from_scratch.causal:CausalAttention",
+        "the same, with biases",
+        BUILD_LLM,
+        dict(d_in=7, d_out=5, context_length=11, dropout=0.3, qkv_bias=True),
+        partial(token_cases, 7, context=11),
+    ),
+    Twin(
+        "renormalized-causal",
+        "from_scratch.renormalized_causal:RenormalizedCausalAttention",
+        "softmax first, then mask, and each row made to sum to 1",
+        BUILD_LLM,
+        dict(d_in=7, d_out=5, context_length=11, dropout=0.3),
+        partial(token_cases, 7, context=11),
+    ),
+    Twin(
+        "multi-head-wrapper",
+        "from_scratch.multi_head_wrapper:MultiHeadAttentionWrapper",
+        "causal heads run one after the other, side by side",
+        BUILD_LLM,
+        dict(d_in=7, d_out=5, context_length=11, dropout=0.3, num_heads=2),
+        partial(token_cases, 7, context=11),
+    ),
+    Twin(
+        "multi-head-wrapper-projected",
+        "from_scratch.multi_head_wrapper:MultiHeadAttentionWrapper",
+        "the same, with biases and an output projection",
+        BUILD_LLM,
+        dict(d_in=7, d_out=5, context_length=11, dropout=0.3, num_heads=2, qkv_bias=True, out_proj=True),
+        partial(token_cases, 7, context=11),
+    ),
+    Twin(
+        "multi-head",
+        "from_scratch.multi_head:MultiHeadAttention",
+        "one projection, split into causal heads",
+        BUILD_LLM,
+        dict(d_in=7, d_out=26, context_length=11, dropout=0.3, num_heads=2),
+        partial(token_cases, 7, context=11),
+    ),
+    Twin(
+        "multi-head-bias",
+        "from_scratch.multi_head:MultiHeadAttention",
+        "the same, with biases",
+        BUILD_LLM,
+        dict(d_in=7, d_out=26, context_length=11, dropout=0.3, num_heads=2, qkv_bias=True),
+        partial(token_cases, 7, context=11),
+    ),
+    Twin(
+        "embed-multi-head",
+        "from_scratch.embed_multi_head:EmbedMultiHeadAttention",
+        "heads that see every token, one width throughout",
+        ATTENTION_PAPER,
+        dict(embed_dim=14, num_heads=2),
+        partial(token_cases, 14),
+    ),
+    Twin(
+        "embed-multi-head-masked",
+        "from_scratch.embed_multi_head:EmbedMultiHeadAttention",
+        "the same, with a mask over keys or pairs",
+        ATTENTION_PAPER,
+        dict(embed_dim=14, num_heads=2),
+        partial(mask_cases, 14, name="attention_mask"),
+    ),
+    # heads as bricks
+    Twin(
+        "head",
+        "from_scratch.head:AttentionHead",
+        "one head with biases",
+        NLP_TRANSFORMERS,
+        dict(embed_dim=7, head_dim=5),
+        partial(token_cases, 7),
+    ),
+    Twin(
+        "head-masked",
+        "from_scratch.head:AttentionHead",
+        "the same, with a mask over keys or pairs",
+        NLP_TRANSFORMERS,
+        dict(embed_dim=7, head_dim=5),
+        partial(mask_cases, 7),
+    ),
+    Twin(
+        "from-heads",
+        "from_scratch.from_heads:MultiHeadAttentionFromHeads",
+        "a list of heads, concatenated, and a linear layer",
+        NLP_TRANSFORMERS,
+        dict(embed_dim=14, num_heads=2),
+        partial(token_cases, 14),
+    ),
+    Twin(
+        "from-heads-masked",
+        "from_scratch.from_heads:MultiHeadAttentionFromHeads",
+        "the same, with a mask over keys or pairs",
+        NLP_TRANSFORMERS,
+        dict(embed_dim=14, num_heads=2),
+        partial(mask_cases, 14),
+    ),
+    Twin(
+        "linear-qkv",
+        "from_scratch.linear_qkv:LinearQKV",
+        "the three projections alone",
+        ATTENTION_PAPER,
+        dict(d_model=7),
+        partial(token_cases, 7),
+    ),
 ]
 
-COMPONENTS: list[Twin] = []
+COMPONENTS = [
+    # attention
+    Twin(
+        "attention",
+        "attention.multi_head:MultiHeadAttention",
+        "heads that see every token; the attention of the models",
+        ATTENTION_PAPER,
+        dict(embed_dim=22, num_heads=2, dropout=0.3),
+        partial(token_cases, 22),
+    ),
+    Twin(
+        "attention-masked",
+        "attention.multi_head:MultiHeadAttention",
+        "the same without biases, with a mask over keys or pairs",
+        ATTENTION_PAPER,
+        dict(embed_dim=22, num_heads=2, dropout=0.3, bias=False),
+        partial(mask_cases, 22),
+    ),
+    Twin(
+        "attention-cross",
+        "attention.multi_head:MultiHeadAttention",
+        "from one sequence to another of another length",
+        ATTENTION_PAPER,
+        dict(embed_dim=22, num_heads=2, dropout=0.3),
+        partial(cross_cases, 22),
+    ),
+    Twin(
+        "attention-grouped",
+        "attention.multi_head:MultiHeadAttention",
+        "GQA: three query heads to a key/value head",
+        "Ainslie et al. (arXiv 2305.13245)",
+        dict(embed_dim=30, num_heads=6, num_kv_heads=2, dropout=0.3),
+        partial(cross_cases, 30),
+    ),
+    Twin(
+        "attention-multi-query",
+        "attention.multi_head:MultiHeadAttention",
+        "MQA: all query heads to one key/value head",
+        "Shazeer (arXiv 1911.02150)",
+        dict(embed_dim=33, num_heads=3, num_kv_heads=1, dropout=0.3),
+        partial(mask_cases, 33),
+    ),
+    # positions
+    Twin(
+        "positions-learned",
+        "positions.learned:LearnedPositions",
+        "a learned vector for each position",
+        BERT,
+        dict(num_embeddings=11, embedding_dim=7),
+        partial(token_cases, 7, context=11),
+    ),
+    Twin(
+        "positions-sinusoidal",
+        "positions.sinusoidal:SinusoidalPositions",
+        "sines and cosines of the position, nothing to learn",
+        ATTENTION_PAPER,
+        dict(num_embeddings=509, embedding_dim=7),
+        partial(token_cases, 7, context=509),
+    ),
+    # layers
+    Twin(
+        "embeddings",
+        "layers.embeddings:Embeddings",
+        "token + learned position + segment, norm, dropout",
+        BERT,
+        dict(vocab_size=31, embed_dim=7, max_positions=11, num_segments=3, dropout=0.2),
+        partial(token_id_cases, 31, segments=3, context=11, segment_name="segment_ids"),
+    ),
+    Twin(
+        "embeddings-sinusoidal",
+        "layers.embeddings:Embeddings",
+        "the same with sinusoidal positions",
+        ATTENTION_PAPER,
+        dict(vocab_size=31, embed_dim=7, max_positions=11, dropout=0.2, positions="sinusoidal"),
+        partial(token_id_cases, 31, context=11, segment_name="segment_ids"),
+    ),
+    *(
+        Twin(
+            f"feed-forward-{activation.replace('_', '-')}",
+            "layers.feed_forward:FeedForward",
+            f"two linear layers around {what}",
+            ATTENTION_PAPER,
+            dict(embed_dim=7, hidden_dim=29, activation=activation, dropout=0.2),
+            partial(token_cases, 7),
+        )
+        for activation, what in {"gelu": "GELU with erf", "gelu_tanh": "GELU with tanh", "relu": "ReLU"}.items()
+    ),
+    *(
+        Twin(
+            f"encoder-layer-{placement}",
+            "layers.encoder_layer:EncoderLayer",
+            f"attention and feed-forward, {placement}-norm",
+            source,
+            dict(ENCODER_LAYER, norm_placement=placement),
+            partial(encoder_cases, 22),
+        )
+        for placement, source in {"post": ATTENTION_PAPER, "pre": "Xiong et al. (arXiv 2002.04745)"}.items()
+    ),
+    Twin(
+        "encoder",
+        "layers.encoder:Encoder",
+        "encoder layers one after another",
+        ATTENTION_PAPER,
+        dict(ENCODER_LAYER, num_layers=3),
+        partial(encoder_cases, 22),
+    ),
+    Twin(
+        "encoder-scanned",
+        "layers.encoder:Encoder",
+        "the same as one stacked layer and a loop",
+        ATTENTION_PAPER,
+        dict(ENCODER_LAYER, num_layers=3, scan=True),
+        partial(encoder_cases, 22),
+    ),
+    Twin(
+        "encoder-pre-scanned",
+        "layers.encoder:Encoder",
+        "the same in pre-norm with a norm at its end, recomputed backwards",
+        "Xiong et al. (arXiv 2002.04745)",
+        dict(ENCODER_LAYER, num_layers=3, norm_placement="pre", final_norm=True, scan=True, remat=True),
+        partial(encoder_cases, 22),
+    ),
+    Twin(
+        "pooler",
+        "layers.pooler:Pooler",
+        "the first token's vector, a dense layer and tanh",
+        BERT,
+        dict(embed_dim=7),
+        partial(token_cases, 7),
+    ),
+    Twin(
+        "classification-head",
+        "layers.classification_head:ClassificationHead",
+        "the first token's vector, dropout and a linear layer",
+        NLP_TRANSFORMERS,
+        dict(embed_dim=7, num_classes=5, dropout=0.2),
+        partial(token_cases, 7),
+    ),
+    # models
+    Twin(
+        "bert",
+        "models.bert:Bert",
+        "embeddings, encoder and pooler",
+        BERT,
+        BERT_TINY,
+        partial(text_cases, 31, context=11),
+        whole_model=True,
+    ),
+    Twin(
+        "bert-scanned",
+        "models.bert:Bert",
+        "the same with its layers stacked, tanh GELU and no pooler",
+        BERT,
+        dict(BERT_TINY, scan=True, hidden_act="gelu_new", add_pooling_layer=False),
+        partial(text_cases, 31, context=11),
+        whole_model=True,
+    ),
+    Twin(
+        "bert-pre",
+        "models.bert:Bert",
+        "the same in pre-norm with ReLU and sinusoidal positions",
+        BERT,
+        dict(BERT_TINY, norm_placement="pre", hidden_act="relu", positions="sinusoidal"),
+        partial(text_cases, 31, context=11),
+        whole_model=True,
+    ),
+    Twin(
+        "sequence-classifier",
+        "models.sequence_classifier:SequenceClassifier",
+        "an encoder with a classification head",
+        NLP_TRANSFORMERS,
+        dict(BERT_TINY, num_classes=5, classifier_dropout=0.2),
+        partial(text_cases, 31, context=11),
+        whole_model=True,
+    ),
+]
 
 CATALOGUE: dict[str, Twin] = {twin.name: twin for twin in [*LADDER, *COMPONENTS]}

@@ -20,7 +20,13 @@ class Case:
 
 
 def token_cases(
-    width: int, tokens: int = 5, batch: int = 3, *, context: int | None = None, mean: float = 10.0, seed: int = 0
+    width: int,
+    tokens: int = 5,
+    batch: int = 3,
+    *,
+    context: int | None = None,
+    mean: float = 10.0,
+    seed: int = 0,
 ) -> list[Case]:
     """The usual cases of a module that takes `(b, t, width)` and `(t, width)`.
 
@@ -43,3 +49,90 @@ def token_cases(
     if context is not None:
         cases.append(Case("full context", (draw((batch, context, width)),)))
     return cases
+
+
+def mask_cases(
+    width: int, tokens: int = 5, batch: int = 3, *, name: str = "mask", seed: int = 1
+) -> list[Case]:
+    """Calls with a boolean mask, True = attend, as keyword `name`: `(b, t)`, `(b, t, t)`, and without `b`.
+
+    Each mask leaves something with nothing to attend to: the last sequence is all padding, and among the
+    pairs there is a fully masked row.
+    """
+    rng = np.random.default_rng(seed)
+    x = rng.standard_normal((batch, tokens, width))
+    lengths = np.linspace(tokens, 0, batch).astype(int)
+    padding = np.arange(tokens) < lengths[:, None]
+    pairs = rng.random((batch, tokens, tokens)) < 0.6
+    pairs[0, 1] = False
+    return [
+        Case("padding", (x,), {name: padding}),
+        Case("pairs", (x,), {name: pairs}),
+        Case("unbatched padding", (x[1],), {name: padding[1]}),
+        Case("unbatched pairs", (x[0],), {name: pairs[0]}),
+    ]
+
+
+def cross_cases(width: int, tokens: int = 5, others: int = 7, batch: int = 3, *, seed: int = 2) -> list[Case]:
+    """Calls with a `context` of another length than the input, with and without a mask over it."""
+    rng = np.random.default_rng(seed)
+    x = rng.standard_normal((batch, tokens, width))
+    context = rng.standard_normal((batch, others, width))
+    lengths = np.linspace(others, 0, batch).astype(int)
+    padding = np.arange(others) < lengths[:, None]
+    pairs = rng.random((batch, tokens, others)) < 0.6
+    pairs[0, 1] = False
+    return [
+        Case("shorter than its context", (x, context)),
+        Case("longer than its context", (context, x)),
+        Case("one token in the context", (x, context[:, :1])),
+        Case("padding in the context", (x, context), {"mask": padding}),
+        Case("pairs", (x, context), {"mask": pairs}),
+        Case("pairs of each head", (x, context), {"mask": pairs[:, None]}),
+        Case("causal", (x, context), {"is_causal": True}),
+        Case("unbatched", (x[0], context[0]), {"mask": pairs[0]}),
+    ]
+
+
+def token_id_cases(
+    vocab_size: int,
+    tokens: int = 5,
+    batch: int = 3,
+    *,
+    context: int,
+    segments: int = 2,
+    segment_name: str = "token_type_ids",
+    seed: int = 3,
+) -> list[Case]:
+    """Calls of a module that takes token ids and, as keyword `segment_name`, segment ids."""
+    rng = np.random.default_rng(seed)
+
+    def ids(*shape: int) -> np.ndarray:
+        drawn = rng.integers(vocab_size, size=shape)
+        drawn.flat[:2] = 0, vocab_size - 1  # both ends of the table
+        return drawn
+
+    plain = ids(batch, tokens)
+    return [
+        Case("plain", (plain,)),
+        Case("two segments", (plain,), {segment_name: rng.integers(segments, size=plain.shape)}),
+        Case("one token repeated", (np.full((batch, tokens), 1),)),
+        Case("unbatched", (plain[0],)),
+        Case("one token", (ids(batch, 1),)),
+        Case("full context", (ids(batch, context),)),
+    ]
+
+
+def text_cases(
+    vocab_size: int, tokens: int = 5, batch: int = 3, *, context: int, segments: int = 2, seed: int = 3
+) -> list[Case]:
+    """`token_id_cases`, and the masks that tokenizers give: the last sequence is nothing but padding."""
+    cases = token_id_cases(vocab_size, tokens, batch, context=context, segments=segments, seed=seed)
+    (plain,) = cases[0].args
+    lengths = np.linspace(tokens, 0, batch).astype(int)
+    padding = np.arange(tokens) < lengths[:, None]
+    return [
+        *cases,
+        Case("padding", (plain, padding.astype(np.int64))),
+        Case("boolean padding", (plain, padding), {"token_type_ids": (plain % segments)}),
+    ]
