@@ -10,9 +10,19 @@ from functools import partial
 from importlib import import_module
 from typing import Any
 
+import numpy as np
 from flax import nnx
 
-from jax_attn.parity.cases import Case, cross_cases, mask_cases, text_cases, token_cases, token_id_cases
+from jax_attn.parity.cases import (
+    Case,
+    cross_cases,
+    mask_cases,
+    query_key_value_cases,
+    text_cases,
+    token_cases,
+    token_id_cases,
+    torch_mask_cases,
+)
 
 ATTENTION_PAPER = '"Attention Is All You Need" (arXiv 1706.03762)'
 NLP_TRANSFORMERS = '"Natural Language Processing with Transformers", ch. 3'
@@ -80,6 +90,43 @@ BERT_TINY = dict(
 def encoder_cases(width: int) -> list[Case]:
     """The usual cases, and those with a mask."""
     return [*token_cases(width), *mask_cases(width)]
+
+
+MULTI_HEAD = dict(num_heads=2, context_length=11, dropout=0.3)
+TORCH_API = "`torch.nn.MultiheadAttention`"
+TORCH_MULTIHEAD = dict(embed_dim=26, num_heads=2, dropout=0.3)
+
+
+def torch_masks(*kinds: str, **options: Any) -> list[Case]:
+    """The calls of `torch_mask_cases` of the kinds named."""
+    cases = torch_mask_cases(26, 2, **options)
+    return [case for kind in kinds for case in cases[kind]]
+
+
+def torch_fast_cases() -> list[Case]:
+    """Calls without weights: the causal hint, and queries that keep no key."""
+    plain = query_key_value_cases(26, need_weights=False)
+    masked = torch_masks("padding", "float", need_weights=False)
+    cross, padding = plain[1], masked[0]
+    future = np.triu(np.ones((5, 7), bool), k=1)
+    nothing = np.array(padding.kwargs["key_padding_mask"])
+    nothing[1] = True
+    return [
+        *plain,
+        *masked,
+        replace(cross, name="causal hint", kwargs={**cross.kwargs, "attn_mask": future, "is_causal": True}),
+        replace(padding, name="nothing but padding", kwargs={**padding.kwargs, "key_padding_mask": nothing}),
+    ]
+
+
+def decay(score: Any, b: Any, h: Any, q_idx: Any, kv_idx: Any) -> Any:
+    """A score mod for both frameworks: the farther back, the less, more so in later heads."""
+    return score - 0.25 * (h + 1) * (q_idx - kv_idx)
+
+
+def with_bias(summary: str) -> list[tuple[str, str, dict[str, bool]]]:
+    """Two rows, as (suffix of the name, summary, arguments): without and with biases of q, k and v."""
+    return [("", summary, {}), ("-bias", "the same, with biases", dict(qkv_bias=True))]
 
 
 LADDER = [
@@ -202,6 +249,134 @@ LADDER = [
         ATTENTION_PAPER,
         dict(embed_dim=14, num_heads=2),
         partial(mask_cases, 14, name="attention_mask"),
+    ),
+    # one matrix product for queries, keys and values, and what can be done with it
+    *(
+        Twin(
+            "combined-qkv" + suffix,
+            "from_scratch.combined_qkv:MultiHeadAttentionCombinedQKV",
+            summary,
+            BUILD_LLM,
+            dict(d_in=7, d_out=26, **MULTI_HEAD, **bias),
+            partial(token_cases, 7, context=11),
+        )
+        for suffix, summary, bias in with_bias("one fused projection for queries, keys and values")
+    ),
+    *(
+        Twin(
+            "einsum" + suffix,
+            "from_scratch.einsum:MultiHeadAttentionEinsum",
+            summary,
+            BUILD_LLM,
+            dict(d_in=7, d_out=26, **MULTI_HEAD, **bias),
+            partial(token_cases, 7, context=11),
+        )
+        for suffix, summary, bias in with_bias("raw weights, and every product an einsum")
+    ),
+    *(
+        Twin(
+            "sdpa" + suffix,
+            "from_scratch.sdpa:MultiHeadAttentionSDPA",
+            summary,
+            BUILD_LLM,
+            dict(d_in=7, d_out=26, **MULTI_HEAD, **bias),
+            partial(token_cases, 7, context=11),
+        )
+        for suffix, summary, bias in with_bias("the fused scaled-dot-product kernel")
+    ),
+    *(
+        Twin(
+            "sdpa-masked" + suffix,
+            "from_scratch.sdpa_masked:MultiHeadAttentionSDPAMasked",
+            summary,
+            BUILD_LLM,
+            dict(d_in=7, d_out=26, **MULTI_HEAD, **bias),
+            partial(token_cases, 7, context=11),
+        )
+        for suffix, summary, bias in with_bias("the kernel told an explicit mask")
+    ),
+    # torch's own class, whole
+    *(
+        Twin(
+            "torch-multihead" + suffix,
+            "from_scratch.torch_multihead:TorchMultiheadAttention",
+            summary,
+            TORCH_API,
+            dict(TORCH_MULTIHEAD, **arguments),
+            cases,
+        )
+        for suffix, summary, arguments, cases in [
+            (
+                "",
+                "torch's multi-head attention, whole, with averaged weights",
+                {},
+                partial(query_key_value_cases, 26),
+            ),
+            (
+                "-head-weights",
+                "the same, with the weights of each head",
+                {},
+                partial(query_key_value_cases, 26, average_attn_weights=False),
+            ),
+            ("-no-weights", "the same without weights, and the causal hint", {}, torch_fast_cases),
+            (
+                "-batch-first",
+                "the same, batch first and without biases",
+                dict(bias=False, batch_first=True),
+                partial(query_key_value_cases, 26, batch_first=True),
+            ),
+            (
+                "-kdim-vdim",
+                "keys and values of other widths",
+                dict(kdim=17, vdim=19),
+                partial(query_key_value_cases, 26, 17, 19),
+            ),
+            ("-padding", "a mask over the keys", {}, partial(torch_masks, "padding")),
+            ("-masked", "a boolean mask over pairs, also for each head", {}, partial(torch_masks, "boolean")),
+            ("-float-mask", "a float mask, added to the scores", {}, partial(torch_masks, "float")),
+            ("-both-masks", "both masks at once", {}, partial(torch_masks, "both")),
+            (
+                "-bias-kv",
+                "a learnt key and value that no mask reaches",
+                dict(add_bias_kv=True),
+                lambda: [*query_key_value_cases(26)[:2], *torch_masks("padding", "both")],
+            ),
+            (
+                "-zero-attn",
+                "a key and value of zeros that no mask reaches",
+                dict(add_zero_attn=True),
+                lambda: [*query_key_value_cases(26)[:2], *torch_masks("padding", "both")],
+            ),
+        ]
+    ),
+    *(
+        Twin(
+            "torch-class" + weights + suffix,
+            "from_scratch.torch_class:MultiHeadAttentionTorchClass",
+            summary,
+            BUILD_LLM,
+            dict(d_in=26, d_out=26, **MULTI_HEAD, **bias, need_weights=not weights),
+            partial(token_cases, 26, context=11),
+        )
+        for weights, what in {
+            "": "torch's class made causal",
+            "-no-weights": "the same without weights",
+        }.items()
+        for suffix, summary, bias in with_bias(what)
+    ),
+    *(
+        Twin(
+            "flex" + suffix,
+            "from_scratch.flex:MultiHeadAttentionFlex",
+            summary,
+            BUILD_LLM + "; FlexAttention (arXiv 2412.05496)",
+            dict(d_in=7, d_out=26, **MULTI_HEAD, **arguments),
+            partial(token_cases, 7, context=11),
+        )
+        for suffix, summary, arguments in [
+            *with_bias("FlexAttention with a causal block mask"),
+            ("-score-mod", "the same, with a score mod", dict(score_mod=decay)),
+        ]
     ),
     # heads as bricks
     Twin(
@@ -331,7 +506,11 @@ COMPONENTS = [
             dict(embed_dim=7, hidden_dim=29, activation=activation, dropout=0.2),
             partial(token_cases, 7),
         )
-        for activation, what in {"gelu": "GELU with erf", "gelu_tanh": "GELU with tanh", "relu": "ReLU"}.items()
+        for activation, what in {
+            "gelu": "GELU with erf",
+            "gelu_tanh": "GELU with tanh",
+            "relu": "ReLU",
+        }.items()
     ),
     *(
         Twin(

@@ -94,6 +94,90 @@ def cross_cases(width: int, tokens: int = 5, others: int = 7, batch: int = 3, *,
     ]
 
 
+def query_key_value_cases(
+    embed_dim: int,
+    kdim: int | None = None,
+    vdim: int | None = None,
+    tokens: int = 5,
+    others: int = 7,
+    batch: int = 3,
+    *,
+    batch_first: bool = False,
+    seed: int = 5,
+    **options: Any,
+) -> list[Case]:
+    """Calls with a query and with keys and values of another length; `options` go along with each."""
+    draw = np.random.default_rng(seed).standard_normal
+    x = draw((batch, tokens, embed_dim))
+    key = draw((batch, others, embed_dim if kdim is None else kdim))
+    value = draw((batch, others, embed_dim if vdim is None else vdim))
+
+    def call(name: str, *arrays: np.ndarray) -> Case:
+        return Case(
+            name, tuple(a if batch_first or a.ndim == 2 else a.swapaxes(0, 1) for a in arrays), options
+        )
+
+    return [
+        *([call("to itself", x, x, x)] if kdim is vdim is None else []),
+        call("fewer queries than keys", x, key, value),
+        call("fewer keys than queries", x, key[:, :2], value[:, :2]),
+        call("one key", x, key[:, :1], value[:, :1]),
+        call("large mean", 3 + x, 3 + key, 3 + value),
+        call("unbatched", x[0], key[0], value[0]),
+    ]
+
+
+def torch_mask_cases(
+    embed_dim: int,
+    num_heads: int,
+    tokens: int = 5,
+    others: int = 7,
+    batch: int = 3,
+    *,
+    seed: int = 6,
+    **options: Any,
+) -> dict[str, list[Case]]:
+    """Calls with the masks of `torch.nn.MultiheadAttention` (True = masked), sequence first, by kind.
+
+    Every query keeps a key, for torch's weights are NaN where it keeps none.
+    """
+    rng = np.random.default_rng(seed)
+    x, memory = (rng.standard_normal((n, batch, embed_dim)) for n in (tokens, others))
+    padding = np.arange(others) >= np.linspace(others, 1, batch).astype(int)[:, None]
+    pairs = rng.random((batch * num_heads, tokens, others)) < 0.4
+    pairs[..., 0] = False
+    added = rng.standard_normal(pairs.shape)
+    barred = np.where(pairs, -np.inf, added)
+    zeros = np.where(padding, -np.inf, 0.0)
+
+    def call(name: str, **masks: np.ndarray) -> Case:
+        return Case(name, (x, memory, memory), {**masks, **options})
+
+    def unbatched(name: str, **masks: np.ndarray) -> Case:
+        return Case(name, (x[:, 1], memory[:, 1], memory[:, 1]), {**masks, **options})
+
+    return {
+        "padding": [
+            call("padding", key_padding_mask=padding),
+            call("added padding", key_padding_mask=zeros + added[:batch, 0]),
+            unbatched("unbatched padding", key_padding_mask=padding[1]),
+        ],
+        "boolean": [
+            call("pairs", attn_mask=pairs[0]),
+            call("pairs of each head", attn_mask=pairs),
+            unbatched("unbatched pairs of each head", attn_mask=pairs[:num_heads]),
+        ],
+        "float": [
+            call("added pairs", attn_mask=added[0]),
+            call("added pairs of each head, some -inf", attn_mask=barred),
+        ],
+        "both": [
+            call("padding and pairs", key_padding_mask=padding, attn_mask=pairs[0]),
+            call("added padding and pairs of each head", key_padding_mask=zeros, attn_mask=barred),
+        ],
+    }
+
+
 def token_id_cases(
     vocab_size: int,
     tokens: int = 5,

@@ -1,0 +1,85 @@
+"""Multi-head attention over the fused scaled-dot-product kernel, told explicitly what to mask."""
+
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from jax_attn.functional.attention import dot_product_attention
+from jax_attn.functional.checks import require_at_most, require_divisible, require_last_dim
+from jax_attn.primitives import Buffer, Dropout, Linear
+
+
+class MultiHeadAttentionSDPAMasked(nnx.Module):
+    """Causal multi-head attention by one call of `dot_product_attention`, told its mask.
+
+    The formula is that of `MultiHeadAttentionSDPA`. An explicit mask may say anything, but the kernel cannot
+    know beforehand what it need not compute.
+
+    Parameters: `qkv` kernel `(d_in, 3 * d_out)`, its bias `(3 * d_out,)` with `qkv_bias`; `proj` kernel
+    `(d_out, d_out)` and bias `(d_out,)`.
+    Buffer: `mask`, boolean `(context_length, context_length)`, True above the diagonal. As in the source it
+    tells what is masked, so the kernel, where True = attend, gets its inverse.
+
+    Args:
+        d_in: width of the input.
+        d_out: width of the output, all heads together.
+        num_heads: number of heads; divides `d_out`.
+        context_length: the most tokens it takes; fewer use the top-left corner of the mask.
+        dropout: probability of dropping an attention weight while training.
+        qkv_bias: whether `qkv` has a bias.
+        rngs: source of the initial weights and of dropout.
+        dtype: dtype to compute in; None is the common dtype of input and parameters.
+        param_dtype: dtype of the parameters.
+
+    Raises:
+        ValueError: `num_heads` does not divide `d_out`; the input is not `(t, d_in)` or `(b, t, d_in)`, or
+            has more than `context_length` tokens.
+
+    Source: "Build a Large Language Model From Scratch", ch. 3, comparison of multi-head implementations;
+    `torch.nn.functional.scaled_dot_product_attention`.
+    """
+
+    def __init__(
+        self,
+        d_in: int,
+        d_out: int,
+        num_heads: int,
+        context_length: int,
+        dropout: float = 0.0,
+        qkv_bias: bool = False,
+        *,
+        rngs: nnx.Rngs,
+        dtype: DTypeLike | None = None,
+        param_dtype: DTypeLike = jnp.float32,
+    ):
+        self.head_dim = require_divisible("d_out", d_out, "num_heads", num_heads)
+        self.d_in = d_in
+        self.d_out = d_out
+        self.num_heads = num_heads
+        self.context_length = context_length
+        self.qkv = Linear(d_in, 3 * d_out, bias=qkv_bias, rngs=rngs, dtype=dtype, param_dtype=param_dtype)
+        self.proj = Linear(d_out, d_out, rngs=rngs, dtype=dtype, param_dtype=param_dtype)
+        self.dropout = Dropout(dropout, rngs=rngs)
+        self.mask = Buffer(jnp.triu(jnp.ones((context_length, context_length), dtype=bool), k=1))
+
+    def __call__(self, x: Float[Array, "*b t d_in"]) -> Float[Array, "*b t d_out"]:
+        """`(t, d_in)` or `(b, t, d_in)` to the same with `d_out`."""
+        require_last_dim("x", x.shape, self.d_in)
+        tokens = x.shape[-2]
+        require_at_most("the number of tokens", tokens, "context_length", self.context_length)
+
+        # three of (*b, t, heads, head_dim)
+        qkv = self.qkv(x).reshape(*x.shape[:-1], 3, self.num_heads, self.head_dim)
+        queries, keys, values = jnp.unstack(qkv, axis=-3)
+
+        rate = 0.0 if self.dropout.deterministic else self.dropout.rate
+        context = dot_product_attention(
+            queries,
+            keys,
+            values,
+            mask=~self.mask[:tokens, :tokens],
+            dropout_rate=rate,
+            dropout_key=self.dropout.rngs() if rate > 0 else None,
+        )
+        return self.proj(context.reshape(*x.shape[:-1], self.d_out))

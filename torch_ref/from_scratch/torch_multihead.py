@@ -1,0 +1,5 @@
+"""`torch.nn.MultiheadAttention`, whole: here it needs no rewriting."""
+
+from torch import nn
+
+TorchMultiheadAttention = nn.MultiheadAttention
