@@ -1,0 +1,1 @@
+"""The attention modules that models are built from."""

@@ -1,0 +1,148 @@
+"""BERT: an encoder that reads a text from both sides."""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+from jaxtyping import Array, Bool, Float, Integer
+
+from jax_attn.layers.embeddings import Embeddings
+from jax_attn.layers.encoder import Encoder
+from jax_attn.layers.pooler import Pooler
+
+
+class BertOutput(NamedTuple):
+    """What BERT returns.
+
+    Attributes:
+        last_hidden_state: `(b, t, hidden_size)`, one vector for each token.
+        pooler_output: `(b, hidden_size)`, one vector for each sequence; None without a pooling layer.
+    """
+
+    last_hidden_state: Array
+    pooler_output: Array | None
+
+
+class Bert(nnx.Module):
+    """`pooler(encoder(embeddings(input_ids, token_type_ids), attention_mask))`.
+
+    The arguments carry the names of Hugging Face's `config.json`, so its values are keyword arguments here.
+
+    Parameters: `embeddings.{token,position,segment,norm}`, `encoder.layers.{i}.{attention.{q,k,v,out}_proj,
+    attention_norm, feed_forward.{up,down}, feed_forward_norm}`, `pooler.dense`.
+
+    Args:
+        vocab_size: number of token ids.
+        hidden_size: width of the model.
+        num_hidden_layers: number of encoder layers.
+        num_attention_heads: number of attention heads; it divides `hidden_size`.
+        intermediate_size: width inside the feed-forward layers.
+        hidden_act: "gelu" (with erf), "gelu_new" or "gelu_pytorch_tanh" (with tanh), or "relu".
+        hidden_dropout_prob: dropout after the embeddings and on what is added to the skip connections.
+        attention_probs_dropout_prob: dropout on the attention weights.
+        max_position_embeddings: the most tokens it takes.
+        type_vocab_size: number of token types (segments).
+        layer_norm_eps: epsilon of the layer norms.
+        add_pooling_layer: whether it ends in a pooler.
+        norm_placement: "post", as BERT, or "pre", which ends in one more layer norm (`encoder.norm`).
+        positions: "learned", as BERT, or "sinusoidal".
+        scan: whether the encoder's layers are stacked and run as one loop; see `Encoder`.
+        remat: whether the backward pass computes each layer again, to save memory.
+        rngs: source of the initial weights and of dropout.
+        dtype: dtype to compute in; None is that of the parameters.
+        param_dtype: dtype of the parameters.
+
+    Raises:
+        ValueError: heads that do not divide the width, an unknown activation, ids that are not integers or
+            not `(b, t)`, more tokens than positions, a mask that is neither boolean nor integer or has
+            another shape than the ids.
+
+    Source: Devlin et al. (arXiv 1810.04805).
+    """
+
+    def __init__(
+        self,
+        vocab_size: int = 30522,
+        hidden_size: int = 768,
+        num_hidden_layers: int = 12,
+        num_attention_heads: int = 12,
+        intermediate_size: int = 3072,
+        hidden_act: str = "gelu",
+        hidden_dropout_prob: float = 0.1,
+        attention_probs_dropout_prob: float = 0.1,
+        max_position_embeddings: int = 512,
+        type_vocab_size: int = 2,
+        layer_norm_eps: float = 1e-12,
+        add_pooling_layer: bool = True,
+        norm_placement: str = "post",
+        positions: str = "learned",
+        *,
+        scan: bool = False,
+        remat: bool = False,
+        rngs: nnx.Rngs,
+        dtype: DTypeLike | None = None,
+        param_dtype: DTypeLike = jnp.float32,
+    ):
+        self.embeddings = Embeddings(
+            vocab_size,
+            hidden_size,
+            max_position_embeddings,
+            type_vocab_size,
+            hidden_dropout_prob,
+            positions,
+            layer_norm_eps,
+            rngs=rngs,
+            dtype=dtype,
+            param_dtype=param_dtype,
+        )
+        self.encoder = Encoder(
+            num_hidden_layers,
+            hidden_size,
+            num_attention_heads,
+            intermediate_size,
+            hidden_act,
+            norm_placement,
+            norm_placement == "pre",
+            hidden_dropout_prob,
+            attention_probs_dropout_prob,
+            layer_norm_eps,
+            scan=scan,
+            remat=remat,
+            rngs=rngs,
+            dtype=dtype,
+            param_dtype=param_dtype,
+        )
+        self.pooler = (
+            Pooler(hidden_size, rngs=rngs, dtype=dtype, param_dtype=param_dtype)
+            if add_pooling_layer
+            else None
+        )
+
+    def __call__(
+        self,
+        input_ids: Integer[Array, "*b t"],
+        attention_mask: Bool[Array, "*b t"] | Integer[Array, "*b t"] | None = None,
+        token_type_ids: Integer[Array, "*b t"] | None = None,
+    ) -> BertOutput:
+        """Read the tokens.
+
+        Args:
+            input_ids: `(b, t)` or `(t,)`.
+            attention_mask: which tokens may be attended to: True or 1, as tokenizers give it; None is all.
+            token_type_ids: the segment of each token; None is 0 throughout.
+        """
+        mask = None if attention_mask is None else token_mask(attention_mask, input_ids.shape)
+        hidden = self.encoder(self.embeddings(input_ids, token_type_ids), mask)
+        return BertOutput(hidden, None if self.pooler is None else self.pooler(hidden))
+
+
+def token_mask(attention_mask: Bool[Array, "..."] | Integer[Array, "..."], shape: tuple[int, ...]) -> Array:
+    """A tokenizer's mask of ones and zeros, or of booleans, as booleans that tell which keys may be seen."""
+    if attention_mask.dtype != bool and not jnp.issubdtype(attention_mask.dtype, jnp.integer):
+        raise ValueError(f"attention_mask must be boolean or integers 0 and 1, got {attention_mask.dtype}")
+    if attention_mask.shape != shape:
+        raise ValueError(
+            f"attention_mask must have the shape of input_ids, {shape}, got {attention_mask.shape}"
+        )
+    return attention_mask != 0

@@ -1,0 +1,64 @@
+"""A text to one score for each class."""
+
+from typing import Any
+
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+from jaxtyping import Array, Bool, Float, Integer
+
+from jax_attn.layers.classification_head import ClassificationHead
+from jax_attn.models.bert import Bert
+
+
+class SequenceClassifier(nnx.Module):
+    """`head(bert(input_ids))`: an encoder, and a linear layer on its first token.
+
+    Parameters: `bert.…` as in `Bert`, without its pooler; `head.linear`.
+
+    Args:
+        num_classes: number of classes.
+        hidden_size: width of the encoder.
+        classifier_dropout: probability of dropping a feature before the last layer, while training.
+        rngs: source of the initial weights and of dropout.
+        dtype: dtype to compute in; None is that of the parameters.
+        param_dtype: dtype of the parameters.
+        bert_arguments: the other arguments of `Bert`.
+
+    Raises:
+        ValueError: as in `Bert`, or `num_classes` is not positive.
+
+    Source: "Natural Language Processing with Transformers", ch. 3.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        hidden_size: int = 768,
+        classifier_dropout: float = 0.1,
+        *,
+        rngs: nnx.Rngs,
+        dtype: DTypeLike | None = None,
+        param_dtype: DTypeLike = jnp.float32,
+        **bert_arguments: Any,
+    ):
+        self.bert = Bert(
+            hidden_size=hidden_size,
+            add_pooling_layer=False,
+            rngs=rngs,
+            dtype=dtype,
+            param_dtype=param_dtype,
+            **bert_arguments,
+        )
+        self.head = ClassificationHead(
+            hidden_size, num_classes, classifier_dropout, rngs=rngs, dtype=dtype, param_dtype=param_dtype
+        )
+
+    def __call__(
+        self,
+        input_ids: Integer[Array, "*b t"],
+        attention_mask: Bool[Array, "*b t"] | Integer[Array, "*b t"] | None = None,
+        token_type_ids: Integer[Array, "*b t"] | None = None,
+    ) -> Float[Array, "*b c"]:
+        """Logits `(b, num_classes)` of `(b, t)` ids, or `(num_classes,)` of `(t,)`; arguments as in `Bert`."""
+        return self.head(self.bert(input_ids, attention_mask, token_type_ids).last_hidden_state)

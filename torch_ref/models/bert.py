@@ -1,0 +1,79 @@
+"""BERT: an encoder that reads a text from both sides."""
+
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+from torch_ref.layers.embeddings import Embeddings
+from torch_ref.layers.encoder import Encoder
+from torch_ref.layers.pooler import Pooler
+
+
+class BertOutput(NamedTuple):
+    """What BERT returns: a vector for each token, and one for each sequence (None without a pooling layer)."""
+
+    last_hidden_state: Tensor
+    pooler_output: Tensor | None
+
+
+class Bert(nn.Module):
+    """`pooler(encoder(embeddings(input_ids, token_type_ids), attention_mask))`.
+
+    See `jax_attn.models.bert.Bert`, its twin, for the arguments: those of Hugging Face's `config.json`.
+
+    Source: Devlin et al. (arXiv 1810.04805).
+    """
+
+    def __init__(
+        self,
+        vocab_size: int = 30522,
+        hidden_size: int = 768,
+        num_hidden_layers: int = 12,
+        num_attention_heads: int = 12,
+        intermediate_size: int = 3072,
+        hidden_act: str = "gelu",
+        hidden_dropout_prob: float = 0.1,
+        attention_probs_dropout_prob: float = 0.1,
+        max_position_embeddings: int = 512,
+        type_vocab_size: int = 2,
+        layer_norm_eps: float = 1e-12,
+        add_pooling_layer: bool = True,
+        norm_placement: str = "post",
+        positions: str = "learned",
+        *,
+        scan: bool = False,
+        remat: bool = False,
+    ):
+        super().__init__()
+        self.embeddings = Embeddings(
+            vocab_size,
+            hidden_size,
+            max_position_embeddings,
+            type_vocab_size,
+            hidden_dropout_prob,
+            positions,
+            layer_norm_eps,
+        )
+        self.encoder = Encoder(
+            num_hidden_layers,
+            hidden_size,
+            num_attention_heads,
+            intermediate_size,
+            hidden_act,
+            norm_placement,
+            norm_placement == "pre",
+            hidden_dropout_prob,
+            attention_probs_dropout_prob,
+            layer_norm_eps,
+            scan=scan,
+            remat=remat,
+        )
+        self.pooler = Pooler(hidden_size) if add_pooling_layer else None
+
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, token_type_ids: Tensor | None = None
+    ) -> BertOutput:
+        """`(b, t)` or `(t,)` ids, a mask of 1 (or True) where there is a token, and segments, to both outputs."""
+        mask = None if attention_mask is None else attention_mask.bool()
+        hidden = self.encoder(self.embeddings(input_ids, token_type_ids), mask)
+        return BertOutput(hidden, None if self.pooler is None else self.pooler(hidden))

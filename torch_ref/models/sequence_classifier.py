@@ -1,0 +1,30 @@
+"""A text to one score for each class."""
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from torch_ref.layers.classification_head import ClassificationHead
+from torch_ref.models.bert import Bert
+
+
+class SequenceClassifier(nn.Module):
+    """`head(bert(input_ids))`: an encoder, and a linear layer on its first token.
+
+    See `jax_attn.models.sequence_classifier.SequenceClassifier`, its twin, for the arguments.
+
+    Source: "Natural Language Processing with Transformers", ch. 3.
+    """
+
+    def __init__(
+        self, num_classes: int, hidden_size: int = 768, classifier_dropout: float = 0.1, **bert_arguments: Any
+    ):
+        super().__init__()
+        self.bert = Bert(hidden_size=hidden_size, add_pooling_layer=False, **bert_arguments)
+        self.head = ClassificationHead(hidden_size, num_classes, classifier_dropout)
+
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, token_type_ids: Tensor | None = None
+    ) -> Tensor:
+        """Logits `(b, num_classes)` of `(b, t)` ids, or `(num_classes,)` of `(t,)`; arguments as in `Bert`."""
+        return self.head(self.bert(input_ids, attention_mask, token_type_ids).last_hidden_state)
