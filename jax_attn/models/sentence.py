@@ -5,7 +5,7 @@ from jaxtyping import Array, Bool, Float
 
 
 def mean_pooling(hidden: Float[Array, "b t d"], attention_mask: Bool[Array, "b t"]) -> Float[Array, "b d"]:
-    """The mean of the tokens that the mask keeps: `sum_t mask[t] x[t] / sum_t mask[t]`; 0 where it keeps none.
+    """The mean of the tokens that the mask keeps, `sum_t mask[t] x[t] / sum_t mask[t]`, and 0 of none.
 
     Args:
         hidden: `(b, t, d)`, a vector for each token.

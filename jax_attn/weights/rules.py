@@ -1,16 +1,17 @@
 """Where each variable of an NNX module lives in a torch `state_dict`: one generic rule and a few tables.
 
-The rule: the NNX path, joined by dots, is the torch key; `kernel` becomes `weight`, transposed; `scale` and
-`embedding` become `weight`; everything else keeps its name and its layout. The tables at the head of this
-file hold what flax and torch lay out differently; a port of your own is told apart by `names`.
+The rule: the NNX path, joined by dots, is the torch key; `kernel` becomes `weight`, with its last two axes
+swapped; `scale` and `embedding` become `weight`; everything else keeps its name and its layout. The tables at
+the head of this file hold what flax and torch lay out differently; a port whose names differ passes `names`.
 """
 
 import math
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
@@ -41,14 +42,14 @@ PASSED_OVER = (nnx.RngState, nnx.Intermediate, nnx.Cache)
 
 @dataclass(frozen=True)
 class Layout:
-    """How one tensor is turned between the two frameworks. Both directions are linear, so gradients pass too."""
+    """How one tensor is turned between the two frameworks; linear both ways, so gradients pass too."""
 
     to_torch: Callable[[np.ndarray], np.ndarray]
     to_flax: Callable[[np.ndarray, tuple[int, ...]], np.ndarray]
 
 
 SAME = Layout(lambda array: array, lambda array, shape: array)
-TRANSPOSED = Layout(lambda array: array.T, lambda array, shape: array.T)
+TRANSPOSED = Layout(lambda array: array.swapaxes(-1, -2), lambda array, shape: array.swapaxes(-1, -2))
 # (spatial..., in, out) against (out, in, spatial...)
 CONVOLUTION = Layout(
     lambda array: np.moveaxis(array, (-1, -2), (0, 1)),
@@ -58,7 +59,7 @@ FLATTENED = Layout(lambda array: array.reshape(-1), lambda array, shape: array.r
 
 
 def general_linear(inputs: int) -> Layout:
-    """`nnx.LinearGeneral`'s kernel `(*in, *out)` against `(prod(out), prod(in))`; `inputs` axes are inputs."""
+    """`nnx.LinearGeneral`'s kernel `(*in, *out)` against `(prod(out), prod(in))`, with `inputs` axes in."""
 
     def to_torch(array: np.ndarray) -> np.ndarray:
         return array.reshape(math.prod(array.shape[:inputs]), -1).T
@@ -94,14 +95,20 @@ class Slot:
     stacked: bool = False
 
     @property
+    def dtype(self) -> np.dtype[Any]:
+        """The variable's dtype."""
+        return np.dtype(jnp.result_type(self.variable.get_value()))
+
+    @property
     def layer_shape(self) -> tuple[int, ...]:
         """Shape of one layer's array in flax."""
-        return tuple(self.variable.shape[1:] if self.stacked else self.variable.shape)
+        shape = jnp.shape(self.variable.get_value())
+        return shape[1:] if self.stacked else shape
 
     @property
     def torch_shape(self) -> tuple[int, ...]:
         """Shape of one layer's tensor in torch (of this slot's part, where torch fuses several)."""
-        # A view of one element with the shape in question: no memory, and the layout itself is the only truth.
+        # A view of one element with the shape in question takes no memory.
         return self.layout.to_torch(np.broadcast_to(np.int8(0), self.layer_shape)).shape
 
     def to_torch(self, array: np.ndarray) -> list[np.ndarray]:
@@ -120,46 +127,61 @@ def slots(module: nnx.Module, names: Names = ()) -> list[Slot]:
 
     A submodule whose leaves carry a leading layer axis (a scanned stack) is declared by its owner with
     `stacked = ("layers",)`: its leaves live at `layers.0`, `layers.1`, and so on.
+
+    Raises:
+        ValueError: `names` gives two variables the same key, or there is a stack within a stack.
     """
-    return list(_walk(module, [], [], names))
+    table = [
+        replace(slot, places=tuple(replace(place, key=_rename(place.key, names)) for place in slot.places))
+        for slot in _walk(module)
+    ]
+    taken: dict[Place, str] = {}
+    for slot in table:
+        for place in slot.places:
+            if place in taken:
+                raise ValueError(f"{taken[place]} and {slot.path} have the same torch key, {place.key}")
+            taken[place] = slot.path
+    return table
 
 
-def _walk(node: Any, path: list[str], keys: list[str], names: Names) -> Iterator[Slot]:
-    renamed = _table(ATTRIBUTE_NAMES, node)
-    fused = _table(FUSED_ATTRIBUTES, node)
+def _walk(node: Any) -> Iterator[Slot]:
+    """The slots below `node`, with paths and generic keys as seen from it."""
+    renamed, fused = _row(ATTRIBUTE_NAMES, node), _row(FUSED_ATTRIBUTES, node)
     stacked = getattr(node, "stacked", ())
     for name, child in _children(node):
-        here = [*path, name]
+        own = renamed.get(name, name)
+        if isinstance(child, nnx.Variable):
+            key = renamed.get(name, LEAF_NAMES.get(name, name))
+            yield Slot(name, child, (Place(key),), _layout(node, name))
+            continue
+        for slot in _walk(child):
+            path, (place, *others) = f"{name}.{slot.path}", slot.places
+            if name in stacked:
+                if slot.stacked:
+                    raise ValueError(f"{type(node).__name__}.{path} is stacked twice, which is not supported")
+                layers = range(jnp.shape(slot.variable.get_value())[0])
+                places = tuple(replace(place, key=f"{own}.{layer}.{place.key}") for layer in layers)
+                yield replace(slot, path=path, places=places, stacked=True)
+            elif name in fused:
+                prefix, part, parts = fused[name]
+                yield replace(slot, path=path, places=(Place(prefix + place.key, part, parts),))
+            else:
+                places = tuple(replace(each, key=_join(own, each.key)) for each in (place, *others))
+                yield replace(slot, path=path, places=places)
+
+
+def _children(node: Any) -> Iterator[tuple[str, Any]]:
+    """The variables and containers that `node` holds, by attribute, index or key."""
+    if isinstance(node, list | tuple):
+        items: Any = ((str(index), child) for index, child in enumerate(node))
+    else:
+        items = (node if isinstance(node, dict) else vars(node)).items()
+    for name, child in items:
         if isinstance(child, nnx.Variable):
             if not isinstance(child, PASSED_OVER) and child.get_value() is not None:
-                yield _slot(
-                    node, name, child, here, [*keys, renamed.get(name, LEAF_NAMES.get(name, name))], names
-                )
-        elif name in fused:
-            prefix, part, parts = fused[name]
-            for slot in _walk(child, here, keys, ()):
-                leaf = slot.places[0].key.rpartition(".")[2]
-                place = Place(_rename(".".join([*keys, prefix + leaf]), names), part, parts)
-                yield Slot(slot.path, slot.variable, (place,), slot.layout)
-        elif name in stacked:
-            for slot in _walk(child, here, [], ()):
-                prefix = ".".join([*keys, name])
-                places = tuple(
-                    Place(_rename(f"{prefix}.{layer}.{place.key}", names), place.part, place.parts)
-                    for layer in range(slot.variable.shape[0])
-                    for place in slot.places
-                )
-                yield Slot(slot.path, slot.variable, places, slot.layout, stacked=True)
-        else:
-            own = renamed.get(name, name)
-            yield from _walk(child, here, [*keys, own] if own else keys, names)
-
-
-def _slot(
-    owner: Any, name: str, variable: nnx.Variable, path: list[str], keys: list[str], names: Names
-) -> Slot:
-    place = Place(_rename(".".join(keys), names))
-    return Slot(".".join(path), variable, (place,), _layout(owner, name))
+                yield name, child
+        elif isinstance(child, nnx.Pytree | list | tuple | dict) and not name.startswith("_pytree"):
+            yield name, child
 
 
 def _layout(owner: Any, name: str) -> Layout:
@@ -170,22 +192,12 @@ def _layout(owner: Any, name: str) -> Layout:
     return TRANSPOSED if name == "kernel" else SAME
 
 
-def _children(node: Any) -> Iterator[tuple[str, Any]]:
-    if isinstance(node, list | tuple):
-        items: Any = ((str(index), child) for index, child in enumerate(node))
-    elif isinstance(node, dict):
-        items = node.items()
-    else:
-        items = vars(node).items()
-    for name, child in items:
-        if isinstance(child, nnx.Variable | nnx.Pytree | list | tuple | dict) and not name.startswith(
-            "_pytree"
-        ):
-            yield name, child
-
-
-def _table(table: dict[type, dict[str, Any]], node: Any) -> dict[str, Any]:
+def _row(table: dict[type, dict[str, Any]], node: Any) -> dict[str, Any]:
     return next((row for kind, row in table.items() if isinstance(node, kind)), {})
+
+
+def _join(name: str, key: str) -> str:
+    return f"{name}.{key}" if name else key
 
 
 def _rename(key: str, names: Names) -> str:

@@ -1,7 +1,7 @@
 """torch `state_dict`s into NNX modules and back, bit for bit."""
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import jax
@@ -20,14 +20,16 @@ WITHOUT_COUNTERPART = ("num_batches_tracked",)
 
 
 class StateDictError(ValueError):
-    """A `state_dict` that does not fit its module. `faults` holds every fault, one line each."""
+    """A `state_dict` that does not fit its module.
 
-    def __init__(self, module: nnx.Module, faults: list[str]):
-        self.faults = faults
+    Attributes:
+        faults: every fault, one line each.
+    """
+
+    def __init__(self, message: str, faults: Sequence[str]):
+        self.faults = list(faults)
         count = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
-        super().__init__(
-            f"the state_dict does not fit {type(module).__name__} ({count}):\n  " + "\n  ".join(faults)
-        )
+        super().__init__(f"{message} ({count}):\n  " + "\n  ".join(faults))
 
 
 def load_state_dict(
@@ -40,9 +42,11 @@ def load_state_dict(
     `state_dict` afterwards. A variable that lives on several devices keeps its sharding.
 
     Args:
-        module: an NNX module; also an abstract one, as `nnx.eval_shape` gives it.
-        state_dict: torch tensors or NumPy arrays by torch key.
-        strict: whether a missing key, an unexpected key and a value that is not finite are faults.
+        module: an NNX module; also an abstract one, as `nnx.eval_shape` gives it. (Its random state stays
+            abstract, and a buffer of it takes what the `state_dict` holds, with nothing to compare to.)
+        state_dict: torch tensors, on any device and of any layout, or NumPy arrays, by torch key.
+        strict: whether a missing key, an unexpected key and a value that is not finite are faults. As in
+            torch, a shape or dtype that does not fit is one either way.
         names: pairs (pattern, replacement) that turn our keys into those of `state_dict`.
 
     Raises:
@@ -50,12 +54,10 @@ def load_state_dict(
             weight that is not finite, a shared weight that is given two values. All faults are told at once.
     """
     table = slots(module, names)
-    faults = list(_faults(table, state_dict, strict))
+    faults = find_faults(table, state_dict, strict)
     if faults:
-        raise StateDictError(module, faults)
-    for slot in table:
-        if all(place.key in state_dict for place in slot.places):
-            _assign(slot.variable, slot.to_flax([_part(state_dict, place) for place in slot.places]))
+        raise StateDictError(f"the state_dict does not fit {type(module).__name__}", faults)
+    assign(table, state_dict)
     return module
 
 
@@ -73,16 +75,43 @@ def state_dict(module: nnx.Module, *, names: Names = ()) -> dict[str, Any]:
 
 
 def numpy_state_dict(module: nnx.Module, *, names: Names = ()) -> dict[str, np.ndarray]:
-    """`state_dict` with NumPy arrays for its values. Needs no torch."""
+    """`state_dict` with NumPy arrays for its values, which may be views of the weights. Needs no torch."""
     parts: dict[str, dict[int, np.ndarray]] = defaultdict(dict)
     for slot in slots(module, names):
-        arrays = slot.to_torch(np.asarray(slot.variable.get_value()))
-        for place, array in zip(slot.places, arrays, strict=True):
+        for place, array in zip(slot.places, _current(slot), strict=True):
             parts[place.key][place.part] = array
     return {
         key: pieces[0] if len(pieces) == 1 else np.concatenate([pieces[part] for part in sorted(pieces)])
         for key, pieces in parts.items()
     }
+
+
+def find_faults(table: Sequence[Slot], state_dict: Mapping[str, Any], strict: bool = True) -> list[str]:
+    """Everything that keeps `state_dict` from being loaded into the variables of `table`, one line each."""
+    return list(dict.fromkeys(_faults(table, state_dict, strict)))  # a fused tensor tells its faults once
+
+
+def assign(table: Sequence[Slot], state_dict: Mapping[str, Any]) -> None:
+    """Copy the tensors into the variables, one variable at a time; what is missing stays as it is."""
+    for slot in table:
+        given = [place.key in state_dict for place in slot.places]
+        if not any(given):
+            continue
+        kept = None if all(given) else _current(slot)
+        tensors = [
+            _part(state_dict, place) if place.key in state_dict else kept[layer]
+            for layer, place in enumerate(slot.places)
+        ]
+        _set(slot.variable, slot.to_flax(tensors), slot.dtype)
+
+
+def _set(variable: nnx.Variable, array: np.ndarray, dtype: np.dtype[Any]) -> None:
+    # JAX may adopt NumPy's memory on CPU; a copy keeps a later change of the tensor out of the module.
+    new = jnp.array(array, dtype, copy=True)
+    sharding = getattr(variable.get_value(), "sharding", None)
+    if sharding is not None and len(sharding.device_set) > 1:
+        new = jax.device_put(new, sharding)
+    variable.set_value(new)
 
 
 def _part(state_dict: Mapping[str, Any], place: Place) -> np.ndarray:
@@ -93,71 +122,86 @@ def _part(state_dict: Mapping[str, Any], place: Place) -> np.ndarray:
     return array[place.part * length : (place.part + 1) * length]
 
 
-def _assign(variable: nnx.Variable, array: np.ndarray) -> None:
-    old = variable.get_value()
-    # JAX may adopt NumPy's memory on CPU; a copy keeps a later change of the tensor out of the module.
-    new = jnp.array(array, copy=True)
-    sharding = getattr(old, "sharding", None)
-    if isinstance(old, jax.Array) and sharding is not None and len(sharding.device_set) > 1:
-        new = jax.device_put(new, sharding)
-    variable.set_value(new)
+def _current(slot: Slot) -> list[np.ndarray]:
+    return slot.to_torch(np.asarray(slot.variable.get_value()))
 
 
-def _faults(table: list[Slot], state_dict: Mapping[str, Any], strict: bool) -> Iterator[str]:
-    seen: dict[int, Slot] = {}
-    expected = set()
+def _is_abstract(variable: nnx.Variable) -> bool:
+    return isinstance(variable.get_value(), jax.ShapeDtypeStruct)
+
+
+def _faults(table: Sequence[Slot], state_dict: Mapping[str, Any], strict: bool) -> Iterator[str]:
+    first: dict[int, Slot] = {}
     for slot in table:
-        expected.update(place.key for place in slot.places)
-        for index, place in enumerate(slot.places):
-            if place.key in state_dict:
-                yield from _tensor_faults(slot, place, index, state_dict, strict)
-            elif strict and place.part == 0:
-                yield f"missing: {place.key} {_shape(_whole(slot, place))}"
-        twin = seen.setdefault(id(slot.variable), slot)
-        if twin is not slot:
-            yield from _tie_faults(twin, slot, state_dict)
+        fits = True
+        for layer, place in enumerate(slot.places):
+            faults = list(_place_faults(slot, layer, place, state_dict, strict))
+            fits = fits and not faults and place.key in state_dict
+            yield from faults
+        twin = first.setdefault(id(slot.variable), slot) if fits else slot
+        if twin is not slot and _in_flax(twin, state_dict).tobytes() != _in_flax(slot, state_dict).tobytes():
+            keys = " and ".join(each.places[0].key for each in (twin, slot))
+            yield f"shared: {keys} are one weight here, but differ"
     if strict:
+        expected = {place.key for slot in table for place in slot.places}
         for key in state_dict:
             if key not in expected and key.rpartition(".")[2] not in WITHOUT_COUNTERPART:
                 yield f"unexpected: {key} {_shape(np.shape(state_dict[key]))}"
 
 
-def _tensor_faults(
-    slot: Slot, place: Place, index: int, state_dict: Mapping[str, Any], strict: bool
+def _place_faults(
+    slot: Slot, layer: int, place: Place, state_dict: Mapping[str, Any], strict: bool
 ) -> Iterator[str]:
-    whole = as_numpy(state_dict[place.key])
-    if whole.shape != _whole(slot, place):
-        if place.part == 0:
-            yield f"shape: {place.key} is {_shape(whole.shape)}, expected {_shape(_whole(slot, place))}"
+    key, rows = place.key, slot.torch_shape
+    shape = (rows[0] * place.parts, *rows[1:]) if place.parts > 1 else rows
+    if key not in state_dict:
+        if strict or _is_abstract(slot.variable):  # which has no value to keep
+            yield f"missing: {key} {_shape(shape)}"
         return
-    array = _part(state_dict, place)
-    dtype = np.dtype(slot.variable.dtype)
-    if array.dtype != dtype:
-        yield f"dtype: {place.key} is {array.dtype}, expected {dtype}"
-    elif isinstance(slot.variable, Buffer):
-        if not np.array_equal(array, _current(slot, index)):
-            yield f"buffer: {place.key} differs from the constant that the module computes"
-    elif strict and jnp.issubdtype(array.dtype, jnp.inexact) and not np.isfinite(array).all():
-        bad = array.size - int(np.isfinite(array).sum())
-        yield f"value: {place.key} holds {bad} of {array.size} values that are NaN or infinite"
+    try:
+        given = np.shape(state_dict[key])
+        array = _part(state_dict, place) if given == shape else None
+    except Exception as error:  # a tensor without data, a file that ends early
+        yield f"unreadable: {key}: {str(error).splitlines()[0]}"
+        return
+    if array is None:
+        yield f"shape: {key} is {_shape(given)}, expected {_shape(shape)}"
+    elif not _holds(slot.dtype, array):
+        yield f"dtype: {key} is {array.dtype}, expected {slot.dtype}"
+    elif isinstance(slot.variable, Buffer) and not _is_abstract(slot.variable):
+        if not _same(array.astype(slot.dtype), _current(slot)[layer]):
+            yield f"buffer: {key} differs from the constant that the module computes"
+    elif strict and jnp.issubdtype(array.dtype, jnp.inexact):
+        bad = array.size - np.count_nonzero(np.isfinite(array))
+        if bad:
+            yield f"value: {key} holds {bad} of {array.size} {array.dtype} values that are NaN or infinite"
 
 
-def _tie_faults(first: Slot, second: Slot, state_dict: Mapping[str, Any]) -> Iterator[str]:
-    for one, other in zip(first.places, second.places, strict=True):
-        if one.key in state_dict and other.key in state_dict:
-            a, b = _part(state_dict, one), _part(state_dict, other)
-            if a.shape != b.shape or not np.array_equal(a, b):
-                yield f"shared: {one.key} and {other.key} are one weight here, but differ"
+def _holds(dtype: np.dtype[Any], array: np.ndarray) -> bool:
+    """Whether the array has that dtype, or is of integers that fit it: torch counts in 64 bits, JAX in 32."""
+    if array.dtype.kind in "iu" and dtype.kind in "iu":
+        return np.array_equal(array.astype(dtype), array)
+    return array.dtype == dtype
 
 
-def _current(slot: Slot, index: int) -> np.ndarray:
-    return slot.to_torch(np.asarray(slot.variable.get_value()))[index]
+def _same(a: np.ndarray, b: np.ndarray) -> bool:
+    """Whether the values are equal, NaN included; a float may differ in its last bits.
+
+    Tables of sines or powers do, since each library rounds its own way; the `state_dict`'s are then taken.
+    """
+    if a.shape != b.shape:
+        return False
+    equal = (a == b) | ((a != a) & (b != b))
+    if jnp.issubdtype(a.dtype, jnp.inexact) and not equal.all():
+        scale = np.max(np.abs(b), initial=0, where=np.isfinite(b))
+        with np.errstate(invalid="ignore"):
+            equal |= np.abs(a - b) <= 4 * jnp.finfo(a.dtype).eps * scale
+    return bool(equal.all())
 
 
-def _whole(slot: Slot, place: Place) -> tuple[int, ...]:
-    rows, *rest = slot.torch_shape or (0,)
-    return (rows * place.parts, *rest) if slot.torch_shape else ()
+def _in_flax(slot: Slot, state_dict: Mapping[str, Any]) -> np.ndarray:
+    return slot.to_flax([_part(state_dict, place) for place in slot.places])
 
 
-def _shape(shape: tuple[int, ...]) -> str:
+def _shape(shape: Sequence[int]) -> str:
     return "(" + ", ".join(map(str, shape)) + ")"

@@ -17,18 +17,19 @@ def as_numpy(value: Any) -> np.ndarray:
     """The value as a NumPy array; a view of the same memory where that is possible.
 
     Args:
-        value: a NumPy or JAX array, or a torch tensor on any device, of any dtype.
+        value: a NumPy or JAX array, or a torch tensor on any device, of any dtype and layout.
     """
     if not is_torch_tensor(value):
         return np.asarray(value)
     tensor = value.detach().cpu()
     name = str(tensor.dtype).removeprefix("torch.")
     if not (name == "bfloat16" or name.startswith("float8")):
-        return tensor.numpy()
+        return tensor.resolve_conj().resolve_neg().numpy()
     import torch
 
-    bits = torch.int16 if tensor.element_size() == 2 else torch.uint8
-    return tensor.contiguous().view(bits).numpy().view(getattr(ml_dtypes, name))
+    return (
+        tensor.contiguous().view(_bits(torch, tensor.element_size())).numpy().view(getattr(ml_dtypes, name))
+    )
 
 
 def as_torch(array: np.ndarray) -> Any:
@@ -40,7 +41,12 @@ def as_torch(array: np.ndarray) -> Any:
     import torch
 
     array = np.array(array, order="C", copy=True)
-    if array.dtype.kind != "V" and array.dtype.isbuiltin:
+    if array.dtype.isbuiltin == 1:  # 2 is a dtype that another library registered, such as bfloat16
         return torch.from_numpy(array)
-    bits = np.int16 if array.dtype.itemsize == 2 else np.uint8
-    return torch.from_numpy(array.view(bits)).view(getattr(torch, array.dtype.name))
+    bits = torch.from_numpy(array.view(_bits(np, array.dtype.itemsize)))
+    return bits.view(getattr(torch, array.dtype.name))
+
+
+def _bits(library: Any, size: int) -> Any:
+    """The integer dtype, of torch or NumPy, that is as wide as a float of 1 or 2 bytes."""
+    return library.uint8 if size == 1 else library.int16

@@ -1,0 +1,170 @@
+"""BERT checkpoints as Hugging Face lays them out: what their config says, what their tensors are called."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from flax import nnx
+
+from jax_attn.layers.embeddings import POSITIONS
+from jax_attn.layers.encoder_layer import NORM_PLACEMENTS
+from jax_attn.layers.feed_forward import ACTIVATIONS
+from jax_attn.models.bert import Bert
+from jax_attn.models.sequence_classifier import SequenceClassifier
+from jax_attn.weights.architecture import Architecture, Plan
+from jax_attn.weights.config import ConfigRules
+from jax_attn.weights.rules import Names
+
+MODEL_TYPE = "bert"
+OWN_MODEL_TYPE = "jax_attn_bert"  # what Hugging Face's BERT cannot compute must not be taken for it
+
+DEFAULTS: dict[str, Any] = {
+    "vocab_size": 30522,
+    "hidden_size": 768,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "intermediate_size": 3072,
+    "hidden_act": "gelu",
+    "hidden_dropout_prob": 0.1,
+    "attention_probs_dropout_prob": 0.1,
+    "max_position_embeddings": 512,
+    "type_vocab_size": 2,
+    "layer_norm_eps": 1e-12,
+}
+OWN_DEFAULTS = {"norm_placement": "post", "positions": "learned"}
+HEAD_DEFAULTS = {"num_labels": 2, "classifier_dropout": 0.1}
+
+RULES = ConfigRules(
+    defaults={**DEFAULTS, **OWN_DEFAULTS},
+    choices={
+        "hidden_act": tuple(ACTIVATIONS),
+        "norm_placement": NORM_PLACEMENTS,
+        "positions": tuple(POSITIONS),
+    },
+    ordinary={"position_embedding_type": "absolute"},
+    # The pooler_* and directionality stand in files from the first TensorFlow release, and nobody reads them.
+    neutral=(
+        "classifier_dropout",
+        "directionality",
+        "pooler_fc_size",
+        "pooler_num_attention_heads",
+        "pooler_num_fc_layers",
+        "pooler_size_per_head",
+        "pooler_type",
+    ),
+)
+
+NAMES: tuple[tuple[str, str], ...] = (
+    (r"\bembeddings\.token\.", "embeddings.word_embeddings."),
+    (r"\bembeddings\.position\.", "embeddings.position_embeddings."),
+    (r"\bembeddings\.segment\.", "embeddings.token_type_embeddings."),
+    (r"\bembeddings\.norm\.", "embeddings.LayerNorm."),
+    (r"\bencoder\.layers\.", "encoder.layer."),
+    (r"\battention\.q_proj\.", "attention.self.query."),
+    (r"\battention\.k_proj\.", "attention.self.key."),
+    (r"\battention\.v_proj\.", "attention.self.value."),
+    (r"\battention\.out_proj\.", "attention.output.dense."),
+    (r"\battention_norm\.", "attention.output.LayerNorm."),
+    (r"\bfeed_forward\.up\.", "intermediate.dense."),
+    (r"\bfeed_forward\.down\.", "output.dense."),
+    (r"\bfeed_forward_norm\.", "output.LayerNorm."),
+)
+# What the first checkpoints, converted from TensorFlow, call the weight and the bias of a layer norm.
+OLD_NAMES = ((r"\bLayerNorm\.weight$", "LayerNorm.gamma"), (r"\bLayerNorm\.bias$", "LayerNorm.beta"))
+
+PREFIX = "bert."  # of the encoder's tensors, where the checkpoint has a head too
+CONSTANTS = ("embeddings.position_ids", "embeddings.token_type_ids")  # 0, 1, 2, … and zeros: nothing learned
+HEADS = ("cls.", "classifier.", "qa_outputs.", "head.")  # of the tasks that a checkpoint was trained on
+GELU_TANH = "gelu_pytorch_tanh"  # Hugging Face's name for our "gelu_tanh"
+
+
+def plan_bert(arguments: dict[str, Any], keys: Sequence[str]) -> Plan:
+    """A `Bert`, whether the checkpoint is of the encoder alone or of a model with a head."""
+    names = names_in_file(keys)
+    if any(key.startswith(PREFIX) for key in keys):
+        names += ((r"^", PREFIX),)
+    notes = []
+    heads = [key for key in keys if key.startswith(HEADS)]
+    if heads:
+        notes.append(f"left out the head of another task: {', '.join(heads)}")
+    has_pooler = any(key.removeprefix(PREFIX).startswith("pooler.") for key in keys)
+    if not has_pooler:
+        notes.append("built without a pooler, since the checkpoint has none")
+    arguments = {**arguments, "add_pooling_layer": has_pooler}
+    return Plan(arguments, names, [*constants(keys), *heads], notes)
+
+
+def plan_classifier(arguments: dict[str, Any], keys: Sequence[str]) -> Plan:
+    """A `SequenceClassifier` that we saved. (Hugging Face's has a pooler before its head: another model.)"""
+    arguments = {**arguments, "num_classes": arguments["num_labels"]}
+    del arguments["num_labels"]
+    return Plan(arguments, names_in_file(keys), constants(keys))
+
+
+def names_in_file(keys: Sequence[str]) -> Names:
+    """What a file with these keys calls the tensors."""
+    return NAMES + OLD_NAMES if any(key.endswith("LayerNorm.gamma") for key in keys) else NAMES
+
+
+def constants(keys: Sequence[str]) -> list[str]:
+    """The keys of tensors that hold nothing learned."""
+    return [key for key in keys if key.removeprefix(PREFIX) in CONSTANTS]
+
+
+def describe_bert(bert: Bert) -> dict[str, Any]:
+    """The `config.json` of a `Bert`."""
+    embeddings, layers = bert.embeddings, bert.encoder.layers
+    stacked = bool(bert.encoder.stacked)
+    layer = layers if stacked else layers[0]
+    activation = layer.feed_forward.activation
+    positions = "learned" if isinstance(embeddings.position, nnx.Embed) else "sinusoidal"
+    own = {"norm_placement": layer.norm_placement, "positions": positions}
+    ordinary = own == OWN_DEFAULTS
+    return {
+        "architectures": ["BertModel" if ordinary else Bert.__name__],
+        "model_type": MODEL_TYPE if ordinary else OWN_MODEL_TYPE,
+        "vocab_size": embeddings.token.num_embeddings,
+        "hidden_size": embeddings.token.features,
+        "num_hidden_layers": layer.attention_norm.scale.shape[0] if stacked else len(layers),
+        "num_attention_heads": layer.attention.num_heads,
+        "intermediate_size": layer.feed_forward.up.out_features,
+        "hidden_act": GELU_TANH if activation == "gelu_tanh" else activation,
+        "hidden_dropout_prob": embeddings.dropout.rate,
+        "attention_probs_dropout_prob": layer.attention.dropout.rate,
+        "max_position_embeddings": embeddings.max_positions,
+        "type_vocab_size": embeddings.segment.num_embeddings,
+        "layer_norm_eps": embeddings.norm.epsilon,
+        **({} if ordinary else own),
+    }
+
+
+def describe_classifier(classifier: SequenceClassifier) -> dict[str, Any]:
+    """The `config.json` of a `SequenceClassifier`."""
+    classes = classifier.head.linear.out_features
+    return {
+        **describe_bert(classifier.bert),
+        "architectures": [SequenceClassifier.__name__],
+        "num_labels": classes,
+        "id2label": {str(index): f"LABEL_{index}" for index in range(classes)},
+        "classifier_dropout": classifier.head.dropout.rate,
+    }
+
+
+BERT = Architecture(
+    module=Bert,
+    model_types=(MODEL_TYPE, OWN_MODEL_TYPE),
+    named=False,
+    rules=RULES,
+    plan=plan_bert,
+    describe=describe_bert,
+    names=NAMES,
+)
+SEQUENCE_CLASSIFIER = Architecture(
+    module=SequenceClassifier,
+    model_types=(MODEL_TYPE, OWN_MODEL_TYPE),
+    named=True,
+    rules=replace(RULES, defaults={**RULES.defaults, **HEAD_DEFAULTS}),
+    plan=plan_classifier,
+    describe=describe_classifier,
+    names=NAMES,
+)

@@ -1,0 +1,214 @@
+"""Checkpoint folders as Hugging Face lays them out, `config.json` beside weights, to modules and back."""
+
+import json
+import warnings
+from collections.abc import Callable, Collection, Mapping
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.typing import DTypeLike
+
+from jax_attn.primitives import Buffer
+from jax_attn.weights.architecture import Architecture
+from jax_attn.weights.bert import BERT, SEQUENCE_CLASSIFIER
+from jax_attn.weights.config import CONFIG, matches, model_arguments, read_config
+from jax_attn.weights.files import (
+    SAFETENSORS,
+    LazyTensors,
+    is_floating,
+    open_tensors,
+    read_json,
+    write_safetensors,
+    write_together,
+)
+from jax_attn.weights.rules import slots
+from jax_attn.weights.state_dict import StateDictError, assign, find_faults, numpy_state_dict
+
+# The first that fits a config is taken. Another architecture is one more row.
+ARCHITECTURES: tuple[Architecture, ...] = (SEQUENCE_CLASSIFIER, BERT)
+
+
+def from_pretrained(
+    folder: str | PathLike[str],
+    *,
+    dtype: DTypeLike | None = None,
+    param_dtype: DTypeLike | None = None,
+    seed: int = 0,
+    ignore: Collection[str] = (),
+    **overrides: Any,
+) -> Any:
+    """The model of a checkpoint folder: `config.json` with `model.safetensors` or `pytorch_model.bin`.
+
+    `model_type: "bert"` gives a `jax_attn.models.bert.Bert`, whatever head the checkpoint was trained with;
+    what `save_pretrained` wrote of a `SequenceClassifier` gives that again. The module is in eval mode, as
+    Hugging Face's is: `module.train()` turns dropout on.
+
+    The weights may lie in shards, and a `pytorch_model.bin` needs torch. They are mapped into memory and
+    copied tensor by tensor into a module that has no weights of its own, so there is never a second copy.
+
+    A `UserWarning` tells what of the checkpoint is left out (the head of another task) and that there is no
+    pooler where the checkpoint has none.
+
+    Args:
+        folder: the checkpoint's folder.
+        dtype: dtype to compute in; None is that of the parameters.
+        param_dtype: dtype of the parameters; None keeps the checkpoint's (the widest, if there are several).
+        seed: seed of the dropout streams.
+        ignore: shell-like patterns, for those who know better: attributes of `config.json` that change
+            nothing in what the model computes, and tensors to leave out, without a warning.
+        overrides: further arguments of the module, such as `scan=True`, or others than `config.json` gives.
+
+    Raises:
+        FileNotFoundError: no such folder, or `config.json` or weights are missing.
+        ValueError: a file is corrupt; `config.json` is of another model type, asks for something that
+            changes the mathematics and is not supported, or has an attribute that is not known here.
+        StateDictError: a ValueError that tells every tensor that is missing, unexpected, of a wrong shape or
+            not finite.
+        ModuleNotFoundError: the weights are in torch's format and torch is not installed.
+    """
+    folder = Path(folder)
+    config = read_config(folder)
+    architecture = _architecture(config, folder)
+    try:
+        arguments = model_arguments(config, architecture.rules, ignore)
+    except ValueError as error:
+        raise ValueError(f"{folder / CONFIG}: {error}") from None
+
+    tensors = open_tensors(folder)
+    tensors = tensors.without([key for key in tensors if matches(key, ignore)])
+    plan = architecture.plan(arguments, list(tensors))
+    tensors = tensors.without(plan.left_out)
+    param_dtype = _available(_common_dtype(tensors) if param_dtype is None else np.dtype(param_dtype), folder)
+
+    def build() -> nnx.Module:
+        return architecture.module(
+            **{**plan.arguments, **overrides}, rngs=nnx.Rngs(seed), dtype=dtype, param_dtype=param_dtype
+        )
+
+    try:
+        module = without_weights(build)
+    except (ValueError, TypeError) as error:
+        raise type(error)(f"{folder / CONFIG}: {error}") from None
+    _load(module, tensors.astype(param_dtype), plan.names, folder)
+    for note in plan.notes:
+        warnings.warn(f"{folder}: {note}", stacklevel=2)
+    module.eval()
+    return module
+
+
+def save_pretrained(
+    module: nnx.Module, folder: str | PathLike[str], *, config: Mapping[str, Any] | None = None
+) -> Path:
+    """Write `config.json` and `model.safetensors`, in Hugging Face's names, and return the folder.
+
+    `from_pretrained` gives the same module back, bit for bit; a `Bert` is read by transformers' `BertModel`
+    too. (A `Bert` with pre-norm or sinusoidal positions is no BERT to Hugging Face; it gets a `model_type` of
+    its own, which transformers does not take.) Both files are written under temporary names first: an
+    interrupted save leaves the checkpoint that was there.
+
+    Args:
+        module: a `Bert` or a `SequenceClassifier`.
+        folder: is made if it does not exist. A checkpoint in it is replaced, other files are let alone.
+        config: further attributes for `config.json`, such as `id2label` or `pad_token_id`.
+
+    Raises:
+        ValueError: the module is of another class, `config` contradicts the module or is not JSON, or the
+            folder's `config.json` is not a checkpoint's.
+        NotADirectoryError: `folder` is a file.
+    """
+    folder = Path(folder)
+    architecture = next((each for each in ARCHITECTURES if type(module) is each.module), None)
+    if architecture is None:
+        known = ", ".join(each.module.__name__ for each in ARCHITECTURES)
+        raise ValueError(
+            f"save_pretrained takes {known}, got {type(module).__name__}; state_dict takes any module"
+        )
+    tensors = numpy_state_dict(module, names=architecture.names)
+    text = _config_text(architecture.describe(module), config or {}, _common_dtype(tensors))
+    _refuse_to_replace(folder)
+
+    folder.mkdir(parents=True, exist_ok=True)
+    write_together(
+        {
+            folder / SAFETENSORS: lambda path: write_safetensors(path, tensors),
+            folder / CONFIG: lambda path: path.write_text(text, encoding="utf-8"),
+        }
+    )
+    return folder
+
+
+def without_weights(build: Callable[[], nnx.Module]) -> nnx.Module:
+    """The module that `build` makes, its parameters abstract and everything else real.
+
+    Buffers and random state come out of a compiled program, from which XLA has removed the drawing of the
+    weights, since nothing asks for them.
+    """
+    module = nnx.eval_shape(build)
+    rest = nnx.Not(nnx.Param)
+    nnx.update(module, jax.jit(lambda: nnx.state(build(), rest))())
+    return module
+
+
+def _load(module: nnx.Module, tensors: LazyTensors, names: Any, folder: Path) -> None:
+    # Constants that the module computes are in few files: they are compared where they are, never missed.
+    table = [
+        slot
+        for slot in slots(module, names)
+        if not isinstance(slot.variable, Buffer) or any(place.key in tensors for place in slot.places)
+    ]
+    faults = find_faults(table, tensors)
+    if faults:
+        raise StateDictError(f"the weights in {folder} do not fit its {CONFIG}", faults)
+    assign(table, tensors)
+
+
+def _architecture(config: Mapping[str, Any], folder: Path) -> Architecture:
+    for architecture in ARCHITECTURES:
+        if architecture.is_of(config):
+            return architecture
+    known = ", ".join(sorted({name for each in ARCHITECTURES for name in each.model_types}))
+    raise ValueError(f"{folder / CONFIG}: model_type={config['model_type']!r} is not supported, only {known}")
+
+
+def _common_dtype(tensors: Mapping[str, np.ndarray]) -> np.dtype[Any]:
+    """The widest floating dtype among the tensors."""
+    dtypes = {tensor.dtype for tensor in tensors.values() if is_floating(tensor.dtype)}
+    return np.dtype(jnp.result_type(*dtypes)) if dtypes else np.dtype(np.float32)
+
+
+def _available(dtype: np.dtype[Any], folder: Path) -> np.dtype[Any]:
+    if not is_floating(dtype):
+        raise ValueError(f"param_dtype must be a floating dtype, got {dtype}")
+    if dtype == np.float64 and not jax.config.read("jax_enable_x64"):
+        raise ValueError(
+            f"{folder} is to be loaded in float64, which JAX has only after "
+            'jax.config.update("jax_enable_x64", True); param_dtype="float32" casts'
+        )
+    return dtype
+
+
+def _config_text(described: dict[str, Any], further: Mapping[str, Any], dtype: np.dtype[Any]) -> str:
+    own = {**described, "dtype": dtype.name}
+    for name, value in further.items():
+        if name in own and name != "id2label" and own[name] != value:
+            raise ValueError(f"config: {name}={value!r} contradicts the module, which has {own[name]!r}")
+    labels = further.get("id2label")
+    if labels is not None and len(labels) != described.get("num_labels", len(labels)):
+        raise ValueError(f"config: id2label has {len(labels)} labels, the module {described['num_labels']}")
+    try:
+        return json.dumps({**own, **further}, indent=2, allow_nan=False) + "\n"
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"config: {error}") from None
+
+
+def _refuse_to_replace(folder: Path) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(f"{folder} is a file, and a checkpoint is a folder")
+    path = folder / CONFIG
+    if path.exists() and "model_type" not in read_json(path):
+        raise ValueError(f"{path} has no model_type, so it is not a checkpoint's, and is not replaced")

@@ -1,0 +1,87 @@
+"""Sentences into token ids, with the `tokenizer.json` that lies beside a checkpoint's weights."""
+
+from collections.abc import Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Int32
+
+from jax_attn.weights.config import read_config
+
+TOKENIZER = "tokenizer.json"
+
+
+def tokenize(
+    folder: str | PathLike[str], sentences: Sequence[str]
+) -> tuple[Int32[np.ndarray, "b t"], Bool[np.ndarray, "b t"]]:
+    """The token ids of the sentences, padded to the longest, and which of them are not padding.
+
+    Nothing is cut off: `tokenizer.json`'s own truncation and padding are turned off.
+
+    Args:
+        folder: a checkpoint's folder, with `config.json` and `tokenizer.json`.
+        sentences: at least one.
+
+    Returns:
+        `(input_ids, attention_mask)`, both `(b, t)`; True = a token, to be attended to.
+
+    Raises:
+        FileNotFoundError: the folder has no `config.json` or no `tokenizer.json`.
+        ValueError: no sentences, a sentence that is not text, or one with more tokens than the model has
+            positions.
+        ModuleNotFoundError: tokenizers is not installed; the `cli` extra brings it.
+    """
+    if isinstance(sentences, str) or not sentences:
+        raise ValueError(f"sentences must be a list of at least one string, got {sentences!r}")
+    for sentence in sentences:
+        _require_text(sentence)
+    folder = Path(folder)
+    config = read_config(folder)
+    limit = config.get("max_position_embeddings")
+    encodings = _tokenizer(folder / TOKENIZER).encode_batch(list(sentences))
+    for sentence, encoding in zip(sentences, encodings, strict=True):
+        if limit is not None and len(encoding.ids) > limit:
+            raise ValueError(
+                f"{_short(sentence)} has {len(encoding.ids)} tokens, and the model {limit} positions"
+            )
+
+    shape = (len(encodings), max(len(encoding.ids) for encoding in encodings))
+    ids = np.full(shape, config.get("pad_token_id") or 0, np.int32)
+    mask = np.zeros(shape, np.bool_)
+    for row, encoding in enumerate(encodings):
+        ids[row, : len(encoding.ids)] = encoding.ids
+        mask[row, : len(encoding.ids)] = True
+    return ids, mask
+
+
+def _tokenizer(path: Path) -> Any:
+    try:
+        from tokenizers import Tokenizer
+    except ModuleNotFoundError:
+        raise ModuleNotFoundError("reading text needs tokenizers: pip install 'jax-attn[cli]'") from None
+    if not path.is_file():
+        raise FileNotFoundError(f"{path.parent} has no {path.name}, so its model can read no text")
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:
+        raise ValueError(f"{path} is not a tokenizer: {error}") from None
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
+
+
+def _require_text(sentence: object) -> None:
+    if not isinstance(sentence, str):
+        raise ValueError(f"a sentence must be a string, got {type(sentence).__name__}")
+    try:
+        sentence.encode("utf-8")
+    except UnicodeEncodeError:  # a lone surrogate: what Python makes of command line bytes that are not UTF-8
+        raise ValueError(f"{_short(sentence)} is not UTF-8 text") from None
+
+
+def _short(sentence: str) -> str:
+    """The beginning of the sentence, in quotes and with nothing that a terminal cannot print."""
+    printable = sentence.encode("utf-8", "backslashreplace").decode("utf-8")
+    return f'"{printable}"' if len(printable) <= 40 else f'"{printable[:39]}…"'
