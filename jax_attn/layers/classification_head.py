@@ -23,7 +23,7 @@ class ClassificationHead(nnx.Module):
         param_dtype: dtype of the parameters.
 
     Raises:
-        ValueError: `num_classes` is not positive, or the input is not `(t, embed_dim)` or `(b, t, embed_dim)`.
+        ValueError: `num_classes` is not positive, or the input not `(t, embed_dim)` or `(b, t, embed_dim)`.
 
     Source: "Natural Language Processing with Transformers", ch. 3.
     """

@@ -23,7 +23,7 @@ class Pooler(nnx.Module):
     Raises:
         ValueError: the input is not `(t, embed_dim)` or `(b, t, embed_dim)`.
 
-    Source: Devlin et al. (arXiv 1810.04805), appendix A; its published code adds the dense layer and the tanh.
+    Source: Devlin et al. (arXiv 1810.04805), appendix A; the dense layer and tanh are in its code.
     """
 
     def __init__(

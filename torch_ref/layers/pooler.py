@@ -9,7 +9,7 @@ class Pooler(nn.Module):
 
     See `jax_attn.layers.pooler.Pooler`, its twin.
 
-    Source: Devlin et al. (arXiv 1810.04805), appendix A; its published code adds the dense layer and the tanh.
+    Source: Devlin et al. (arXiv 1810.04805), appendix A; the dense layer and tanh are in its code.
     """
 
     def __init__(self, embed_dim: int):
