@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int
 from jax_attn.functional.block_mask import BlockMask, noop_mask
 from jax_attn.functional.hoisting import HoistedMod
 from jax_attn.functional.score_mods import ScoreMod
-from jax_attn.functional.tiles import Plan
+from jax_attn.functional.kernel_tile import Plan
 
 
 class Fused(NamedTuple):
@@ -114,7 +114,7 @@ def fused_attention(
     Raises:
         ValueError: `score_mod` uses the score in ways that no kernel can follow.
     """
-    (batch, queries, heads, head_dim), (keys, kv_heads) = query.shape, key.shape[1:3]
+    (batch, queries, heads, head_dim), keys = query.shape, key.shape[1]
     sizes = (batch, heads, queries, keys)
     wide = jnp.promote_types(query.dtype, jnp.float32)
     block = block if block_mask is None else block_mask.BLOCK_SIZE

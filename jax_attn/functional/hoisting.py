@@ -7,8 +7,8 @@ mod is traced once, on scalars, and cut in two: whatever touches an array is eva
 
 The table of a lookup is `(B, N, R, T, S)`, each axis 1 long where the lookup does not depend on it: a slope
 for each head, an id for each query, a bias for each pair of positions. A lookup of both positions through
-one index into a short axis, such as `table[h, bucket(kv_idx - q_idx)]`, keeps that axis whole, as `R`, so that
-its table stays short: the kernel computes the index and picks its entry.
+one index into a short axis, such as `table[h, bucket(kv_idx - q_idx)]`, keeps that axis whole, as `R`, so
+that its table stays short: the kernel computes the index and picks its entry.
 """
 
 from collections.abc import Callable, Iterable

@@ -14,7 +14,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float
@@ -22,7 +21,7 @@ from jaxtyping import Array, Float
 from jax_attn.functional.block_mask import BlockMask
 from jax_attn.functional.fused import Blocks, Fused, Visits, fused_attention
 from jax_attn.functional.score_mods import ScoreMod
-from jax_attn.functional.tiles import (
+from jax_attn.functional.kernel_tile import (
     Plan,
     attend,
     dot,
@@ -383,7 +382,7 @@ class _Grid:
         shapes: Any,
         scratch: Any,
     ) -> Callable[..., Any]:
-        """The kernel as a function of its operands; the last axes of the grid add up, the first three do not."""
+        """The kernel as a function of its operands; only the first three axes of the grid are independent."""
         call = pl.pallas_call(
             kernel,
             grid_spec=pltpu.PrefetchScalarGridSpec(
