@@ -33,7 +33,6 @@ NEUTRAL = frozenset(
     ]
 )
 # fmt: on
-)
 
 # Attributes that do, with the one value for which a model is the ordinary one.
 ORDINARY: dict[str, Any] = {
