@@ -1,0 +1,1 @@
+"""Prove that a Flax NNX module and a torch module compute the same thing."""

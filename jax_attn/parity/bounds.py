@@ -1,0 +1,14 @@
+"""Every tolerance of the project. A test never brings its own looser one.
+
+float64 and dropout lanes: `max|a - b| / max(1, max|b|)` is at most `MODULE`, or `WHOLE_MODEL`.
+float32 and bfloat16 lanes: the noise ratio `|jax - torch64| / max(|torch - torch64|, eps * |torch64|)`
+(L2 norms) is at most `NOISE_RATIO`: we are no further from the truth than torch is.
+"""
+
+MODULE = 1e-12
+WHOLE_MODEL = 1e-10
+NOISE_RATIO = 2.0
+
+# A tensor this small beside the largest of its kind is one whose true value is zero, such as the gradient
+# of a key bias, which softmax cancels. What is left of it is rounding, and is judged against that largest.
+ZERO = 1e-12

@@ -1,0 +1,237 @@
+"""The same dropout masks on both sides.
+
+No two frameworks draw the same numbers. So torch runs first with every call of dropout intercepted, and its
+masks kept on a tape; then the tape is played to Flax, in the order of the calls. Two modules that call
+dropout in another order, on other shapes, more or less often, or with another rate, are told apart.
+"""
+
+import itertools
+import math
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+from unittest import mock
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+class DropoutMismatch(Exception):
+    """The two sides call dropout differently."""
+
+
+class TooFewDraws(DropoutMismatch):
+    """Flax drew fewer masks than torch."""
+
+
+class Tape:
+    """The masks of one forward pass in the order of the calls, True = keep, with the rate of each."""
+
+    def __init__(self, seed: int = 0):
+        self.seed = seed
+        self.masks: list[np.ndarray] = []
+        self._rates: list[float] = []
+
+    @property
+    def rates(self) -> tuple[float, ...]:
+        """The rate of each mask."""
+        return tuple(self._rates)
+
+    def draw(self, shape: Sequence[int], rate: float) -> np.ndarray:
+        """The next mask."""
+        generator = np.random.default_rng([self.seed, 2, len(self.masks)])
+        mask = generator.random(tuple(shape)) >= rate
+        self.masks.append(mask)
+        self._rates.append(rate)
+        return mask
+
+
+# torch: every way into dropout.
+
+
+@contextmanager
+def record(tape: Tape) -> Iterator[None]:
+    """Within it, torch's dropout takes its masks from `tape`, which draws them.
+
+    Caught are `functional.dropout` and its variants by channel, `torch.dropout`, `functional.alpha_dropout`
+    (refused), and the dropout inside `scaled_dot_product_attention` and `multi_head_attention_forward`, also
+    where the function was imported by name.
+    """
+    import torch
+    from torch.overrides import TorchFunctionMode
+
+    F = torch.nn.functional
+    fused = F.scaled_dot_product_attention
+
+    def drop(x: Any, p: float, shape: Sequence[int]) -> Any:
+        if p == 0.0:
+            return x
+        if p == 1.0:
+            return torch.zeros_like(x) * x
+        mask = torch.from_numpy(tape.draw(shape, p)).to(x.device)
+        return x * mask / (1 - p)
+
+    def dropout(input: Any, p: float = 0.5, training: bool = True, inplace: bool = False) -> Any:
+        return drop(input, p, input.shape) if training else input
+
+    def plain_dropout(input: Any, p: float, train: bool) -> Any:
+        return dropout(input, p, train)
+
+    def channels(axes: int) -> Callable[..., Any]:
+        def dropout_of_channels(
+            input: Any, p: float = 0.5, training: bool = True, inplace: bool = False
+        ) -> Any:
+            kept = input.ndim - axes
+            shape = (*input.shape[:kept], *([1] * axes))
+            return drop(input, p, shape) if training else input
+
+        return dropout_of_channels
+
+    def refused(input: Any, p: float = 0.5, training: bool = False, inplace: bool = False) -> Any:
+        if training and p > 0:
+            raise NotImplementedError("alpha dropout cannot be compared: Flax has none")
+        return input
+
+    def attention(
+        query: Any,
+        key: Any,
+        value: Any,
+        attn_mask: Any = None,
+        dropout_p: float = 0.0,
+        is_causal: bool = False,
+        scale: float | None = None,
+        enable_gqa: bool = False,
+    ) -> Any:
+        if dropout_p == 0.0:
+            return fused(query, key, value, attn_mask, 0.0, is_causal, scale=scale, enable_gqa=enable_gqa)
+        if enable_gqa:
+            groups = query.shape[-3] // key.shape[-3]
+            key, value = key.repeat_interleave(groups, -3), value.repeat_interleave(groups, -3)
+        scores = query @ key.mT * (query.shape[-1] ** -0.5 if scale is None else scale)
+        if is_causal:
+            keep = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
+            scores = scores.masked_fill(~keep, -torch.inf)
+        if attn_mask is not None:
+            boolean = attn_mask.dtype == torch.bool
+            scores = scores.masked_fill(~attn_mask, -torch.inf) if boolean else scores + attn_mask
+        empty = (scores == -torch.inf).all(-1, keepdim=True)
+        weights = scores.masked_fill(empty, 0.0).softmax(-1).masked_fill(empty, 0.0)
+        return drop(weights, dropout_p, weights.shape) @ value
+
+    in_functional = {
+        "dropout": dropout,
+        "dropout1d": channels(1),
+        "dropout2d": channels(2),
+        "dropout3d": channels(3),
+        "alpha_dropout": refused,
+        "feature_alpha_dropout": refused,
+        "scaled_dot_product_attention": attention,
+    }
+    by_function = {getattr(F, name): ours for name, ours in in_functional.items()}
+    by_function[torch.dropout] = plain_dropout
+
+    class Catch(TorchFunctionMode):
+        """Catches the functions that were imported by name, and so are out of the patches' reach."""
+
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            return by_function.get(func, func)(*args, **(kwargs or {}))
+
+    with mock.patch.multiple(F, **in_functional), mock.patch.object(torch, "dropout", plain_dropout), Catch():
+        yield
+
+
+# Flax: every dropout draws with jax.random.bernoulli.
+
+_playing = threading.local()
+_traced_for = jax.make_user_context(None)
+_count = itertools.count(1)
+
+
+def fresh_trace(owner: Any | None) -> AbstractContextManager[Any]:
+    """Within it nothing is taken from the trace caches of other owners, and nothing is left in theirs.
+
+    A function that was traced with a mask of the tape inside must not be found again outside.
+    """
+    if owner is None:
+        return nullcontext()
+    if not hasattr(owner, "_trace"):
+        owner._trace = next(_count)
+    return _traced_for(owner._trace)
+
+
+@contextmanager
+def replay(masks: Sequence[Any], rates: Sequence[float]) -> Iterator[None]:
+    """Within it, `jax.random.bernoulli` gives these masks in order. Scans are unrolled: each turn draws.
+
+    Raises:
+        DropoutMismatch: a draw of another size or rate than torch's, or more or fewer draws.
+    """
+    if not masks:
+        yield
+        return
+    drawn = 0
+
+    def next_mask(key: Any, p: Any = 0.5, shape: Any = None, *args: Any, **kwargs: Any) -> Any:
+        nonlocal drawn
+        shape = tuple(np.shape(p) if shape is None else shape)
+        if drawn >= len(masks):
+            raise DropoutMismatch(
+                f"flax calls dropout more often than torch: call {drawn + 1}, of shape {shape}, "
+                f"after torch's {len(masks)}"
+            )
+        mask, rate = masks[drawn], rates[drawn]
+        drawn += 1
+        if math.prod(shape) != mask.size:
+            raise DropoutMismatch(f"dropout call {drawn}: flax draws {shape}, torch {tuple(mask.shape)}")
+        if not isinstance(p, jax.core.Tracer) and abs(1 - float(p) - rate) > 1e-6:
+            raise DropoutMismatch(
+                f"dropout call {drawn}: the rate is {1 - float(p):.6g} in flax, {rate:.6g} in torch"
+            )
+        return jnp.reshape(mask, shape)
+
+    _playing.next_mask = next_mask
+    try:
+        with (
+            mock.patch.object(jax.random, "bernoulli", _bernoulli),
+            mock.patch.object(jax.lax, "scan", _scan),
+        ):
+            yield
+    finally:
+        del _playing.next_mask
+    if drawn < len(masks):
+        raise TooFewDraws(
+            f"torch calls dropout {len(masks)} times, flax {drawn}: torch's call {drawn + 1} "
+            f"is of shape {tuple(masks[drawn].shape)}"
+        )
+
+
+_real_bernoulli = jax.random.bernoulli
+_real_scan = jax.lax.scan
+
+
+def _bernoulli(*args: Any, **kwargs: Any) -> Any:
+    return getattr(_playing, "next_mask", _real_bernoulli)(*args, **kwargs)
+
+
+def _scan(
+    f: Callable[..., Any],
+    init: Any,
+    xs: Any = None,
+    length: int | None = None,
+    reverse: bool = False,
+    unroll: int | bool = 1,
+    **options: Any,
+) -> Any:
+    leaves = jax.tree.leaves(xs)
+    turns = leaves[0].shape[0] if length is None and leaves else length
+    if not turns or not hasattr(_playing, "next_mask"):
+        return _real_scan(f, init, xs, length, reverse, unroll, **options)
+    carry, ys = init, []
+    for turn in reversed(range(turns)) if reverse else range(turns):
+        carry, y = f(carry, jax.tree.map(lambda leaf, turn=turn: leaf[turn], xs))
+        ys.append(y)
+    if reverse:
+        ys.reverse()
+    return carry, jax.tree.map(lambda *parts: jnp.stack(parts), *ys)

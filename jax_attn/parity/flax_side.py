@@ -1,0 +1,188 @@
+"""Runs the Flax module: on a copy, in a lane's dtype, with all gradients, in one jitted function."""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from jax_attn.parity.calls import Call, Form
+from jax_attn.parity.dropout import Tape, TooFewDraws, fresh_trace, replay
+from jax_attn.parity.lanes import Lane, is_floating
+from jax_attn.parity.run import Run
+from jax_attn.parity.trees import Skeleton, pair, take_apart
+from jax_attn.primitives import Buffer
+from jax_attn.weights.rules import Names, Slot, slots
+
+CONSTANT = (Buffer, nnx.BatchStat)
+
+# The old emitters, unoptimised: a fifth of the compile time for code that runs once. The mathematics is
+# fixed before they are reached.
+QUICK = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
+
+
+class FlaxSide:
+    """A copy of a Flax module, ready to run in one lane. Calls of one form share a compilation.
+
+    Args:
+        module: copied, and never changed.
+        lane: its dtype and mode.
+        names: the renaming rules of `load_state_dict`.
+        call: `call(module, *args, **kwargs)`, in place of calling the module itself.
+        quick: compile quickly rather than for speed.
+    """
+
+    def __init__(
+        self,
+        module: nnx.Module,
+        lane: Lane,
+        names: Names,
+        call: Callable[..., Any] | None,
+        quick: bool = True,
+    ):
+        module = nnx.clone(module, graph=True)
+        module.train() if lane.training else module.eval()
+        self.lane = lane
+        self.call = call
+        self.slots = [slot for slot in slots(module, names) if trains(slot)]
+        self.graphdef, state = nnx.split(module, graph=True)
+        paths, self.treedef = jax.tree_util.tree_flatten_with_path(state)
+        with self._surroundings():
+            self.leaves = [_cast(leaf, lane) for _, leaf in paths]
+        index = {_dotted(path): position for position, (path, _) in enumerate(paths)}
+        position = {id(slot.variable): index[slot.path] for slot in self.slots if slot.path in index}
+        self.positions = [position[id(slot.variable)] for slot in self.slots]
+        self.trained = sorted(set(self.positions))
+        options = _quick_options() if quick else None
+        self.jitted = jax.jit(self._compute, static_argnums=(4, 5, 6), compiler_options=options)
+
+    def run(self, call: Call, skeleton: Skeleton, weights: list[np.ndarray], tape: Tape | None = None) -> Run:
+        """The outputs, paired with torch's `skeleton`, and all gradients of one call.
+
+        Args:
+            call: the call, in the lane's dtype.
+            skeleton: the structure of torch's outputs.
+            weights: the cotangent of each floating output.
+            tape: the dropout masks that torch drew.
+
+        Raises:
+            Mismatch: the outputs cannot be paired.
+            DropoutMismatch: dropout is called otherwise than in torch.
+        """
+        masks, rates = ([], ()) if tape is None else (tape.masks, tape.rates)
+        arguments = (self.leaves, list(call.arrays), weights, masks, call.form, skeleton, rates)
+        with self._surroundings():
+            try:
+                with fresh_trace(self if tape else None):
+                    outputs, gradients, by_input = self.jitted(*arguments)
+            except TooFewDraws:
+                # Perhaps a loop that is traced once and runs often; without jit each turn draws for itself.
+                with jax.disable_jit():
+                    outputs, gradients, by_input = self._compute(*arguments)
+            outputs, gradients, by_input = jax.tree.map(np.asarray, (outputs, gradients, by_input))
+        return Run(outputs, self._in_torch_layout(dict(zip(self.trained, gradients, strict=True))), by_input)
+
+    def _compute(
+        self,
+        leaves: list[jax.Array],
+        arrays: list[jax.Array],
+        weights: list[jax.Array],
+        masks: list[jax.Array],
+        form: Form,
+        skeleton: Skeleton,
+        rates: tuple[float, ...],
+    ) -> Any:
+        def forward(trained: list[jax.Array], floating: list[jax.Array]) -> Any:
+            state = list(leaves)
+            for position, leaf in zip(self.trained, trained, strict=True):
+                state[position] = leaf
+            module = nnx.merge(self.graphdef, jax.tree.unflatten(self.treedef, state))
+            waiting = iter(floating)
+            mixed = [
+                next(waiting) if is_float else a for a, is_float in zip(arrays, form.floating, strict=True)
+            ]
+            args, kwargs = form.build(mixed)
+            with replay(masks, rates):
+                value = module(*args, **kwargs) if self.call is None else self.call(module, *args, **kwargs)
+            found, tensors = take_apart(value)
+            ordered = [jnp.asarray(tensors[index]) for index in pair(skeleton, found)]
+            floats = [tensor for tensor in ordered if is_floating(tensor)]
+            return floats, ordered
+
+        trained = [leaves[position] for position in self.trained]
+        floating = [a for a, is_float in zip(arrays, form.floating, strict=True) if is_float]
+        floats, pullback, ordered = jax.vjp(forward, trained, floating, has_aux=True)
+        pulled = [w.astype(output.dtype) for w, output in zip(weights, floats, strict=True)]
+        gradients, by_input = pullback(pulled)
+        return ordered, gradients, by_input
+
+    def _in_torch_layout(self, gradients: dict[int, np.ndarray]) -> dict[str, np.ndarray]:
+        pieces: dict[str, dict[int, np.ndarray]] = defaultdict(dict)
+        for slot, position in zip(self.slots, self.positions, strict=True):
+            for place, array in zip(slot.places, slot.to_torch(gradients[position]), strict=True):
+                pieces[place.key][place.part] = array
+        return {
+            key: np.concatenate([parts[part] for part in sorted(parts)]) if len(parts) > 1 else parts[0]
+            for key, parts in pieces.items()
+        }
+
+    @contextmanager
+    def _surroundings(self) -> Iterator[None]:
+        with jax.enable_x64(self.lane.exact), jax.default_matmul_precision("highest"):
+            yield
+
+
+def fixed_dtype(module: nnx.Module, lane: Lane) -> str:
+    """A word on the submodules that compute in a dtype of their own, other than the lane's; empty if none."""
+    for path, node in nnx.iter_modules(module, graph=True):
+        dtype = getattr(node, "dtype", None)
+        if dtype is not None and not isinstance(node, nnx.Variable) and _is_other_float(dtype, lane):
+            name = ".".join(map(str, path)) or type(node).__name__
+            return f"{name} was built with dtype={np.dtype(dtype).name}, so it cannot compute in {lane.dtype}"
+    return ""
+
+
+def has_dropout(module: nnx.Module) -> bool:
+    """Whether a submodule drops anything out while training."""
+    return any(
+        isinstance(rate := getattr(node, name, 0.0), int | float) and rate > 0
+        for _, node in nnx.iter_modules(module, graph=True)
+        for name in ("rate", "dropout_rate")
+    )
+
+
+def _is_other_float(dtype: Any, lane: Lane) -> bool:
+    try:
+        return jnp.issubdtype(dtype, jnp.floating) and jnp.dtype(dtype) != jnp.dtype(lane.dtype)
+    except TypeError:
+        return False
+
+
+def trains(slot: Slot) -> bool:
+    """Whether a variable is one that has a gradient: floating, and no constant of the module's."""
+    return is_floating(slot.variable.get_value()) and not isinstance(slot.variable, CONSTANT)
+
+
+def _cast(leaf: Any, lane: Lane) -> jax.Array:
+    return leaf.astype(lane.dtype) if is_floating(leaf) else leaf
+
+
+def _dotted(path: tuple[Any, ...]) -> str:
+    return ".".join(str(key.key) for key in path if hasattr(key, "key"))
+
+
+@cache
+def _quick_options() -> dict[str, Any] | None:
+    """`QUICK` where this JAX compiles for a CPU and knows them."""
+    if jax.default_backend() != "cpu":
+        return None
+    try:
+        jax.jit(lambda x: x + 1, compiler_options=QUICK).lower(0.0).compile()
+    except Exception:  # whatever a later XLA says of a name that it has dropped
+        return None
+    return QUICK

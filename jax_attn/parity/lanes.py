@@ -1,0 +1,67 @@
+"""The lanes that a pair of modules is compared in; one number cannot say what "identical" means."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Lane:
+    """One way to run both sides.
+
+    Attributes:
+        name: what the command line calls it.
+        dtype: the dtype of weights, inputs and computation.
+        training: whether both sides run in training mode, with shared dropout masks.
+    """
+
+    name: str
+    dtype: str
+    training: bool = False
+
+    @property
+    def exact(self) -> bool:
+        """Whether both sides are held to the bound of float64, rather than to torch's own noise."""
+        return self.dtype == "float64"
+
+    @property
+    def eps(self) -> float:
+        """Distance from 1 to the next number of the lane's dtype."""
+        return float(jnp.finfo(self.dtype).eps)
+
+    def cast(self, array: np.ndarray) -> np.ndarray:
+        """A floating array in the lane's dtype; anything else as it is."""
+        return array.astype(jnp.dtype(self.dtype)) if is_floating(array) else array
+
+
+LANES = ("float64", "float32", "bfloat16", "dropout")
+
+_ALL = {
+    lane.name: lane
+    for lane in (
+        Lane("float64", "float64"),
+        Lane("float32", "float32"),
+        Lane("bfloat16", "bfloat16"),
+        Lane("dropout", "float64", training=True),
+    )
+}
+
+
+def lanes_named(names: Sequence[str]) -> list[Lane]:
+    """The lanes of these names.
+
+    Raises:
+        ValueError: a name is none of `LANES`, or there is none at all.
+    """
+    unknown = [name for name in names if name not in _ALL]
+    if unknown or not names:
+        raise ValueError(f"lanes must be some of {', '.join(LANES)}, got {', '.join(unknown) or 'none'}")
+    return [_ALL[name] for name in names]
+
+
+def is_floating(value: Any) -> bool:
+    """Whether `value` is a NumPy or JAX array of a real floating dtype, bfloat16 and float8 included."""
+    return hasattr(value, "dtype") and jnp.issubdtype(value.dtype, jnp.floating)
