@@ -8,8 +8,15 @@ from jaxtyping import Array, Float
 
 from jax_attn.functional import arguments
 from jax_attn.functional.block_mask import BlockMask, check_mod
+from jax_attn.functional.blockwise import blockwise_attention
+from jax_attn.functional.dense import dense_attention
+from jax_attn.functional.plan import best_plan, grid_of_band, grid_of_block_mask
 from jax_attn.functional.reference import reference_attention
 from jax_attn.functional.score_mods import ScoreMod
+from jax_attn.functional.terms import Terms, hoist
+from jax_attn.functional.tiles import make_layout
+
+FlexImplementation = Literal["reference", "xla", "blockwise", "pallas"]
 
 
 class AuxRequest(NamedTuple):
@@ -36,9 +43,9 @@ def flex_attention(
     enable_gqa: bool = False,
     *,
     return_aux: AuxRequest | None = None,
-    implementation: Literal["reference", "blockwise", "pallas"] | None = None,
+    implementation: FlexImplementation | None = None,
 ) -> Array | tuple[Array, AuxOutput]:
-    """`softmax(score_mod(query keyᵀ · scale), where the block mask's mask_mod allows) value`, for each head.
+    """`softmax(score_mod(query keyᵀ · scale), where the block mask allows) value`, for each head.
 
     torch's FlexAttention, in JAX's layout. Mods written for torch that use only arithmetic, comparisons
     and indexing run unchanged. Arrays that they capture may be traced and get their gradients. Blocks that
@@ -52,7 +59,8 @@ def flex_attention(
         block_mask: which keys a query sees; made by `create_block_mask`. None is all of them.
         scale: factor of the scores; None is `H^-1/2`.
         enable_gqa: whether `K` may be smaller than `N` (it must divide it).
-        return_aux: `AuxRequest(lse=True, max_scores=True)` returns them too.
+        return_aux: `AuxRequest(lse=True, max_scores=True)` returns them too; the log-sum-exp may be
+            differentiated.
         implementation: which one computes; None picks the best that supports the call on this device.
 
     Returns:
@@ -65,7 +73,7 @@ def flex_attention(
     Source: FlexAttention (arXiv 2412.05496); `torch.nn.attention.flex_attention`.
     """
     q, k, v = arguments.as_operands(query, key, value)
-    (batch, queries, heads, _), (_, keys, kv_heads, _) = q.shape, k.shape
+    (batch, queries, heads, head_dim), (_, keys, kv_heads, _) = q.shape, k.shape
     if heads != kv_heads and not enable_gqa:
         raise ValueError(
             f"query has {heads} heads and key has {kv_heads}: pass enable_gqa=True if that is meant"
@@ -76,19 +84,30 @@ def flex_attention(
         check_mod(call, score_mod, jnp.floating, jax.ShapeDtypeStruct((), wide))
     if block_mask is not None:
         check_block_mask(block_mask, (batch, heads, queries, keys))
-    result = reference_attention(
-        q,
-        k,
-        v,
-        scale=scale,
-        score_mod=score_mod,
-        mask_mod=None if block_mask is None else block_mask.mask_mod,
-    )
+    mask_mod = None if block_mask is None else block_mask.mask_mod
+    scale = head_dim**-0.5 if scale is None else scale
+
+    match implementation or "blockwise":
+        case "reference":
+            result = reference_attention(q, k, v, scale=scale, score_mod=score_mod, mask_mod=mask_mod)
+            output, lse, max_scores = result.output, result.lse, result.max_scores
+        case "xla":
+            terms = Terms(score_mod=hoist(score_mod, wide), mask_mod=hoist(mask_mod))
+            output, lse, max_scores, _ = dense_attention(q, k, v, terms, scale=scale)
+        case "blockwise":
+            terms = Terms(score_mod=hoist(score_mod, wide), mask_mod=hoist(mask_mod))
+            layout = make_layout(q, k, scale)
+            if block_mask is None:
+                block = (128, 128)
+                grid = grid_of_band(queries, keys, block, None, None)
+            else:
+                block, grid = block_mask.BLOCK_SIZE, grid_of_block_mask(block_mask)
+            plan = best_plan(grid, block, (queries, keys), layout.groups)
+            output, lse, max_scores = blockwise_attention(q, k, v, terms, plan, layout)
     if return_aux is None:
-        return result.output
-    return result.output, AuxOutput(
-        lse=result.lse if return_aux.lse else None,
-        max_scores=result.max_scores if return_aux.max_scores else None,
+        return output
+    return output, AuxOutput(
+        lse=lse if return_aux.lse else None, max_scores=max_scores if return_aux.max_scores else None
     )
 
 

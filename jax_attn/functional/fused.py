@@ -10,12 +10,13 @@ from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 from jax_attn.functional.block_mask import BlockMask, noop_mask
 from jax_attn.functional.hoisting import HoistedMod
-from jax_attn.functional.score_mods import ScoreMod
 from jax_attn.functional.kernel_tile import Plan
+from jax_attn.functional.score_mods import ScoreMod
 
 
 class Fused(NamedTuple):
@@ -119,7 +120,7 @@ def fused_attention(
     wide = jnp.promote_types(query.dtype, jnp.float32)
     block = block if block_mask is None else block_mask.BLOCK_SIZE
     rows, columns = (-(-length // size) for length, size in zip((queries, keys), block, strict=True))
-    kinds = jnp.full((1, 1, rows, columns), 2, jnp.int32) if block_mask is None else block_kinds(block_mask)
+    kinds = np.full((1, 1, rows, columns), 2, np.int32) if block_mask is None else block_kinds(block_mask)
     blocks = Blocks(kinds, _visits(kinds), _visits(kinds.swapaxes(2, 3)))
 
     score = None if score_mod is None else HoistedMod(score_mod, sizes, wide)
@@ -159,25 +160,31 @@ def fused_attention(
 
 
 def block_kinds(block_mask: BlockMask) -> Int[Array, "B N rows columns"]:
-    """0 for each empty block, 1 for each partial one, 2 for each full one."""
-
-    def spread(counts: Array, indices: Array) -> Array:
-        listed = jnp.arange(indices.shape[-1]) < counts[..., None]
-        return jnp.put_along_axis(
-            jnp.zeros(indices.shape, jnp.int32), indices, listed.astype(jnp.int32), axis=-1, inplace=False
-        )
-
-    kinds = spread(block_mask.kv_num_blocks, block_mask.kv_indices)
-    if block_mask.full_kv_num_blocks is not None:
-        kinds = jnp.maximum(kinds, 2 * spread(block_mask.full_kv_num_blocks, block_mask.full_kv_indices))
+    """0 for each empty block, 1 for each partial one, 2 for each full one; NumPy where the mask is known."""
+    lists = (
+        (1, block_mask.kv_num_blocks, block_mask.kv_indices),
+        (2, block_mask.full_kv_num_blocks, block_mask.full_kv_indices),
+    )
+    known = not any(isinstance(x, jax.core.Tracer) for _, *pair in lists for x in pair)
+    xp = np if known else jnp
+    kinds = xp.zeros(block_mask.kv_indices.shape, xp.int32)
+    for kind, counts, indices in lists:
+        if counts is not None:
+            counts, indices = xp.asarray(counts), xp.asarray(indices)
+            # `indices` names every block once: sorted by it, what is listed falls into its place.
+            listed = xp.arange(indices.shape[-1]) < counts[..., None]
+            kinds = xp.maximum(
+                kinds, kind * xp.take_along_axis(listed, xp.argsort(indices, axis=-1), axis=-1)
+            )
     return kinds
 
 
 def _visits(kinds: Int[Array, "B N blocks others"]) -> Visits:
-    order = jnp.argsort((kinds + 2) % 3, axis=-1, stable=True).astype(jnp.int32)  # 1, 2, then 0
-    partial, total = ((kinds == 1).sum(-1, dtype=jnp.int32), (kinds > 0).sum(-1, dtype=jnp.int32))
+    xp = np if isinstance(kinds, np.ndarray) else jnp
+    order = xp.argsort((kinds + 2) % 3, axis=-1, stable=True).astype(xp.int32)  # 1, 2, then 0
+    partial, total = ((kinds == 1).sum(-1, dtype=xp.int32), (kinds > 0).sum(-1, dtype=xp.int32))
     # Where the mask is known now, no kernel need step through what every row leaves out.
-    steps = order.shape[-1] if isinstance(total, jax.core.Tracer) else max(1, int(total.max()))
+    steps = max(1, int(total.max())) if xp is np else order.shape[-1]
     return Visits(order[..., :steps], partial, total)
 
 

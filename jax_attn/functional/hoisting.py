@@ -11,6 +11,7 @@ one index into a short axis, such as `table[h, bucket(kv_idx - q_idx)]`, keeps t
 that its table stays short: the kernel computes the index and picks its entry.
 """
 
+import math
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
@@ -99,38 +100,107 @@ class HoistedMod:
         """The shortest way to bring a scalar in."""
         length = dict(zip(AXES, sizes, strict=True))
         depends = self._depends[var]
-        plain = Lookup(var, None, None, depends, 1)
-        if not depends >= {"q_idx", "kv_idx"}:
-            return plain
-        number = self._producer[var]
-        while self._eqns[number].primitive.name in ("squeeze", "reshape", "convert_element_type"):
-            number = self._producer.get(self._eqns[number].invars[0], -1)
-            if number < 0:
-                return plain
-        eqn = self._eqns[number]
-        if eqn.primitive.name != "dynamic_slice" or set(eqn.params["slice_sizes"]) != {1}:
-            return plain
+        found = [Lookup(var, None, None, depends, 1)]
+        number = self._slice_of(var)
+        if number is None or not depends >= {"q_idx", "kv_idx"}:
+            return found[0]
 
         def positions(lookup: Lookup) -> int:
-            return (
-                lookup.entries
-                * (length["q_idx"] if "q_idx" in lookup.depends else 1)
-                * (length["kv_idx"] if "kv_idx" in lookup.depends else 1)
-            )
+            own = {"q_idx", "kv_idx"} & lookup.depends
+            return lookup.entries * math.prod(length[name] for name in own)
 
-        found = [plain]
-        for place, index in enumerate(eqn.invars[1:], start=1):
-            entries = eqn.invars[0].aval.shape[place - 1]
-            others = [x for x in eqn.invars if x is not index and not isinstance(x, Literal)]
-            rest = frozenset().union(*(self._depends[x] for x in others))
-            if isinstance(index, Literal) or index in self._outside or rest >= {"q_idx", "kv_idx"}:
-                continue
-            if entries <= LONGEST_AXIS:
-                found.append(Lookup(var, index, (number, place), rest, entries))
+        operand, *indices = self._eqns[number].invars
+        for place, index in enumerate(indices):
+            others = [x for i, x in enumerate((operand, *indices)) if i != place + 1]
+            rest = frozenset().union(*(self._depends_of(x) for x in others))
+            inside = not isinstance(index, Literal) and index not in self._outside
+            entries = operand.aval.shape[place]
+            if inside and entries <= LONGEST_AXIS and not rest >= {"q_idx", "kv_idx"}:
+                found.append(Lookup(var, index, (number, place + 1), rest, entries))
         return min(found, key=positions)
+
+    def _depends_of(self, x: Any) -> frozenset[str]:
+        return frozenset() if isinstance(x, Literal) else self._depends[x]
+
+    def _slice_of(self, var: Any) -> int | None:
+        """The equation that takes one element of an array, if that is where `var` comes from."""
+        number = self._producer.get(var)
+        while number is not None and self._eqns[number].primitive.name in ("squeeze", "reshape"):
+            number = self._producer.get(self._eqns[number].invars[0])
+        if number is None or self._eqns[number].primitive.name != "dynamic_slice":
+            return None
+        return number if set(self._eqns[number].params["slice_sizes"]) == {1} else None
 
     def _table(self, lookup: Lookup, given: dict[Any, Array], sizes: tuple[int, int, int, int]) -> Array:
         """The lookup for all positions it depends on, `(B, N, R, T, S)`."""
+        length = dict(zip(AXES, sizes, strict=True))
+        shape = tuple(length[name] if name in lookup.depends else 1 for name in AXES)
+        shape = (*shape[:2], lookup.entries, *shape[2:])
+        table = self._by_axis(lookup, given, length)
+        if table is None:
+            table = self._by_element(lookup, given, shape)
+        if jnp.issubdtype(table.dtype, jnp.floating):
+            return table.reshape(shape).astype(jnp.promote_types(table.dtype, jnp.float32))
+        return table.reshape(shape).astype(jnp.int32)
+
+    def _by_axis(self, lookup: Lookup, given: dict[Any, Array], length: dict[str, int]) -> Array | None:
+        """The table by one `take` for each axis of the array, or none where a position is the index itself.
+
+        None where the array or an index is no function of one position.
+        """
+        number = self._slice_of(lookup.var)
+        if number is None or self._depends_of(self._eqns[number].invars[0]):
+            return None
+        operand, *indices = self._eqns[number].invars
+        names: list[str] = []  # what each axis that is left runs over
+        takes: list[Any] = []
+        for axis, index in enumerate(indices):
+            if lookup.axis_of == (number, axis + 1):
+                names.append("entry")
+                takes.append(None)
+                continue
+            depends = self._depends_of(index)
+            if len(depends) > 1 or depends & set(names):
+                return None
+            names.append(next(iter(depends), ""))
+            takes.append(index)
+
+        table = self._value(operand, dict(given), _bind, {})
+        for axis, (name, index) in enumerate(zip(names, takes, strict=True)):
+            if index is None:
+                continue
+            if name and table.shape[axis] == length[name] and self._is_position(index, name):
+                continue
+
+            def at(position: Array, name: str = name, index: Any = index) -> Array:
+                env = dict(given) | ({self._inputs[name]: position} if name else {})
+                return jnp.asarray(self._value(index, env, _bind, {}))
+
+            positions = jnp.arange(length[name] if name else 1, dtype=jnp.int32)
+            table = jnp.take(table, jax.vmap(at)(positions), axis=axis, mode="clip")
+        order = [names.index(name) for name in ("b", "h", "entry", "q_idx", "kv_idx") if name in names]
+        return table.transpose(*order, *(axis for axis in range(table.ndim) if axis not in order))
+
+    def _is_position(self, index: Any, name: str) -> bool:
+        """Whether an index is a position as it stands, but for the question whether it is negative."""
+        if index is self._inputs[name]:
+            return True
+        number = self._producer.get(index)
+        if number is None or self._eqns[number].primitive.name != "select_n":
+            return False
+        negative, otherwise, _ = self._eqns[number].invars
+        asked = self._producer.get(negative) if not isinstance(negative, Literal) else None
+        return (
+            otherwise is self._inputs[name]
+            and asked is not None
+            and self._eqns[asked].primitive.name == "lt"
+            and self._eqns[asked].invars[0] is otherwise
+            and isinstance(self._eqns[asked].invars[1], Literal)
+            and self._eqns[asked].invars[1].val == 0
+        )
+
+    def _by_element(self, lookup: Lookup, given: dict[Any, Array], shape: tuple[int, ...]) -> Array:
+        """The table by the mod's own equations at each place."""
 
         def at(b: Array, h: Array, entry: Array, q_idx: Array, kv_idx: Array) -> Array:
             place = dict(zip(AXES, (b, h, q_idx, kv_idx), strict=True))
@@ -138,14 +208,9 @@ class HoistedMod:
             replace = {} if lookup.axis_of is None else {lookup.axis_of: entry}
             return self._value(lookup.var, env, _bind, replace)
 
-        b, n, t, s = (size if name in lookup.depends else 1 for name, size in zip(AXES, sizes, strict=True))
-        shape = (b, n, lookup.entries, t, s)
         for axis in range(4, -1, -1):
             at = jax.vmap(at, in_axes=tuple(0 if other == axis else None for other in range(5)))
-        table = at(*(jnp.arange(size, dtype=jnp.int32) for size in shape))
-        if jnp.issubdtype(table.dtype, jnp.floating):
-            return table.astype(jnp.promote_types(table.dtype, jnp.float32))
-        return table.astype(jnp.int32)
+        return at(*(jnp.arange(size, dtype=jnp.int32) for size in shape))
 
     def _value(
         self, var: Any, env: dict[Any, Any], bind: Callable[..., list[Any]], replace: dict[Any, Any]

@@ -1,214 +1,219 @@
-"""The arithmetic of attention on one tile of scores, for kernels to put in their loops.
+"""How attention is cut up: heads into groups, queries and keys into tiles.
 
-A tile is `(q_tile, kv_tile)`. Nothing here knows of memory, grids or devices.
-
-    scores   s = scale q kᵀ,  t = score_mod(s)
-    forward  p = exp(t - lse), o = p v                           (online: the running maximum stands for lse)
-    backward dt = p (do vᵀ - delta), ds = scale vjp(score_mod)(dt), dq = ds k, dk = dsᵀ q, dv = pᵀ do
-
-Source: FlashAttention-2 (arXiv 2307.08691), algorithms 1 and 2; FlexAttention (2412.05496).
+Shapes, beside those of the house: `k` key/value heads in a group and `r` query heads for each of them, `q`
+and `s` queries and keys in a tile, `m = r q` rows of a tile, `rows` and `columns` the number of tiles.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array
+from jaxtyping import Array, Bool, Float, Int
 
-from jax_attn.functional.hoisting import AXES, HoistedMod
-
-Read = Callable[[int, Array | None], Array]
-"""From the number of a table and the tile of its index (or None) to its tile."""
+from jax_attn.functional.plan import Plan
+from jax_attn.functional.terms import Place, Terms, over_tile
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Plan:
-    """What is known of a call before any array is.
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """The static facts of a call: its sizes, and how many heads are computed together."""
 
-    Attributes:
-        scale: factor of the scores.
-        lengths: queries and keys, without padding.
-        block: queries and keys in a block of the block mask.
-        tile: queries and keys that a kernel takes at a time; divides `block`.
-        score_mod, mask_mod: None where there is none.
-        steps: the most blocks of keys that a block of queries looks at, and the other way round.
-        interpret: whether kernels are interpreted, on any device, instead of compiled.
-    """
-
+    batch: int
+    queries: int
+    keys: int
+    kv_heads: int
+    repeats: int
+    group_kv_heads: int
+    group_repeats: int
     scale: float
-    lengths: tuple[int, int]
-    block: tuple[int, int]
-    tile: tuple[int, int]
-    score_mod: HoistedMod | None
-    mask_mod: HoistedMod | None
-    steps: tuple[int, int]
-    interpret: bool
 
-    def learned(self) -> list[int]:
-        """The numbers of the tables that get a gradient: those of `score_mod` that hold floats."""
-        lookups = () if self.score_mod is None else self.score_mod.lookups
-        return [i for i, x in enumerate(lookups) if jnp.issubdtype(x.var.aval.dtype, jnp.floating)]
+    @property
+    def repeat_groups(self) -> int:
+        """In how many groups the query heads of one key/value head are computed."""
+        return self.repeats // self.group_repeats
 
-    def learned_by(self, *axes: str) -> list[int]:
-        """Those of `learned()` whose tables are whole along just these of the axes q_idx and kv_idx.
-
-        What depends on neither counts as one of keys: its gradient is summed over them afterwards.
-        """
-        positions = ({"q_idx", "kv_idx"} & set(self.score_mod.lookups[i].depends) for i in self.learned())
-        return [
-            i for i, own in zip(self.learned(), positions, strict=True) if (own or {"kv_idx"}) == set(axes)
-        ]
+    @property
+    def groups(self) -> int:
+        """In how many groups the heads of one batch entry are computed."""
+        return self.kv_heads // self.group_kv_heads * self.repeat_groups
 
 
-class Tile(NamedTuple):
-    """Scores of a tile, before and after `score_mod`, and what it looked up.
-
-    Attributes:
-        place: of each of `AXES` the position, as a tile.
-        score: scaled scores.
-        post: what `score_mod` makes of them; -inf where nothing is allowed.
-        allowed: a boolean tile, or None for everything.
-        looked_up: tiles of the lookups of `score_mod`.
-        indices: tiles of their indices, or None where there is but one entry.
-    """
-
-    place: dict[str, Array]
-    score: Array
-    post: Array
-    allowed: Array | None
-    looked_up: Sequence[Array]
-    indices: Sequence[Array | None]
+def make_layout(query: Array, key: Array, scale: float, most_heads: int = 2) -> Layout:
+    """The layout that computes up to `most_heads` query heads together."""
+    (batch, queries, heads, _), (_, keys, kv_heads, _) = query.shape, key.shape
+    repeats = heads // kv_heads
+    group_repeats = _largest_divisor(repeats, most_heads)
+    group_kv_heads = _largest_divisor(kv_heads, most_heads // repeats) if group_repeats == repeats else 1
+    return Layout(batch, queries, keys, kv_heads, repeats, group_kv_heads, group_repeats, scale)
 
 
-def dot(a: Array, b: Array, axes: tuple[int, int]) -> Array:
-    """The product of two matrices over one axis of each, summed in float32 or wider."""
-    wide = jnp.promote_types(a.dtype, jnp.float32)
-    return lax.dot_general(a, b, (((axes[0],), (axes[1],)), ((), ())), preferred_element_type=wide)
+def _largest_divisor(n: int, most: int) -> int:
+    return max((d for d in range(1, max(most, 1) + 1) if n % d == 0), default=1)
 
 
-def score_tile(plan: Plan, corner: tuple[Any, ...], q: Array, k: Array, read: Read, masked: bool) -> Tile:
-    """The scores of the tile whose first corner is `(b, h, q_idx, kv_idx)`.
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """One group of heads of one batch entry: `number` of `layout.batch * layout.groups`."""
 
-    Args:
-        read: how a table is read.
-        masked: whether `mask_mod` is asked; padding is left out in any case.
-    """
-    b, h, q_start, kv_start = corner
-    shape = plan.tile
-    rows = q_start + lax.broadcasted_iota(jnp.int32, shape, 0)
-    columns = kv_start + lax.broadcasted_iota(jnp.int32, shape, 1)
-    place = dict(
-        zip(
-            AXES,
-            (jnp.full(shape, b, jnp.int32), jnp.full(shape, h, jnp.int32), rows, columns),
-            strict=True,
+    layout: Layout
+    number: Int[Array, ""]
+
+    @property
+    def b(self) -> Int[Array, ""]:
+        """The batch entry."""
+        return self.number // self.layout.groups
+
+    @property
+    def index(self) -> Int[Array, ""]:
+        """The number of the group within its batch entry."""
+        return self.number % self.layout.groups
+
+    @property
+    def first_kv(self) -> Int[Array, ""]:
+        """The first key/value head."""
+        return self.index // self.layout.repeat_groups * self.layout.group_kv_heads
+
+    @property
+    def first_repeat(self) -> Int[Array, ""]:
+        """The first of the query heads that share a key/value head."""
+        return self.index % self.layout.repeat_groups * self.layout.group_repeats
+
+    @property
+    def h(self) -> Int[Array, "k r"]:
+        """The query heads."""
+        kv = self.first_kv + jnp.arange(self.layout.group_kv_heads, dtype=jnp.int32)[:, None]
+        return (
+            kv * self.layout.repeats
+            + self.first_repeat
+            + jnp.arange(self.layout.group_repeats, dtype=jnp.int32)
         )
+
+    def query_tiles(
+        self, x: Float[Array, "B T N *d"], size: int, fill: float = 0
+    ) -> Float[Array, "rows k m *d"]:
+        """This group's part of an array of queries, in tiles."""
+        layout = self.layout
+        x = x.reshape(*x.shape[:2], layout.kv_heads, layout.repeats, *x.shape[3:])
+        part = (1, layout.queries, layout.group_kv_heads, layout.group_repeats, *x.shape[4:])
+        start = _at(self.b, 0, self.first_kv, self.first_repeat, *[0] * (x.ndim - 4))
+        x = _tiles(lax.dynamic_slice(x, start, part)[0], size, fill)  # (rows, q, k, r, *d)
+        x = jnp.moveaxis(x, 1, 3)
+        return x.reshape(*x.shape[:2], -1, *x.shape[4:])
+
+    def key_tiles(self, x: Float[Array, "B S K d"], size: int) -> Float[Array, "columns k s d"]:
+        """This group's part of an array of keys, in tiles."""
+        part = (1, x.shape[1], self.layout.group_kv_heads, x.shape[3])
+        return _tiles(lax.dynamic_slice(x, _at(self.b, 0, self.first_kv, 0), part)[0], size, 0).swapaxes(1, 2)
+
+    def put_queries(self, x: Float[Array, "B T N *d"], tiles: Float[Array, "rows k m *d"]) -> Array:
+        """`x` with this group's part taken from tiles."""
+        layout, rest = self.layout, tiles.shape[3:]
+        rows, k, m = tiles.shape[:3]
+        tiles = tiles.reshape(rows, k, layout.group_repeats, m // layout.group_repeats, *rest)
+        part = jnp.moveaxis(tiles, 3, 1).reshape(-1, k, layout.group_repeats, *rest)[None, : layout.queries]
+        grouped = x.reshape(*x.shape[:2], layout.kv_heads, layout.repeats, *rest)
+        start = _at(self.b, 0, self.first_kv, self.first_repeat, *[0] * len(rest))
+        return lax.dynamic_update_slice(grouped, part.astype(x.dtype), start).reshape(x.shape)
+
+    def put_keys(self, x: Float[Array, "B S K d"], tiles: Float[Array, "columns k s d"]) -> Array:
+        """`x` with this group's part taken from tiles, or added to where groups share a key/value head."""
+        columns, k, s, d = tiles.shape
+        part = tiles.swapaxes(1, 2).reshape(1, columns * s, k, d)[:, : x.shape[1]].astype(x.dtype)
+        start = _at(self.b, 0, self.first_kv, 0)
+        if self.layout.repeat_groups > 1:
+            part += lax.dynamic_slice(x, start, part.shape)
+        return lax.dynamic_update_slice(x, part, start)
+
+
+def _at(*indices: Array | int) -> list[Array]:
+    return [jnp.asarray(index, jnp.int32) for index in indices]
+
+
+def _tiles(x: Float[Array, "n *d"], size: int, fill: float) -> Float[Array, "tiles size *d"]:
+    if short := -x.shape[0] % size:
+        x = jnp.pad(x, [(0, short)] + [(0, 0)] * (x.ndim - 1), constant_values=fill)
+    return x.reshape(-1, size, *x.shape[1:])
+
+
+@dataclasses.dataclass(frozen=True)
+class Tile:
+    """The scores of one group, one block of queries and one block of keys."""
+
+    group: Group
+    plan: Plan
+    row: Int[Array, ""]
+    column: Int[Array, ""]
+
+    @property
+    def _q_idx(self) -> Int[Array, "q"]:
+        return self.row * self.plan.q_size + jnp.arange(self.plan.q_size, dtype=jnp.int32)
+
+    @property
+    def _kv_idx(self) -> Int[Array, "s"]:
+        return self.column * self.plan.kv_size + jnp.arange(self.plan.kv_size, dtype=jnp.int32)
+
+    @property
+    def place(self) -> Place:
+        """Where the tile lies; what lies behind the end counts as the last position."""
+        layout = self.group.layout
+        q_idx = (
+            jnp.minimum(self._q_idx, layout.queries - 1) if layout.queries % self.plan.q_size else self._q_idx
+        )
+        kv_idx = (
+            jnp.minimum(self._kv_idx, layout.keys - 1) if layout.keys % self.plan.kv_size else self._kv_idx
+        )
+        return Place(self.group.b, self.group.h, q_idx, kv_idx)
+
+    def part_of(self, x: Array) -> Float[Array, "k r q s"]:
+        """This tile's part of an array that broadcasts against `(B, N, T, S)`; axes of one stay."""
+        heads = self.group.h.shape
+        part = lax.dynamic_slice(x, self._start(x), self._part_shape(x))[0]
+        return part.reshape(*(heads if part.shape[0] > 1 else (1, 1)), *part.shape[1:])
+
+    def add_to(self, x: Array, tile: Float[Array, "k r q s"]) -> Array:
+        """`x`, which broadcasts against `(B, N, T, S)`, with a tile added to its part."""
+        tile = tile.reshape(1, -1, *tile.shape[2:])
+        shape = self._part_shape(x)
+        tile = tile.sum([axis for axis in range(4) if shape[axis] == 1], keepdims=True).astype(x.dtype)
+        start = self._start(x)
+        return lax.dynamic_update_slice(x, lax.dynamic_slice(x, start, shape) + tile, start)
+
+    def allowed(self, terms: Terms, partial: bool) -> Bool[Array, "#k #r #q #s"] | None:
+        """What of the tile may be attended to; None is everything."""
+        masks = []
+        for mod in (terms.every_mask_mod, terms.mask_mod if partial else None):
+            if mod is not None:
+                masks.append(over_tile(mod, self.place))
+        if terms.mask is not None:
+            masks.append(self.part_of(terms.mask))
+        if partial and self.group.layout.keys % self.plan.kv_size:
+            masks.append((self._kv_idx < self.group.layout.keys)[None, None, None])
+        result = None
+        for mask in masks:
+            result = mask if result is None else result & mask
+        return result
+
+    def _start(self, x: Array) -> list[Array]:
+        layout = self.group.layout
+        head = self.group.first_kv * layout.repeats + self.group.first_repeat
+        whole = (self.group.b, head, self.row * self.plan.q_size, self.column * self.plan.kv_size)
+        return _at(*(at if size > 1 else 0 for at, size in zip(whole, x.shape, strict=True)))
+
+    def _part_shape(self, x: Array) -> tuple[int, ...]:
+        whole = (1, self.group.h.size, self.plan.q_size, self.plan.kv_size)
+        return tuple(part if size > 1 else 1 for part, size in zip(whole, x.shape, strict=True))
+
+
+def padded_terms(terms: Terms, plan: Plan, layout: Layout) -> Terms:
+    """The terms with bias and mask filled up to whole tiles."""
+    return dataclasses.replace(
+        terms, bias=_filled_up(terms.bias, plan, layout), mask=_filled_up(terms.mask, plan, layout)
     )
-    score = dot(q, k, (1, 1)) * plan.scale
-    post, looked_up, indices = score, [], []
-    if plan.score_mod is not None:
-        looked_up, indices = plan.score_mod.look_up(place, read)
-        post = plan.score_mod(place, looked_up, score).astype(score.dtype)
-    conditions = []
-    if masked and plan.mask_mod is not None:
-        first = 0 if plan.score_mod is None else len(plan.score_mod.lookups)
-        tiles, _ = plan.mask_mod.look_up(place, lambda i, index: read(first + i, index))
-        conditions.append(plan.mask_mod(place, tiles))
-    # Queries behind the end must not reach dk, keys behind it must not reach anything.
-    if plan.lengths[0] % plan.block[0]:
-        conditions.append(rows < plan.lengths[0])
-    if plan.lengths[1] % plan.block[1]:
-        conditions.append(columns < plan.lengths[1])
-    allowed = None
-    for condition in conditions:
-        allowed = condition if allowed is None else allowed & condition
-    return Tile(place, score, _only(allowed, post, -jnp.inf), allowed, looked_up, indices)
 
 
-def attend(tile: Tile, v: Array, state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-    """One step of online softmax.
-
-    Args:
-        state: of the tiles before, the maximum `(q_tile, 1)`, the sum `(q_tile, 1)`, the output `(q_tile, Hv)`.
-    """
-    peak, total, output = state
-    new_peak = jnp.maximum(peak, jnp.max(tile.post, axis=1, keepdims=True))
-    base = _finite(new_peak)
-    weights, shrink = jnp.exp(tile.post - base), jnp.exp(peak - base)
-    total = shrink * total + jnp.sum(weights, axis=1, keepdims=True)
-    return new_peak, total, shrink * output + dot(weights.astype(v.dtype), v, (1, 0))
-
-
-def finish(state: tuple[Array, Array, Array]) -> tuple[Array, Array]:
-    """The output and the log-sum-exp, from the state after the last tile."""
-    peak, total, output = state
-    nothing = total == 0
-    whole = jnp.where(nothing, 1.0, total)
-    return output / whole, jnp.where(nothing, -jnp.inf, _finite(peak) + jnp.log(whole))
-
-
-def gradients(
-    plan: Plan, tile: Tile, v: Array, do: Array, lse: Array, delta: Array
-) -> tuple[Array, Array, list[Array]]:
-    """The weights, the gradient of `q kᵀ`, and that of each of `plan.learned()`: tiles all.
-
-    Args:
-        lse: `(q_tile, 1)`.
-        delta: `(q_tile, 1)`, the row sums of `o do`, less the gradient of the log-sum-exp.
-    """
-    weights = _only(tile.allowed, jnp.exp(tile.post - _finite(lse)), 0.0)
-    d_post = weights * (dot(do, v, (1, 1)) - delta)
-    d_score, d_learned = d_post, []
-    if plan.score_mod is not None:
-        learned = plan.learned()
-
-        def post(score: Array, *tiles: Array) -> Array:
-            looked_up = list(tile.looked_up)
-            for number, x in zip(learned, tiles, strict=True):
-                looked_up[number] = x
-            return plan.score_mod(tile.place, looked_up, score).astype(score.dtype)
-
-        _, pull_back = jax.vjp(post, tile.score, *(tile.looked_up[i] for i in learned))
-        d_score, *d_learned = pull_back(d_post)
-    # A mod may have an infinite slope where nothing is allowed, and 0 times that is NaN.
-    d_learned = [_only(tile.allowed, x, 0.0) for x in d_learned]
-    return weights, _only(tile.allowed, d_score, 0.0) * plan.scale, d_learned
-
-
-def pick(entry: Callable[[Any], Array], index: Array | None, entries: int, shape: tuple[int, int]) -> Array:
-    """The tile whose elements are `entry(index)`, where `entry` makes a row, a column or a scalar."""
-    if index is None:
-        return jnp.broadcast_to(entry(0), shape)
-    start = jnp.broadcast_to(entry(0), shape)
-    return lax.fori_loop(
-        1, entries, lambda r, tile: jnp.where(index == r, jnp.broadcast_to(entry(r), shape), tile), start
-    )
-
-
-def sum_entries(tile: Array, index: Array | None, entries: int, axis: int) -> Array:
-    """The transpose of `pick`: sums over an axis of the tile for each entry, `(entries, the other axis)`."""
-    if axis == 1:
-        tile = tile.T
-        index = None if index is None else index.T
-    if index is None:
-        return jnp.sum(tile, axis=0, keepdims=True)
-    shape = (entries, tile.shape[1])
-    numbers = lax.broadcasted_iota(jnp.int32, shape, 0)
-
-    def add(r: Array, sums: Array) -> Array:
-        own = jnp.sum(jnp.where(index == r, tile, 0.0), axis=0, keepdims=True)
-        return jnp.where(numbers == r, jnp.broadcast_to(own, shape), sums)
-
-    return lax.fori_loop(0, entries, add, jnp.zeros(shape, tile.dtype))
-
-
-def _only(allowed: Array | None, x: Array, otherwise: float) -> Array:
-    return x if allowed is None else jnp.where(allowed, x, otherwise)
-
-
-def _finite(peak: Array) -> Array:
-    """0 for -inf, so that exp(-inf - it) is 0 and not NaN."""
-    return jnp.where(peak == -jnp.inf, 0.0, peak)
+def _filled_up(x: Array | None, plan: Plan, layout: Layout) -> Array | None:
+    if x is None:
+        return None
+    short = (-layout.queries % plan.q_size, -layout.keys % plan.kv_size)
+    widths = [n if size > 1 else 0 for n, size in zip(short, x.shape[2:], strict=True)]
+    return jnp.pad(x, [(0, 0), (0, 0), *((0, n) for n in widths)]) if any(widths) else x

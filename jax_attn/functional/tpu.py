@@ -20,7 +20,6 @@ from jaxtyping import Array, Float
 
 from jax_attn.functional.block_mask import BlockMask
 from jax_attn.functional.fused import Blocks, Fused, Visits, fused_attention
-from jax_attn.functional.score_mods import ScoreMod
 from jax_attn.functional.kernel_tile import (
     Plan,
     attend,
@@ -31,6 +30,7 @@ from jax_attn.functional.kernel_tile import (
     score_tile,
     sum_entries,
 )
+from jax_attn.functional.score_mods import ScoreMod
 
 LANES = 128
 

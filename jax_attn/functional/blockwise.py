@@ -1,0 +1,101 @@
+"""Attention in tiles, with the softmax carried along: memory linear in the length, and fast on CPU.
+
+The forward pass keeps a running maximum and sum for each query (online softmax) and saves the output and
+the log-sum-exp alone. The backward pass computes each tile of scores again. Heads are taken in small groups,
+so that a group's tiles stay in the processor's cache.
+
+Source: Rabe and Staats (arXiv 2112.05682); FlashAttention-2 (2307.08691), algorithms 1 and 2.
+"""
+
+from functools import partial
+from typing import Any
+
+import jax
+from jaxtyping import Array, Float
+
+from jax_attn.functional.blockwise_backward import backward
+from jax_attn.functional.blockwise_forward import forward
+from jax_attn.functional.dense import dense_attention
+from jax_attn.functional.plan import Plan
+from jax_attn.functional.terms import Terms, join, split
+from jax_attn.functional.tiles import Layout
+
+Outputs = tuple[Array, Array, Array]  # output, log-sum-exp, largest score
+
+
+@partial(jax.jit, static_argnames="layout")
+def blockwise_attention(
+    query: Float[Array, "B T N H"],
+    key: Float[Array, "B S K H"],
+    value: Float[Array, "B S K Hv"],
+    terms: Terms,
+    plan: Plan,
+    layout: Layout,
+) -> Outputs:
+    """Output `(B, T, N, Hv)`, log-sum-exp `(B, T, N)` and largest score `(B, T, N)` (which has no gradient)."""
+    moving, still = split(terms)
+    return _attention(layout, query, key, value, moving, still, plan)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _attention(
+    layout: Layout, query: Array, key: Array, value: Array, moving: Any, still: Terms, plan: Plan
+) -> Outputs:
+    return forward(layout, plan, query, key, value, join(moving, still))
+
+
+def _attention_fwd(
+    layout: Layout, query: Array, key: Array, value: Array, moving: Any, still: Terms, plan: Plan
+) -> Any:
+    # Through `_attention`, not `forward`: what is saved has to be differentiable for the second derivative.
+    output, lse, max_scores = _attention(layout, query, key, value, moving, still, plan)
+    return (output, lse, max_scores), (query, key, value, moving, still, plan, output, lse)
+
+
+def _attention_bwd(layout: Layout, saved: Any, cotangents: Outputs) -> Any:
+    query, key, value, moving, still, plan, output, lse = saved
+    d_output, d_lse, _ = cotangents
+    gradients = _gradient(layout, query, key, value, moving, d_output, d_lse, still, plan, output, lse)
+    return (*gradients, None, None)
+
+
+_attention.defvjp(_attention_fwd, _attention_bwd)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _gradient(
+    layout: Layout,
+    query: Array,
+    key: Array,
+    value: Array,
+    moving: Any,
+    d_output: Array,
+    d_lse: Array,
+    still: Terms,
+    plan: Plan,
+    output: Array,
+    lse: Array,
+) -> tuple[Any, ...]:
+    """The gradient of query, key, value and moving terms."""
+    return backward(layout, plan, query, key, value, join(moving, still), output, lse, d_output, d_lse)
+
+
+def _gradient_fwd(layout: Layout, *args: Any) -> tuple[Any, Any]:
+    return _gradient(layout, *args), args[:7]
+
+
+def _gradient_bwd(layout: Layout, saved: Any, cotangents: Any) -> tuple[Any, ...]:
+    """The second derivative, over the whole matrix of scores: right, but not lean."""
+    *moved, still = saved
+
+    def attention(query: Array, key: Array, value: Array, moving: Any) -> tuple[Array, Array]:
+        result = dense_attention(query, key, value, join(moving, still), scale=layout.scale)
+        return result.output, result.lse
+
+    def gradient(query: Array, key: Array, value: Array, moving: Any, *cotangents: Array) -> Any:
+        return jax.vjp(attention, query, key, value, moving)[1](cotangents)
+
+    return (*jax.vjp(gradient, *moved)[1](cotangents), None, None, None, None)
+
+
+_gradient.defvjp(_gradient_fwd, _gradient_bwd)

@@ -1,0 +1,162 @@
+"""Which tiles of the score matrix to compute, of which size, in which order.
+
+A *grid* has an entry for each block of queries and keys: 0 empty, 1 partial, 2 full. It comes from a block
+mask or from a band of positions, and is known while tracing (NumPy) or only when running (traced). The plan
+is the grid in blocks of the size to compute in, as lists of key blocks for each block of queries.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Int
+
+from jax_attn.functional.block_mask import BlockMask
+
+EMPTY, PARTIAL, FULL = 0, 1, 2
+LARGEST = 512  # keys or queries in a block
+STEP_COST = 20_000  # what each step costs beside its products, as an area of scores
+Grid = np.ndarray | Array  # (B or 1, H or 1, rows, columns)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """For each block of queries, the full blocks of keys and then the partial ones.
+
+    Attributes:
+        full_num, partial_num: `(B or 1, groups or 1, rows)`, how many.
+        full_idx, partial_idx: `(B or 1, groups or 1, rows, columns)`, which.
+        q_size, kv_size: the size of a block.
+        most_full, most_partial: the most that any row has; what is 0 need not be compiled.
+    """
+
+    full_num: Int[Array, "B G rows"]
+    full_idx: Int[Array, "B G rows columns"]
+    partial_num: Int[Array, "B G rows"]
+    partial_idx: Int[Array, "B G rows columns"]
+    q_size: int = dataclasses.field(metadata={"static": True})
+    kv_size: int = dataclasses.field(metadata={"static": True})
+    most_full: int = dataclasses.field(metadata={"static": True})
+    most_partial: int = dataclasses.field(metadata={"static": True})
+
+
+def grid_of_block_mask(block_mask: BlockMask) -> Grid:
+    """The grid of a block mask, in the blocks of the mask; NumPy where its arrays are not traced."""
+    lists = (
+        block_mask.kv_num_blocks,
+        block_mask.kv_indices,
+        block_mask.full_kv_num_blocks,
+        block_mask.full_kv_indices,
+    )
+    if any(isinstance(x, jax.core.Tracer) for x in lists):
+        return _grid(*lists)
+    with jax.ensure_compile_time_eval():
+        return np.asarray(_grid(*lists))
+
+
+def _grid(num: Array, idx: Array, full_num: Array | None, full_idx: Array | None) -> Array:
+    columns = idx.shape[-1]
+
+    def listed(num: Array, idx: Array) -> Array:
+        counted = jnp.arange(columns) < num[..., None]
+        return (jax.nn.one_hot(idx, columns, dtype=jnp.int8) * counted[..., None]).max(-2)
+
+    grid = listed(num, idx) * PARTIAL
+    return grid if full_num is None else jnp.maximum(grid, listed(full_num, full_idx) * FULL)
+
+
+def grid_of_band(
+    queries: int, keys: int, size: tuple[int, int], before: int | None, after: int | None
+) -> Grid:
+    """The grid of `q_idx - before <= kv_idx <= q_idx + after`; None is no limit."""
+    first_q = np.arange(0, queries, size[0])[:, None]
+    first_k = np.arange(0, keys, size[1])[None, :]
+    last_q = np.minimum(first_q + size[0], queries) - 1
+    last_k = np.minimum(first_k + size[1], keys) - 1
+    any_allowed, all_allowed = np.ones((2, first_q.size, first_k.size), bool)
+    if before is not None:
+        any_allowed = any_allowed & (last_k >= first_q - before)
+        all_allowed = all_allowed & (first_k >= last_q - before)
+    if after is not None:
+        any_allowed = any_allowed & (first_k <= last_q + after)
+        all_allowed = all_allowed & (last_k <= first_q + after)
+    grid = np.where(all_allowed, FULL, np.where(any_allowed, PARTIAL, EMPTY))
+    return grid.astype(np.int8)[None, None]
+
+
+def best_plan(grid: Grid, block: tuple[int, int], lengths: tuple[int, int], groups: int) -> Plan:
+    """The plan in the size of blocks that should take the least time.
+
+    Large blocks make quick matrix products, small ones follow the pattern of the mask more closely. The
+    time of a block is taken as its area, and a constant for what comes with each step.
+    """
+    q_sizes, kv_sizes = (_sizes(b, n) for b, n in zip(block, lengths, strict=True))
+    if not isinstance(grid, np.ndarray):
+        return make_plan(grid, block, (q_sizes[-1], kv_sizes[-1]), lengths, groups)
+
+    def time(plan: Plan) -> float:
+        steps = plan.full_num.sum() + plan.partial_num.sum()
+        rows = plan.full_num.size
+        return steps * (plan.q_size * plan.kv_size + STEP_COST) + rows * STEP_COST
+
+    plans = [make_plan(grid, block, (q, kv), lengths, groups) for q in q_sizes for kv in kv_sizes]
+    return min(plans, key=time)
+
+
+def _sizes(block: int, length: int) -> list[int]:
+    """Sizes to compute in, small to large, that the blocks of a mask go into, or that go into them."""
+    if block > LARGEST and block % LARGEST == 0:
+        return [LARGEST]
+    sizes = [block * n for n in (1, 2, 3, 4, 6, 8) if block * n <= LARGEST]
+    enough = [n for n in sizes if n >= length]
+    return [n for n in sizes if n <= (enough[0] if enough else LARGEST)] or [block]
+
+
+def make_plan(
+    grid: Grid, block: tuple[int, int], size: tuple[int, int], lengths: tuple[int, int], groups: int
+) -> Plan:
+    """The plan that computes `grid`, given in blocks of `block`, in blocks of `size`.
+
+    Args:
+        grid: `(B or 1, H or 1, rows, columns)`.
+        block: the size of the grid's blocks of queries and keys.
+        size: the size to compute in: a multiple or a divisor of `block`, on each axis.
+        lengths: the number of queries and of keys.
+        groups: in how many groups the heads are computed; a block is full when it is so for the whole group.
+    """
+    xp = np if isinstance(grid, np.ndarray) else jnp
+    rows, columns = (-(-n // s) for n, s in zip(lengths, size, strict=True))
+    if grid.shape[1] > 1:
+        grid = _pool(xp, grid, 1, grid.shape[1] // groups)
+    for axis, old, new, count in zip((2, 3), block, size, (rows, columns), strict=True):
+        grid = _pool(xp, grid, axis, new // old) if new >= old else xp.repeat(grid, old // new, axis=axis)
+        grid = grid[:, :, :count] if axis == 2 else grid[..., :count]
+    ragged = (xp.arange(columns) + 1) * size[1] > lengths[1]  # what lies behind the last key must be masked
+    grid = xp.where(ragged & (grid == FULL), PARTIAL, grid)
+    lists = []
+    for kind in (FULL, PARTIAL):
+        chosen = grid == kind
+        lists += [chosen.sum(-1).astype(np.int32), xp.argsort(~chosen, axis=-1, stable=True).astype(np.int32)]
+    known = isinstance(grid, np.ndarray)
+    return Plan(
+        *lists,
+        q_size=size[0],
+        kv_size=size[1],
+        most_full=int(lists[0].max()) if known else columns,
+        most_partial=int(lists[2].max()) if known else columns,
+    )
+
+
+def _pool(xp: type(np), grid: Grid, axis: int, factor: int) -> Grid:
+    """Blocks joined by `factor`: full where all are, empty where all are, partial otherwise."""
+    if factor == 1:
+        return grid
+    short = -grid.shape[axis] % factor
+    joined = (*grid.shape[:axis], -1, factor, *grid.shape[axis + 1 :])
+    widths = [(0, short if other == axis else 0) for other in range(grid.ndim)]
+    # What is added behind the end follows its neighbours: it must not make the last block partial.
+    low = xp.pad(grid, widths, constant_values=FULL).reshape(joined).min(axis + 1)
+    high = xp.pad(grid, widths, constant_values=EMPTY).reshape(joined).max(axis + 1)
+    return xp.where(low == FULL, FULL, xp.where(high == EMPTY, EMPTY, PARTIAL)).astype(np.int8)

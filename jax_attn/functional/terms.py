@@ -1,0 +1,127 @@
+"""What happens to the scores between the two matrix products, in a form that every implementation can call.
+
+A mod is a Python function that captures arrays. Here it becomes a jaxpr and the arrays it captured, so
+that they can be traced, differentiated and changed without compiling again.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend.core import Jaxpr, Literal
+from jaxtyping import Array, Bool, Float, Int
+
+
+class Program:
+    """A jaxpr that equals another with the same text, so that `jax.jit` finds what it has compiled."""
+
+    def __init__(self, jaxpr: Jaxpr):
+        self.jaxpr = jaxpr
+        arrays = (x for eqn in jaxpr.eqns for x in eqn.invars if isinstance(x, Literal) and np.ndim(x.val))
+        self._text = id(jaxpr) if any(True for _ in arrays) else str(jaxpr)  # a long array prints abridged
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Program) and self._text == other._text
+
+    def __hash__(self) -> int:
+        return hash(self._text)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Mod:
+    """A mod of scalars, and the arrays it captured as leaves of a pytree."""
+
+    captured: list[Array]
+    program: Program = dataclasses.field(metadata={"static": True})
+
+    def __call__(self, *scalars: Any) -> Array:
+        """The mod itself."""
+        jaxpr = self.program.jaxpr
+        scalars = [jnp.asarray(x, given.aval.dtype) for x, given in zip(scalars, jaxpr.invars, strict=True)]
+        return jax.core.eval_jaxpr(jaxpr, self.captured, *scalars)[0]
+
+
+def hoist(mod: Callable[..., Array] | None, *leading: Any) -> Mod | None:
+    """A `Mod` of `mod(*leading, b, h, q_idx, kv_idx)`; `leading` are the dtypes of what comes first."""
+    if mod is None:
+        return None
+    given = [jax.ShapeDtypeStruct((), dtype) for dtype in (*leading, *[jnp.int32] * 4)]
+    closed = jax.make_jaxpr(mod)(*given)
+    return Mod([jnp.asarray(x) for x in closed.consts], Program(closed.jaxpr))
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Terms:
+    """Scores become `score_mod(scores) + bias`, where `mask` and `mask_mod` allow.
+
+    Attributes:
+        bias: four axes that broadcast against `(B, N, T, S)`.
+        mask: the same, boolean.
+        score_mod: `(score, b, h, q_idx, kv_idx) -> score`.
+        mask_mod: `(b, h, q_idx, kv_idx) -> bool`; full blocks of a block mask do not ask it.
+        every_mask_mod: a mask mod that full blocks ask too.
+    """
+
+    bias: Float[Array, "..."] | None = None
+    mask: Bool[Array, "..."] | None = None
+    score_mod: Mod | None = None
+    mask_mod: Mod | None = None
+    every_mask_mod: Mod | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """Where a tile of scores lies: its batch entry, heads and positions."""
+
+    b: Int[Array, ""]
+    h: Int[Array, "*heads"]
+    q_idx: Int[Array, "q"]
+    kv_idx: Int[Array, "s"]
+
+
+def over_tile(mod: Mod, place: Place, *scores: Float[Array, "*heads q s"]) -> Array:
+    """A mod of scalars at every pair of a tile, `(*heads, q, s)`."""
+    given = (0,) * len(scores)
+    f = jax.vmap(mod.__call__, in_axes=(*given, None, None, None, 0))
+    f = jax.vmap(f, in_axes=(*given, None, None, 0, None))
+    for _ in range(place.h.ndim):
+        f = jax.vmap(f, in_axes=(*given, None, 0, None, None))
+    return f(*scores, place.b, place.h, place.q_idx, place.kv_idx)
+
+
+def modified(
+    scores: Float[Array, "*heads q s"], place: Place, score_mod: Mod | None, bias: Float[Array, "..."] | None
+) -> Float[Array, "*heads q s"]:
+    """`score_mod(scores) + bias`, for a tile."""
+    dtype = scores.dtype
+    if score_mod is not None:
+        scores = over_tile(score_mod, place, scores).astype(dtype)
+    return scores if bias is None else scores + bias.astype(dtype)
+
+
+def split(terms: Terms) -> tuple[tuple[Array | None, list[Array | None]], Terms]:
+    """What of the terms has a gradient (bias, floating arrays that the score mod captured), and the rest."""
+    if terms.score_mod is None:
+        return (terms.bias, []), dataclasses.replace(terms, bias=None)
+    captured = terms.score_mod.captured
+    floating = [jnp.issubdtype(x.dtype, jnp.floating) for x in captured]
+    moving = [x if yes else None for x, yes in zip(captured, floating, strict=True)]
+    still = [None if yes else x for x, yes in zip(captured, floating, strict=True)]
+    rest = dataclasses.replace(terms.score_mod, captured=still)
+    return (terms.bias, moving), dataclasses.replace(terms, bias=None, score_mod=rest)
+
+
+def join(moving: tuple[Array | None, list[Array | None]], still: Terms) -> Terms:
+    """The inverse of `split`."""
+    bias, captured = moving
+    if still.score_mod is None:
+        return dataclasses.replace(still, bias=bias)
+    whole = [x if x is not None else y for x, y in zip(captured, still.score_mod.captured, strict=True)]
+    return dataclasses.replace(
+        still, bias=bias, score_mod=dataclasses.replace(still.score_mod, captured=whole)
+    )
