@@ -1,0 +1,1 @@
+"""Speed, measured side by side: every contender in one interleaved run."""

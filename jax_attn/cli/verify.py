@@ -1,0 +1,133 @@
+"""`jax-attn verify`: prove the catalogue, then a pretrained encoder on real sentences."""
+
+import difflib
+import json as json_text
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+from rich.console import Console
+
+from jax_attn.catalogue import CATALOGUE, Twin
+from jax_attn.cli.columns import Columns, verdict
+from jax_attn.cli.progress import progress_over
+from jax_attn.parity.compare import compare_cases
+from jax_attn.parity.lanes import LANES
+from jax_attn.parity.pretrained import SENTENCES, Proof, prove_checkpoint
+from jax_attn.parity.report import Report
+
+PRETRAINED = "pretrained"
+
+Lane = Literal["float64", "float32", "bfloat16", "dropout"]
+
+
+def verify(
+    names: tyro.conf.Positional[tuple[str, ...]] = (),
+    /,
+    lanes: tuple[Lane, ...] = LANES,
+    checkpoint: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None,
+    text: Annotated[tuple[tuple[str, ...], ...], tyro.conf.arg(metavar="SENTENCE"), tyro.conf.UseAppendAction] = (),
+    json: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None,
+) -> int:
+    """Prove that each Flax module computes what its torch twin computes.
+
+    Every variant gets its twin's weights and is compared on inputs that stress it: outputs, and the
+    gradients of every parameter and input. Then a pretrained encoder reads real sentences on both sides.
+
+    In the float64 and dropout columns stands the largest error, max|a-b| / max(1, max|b|); in float32 and
+    bfloat16 the noise ratio, our distance from the truth over torch's. `jax-attn list` names the variants.
+    The exit status is 0 only if everything passed.
+
+    Args:
+        names: the variants to prove, and "pretrained" for the encoder; none means all of it.
+        lanes: the lanes to run.
+        checkpoint: folder with config.json, weights and tokenizer.json, in place of the sample encoder.
+        text: a sentence to read in place of the sample ones; give it as often as there are sentences.
+        json: write everything that was measured to this file.
+    """
+    sentences = tuple(sentence for group in text for sentence in group) or SENTENCES
+    twins = chosen_twins(names)
+    wants_pretrained = not names or PRETRAINED in names or checkpoint is not None or bool(text)
+    if json is not None:
+        json.touch()  # a path that cannot be written to is told now, not after the work
+
+    console = Console(highlight=False, soft_wrap=True)
+    reports = prove_catalogue(console, twins, lanes) if twins else []
+    proof = None
+    if wants_pretrained:
+        proof = prove_checkpoint(checkpoint, sentences, lanes, announce=console.print)
+        show_proof(console, proof)
+    if json is not None:
+        save(json, reports, proof)
+    return 0 if all(item.passed for item in [*reports, proof] if item is not None) else 1
+
+
+def chosen_twins(names: Sequence[str]) -> list[Twin]:
+    """The rows with these names; all of them where none is given.
+
+    Raises:
+        ValueError: a name that the catalogue does not have; it lists the nearest ones.
+    """
+    known = [*CATALOGUE, PRETRAINED]
+    for name in names:
+        if name not in known:
+            nearest = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
+            hint = f"; the nearest are {', '.join(nearest)}" if nearest else ""
+            raise ValueError(f"no variant is called {name!r}{hint} (`jax-attn list` shows all)")
+    return [CATALOGUE[name] for name in dict.fromkeys(names or CATALOGUE) if name != PRETRAINED]
+
+
+def prove_catalogue(console: Console, twins: Sequence[Twin], lanes: Sequence[str]) -> list[Report]:
+    """Compare each twin, with a line for each as it is done, and what failed in full at the end."""
+    columns = Columns(max(len(twin.name) for twin in twins), lanes)
+    console.print(columns.header(), style="bold")
+    reports = []
+    with progress_over(console, len(twins)) as advance:
+        for twin in twins:
+            advance(twin.name)
+            report = prove(twin, lanes)
+            reports.append(report)
+            console.print(columns.row(twin.name, report))
+    failed = [report for report in reports if not report.passed]
+    for report in failed:
+        console.print(f"\n{report}", markup=False)
+    compared = sum(len(report.results) for report in reports)
+    seconds = sum(report.seconds for report in reports)
+    console.print(
+        f"\n{len(reports) - len(failed)} of {len(reports)} variants equal their torch twins: "
+        f"{compared:,} tensors compared in {seconds:.0f} s"
+    )
+    return reports
+
+
+def prove(twin: Twin, lanes: Sequence[str]) -> Report:
+    """The report of one row of the catalogue."""
+    return compare_cases(
+        twin.flax(), twin.torch(), twin.cases(), lanes=lanes, whole_model=twin.whole_model, title=twin.name
+    )
+
+
+def show_proof(console: Console, proof: Proof) -> None:
+    """The encoder's row, and the similarities that either side finds between the sentences."""
+    columns = Columns(len(proof.report.title), proof.report.lanes)
+    console.print(columns.header(), style="bold")
+    console.print(columns.row(proof.report.title, proof.report))
+    if not proof.report.passed:
+        console.print(f"\n{proof.report}", markup=False)
+    console.print("\nsimilarity of the sentences: Flax, torch, difference", style="bold")
+    for pair in proof.similarities:
+        console.print(
+            f"{pair.flax:8.4f} {pair.torch:8.4f} {abs(pair.flax - pair.torch):9.1e}  {pair.first} | {pair.second}",
+            markup=False,
+        )
+
+
+def save(path: Path, reports: Sequence[Report], proof: Proof | None) -> None:
+    """Everything that was measured, as JSON."""
+    data: dict[str, Any] = {
+        "passed": all(item.passed for item in [*reports, proof] if item is not None),
+        "variants": [report.to_json() for report in reports],
+        "pretrained": None if proof is None else proof.to_json(),
+    }
+    path.write_text(json_text.dumps(data, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
