@@ -58,7 +58,7 @@ class FlaxSide:
         position = {id(slot.variable): index[slot.path] for slot in self.slots if slot.path in index}
         self.positions = [position[id(slot.variable)] for slot in self.slots]
         self.trained = sorted(set(self.positions))
-        options = _quick_options() if quick else None
+        options = quick_options() if quick else None
         self.jitted = jax.jit(self._compute, static_argnums=(4, 5, 6), compiler_options=options)
 
     def run(self, call: Call, skeleton: Skeleton, weights: list[np.ndarray], tape: Tape | None = None) -> Run:
@@ -177,7 +177,7 @@ def _dotted(path: tuple[Any, ...]) -> str:
 
 
 @cache
-def _quick_options() -> dict[str, Any] | None:
+def quick_options() -> dict[str, Any] | None:
     """`QUICK` where this JAX compiles for a CPU and knows them."""
     if jax.default_backend() != "cpu":
         return None

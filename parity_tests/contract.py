@@ -1,0 +1,114 @@
+"""What every row of the catalogue must do. A test class names its rows and gets a test of each promise.
+
+class TestCausal(TwinContract):
+    rows = ("causal", "causal-bias")
+"""
+
+from typing import Any, ClassVar
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from jax_attn.catalogue import CATALOGUE
+from jax_attn.parity.cases import Case
+from jax_attn.parity.compare import compare_cases
+from jax_attn.parity.flax_side import quick_options
+from jax_attn.parity.lanes import is_floating
+from jax_attn.weights.state_dict import load_state_dict, state_dict
+from jax_attn.weights.tensors import as_numpy
+
+
+class TwinContract:
+    """The promises of a twin; `rows` are names of the catalogue."""
+
+    rows: ClassVar[tuple[str, ...]] = ()
+
+    def test_every_lane_passes(self, row: str):
+        twin = CATALOGUE[row]
+        report = compare_cases(
+            twin.flax(), twin.torch(), twin.cases(), whole_model=twin.whole_model, title=twin.name
+        )
+        report.assert_passed()
+        assert {"float64", "float32", "bfloat16"} <= set(report.lanes)
+
+    def test_weights_go_both_ways_bit_for_bit(self, row: str):
+        twin = CATALOGUE[row]
+        flax, torch = twin.flax(), twin.torch()
+        theirs = torch.state_dict()
+        load_state_dict(flax, theirs)
+        back = state_dict(flax)
+        assert set(back) == set(theirs)
+        for key, tensor in theirs.items():
+            assert_bitwise(back[key], tensor, key)
+        torch.load_state_dict(back, strict=True)
+        ours = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(flax, nnx.Param)))
+        assert ours == sum(parameter.numel() for parameter in torch.parameters())
+
+    def test_every_way_of_compiling_gives_the_same(self, row: str):
+        """`nnx.jit` in both graph modes, and `jax.jit` over split and merge, which compiles but once."""
+        twin = CATALOGUE[row]
+        module = twin.flax()
+        module.eval()
+        case = in_jax(twin.cases()[0])
+        graphdef, state = nnx.split(module)
+        chex.clear_trace_counter()
+
+        @chex.assert_max_traces(n=1)
+        def pure(state: Any, args: Any) -> Any:
+            return outputs(nnx.merge(graphdef, state), args, case)
+
+        compiled = jax.jit(pure, compiler_options=quick_options())
+        expected = compiled(state, case.args)
+        moved = tuple(arg + 1 if is_floating(arg) else arg for arg in case.args)
+        compiled(state, moved)
+        with jax.disable_jit():
+            assert_close(outputs(module, case.args, case), expected)
+        for mode in (True, False):
+            with nnx.set_graph_mode(mode):
+                run = nnx.jit(lambda module, args: outputs(module, args, case))
+                assert_close(run(module, case.args), expected)
+
+    def test_runs_in_linen(self, row: str):
+        twin = CATALOGUE[row]
+        case = in_jax(twin.cases()[0])
+        linen = nnx.bridge.ToLinen(type(twin.flax()), kwargs=dict(twin.arguments))
+
+        def run() -> Any:
+            keys = {
+                name: jax.random.key(index) for index, name in enumerate(("params", "dropout", "default"))
+            }
+            variables = linen.init(keys, *case.args, **case.kwargs)
+            return jax.tree.leaves(linen.apply(variables, *case.args, rngs=keys, **case.kwargs))
+
+        assert jax.eval_shape(run)
+
+
+def outputs(module: nnx.Module, args: Any, case: Case) -> list[jax.Array]:
+    """The arrays that the module returns."""
+    return jax.tree.leaves(module(*args, **case.kwargs))
+
+
+def in_jax(case: Case) -> Case:
+    """The case with JAX's arrays for NumPy's."""
+    arrays = jax.tree.map(
+        lambda leaf: jnp.asarray(leaf) if isinstance(leaf, np.ndarray) else leaf,
+        (case.args, dict(case.kwargs)),
+    )
+    return Case(case.name, *arrays)
+
+
+def assert_bitwise(actual: Any, expected: Any, key: str) -> None:
+    actual, expected = as_numpy(actual), as_numpy(expected)
+    assert actual.dtype == expected.dtype, key
+    assert actual.shape == expected.shape, key
+    assert actual.tobytes() == expected.tobytes(), key
+
+
+def assert_close(actual: list[Any], expected: list[Any]) -> None:
+    """Equal up to float32's rounding: the same mathematics, compiled otherwise."""
+    assert len(actual) == len(expected)
+    for one, other in zip(actual, expected, strict=True):
+        chex.assert_trees_all_close(np.asarray(one), np.asarray(other), rtol=1e-5, atol=1e-5)
