@@ -20,6 +20,30 @@ class Operands(NamedTuple):
     value: Array
 
 
+class Call(NamedTuple):
+    """A call of `dot_product_attention`, in one form: four axes, pairs where a pair is meant, a scale.
+
+    The fields are its arguments; `bias` and `mask` broadcast against `(B, N, T, S)`.
+    """
+
+    query: Array
+    key: Array
+    value: Array
+    bias: Array | None
+    mask: Array | None
+    scale: float
+    is_causal: bool
+    query_seq_lengths: Array | None
+    key_value_seq_lengths: Array | None
+    local_window_size: tuple[int, int] | None
+    segment_ids: tuple[Array, Array] | None
+    softcap: float | None
+    sinks: Array | None
+    dropout_rate: float
+    dropout_key: Array | None
+    return_weights: bool
+
+
 def as_operands(query: Any, key: Any, value: Any) -> Operands:
     """`(B, T, N, H)`, `(B, S, K, H)` and `(B, S, K, Hv)`, a batch of one where there was none.
 

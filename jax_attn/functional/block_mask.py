@@ -97,6 +97,9 @@ class BlockMask:
     ) -> "BlockMask":
         """A block mask from its lists of key blocks; the lists by columns are worked out.
 
+        The lists are part of the mask: what lies outside the blocks they name is not allowed, whatever
+        `mask_mod` says, and all of a full block is.
+
         Raises:
             ValueError: `kv_indices` has fewer than two axes, or only one of the two `full_` arrays is given.
         """
@@ -104,6 +107,25 @@ class BlockMask:
             raise ValueError(f"kv_indices must have at least 2 axes, got shape {jnp.shape(kv_indices)}")
         if (full_kv_num_blocks is None) != (full_kv_indices is None):
             raise ValueError("full_kv_num_blocks and full_kv_indices must both be given, or neither")
+        grid = _dense(kv_num_blocks, kv_indices)
+        full = None if full_kv_num_blocks is None else _dense(full_kv_num_blocks, full_kv_indices)
+        listed = _within(grid, full, mask_mod or noop_mask, _pair(BLOCK_SIZE))
+        lists = (kv_num_blocks, kv_indices, full_kv_num_blocks, full_kv_indices)
+        return cls._from_lists(*lists, BLOCK_SIZE, listed, seq_lengths, compute_q_blocks)
+
+    @classmethod
+    def _from_lists(
+        cls,
+        kv_num_blocks: Array,
+        kv_indices: Array,
+        full_kv_num_blocks: Array | None,
+        full_kv_indices: Array | None,
+        BLOCK_SIZE: int | tuple[int, int],
+        mask_mod: MaskMod,
+        seq_lengths: tuple[int, int] | None,
+        compute_q_blocks: bool,
+    ) -> "BlockMask":
+        """From lists that agree with `mask_mod`."""
         block_size = _pair(BLOCK_SIZE)
         rows, columns = kv_indices.shape[-2:]
         by_column: dict[str, Array | None] = {}
@@ -122,7 +144,7 @@ class BlockMask:
             full_kv_num_blocks=full_kv_num_blocks,
             full_kv_indices=full_kv_indices,
             BLOCK_SIZE=block_size,
-            mask_mod=mask_mod or noop_mask,
+            mask_mod=mask_mod,
             **by_column,
         )
 
@@ -209,7 +231,7 @@ class BlockMask:
             h = jnp.asarray(head)[h] if sizes[1] > 1 else h
             return whole(b, h, jnp.asarray(row)[q_idx // size] * size + q_idx % size, kv_idx)
 
-        return BlockMask.from_kv_blocks(
+        return BlockMask._from_lists(
             self.kv_num_blocks[index],
             self.kv_indices[index],
             self.full_kv_num_blocks[index] if full else None,
@@ -288,14 +310,9 @@ def create_block_mask(
     places = jnp.meshgrid(jnp.arange(B), jnp.arange(H), jnp.arange(rows), indexing="ij")
     counts = jax.lax.map(count_row, tuple(axis.ravel() for axis in places)).reshape(B, H, rows, columns)
     full = counts == q_size * kv_size if separate_full_blocks else jnp.zeros_like(counts, bool)
-    full_lists = _ordered(full) if separate_full_blocks else ()
-    return BlockMask.from_kv_blocks(
-        *_ordered((counts > 0) & ~full),
-        *full_lists,
-        BLOCK_SIZE=(q_size, kv_size),
-        mask_mod=mask_mod,
-        seq_lengths=(Q_LEN, KV_LEN),
-    )
+    full_lists = _ordered(full) if separate_full_blocks else (None, None)
+    lists = (*_ordered((counts > 0) & ~full), *full_lists)
+    return BlockMask._from_lists(*lists, (q_size, kv_size), mask_mod, (Q_LEN, KV_LEN), True)
 
 
 def create_mask(
@@ -344,6 +361,21 @@ def _dense(
     columns = indices.shape[-1]
     counted = jnp.arange(columns) < num_blocks[..., None]
     return (jax.nn.one_hot(indices, columns, dtype=bool) & counted[..., None]).any(-2)
+
+
+def _within(grid: Array, full: Array | None, mask_mod: MaskMod, size: tuple[int, int]) -> MaskMod:
+    """`mask_mod` in the blocks of `grid`, everything in those of `full`, nothing elsewhere."""
+
+    def listed(blocks: Array, b: Array, h: Array, q_idx: Array, kv_idx: Array) -> Array:
+        leading = [0 if n == 1 else i for i, n in zip((b, h), blocks.shape, strict=False)]
+        return blocks[(*leading[: blocks.ndim - 2], q_idx // size[0], kv_idx // size[1])]
+
+    def within(b: Array, h: Array, q_idx: Array, kv_idx: Array) -> Array:
+        place = (b, h, q_idx, kv_idx)
+        allowed = listed(grid, *place) & mask_mod(*place)
+        return allowed if full is None else allowed | listed(full, *place)
+
+    return within
 
 
 def _pair(value: int | tuple[int, int]) -> tuple[int, int]:

@@ -32,7 +32,7 @@ def blockwise_attention(
     plan: Plan,
     layout: Layout,
 ) -> Outputs:
-    """Output `(B, T, N, Hv)`, log-sum-exp `(B, T, N)` and largest score `(B, T, N)` (which has no gradient)."""
+    """Output `(B, T, N, Hv)`, log-sum-exp and largest score `(B, T, N)`; the latter has no gradient."""
     moving, still = split(terms)
     return _attention(layout, query, key, value, moving, still, plan)
 

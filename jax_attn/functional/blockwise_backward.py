@@ -1,8 +1,9 @@
 """The backward pass of blockwise attention: each tile of scores is computed again from the log-sum-exp.
 
 With scores `s = mod(x)`, `x = scale q kᵀ`, weights `p = exp(s - lse)` and `delta = rowsum(o · do) - dlse`:
-`ds = p (do vᵀ - delta)`, `dx = dmod(ds)`, `dq = scale dx k`, `dk = scale dxᵀ q`, `dv = pᵀ do`. dk and dv are added up
-transposed, `qᵀ dx` and `doᵀ p`, because a product that contracts the leading axis of its left side is slow on CPU.
+`ds = p (do vᵀ - delta)`, `dx = dmod(ds)`, `dq = scale dx k`, `dk = scale dxᵀ q`, `dv = pᵀ do`. dk and dv
+are added up transposed, as `qᵀ dx` and `doᵀ p`: a product that contracts the leading axis of its left side
+is slow on CPU.
 """
 
 from typing import Any

@@ -21,7 +21,7 @@ def forward(
     value: Float[Array, "B S K Hv"],
     terms: Terms,
 ) -> tuple[Array, Array, Array]:
-    """Output `(B, T, N, Hv)` in the dtype of `value`; log-sum-exp and largest score `(B, T, N)` in float32 or wider."""
+    """Output `(B, T, N, Hv)` as `value`; log-sum-exp and largest score `(B, T, N)`, in float32 at least."""
     wide = jnp.promote_types(query.dtype, jnp.float32)
     terms = padded_terms(terms, plan, layout)
     rows_of = query.shape[:3]

@@ -1,4 +1,4 @@
-"""Attention over the whole matrix of scores: the fastest way for short sequences, and differentiable twice."""
+"""Attention over the whole matrix of scores: the fastest way for short sequences."""
 
 from typing import NamedTuple
 

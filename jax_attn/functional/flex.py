@@ -7,15 +7,17 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jax_attn.functional import arguments
-from jax_attn.functional.block_mask import BlockMask, check_mod
+from jax_attn.functional.block_mask import DEFAULT_BLOCK_SIZE, BlockMask, check_mod
 from jax_attn.functional.blockwise import blockwise_attention
 from jax_attn.functional.dense import dense_attention
+from jax_attn.functional.implementations import has_many_scores
 from jax_attn.functional.plan import best_plan, grid_of_band, grid_of_block_mask
 from jax_attn.functional.reference import reference_attention
 from jax_attn.functional.score_mods import ScoreMod
 from jax_attn.functional.terms import Terms, hoist
 from jax_attn.functional.tiles import make_layout
 
+Result = tuple[Array, Array, Array]  # output, log-sum-exp, largest score
 FlexImplementation = Literal["reference", "xla", "blockwise", "pallas"]
 
 
@@ -84,31 +86,17 @@ def flex_attention(
         check_mod(call, score_mod, jnp.floating, jax.ShapeDtypeStruct((), wide))
     if block_mask is not None:
         check_block_mask(block_mask, (batch, heads, queries, keys))
-    mask_mod = None if block_mask is None else block_mask.mask_mod
     scale = head_dim**-0.5 if scale is None else scale
-
-    match implementation or "blockwise":
-        case "reference":
-            result = reference_attention(q, k, v, scale=scale, score_mod=score_mod, mask_mod=mask_mod)
-            output, lse, max_scores = result.output, result.lse, result.max_scores
-        case "xla":
-            terms = Terms(score_mod=hoist(score_mod, wide), mask_mod=hoist(mask_mod))
-            output, lse, max_scores, _ = dense_attention(q, k, v, terms, scale=scale)
-        case "blockwise":
-            terms = Terms(score_mod=hoist(score_mod, wide), mask_mod=hoist(mask_mod))
-            layout = make_layout(q, k, scale)
-            if block_mask is None:
-                block = (128, 128)
-                grid = grid_of_band(queries, keys, block, None, None)
-            else:
-                block, grid = block_mask.BLOCK_SIZE, grid_of_block_mask(block_mask)
-            plan = best_plan(grid, block, (queries, keys), layout.groups)
-            output, lse, max_scores = blockwise_attention(q, k, v, terms, plan, layout)
+    if implementation is None:
+        implementation = "blockwise" if has_many_scores(q, k) else "xla"
+    if implementation not in _IMPLEMENTATIONS:
+        known = sorted(_IMPLEMENTATIONS)
+        raise ValueError(f"implementation must be one of {known} or None, got {implementation!r}")
+    output, lse, max_scores = _IMPLEMENTATIONS[implementation](q, k, v, score_mod, block_mask, scale)
     if return_aux is None:
         return output
-    return output, AuxOutput(
-        lse=lse if return_aux.lse else None, max_scores=max_scores if return_aux.max_scores else None
-    )
+    asked = (lse if return_aux.lse else None, max_scores if return_aux.max_scores else None)
+    return output, AuxOutput(*asked)
 
 
 def check_block_mask(block_mask: BlockMask, scores: tuple[int, int, int, int]) -> None:
@@ -121,3 +109,54 @@ def check_block_mask(block_mask: BlockMask, scores: tuple[int, int, int, int]) -
         or any(n not in (1, m) for n, m in zip(shape, scores, strict=True))
     ):
         raise ValueError(f"block_mask must be for {expected}; it is for {shape}")
+
+
+def _reference(
+    q: Array, k: Array, v: Array, score_mod: ScoreMod | None, block_mask: BlockMask | None, scale: float
+) -> Result:
+    mask_mod = None if block_mask is None else block_mask.mask_mod
+    result = reference_attention(q, k, v, scale=scale, score_mod=score_mod, mask_mod=mask_mod)
+    return result.output, result.lse, result.max_scores
+
+
+def _xla(
+    q: Array, k: Array, v: Array, score_mod: ScoreMod | None, block_mask: BlockMask | None, scale: float
+) -> Result:
+    return dense_attention(q, k, v, _terms(q, score_mod, block_mask), scale=scale)[:3]
+
+
+def _blockwise(
+    q: Array, k: Array, v: Array, score_mod: ScoreMod | None, block_mask: BlockMask | None, scale: float
+) -> Result:
+    layout = make_layout(q, k, scale)
+    lengths = (q.shape[1], k.shape[1])
+    if block_mask is None:
+        block = (DEFAULT_BLOCK_SIZE, DEFAULT_BLOCK_SIZE)
+        grid = grid_of_band(*lengths, block, None, None)
+    else:
+        block, grid = block_mask.BLOCK_SIZE, grid_of_block_mask(block_mask)
+    plan = best_plan(grid, block, lengths, layout.groups)
+    return blockwise_attention(q, k, v, _terms(q, score_mod, block_mask), plan, layout)
+
+
+def _pallas(
+    q: Array, k: Array, v: Array, score_mod: ScoreMod | None, block_mask: BlockMask | None, scale: float
+) -> Result:
+    match jax.default_backend():
+        case "tpu":
+            from jax_attn.functional.tpu import pallas_attention
+        case "gpu":
+            from jax_attn.functional.gpu import pallas_attention
+        case other:
+            raise ValueError(f"implementation='pallas' is for TPU and GPU, and this device is {other}")
+    return tuple(pallas_attention(q, k, v, score_mod, block_mask, scale=scale))
+
+
+def _terms(q: Array, score_mod: ScoreMod | None, block_mask: BlockMask | None) -> Terms:
+    return Terms(
+        score_mod=hoist(score_mod, jnp.promote_types(q.dtype, jnp.float32)),
+        mask_mod=None if block_mask is None else hoist(block_mask.mask_mod),
+    )
+
+
+_IMPLEMENTATIONS = {"reference": _reference, "xla": _xla, "blockwise": _blockwise, "pallas": _pallas}

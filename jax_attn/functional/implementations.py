@@ -1,0 +1,215 @@
+"""The implementations of `dot_product_attention`: what each can serve, and which one suits a call.
+
+Every option becomes a score mod or a mask mod, so that dot-product attention is FlexAttention with most of
+its mods known beforehand.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from jax_attn.functional import mask_mods, score_mods
+from jax_attn.functional.arguments import Call
+from jax_attn.functional.block_mask import BlockMask, MaskMod, and_masks, create_block_mask
+from jax_attn.functional.blockwise import blockwise_attention
+from jax_attn.functional.dense import dense_attention
+from jax_attn.functional.plan import best_plan, grid_of_band
+from jax_attn.functional.reference import reference_attention
+from jax_attn.functional.terms import Terms, hoist
+from jax_attn.functional.tiles import make_layout
+
+Result = tuple[Array, Array, Array | None]  # output, log-sum-exp, weights
+
+BLOCK = (128, 128)  # in which the band of a causal mask or a window is looked at
+
+# Below this many scores the whole matrix stays in the cache, and two products beat any number of tiles.
+FEW_SCORES = 2**20
+
+
+def best(call: Call) -> str:
+    """The implementation that suits the call on this device."""
+    if call.return_weights or call.dropout_rate > 0 or not has_many_scores(call.query, call.key):
+        return "xla"
+    return "blockwise"
+
+
+def has_many_scores(query: Float[Array, "B T N H"], key: Float[Array, "B S K H"]) -> bool:
+    """Whether attention is better computed in tiles than over the whole matrix of scores."""
+    batch, queries, heads, _ = query.shape
+    return batch * heads * queries * key.shape[1] > FEW_SCORES
+
+
+def why_not(implementation: str, call: Call) -> str | None:
+    """Why an implementation cannot serve a call, or None if it can."""
+    if implementation not in IMPLEMENTATIONS:
+        return f"it is not one of {sorted(IMPLEMENTATIONS)}"
+    if implementation in ("reference", "xla"):
+        return None
+    if call.return_weights:
+        return "it never holds the weights, which return_weights asks for"
+    if call.dropout_rate > 0:
+        return "it never holds the weights, which dropout acts on"
+    if implementation == "pallas" and jax.default_backend() not in ("tpu", "gpu"):
+        return f"its kernels are for TPU and GPU, and this device is {jax.default_backend()}"
+    if implementation == "cudnn":
+        return _why_not_cudnn(call)
+    return None
+
+
+def _why_not_cudnn(call: Call) -> str | None:
+    if jax.default_backend() != "gpu":
+        return f"cuDNN is for GPU, and this device is {jax.default_backend()}"
+    if call.query.dtype not in (jnp.float16, jnp.bfloat16):
+        return f"cuDNN's attention is for float16 and bfloat16, got {call.query.dtype}"
+    if call.key.shape[-1] != call.value.shape[-1]:
+        return f"the key dim {call.key.shape[-1]} and the value dim {call.value.shape[-1]} must be the same"
+    for name in ("segment_ids", "softcap", "sinks"):
+        if getattr(call, name) is not None:
+            return f"it has no {name}"
+    return None
+
+
+def _reference(call: Call) -> Result:
+    options = call._asdict()
+    operands = [options.pop(name) for name in ("query", "key", "value")]
+    del options["return_weights"]
+    result = reference_attention(*operands, **options)
+    return result.output, result.lse, result.weights
+
+
+def _xla(call: Call) -> Result:
+    dropout = {"dropout_rate": call.dropout_rate, "dropout_key": call.dropout_key}
+    operands = (call.query, call.key, call.value)
+    output, lse, _, weights = dense_attention(*operands, _terms(call), scale=call.scale, **dropout)
+    if call.sinks is None:
+        return output, lse, weights
+    share, lse = _beside_sinks(lse, call.sinks)
+    weights = weights * share.swapaxes(1, 2)[..., None].astype(weights.dtype)
+    return (output * share[..., None]).astype(output.dtype), lse, weights
+
+
+def _blockwise(call: Call) -> Result:
+    lengths = (call.query.shape[1], call.key.shape[1])
+    before, after = call.local_window_size or (None, None)
+    grid = grid_of_band(*lengths, BLOCK, before, 0 if call.is_causal else after)
+    layout = make_layout(call.query, call.key, call.scale)
+    plan = best_plan(grid, BLOCK, lengths, layout.groups)
+    output, lse, _ = blockwise_attention(call.query, call.key, call.value, _terms(call), plan, layout)
+    if call.sinks is not None:
+        share, lse = _beside_sinks(lse, call.sinks)
+        output = (output * share[..., None]).astype(output.dtype)
+    return output, lse, None
+
+
+def _pallas(call: Call) -> Result:
+    if jax.default_backend() == "tpu":
+        from jax_attn.functional.tpu import pallas_attention
+    else:
+        from jax_attn.functional.gpu import pallas_attention
+    mods = _mods(call)
+    operands = (call.query, call.key, call.value)
+    output, lse, _ = pallas_attention(*operands, mods.score, _block_mask(call, mods), scale=call.scale)
+    if call.sinks is not None:
+        share, lse = _beside_sinks(lse, call.sinks)
+        output = (output * share[..., None]).astype(output.dtype)
+    return output, lse, None
+
+
+def _cudnn(call: Call) -> Result:
+    output, lse = jax.nn.dot_product_attention(
+        call.query,
+        call.key,
+        call.value,
+        call.bias,
+        call.mask,
+        scale=call.scale,
+        is_causal=call.is_causal,
+        query_seq_lengths=call.query_seq_lengths,
+        key_value_seq_lengths=call.key_value_seq_lengths,
+        local_window_size=call.local_window_size,
+        implementation="cudnn",
+        return_residual=True,
+    )
+    return output, lse, None
+
+
+IMPLEMENTATIONS: dict[str, Callable[[Call], Result]] = {
+    "reference": _reference,
+    "xla": _xla,
+    "blockwise": _blockwise,
+    "pallas": _pallas,
+    "cudnn": _cudnn,
+}
+
+
+def _beside_sinks(lse: Float[Array, "B T N"], sinks: Float[Array, "N"]) -> tuple[Array, Array]:
+    """What the sinks leave of the softmax, `exp(lse - lse')`, and `lse' = log(exp(lse) + exp(sinks))`."""
+    sinks = sinks.astype(lse.dtype)
+    closed = lse == -jnp.inf  # a row that may attend to nothing: all goes to the sink
+    safe = jnp.where(closed, 0, lse)
+    share = jnp.where(closed, 0, jax.nn.sigmoid(safe - sinks))
+    return share, jnp.where(closed, sinks, jnp.logaddexp(safe, sinks))
+
+
+class _Mods(NamedTuple):
+    """A call as mods: of the scores, the band of positions, and the masks that come with the data."""
+
+    score: score_mods.ScoreMod | None
+    band: list[MaskMod]
+    data: list[MaskMod]
+
+
+def _mods(call: Call, with_arrays: bool = True) -> _Mods:
+    """The call as mods; `bias` and `mask`, which tiles take their parts of, only `with_arrays`."""
+    band: list[MaskMod] = []
+    if call.is_causal:
+        band.append(mask_mods.causal)
+    if call.local_window_size is not None:
+        before, after = call.local_window_size
+        band.append(lambda b, h, q_idx, kv_idx: (kv_idx >= q_idx - before) & (kv_idx <= q_idx + after))
+    data: list[MaskMod] = []
+    if call.query_seq_lengths is not None:
+        data.append(lambda b, h, q_idx, kv_idx: q_idx < call.query_seq_lengths[b])
+    if call.key_value_seq_lengths is not None:
+        data.append(mask_mods.padding(call.key_value_seq_lengths))
+    if call.segment_ids is not None:
+        data.append(mask_mods.document(*call.segment_ids))
+    score = None if call.softcap is None else score_mods.softcap(call.softcap)
+    if with_arrays and call.mask is not None:
+        data.append(lambda *place: _entry(call.mask, *place))
+    if with_arrays and call.bias is not None:
+        capped = score or (lambda score, *place: score)
+        score = lambda score, *place: capped(score, *place) + _entry(call.bias, *place)  # noqa: E731
+    return _Mods(score, band, data)
+
+
+def _entry(x: Array, *place: Array) -> Array:
+    """The entry of an array that broadcasts against `(B, N, T, S)`."""
+    return x[tuple(0 if size == 1 else at for at, size in zip(place, x.shape, strict=True))]
+
+
+def _terms(call: Call) -> Terms:
+    """The call's mods, with the arrays left whole."""
+    score, band, data = _mods(call, with_arrays=False)
+    return Terms(
+        bias=call.bias,
+        mask=call.mask,
+        score_mod=hoist(score, jnp.promote_types(call.query.dtype, jnp.float32)),
+        mask_mod=hoist(and_masks(*band)) if band else None,
+        every_mask_mod=hoist(and_masks(*data)) if data else None,
+    )
+
+
+def _block_mask(call: Call, mods: _Mods) -> BlockMask | None:
+    """The call's masks as a block mask."""
+    masks = [*mods.band, *mods.data]
+    if not masks:
+        return None
+    batch, queries, heads, _ = call.query.shape
+    per_entry = bool(mods.data)
+    per_head = call.mask is not None and call.mask.shape[1] > 1
+    axes = (batch if per_entry else None, heads if per_head else None)
+    return create_block_mask(and_masks(*masks), *axes, queries, call.key.shape[1])
