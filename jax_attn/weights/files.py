@@ -191,7 +191,7 @@ def write_safetensors(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
     from safetensors.numpy import save_file
 
     # The library writes memory as it lies, so a transposed view must be laid out first.
-    contiguous = {key: np.ascontiguousarray(array) for key, array in tensors.items()}
+    contiguous = {key: np.asarray(array, order="C") for key, array in tensors.items()}
     save_file(contiguous, path, metadata={"format": "pt"})
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
@@ -57,7 +56,8 @@ def from_pretrained(
     Args:
         folder: the checkpoint's folder.
         dtype: dtype to compute in; None is that of the parameters.
-        param_dtype: dtype of the parameters; None keeps the checkpoint's (the widest, if there are several).
+        param_dtype: dtype of the parameters; None keeps the checkpoint's (float32, or float64, where it mixes
+            several).
         seed: seed of the dropout streams.
         ignore: shell-like patterns, for those who know better: attributes of `config.json` that change
             nothing in what the model computes, and tensors to leave out, without a warning.
@@ -176,9 +176,11 @@ def _architecture(config: Mapping[str, Any], folder: Path) -> Architecture:
 
 
 def _common_dtype(tensors: Mapping[str, np.ndarray]) -> np.dtype[Any]:
-    """The widest floating dtype among the tensors."""
+    """The floating dtype of the tensors, or one that holds them all."""
     dtypes = {tensor.dtype for tensor in tensors.values() if is_floating(tensor.dtype)}
-    return np.dtype(jnp.result_type(*dtypes)) if dtypes else np.dtype(np.float32)
+    if len(dtypes) == 1:
+        return dtypes.pop()
+    return np.dtype(np.float64 if np.float64 in dtypes else np.float32)
 
 
 def _available(dtype: np.dtype[Any], folder: Path) -> np.dtype[Any]:

@@ -97,7 +97,8 @@ class Slot:
     @property
     def dtype(self) -> np.dtype[Any]:
         """The variable's dtype."""
-        return np.dtype(jnp.result_type(self.variable.get_value()))
+        value = self.variable.get_value()
+        return np.dtype(value.dtype if hasattr(value, "dtype") else jnp.result_type(value))
 
     @property
     def layer_shape(self) -> tuple[int, ...]:

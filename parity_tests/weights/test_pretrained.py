@@ -1,0 +1,497 @@
+"""Checkpoint folders into modules and back, beside transformers, which we did not write."""
+
+import json
+import re
+import shutil
+import warnings
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import pytest
+import torch
+import transformers
+from flax import nnx
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.numpy import load_file, save_file
+
+from jax_attn.functional.sentence import cosine_similarity, mean_pooling
+from jax_attn.models.bert import Bert
+from jax_attn.models.sequence_classifier import SequenceClassifier
+from jax_attn.primitives import Buffer, Linear
+from jax_attn.weights import StateDictError, from_pretrained, numpy_state_dict, save_pretrained
+from jax_attn.weights.pretrained import without_weights
+from jax_attn.weights.sample import minilm_folder
+from jax_attn.weights.tokenizer import tokenize
+
+SIZES = dict(
+    vocab_size=31,
+    hidden_size=12,
+    num_hidden_layers=2,
+    num_attention_heads=3,
+    intermediate_size=17,
+    max_position_embeddings=13,
+    type_vocab_size=2,
+)
+IDS = np.random.default_rng(0).integers(0, 31, (3, 11))
+MASK = np.arange(11) < np.array([[11], [5], [1]])
+SEGMENTS = (np.arange(11) > 4).astype(np.int64) * np.ones((3, 1), np.int64)
+SENTENCES = [
+    "That is a happy person",
+    "That is a very happy individual",
+    "그는 행복한 사람이다",
+    "오늘은 하늘이 맑다.",
+    "Attention is a weighted mean of values, and nothing more than that.",
+]
+
+
+def error(a, b) -> float:
+    """The measure of the float64 lane; a whole model is allowed 1e-10."""
+    a, b = np.asarray(a), np.asarray(b)
+    assert a.dtype == b.dtype == np.float64
+    return np.max(np.abs(a - b)) / max(1, np.max(np.abs(b)))
+
+
+def bits(module) -> dict[str, tuple]:
+    tensors = numpy_state_dict(module)
+    return {
+        key: (value.dtype, value.shape, np.asarray(value, order="C").tobytes())
+        for key, value in tensors.items()
+    }
+
+
+def bert(**kwargs) -> Bert:
+    return Bert(**{**SIZES, **kwargs}, rngs=nnx.Rngs(0))
+
+
+def hugging_face(kind=transformers.BertModel, **config):
+    torch.manual_seed(0)
+    model = kind(transformers.BertConfig(**{**SIZES, **config})).eval()
+    with torch.no_grad():  # biases and norms start at 0 and 1, where much could go wrong unseen
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape))
+    return model
+
+
+@pytest.fixture
+def folder(tmp_path):
+    hugging_face().save_pretrained(tmp_path)
+    return tmp_path
+
+
+def edit_config(folder, **attributes) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, **attributes}))
+
+
+def edit_tensors(folder, edit) -> None:
+    save_file(edit(load_file(folder / "model.safetensors")), folder / "model.safetensors")
+
+
+def assert_equals_hugging_face(ours: Bert, theirs) -> None:
+    with torch.no_grad():
+        outputs = theirs.double()(
+            torch.from_numpy(IDS), torch.from_numpy(MASK).long(), token_type_ids=torch.from_numpy(SEGMENTS)
+        )
+    hidden, pooled = ours(jnp.asarray(IDS), jnp.asarray(MASK), jnp.asarray(SEGMENTS))
+    assert error(hidden, outputs.last_hidden_state) <= 1e-10
+    assert error(pooled, outputs.pooler_output) <= 1e-10
+
+
+# ---------------------------------------------------------------------------------------- real weights
+
+
+@jax.enable_x64(True)
+def test_minilm_is_transformers_minilm():
+    ids, mask = tokenize(minilm_folder(), SENTENCES)
+    module = from_pretrained(minilm_folder(), param_dtype="float64")
+    outputs = jax.jit(lambda ids, mask: module(ids, mask))(ids, mask)
+    theirs = transformers.BertModel.from_pretrained(minilm_folder(), dtype=torch.float64).eval()
+    with torch.no_grad():
+        expected = theirs(torch.from_numpy(ids).long(), torch.from_numpy(mask).long())
+    # Padding may hold anything, but is computed alike.
+    assert error(outputs.last_hidden_state, expected.last_hidden_state) <= 1e-10
+    assert error(outputs.pooler_output, expected.pooler_output) <= 1e-10
+
+    vectors = mean_pooling(outputs.last_hidden_state, jnp.asarray(mask))
+    similarity = cosine_similarity(vectors, vectors)
+    assert round(float(similarity[0, 1]), 4) == 0.8948
+    assert similarity[0, 1] > similarity[0, 4]
+
+
+# ------------------------------------------------------------------------------ tiny random checkpoints
+
+
+@pytest.mark.parametrize("act", ["gelu", "gelu_new", "gelu_pytorch_tanh", "relu"])
+@jax.enable_x64(True)
+def test_every_activation(tmp_path, act):
+    theirs = hugging_face(hidden_act=act, layer_norm_eps=1e-5)
+    theirs.save_pretrained(tmp_path)
+    assert_equals_hugging_face(from_pretrained(tmp_path, param_dtype="float64"), theirs)
+
+
+@jax.enable_x64(True)
+def test_a_stack_and_torchs_format_and_shards(folder):
+    theirs = transformers.BertModel.from_pretrained(folder)
+    torch.save(theirs.state_dict(), folder / "pytorch_model.bin")
+    assert_equals_hugging_face(from_pretrained(folder, param_dtype="float64", scan=True), theirs)
+    theirs.save_pretrained(folder / "shards", max_shard_size="5KB")
+    assert (folder / "shards" / "model.safetensors.index.json").is_file()
+    assert_equals_hugging_face(from_pretrained(folder / "shards", param_dtype="float64"), theirs)
+    (folder / "model.safetensors").unlink()
+    assert_equals_hugging_face(from_pretrained(folder, param_dtype="float64"), theirs)
+
+
+@jax.enable_x64(True)
+def test_the_head_of_another_task_is_left_out_and_told(tmp_path):
+    theirs = hugging_face(transformers.BertForSequenceClassification, num_labels=3)
+    theirs.save_pretrained(tmp_path)
+    told = re.escape(f"{tmp_path}: left out the head of another task: classifier.bias, classifier.weight")
+    with pytest.warns(UserWarning, match=f"^{told}$"):
+        module = from_pretrained(tmp_path, param_dtype="float64")
+    assert_equals_hugging_face(module, theirs.bert)
+    from_pretrained(tmp_path, ignore=["classifier.*"])  # warnings are errors in these tests
+
+
+def test_a_checkpoint_without_a_pooler(tmp_path):
+    hugging_face(transformers.BertForMaskedLM).save_pretrained(tmp_path)
+    with pytest.warns(UserWarning) as told:
+        module = from_pretrained(tmp_path)
+    assert module.pooler is None
+    assert module(jnp.asarray(IDS)).pooler_output is None
+    first, second = (str(warning.message) for warning in told)
+    assert first.startswith(f"{tmp_path}: left out the head of another task: cls.predictions.")
+    assert second == f"{tmp_path}: built without a pooler, since the checkpoint has none"
+
+
+@jax.enable_x64(True)
+def test_old_checkpoints(folder):
+    theirs = transformers.BertModel.from_pretrained(folder)
+
+    def age(tensors):
+        old = {"LayerNorm.weight": "LayerNorm.gamma", "LayerNorm.bias": "LayerNorm.beta"}
+        aged = {
+            "bert." + re.sub("|".join(old), lambda m: old[m[0]], key): value for key, value in tensors.items()
+        }
+        return {**aged, "bert.embeddings.position_ids": np.arange(13)[None]}
+
+    edit_tensors(folder, age)
+    assert_equals_hugging_face(from_pretrained(folder, param_dtype="float64"), theirs)
+
+
+# ---------------------------------------------------------------------------------------------- dtypes
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
+def test_the_checkpoints_dtype_is_kept_or_cast(folder, dtype):
+    original = load_file(folder / "model.safetensors")
+    edit_tensors(
+        folder,
+        lambda tensors: {
+            k: v.astype(ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype) for k, v in tensors.items()
+        },
+    )
+    module = from_pretrained(folder)
+    assert {str(leaf.dtype) for leaf in jax.tree.leaves(nnx.state(module, nnx.Param))} == {dtype}
+    assert module(jnp.asarray(IDS)).last_hidden_state.dtype == dtype
+    wide = from_pretrained(folder, param_dtype=jnp.float32)
+    np.testing.assert_array_equal(
+        wide.embeddings.token.embedding[...],
+        original["embeddings.word_embeddings.weight"]
+        .astype(dtype if dtype != "bfloat16" else ml_dtypes.bfloat16)
+        .astype(np.float32),
+    )
+    assert from_pretrained(folder, dtype=jnp.float32)(jnp.asarray(IDS)).last_hidden_state.dtype == jnp.float32
+
+
+def test_mixed_dtypes_become_the_one_that_holds_all(folder):
+    def mix(tensors):
+        return {
+            k: v.astype(ml_dtypes.bfloat16) if "LayerNorm" in k else v.astype(np.float16)
+            for k, v in tensors.items()
+        }
+
+    edit_tensors(folder, mix)
+    assert from_pretrained(folder).embeddings.norm.scale[...].dtype == jnp.float32
+
+
+def test_float64_is_never_cut_in_silence(folder):
+    edit_tensors(folder, lambda tensors: {key: value.astype(np.float64) for key, value in tensors.items()})
+    with pytest.raises(
+        ValueError, match=r"is to be loaded in float64, which JAX has only after jax\.config\.update"
+    ):
+        from_pretrained(folder)
+    with jax.enable_x64(True):
+        assert from_pretrained(folder).embeddings.norm.scale[...].dtype == jnp.float64
+    assert from_pretrained(folder, param_dtype="float32").embeddings.norm.scale[...].dtype == jnp.float32
+    with pytest.raises(ValueError, match="param_dtype must be a floating dtype, got int32"):
+        from_pretrained(folder, param_dtype="int32")
+
+
+# ----------------------------------------------------------------------------------- modes and options
+
+
+def test_it_is_in_eval_mode_and_can_be_trained(folder):
+    module = from_pretrained(folder)
+    ids = jnp.asarray(IDS)
+    np.testing.assert_array_equal(module(ids).last_hidden_state, module(ids).last_hidden_state)
+    quiet = module(ids).last_hidden_state
+    module.train()
+    first, second = module(ids).last_hidden_state, module(ids).last_hidden_state
+    assert (first != second).any()
+    assert (first != quiet).any()
+    leaves = jax.tree.leaves(nnx.state(module))
+    assert all(isinstance(leaf, jax.Array) for leaf in leaves), "nothing may stay abstract"
+
+
+def test_dropout_is_that_of_a_module_built_from_the_same_seed(folder):
+    loaded = from_pretrained(folder, seed=5)
+    built = Bert(**SIZES, rngs=nnx.Rngs(5))
+    nnx.update(built, nnx.state(loaded, nnx.Param))
+    loaded.train()
+    np.testing.assert_array_equal(loaded(jnp.asarray(IDS))[0], built(jnp.asarray(IDS))[0])
+    other = from_pretrained(folder, seed=6)
+    other.train()
+    assert (other(jnp.asarray(IDS))[0] != built(jnp.asarray(IDS))[0]).any()
+
+
+def test_overrides(folder):
+    module = from_pretrained(folder, hidden_dropout_prob=0.0, scan=True)
+    assert module.embeddings.dropout.rate == 0
+    assert module.encoder.stacked == ("layers",)
+    with pytest.raises(TypeError, match=r"config\.json: .*unexpected keyword argument 'num_heads'"):
+        from_pretrained(folder, num_heads=3)
+
+
+def test_buffers_are_computed_and_weights_are_not():
+    class Net(nnx.Module):
+        def __init__(self):
+            self.linear = Linear(3, 5, rngs=nnx.Rngs(0))
+            self.table = Buffer(jnp.arange(4))
+
+    module = without_weights(Net)
+    assert isinstance(module.linear.kernel.get_value(), jax.ShapeDtypeStruct)
+    np.testing.assert_array_equal(module.table[...], np.arange(4))
+
+
+# ------------------------------------------------------------------------------------------------ saving
+
+sizes = st.fixed_dictionaries(
+    dict(
+        num_hidden_layers=st.integers(1, 3),
+        num_attention_heads=st.sampled_from([1, 2, 3, 4, 6]),
+        intermediate_size=st.integers(1, 9),
+        hidden_act=st.sampled_from(["gelu", "gelu_tanh", "relu"]),
+        add_pooling_layer=st.booleans(),
+        norm_placement=st.sampled_from(["post", "pre"]),
+        positions=st.sampled_from(["learned", "sinusoidal"]),
+        scan=st.booleans(),
+        layer_norm_eps=st.sampled_from([1e-12, 1e-6]),
+        param_dtype=st.sampled_from([jnp.float32, jnp.float16, jnp.bfloat16]),
+    )
+)
+
+
+@given(sizes)
+def test_a_round_trip_is_bitwise(tmp_path_factory, kwargs):
+    module = bert(**kwargs)
+    folder = save_pretrained(module, tmp_path_factory.mktemp("checkpoint"))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "built without a pooler|.*built without a pooler")
+        again = from_pretrained(folder, scan=kwargs["scan"])
+    assert bits(again) == bits(module)
+    module.eval()
+    for ours, before in zip(again(jnp.asarray(IDS)), module(jnp.asarray(IDS)), strict=True):
+        np.testing.assert_array_equal(ours, before)
+
+
+@given(st.integers(1, 5), st.sampled_from(["post", "pre"]))
+def test_a_classifier_round_trip_is_bitwise(tmp_path_factory, classes, norm_placement):
+    module = SequenceClassifier(
+        classes, classifier_dropout=0.25, norm_placement=norm_placement, **SIZES, rngs=nnx.Rngs(0)
+    )
+    folder = tmp_path_factory.mktemp("classifier")
+    labels = {str(index): f"class {index}" for index in range(classes)}
+    save_pretrained(module, folder, config={"id2label": labels})
+    config = json.loads((folder / "config.json").read_text())
+    assert config["architectures"] == ["SequenceClassifier"]
+    assert config["num_labels"] == classes
+    assert config["id2label"] == labels
+    again = from_pretrained(folder)
+    assert isinstance(again, SequenceClassifier)
+    assert again.head.dropout.rate == 0.25
+    assert bits(again) == bits(module)
+    module.eval()
+    np.testing.assert_array_equal(again(jnp.asarray(IDS)), module(jnp.asarray(IDS)))
+
+
+@pytest.mark.parametrize("act", ["gelu", "gelu_tanh", "relu"])
+@jax.enable_x64(True)
+def test_transformers_reads_what_we_save(tmp_path, act):
+    module = bert(param_dtype=jnp.float64, hidden_act=act, layer_norm_eps=1e-3)
+    save_pretrained(module, tmp_path, config={"pad_token_id": 4})
+    module.eval()
+    theirs, report = transformers.AutoModel.from_pretrained(
+        tmp_path, dtype=torch.float64, output_loading_info=True
+    )
+    assert isinstance(theirs, transformers.BertModel)
+    assert not any(report.values()), report
+    assert theirs.config.pad_token_id == 4
+    assert_equals_hugging_face(module, theirs.eval())
+
+
+def test_transformers_reads_the_encoder_of_a_classifier(tmp_path):
+    module = SequenceClassifier(3, **SIZES, rngs=nnx.Rngs(0))
+    save_pretrained(module, tmp_path)
+    theirs = transformers.BertModel.from_pretrained(tmp_path, add_pooling_layer=False)
+    np.testing.assert_array_equal(
+        theirs.embeddings.word_embeddings.weight.detach(), module.bert.embeddings.token.embedding[...]
+    )
+
+
+def test_what_is_no_bert_elsewhere_has_a_model_type_of_its_own(tmp_path):
+    save_pretrained(bert(norm_placement="pre"), tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert config["model_type"] == "jax_attn_bert"
+    with pytest.raises(ValueError, match="jax_attn_bert"):
+        transformers.AutoModel.from_pretrained(tmp_path)
+
+
+def test_a_checkpoint_is_replaced_and_other_files_are_let_alone(folder):
+    (folder / "tokenizer.json").write_text("{}")
+    module = bert(intermediate_size=5)
+    assert save_pretrained(module, folder) == folder
+    assert bits(from_pretrained(folder)) == bits(module)
+    assert sorted(p.name for p in folder.iterdir()) == ["config.json", "model.safetensors", "tokenizer.json"]
+    save_pretrained(module, folder / "new" / "folder")
+    assert bits(from_pretrained(folder / "new" / "folder")) == bits(module)
+
+
+def test_bad_places_to_save_to_are_refused(tmp_path):
+    (tmp_path / "config.json").write_text('{"port": 8080}')
+    with pytest.raises(
+        ValueError, match="has no model_type, so it is not a checkpoint's, and is not replaced"
+    ):
+        save_pretrained(bert(), tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
+    with pytest.raises(NotADirectoryError, match="is a file, and a checkpoint is a folder"):
+        save_pretrained(bert(), tmp_path / "config.json")
+
+
+def test_bad_modules_and_configs_to_save_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="save_pretrained takes SequenceClassifier, Bert, got Linear"):
+        save_pretrained(Linear(2, 3, rngs=nnx.Rngs(0)), tmp_path)
+    for config, message in [
+        ({"hidden_size": 13}, "config: hidden_size=13 contradicts the module, which has 12"),
+        ({"when": float("nan")}, "config: Out of range float values are not JSON compliant"),
+        ({"what": {1, 2}}, "config: Object of type set is not JSON serializable"),
+    ]:
+        with pytest.raises(ValueError, match=re.escape(message)):
+            save_pretrained(bert(), tmp_path, config=config)
+    classifier = SequenceClassifier(3, **SIZES, rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match="config: id2label has 2 labels, the module 3"):
+        save_pretrained(classifier, tmp_path, config={"id2label": {"0": "a", "1": "b"}})
+    assert list(tmp_path.iterdir()) == []
+
+
+# --------------------------------------------------------------------------------------------- bad input
+
+
+def one_line(caught) -> str:
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_a_bad_folder_is_refused(tmp_path, folder):
+    with pytest.raises(FileNotFoundError, match="there is no folder"):
+        from_pretrained(tmp_path / "none")
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(FileNotFoundError, match="holds no weights"):
+        from_pretrained(folder)
+    (folder / "config.json").unlink()
+    with pytest.raises(FileNotFoundError, match=r"has no config\.json"):
+        from_pretrained(folder)
+
+
+@pytest.mark.parametrize(
+    ("attributes", "message"),
+    [
+        ({"model_type": "llama"}, "model_type='llama' is not supported, only bert, jax_attn_bert"),
+        (
+            {"position_embedding_type": "relative_key"},
+            "position_embedding_type='relative_key' is not supported",
+        ),
+        ({"is_decoder": True}, "is_decoder=True is not supported"),
+        ({"add_cross_attention": True}, "add_cross_attention=True is not supported"),
+        ({"hidden_act": "silu"}, "hidden_act='silu' is not supported, only 'gelu'"),
+        ({"quantization_config": {"bits": 8}}, "quantization_config={'bits': 8} is not supported"),
+        ({"novelty": 1}, "novelty=1 is not known here"),
+        ({"num_attention_heads": 5}, "got embed_dim=12 and num_heads=5"),
+        ({"hidden_dropout_prob": 1.5}, "dropout must be a probability between 0 and 1"),
+    ],
+)
+def test_a_bad_config_is_refused(folder, attributes, message):
+    edit_config(folder, **attributes)
+    with pytest.raises(ValueError, match=re.escape(message)) as caught:
+        from_pretrained(folder)
+    assert one_line(caught).startswith(f"{folder / 'config.json'}: ")
+
+
+def test_who_knows_better_may_ignore_an_attribute(folder):
+    edit_config(folder, novelty=1, is_decoder=True)
+    from_pretrained(folder, ignore=["novelty", "is_decoder"])
+
+
+def test_chunking_changes_nothing_and_passes(folder):
+    edit_config(folder, chunk_size_feed_forward=4)
+    from_pretrained(folder)
+
+
+def test_bad_tensors_are_all_told_at_once(folder):
+    def spoil(tensors):
+        tensors["pooler.dense.bias"] = np.full(12, np.nan, np.float32)
+        tensors["encoder.layer.1.output.dense.weight"] = np.zeros((12, 16), np.float32)
+        tensors["encoder.layer.2.output.dense.bias"] = np.zeros(12, np.float32)
+        del tensors["embeddings.LayerNorm.weight"]
+        return tensors
+
+    edit_tensors(folder, spoil)
+    with pytest.raises(
+        StateDictError, match=re.escape(f"the weights in {folder} do not fit its config.json")
+    ) as caught:
+        from_pretrained(folder)
+    assert sorted(caught.value.faults) == [
+        "missing: embeddings.LayerNorm.weight (12)",
+        "shape: encoder.layer.1.output.dense.weight is (12, 16), expected (12, 17)",
+        "unexpected: encoder.layer.2.output.dense.bias (12)",
+        "value: pooler.dense.bias holds 12 of 12 float32 values that are NaN or infinite",
+    ]
+
+
+def test_shapes_of_another_config_are_refused(folder):
+    edit_config(folder, vocab_size=32)
+    with pytest.raises(StateDictError, match=r"word_embeddings\.weight is \(31, 12\), expected \(32, 12\)"):
+        from_pretrained(folder)
+
+
+def test_truncated_weights_are_refused(folder):
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-7])
+    with pytest.raises(ValueError, match=re.escape(f"{path} is corrupt or truncated")) as caught:
+        from_pretrained(folder)
+    one_line(caught)
+
+
+def test_an_overflowing_cast_is_refused(folder):
+    edit_tensors(folder, lambda tensors: {**tensors, "pooler.dense.bias": np.full(12, 1e6, np.float32)})
+    with pytest.raises(
+        StateDictError, match=r"pooler\.dense\.bias holds 12 of 12 float16 values that are NaN or inf"
+    ):
+        from_pretrained(folder, param_dtype="float16")
+
+
+def test_a_folder_may_be_a_string(folder):
+    shutil.copytree(folder, folder / "copy")
+    assert bits(from_pretrained(str(folder / "copy"))) == bits(from_pretrained(folder))
