@@ -14,6 +14,7 @@ leaf            torch's default, used here                  NNX's default
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -79,13 +80,34 @@ class Linear(nnx.Linear):
     def __call__(self, inputs: jax.Array, out_sharding: Any = None) -> jax.Array:
         """`(..., in_features)` to `(..., out_features)`."""
         x, kernel = self.promote_dtype((inputs, self.kernel[...]), dtype=self.dtype)
-        y = jnp.einsum("...i,io->...o", x, kernel, precision=self.precision, out_sharding=out_sharding)
+        multiply = partial(_product, precision=self.precision, out_sharding=out_sharding)
         if self.bias is None:
-            return y
-        # In 16 bits the sum is made in float32, for the backward pass: there it adds up a bias's gradient
-        # over all tokens, and 16 bits would lose more with every one.
-        wide = jnp.promote_types(y.dtype, jnp.float32)
-        return (y.astype(wide) + self.bias[...].astype(wide)).astype(y.dtype)
+            return multiply(x, kernel)
+        if jnp.finfo(x.dtype).bits >= 32:
+            return multiply(x, kernel) + self.bias[...].astype(x.dtype)
+        # In 16 bits the sum is made in float32. Forward, it is rounded once, so that its sign is right and a
+        # ReLU lets the same values through. Backward, a bias's gradient adds up over all tokens, and 16 bits
+        # would lose more with every one.
+        y = _wide_product(x, kernel, multiply) + self.bias[...].astype(jnp.float32)
+        return y.astype(x.dtype)
+
+
+def _product(x: jax.Array, kernel: jax.Array, **options: Any) -> jax.Array:
+    return jnp.einsum("...i,io->...o", x, kernel, **options)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(2,))
+def _wide_product(x: jax.Array, kernel: jax.Array, multiply: Callable[..., jax.Array]) -> jax.Array:
+    """The product in the float32 that it is summed in. Its derivative is made of 16-bit products, as ever."""
+    return multiply(x, kernel, preferred_element_type=jnp.float32)
+
+
+@_wide_product.defjvp
+def _wide_product_jvp(multiply: Callable[..., jax.Array], primals: Any, tangents: Any) -> Any:
+    (x, kernel), (dx, dkernel) = primals, tangents
+    return _wide_product(x, kernel, multiply), (multiply(dx, kernel) + multiply(x, dkernel)).astype(
+        jnp.float32
+    )
 
 
 class Embedding(nnx.Embed):
