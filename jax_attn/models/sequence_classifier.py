@@ -60,5 +60,5 @@ class SequenceClassifier(nnx.Module):
         attention_mask: Bool[Array, "*b t"] | Integer[Array, "*b t"] | None = None,
         token_type_ids: Integer[Array, "*b t"] | None = None,
     ) -> Float[Array, "*b c"]:
-        """`(b, t)` ids to logits `(b, num_classes)`, or `(t,)` to `(num_classes,)`; arguments as in `Bert`."""
+        """`(b, t)` ids to logits `(b, num_classes)`, or `(t,)` to `(num_classes,)`; called as `Bert`."""
         return self.head(self.bert(input_ids, attention_mask, token_type_ids).last_hidden_state)

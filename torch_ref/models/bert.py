@@ -73,7 +73,7 @@ class Bert(nn.Module):
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor | None = None, token_type_ids: Tensor | None = None
     ) -> BertOutput:
-        """`(b, t)` or `(t,)` ids, a mask of 1 (or True) where a token stands, and segments, to both outputs."""
+        """`(b, t)` or `(t,)` ids, a mask of 1 or True where a token stands, and segments, to both outputs."""
         mask = None if attention_mask is None else attention_mask.bool()
         hidden = self.encoder(self.embeddings(input_ids, token_type_ids), mask)
         return BertOutput(hidden, None if self.pooler is None else self.pooler(hidden))

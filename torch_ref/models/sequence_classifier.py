@@ -26,5 +26,5 @@ class SequenceClassifier(nn.Module):
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor | None = None, token_type_ids: Tensor | None = None
     ) -> Tensor:
-        """`(b, t)` ids to logits `(b, num_classes)`, or `(t,)` to `(num_classes,)`; arguments as in `Bert`."""
+        """`(b, t)` ids to logits `(b, num_classes)`, or `(t,)` to `(num_classes,)`; called as `Bert`."""
         return self.head(self.bert(input_ids, attention_mask, token_type_ids).last_hidden_state)
