@@ -1,4 +1,4 @@
-"""The command line: `jax-attn list`, `jax-attn verify`."""
+"""The command line: `jax-attn list`, `verify` and `bench`."""
 
 from jax_attn.cli.main import main
 

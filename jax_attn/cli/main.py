@@ -28,11 +28,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _application() -> Any:
     import tyro
 
+    from jax_attn.cli.bench import bench
     from jax_attn.cli.list import list_catalogue
     from jax_attn.cli.verify import verify
 
     application = tyro.extras.SubcommandApp()
-    commands: dict[str, Callable[..., int]] = {"list": list_catalogue, "verify": verify}
+    commands: dict[str, Callable[..., int]] = {"list": list_catalogue, "verify": verify, "bench": bench}
     for name, command in commands.items():
         application.command(command, name=name)
     return application

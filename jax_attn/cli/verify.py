@@ -10,7 +10,7 @@ import tyro
 from rich.console import Console
 
 from jax_attn.catalogue import CATALOGUE, Twin
-from jax_attn.cli.columns import Columns, verdict
+from jax_attn.cli.columns import Columns
 from jax_attn.cli.progress import progress_over
 from jax_attn.parity.compare import compare_cases
 from jax_attn.parity.lanes import LANES
@@ -27,7 +27,9 @@ def verify(
     /,
     lanes: tuple[Lane, ...] = LANES,
     checkpoint: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None,
-    text: Annotated[tuple[tuple[str, ...], ...], tyro.conf.arg(metavar="SENTENCE"), tyro.conf.UseAppendAction] = (),
+    text: Annotated[
+        tuple[tuple[str, ...], ...], tyro.conf.arg(metavar="SENTENCE"), tyro.conf.UseAppendAction
+    ] = (),
     json: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None,
 ) -> int:
     """Prove that each Flax module computes what its torch twin computes.
@@ -117,10 +119,9 @@ def show_proof(console: Console, proof: Proof) -> None:
         console.print(f"\n{proof.report}", markup=False)
     console.print("\nsimilarity of the sentences: Flax, torch, difference", style="bold")
     for pair in proof.similarities:
-        console.print(
-            f"{pair.flax:8.4f} {pair.torch:8.4f} {abs(pair.flax - pair.torch):9.1e}  {pair.first} | {pair.second}",
-            markup=False,
-        )
+        difference = abs(pair.flax - pair.torch)
+        numbers = f"{pair.flax:8.4f} {pair.torch:8.4f} {difference:9.1e}"
+        console.print(f"{numbers}  {pair.first} | {pair.second}", markup=False)
 
 
 def save(path: Path, reports: Sequence[Report], proof: Proof | None) -> None:
@@ -130,4 +131,6 @@ def save(path: Path, reports: Sequence[Report], proof: Proof | None) -> None:
         "variants": [report.to_json() for report in reports],
         "pretrained": None if proof is None else proof.to_json(),
     }
-    path.write_text(json_text.dumps(data, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+    path.write_text(
+        json_text.dumps(data, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8"
+    )
