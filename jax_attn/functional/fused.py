@@ -6,7 +6,7 @@ Layout, padding, the lists of blocks to visit, and the rule that ties a forward 
 
 import functools
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -42,9 +42,9 @@ class Visits(NamedTuple):
         total: `(B, N, blocks)` int32, how many there are.
     """
 
-    order: Int[Array, "B N blocks steps"]
-    partial: Int[Array, "B N blocks"]
-    total: Int[Array, "B N blocks"]
+    order: Int[Array | np.ndarray, "B N blocks steps"]
+    partial: Int[Array | np.ndarray, "B N blocks"]
+    total: Int[Array | np.ndarray, "B N blocks"]
 
 
 class Blocks(NamedTuple):
@@ -56,11 +56,12 @@ class Blocks(NamedTuple):
         of_column: blocks of queries for each block of keys.
     """
 
-    kinds: Int[Array, "B N rows columns"]
+    kinds: Int[Array | np.ndarray, "B N rows columns"]
     of_row: Visits
     of_column: Visits
 
 
+@runtime_checkable
 class Kernels(Protocol):
     """The kernels of a chip, on `(B, N, T, H)` with whole blocks.
 
@@ -159,7 +160,7 @@ def fused_attention(
     return Fused(*(x[:, :, :queries].swapaxes(1, 2) for x in (output, lse, jax.lax.stop_gradient(peak))))
 
 
-def block_kinds(block_mask: BlockMask) -> Int[Array, "B N rows columns"]:
+def block_kinds(block_mask: BlockMask) -> Int[Array | np.ndarray, "B N rows columns"]:
     """0 for each empty block, 1 for each partial one, 2 for each full one; NumPy where the mask is known."""
     lists = (
         (1, block_mask.kv_num_blocks, block_mask.kv_indices),
@@ -179,7 +180,7 @@ def block_kinds(block_mask: BlockMask) -> Int[Array, "B N rows columns"]:
     return kinds
 
 
-def _visits(kinds: Int[Array, "B N blocks others"]) -> Visits:
+def _visits(kinds: Int[Array | np.ndarray, "B N blocks others"]) -> Visits:
     xp = np if isinstance(kinds, np.ndarray) else jnp
     order = xp.argsort((kinds + 2) % 3, axis=-1, stable=True).astype(xp.int32)  # 1, 2, then 0
     partial, total = ((kinds == 1).sum(-1, dtype=xp.int32), (kinds > 0).sum(-1, dtype=xp.int32))

@@ -196,7 +196,7 @@ class HoistedMod:
             and self._eqns[asked].primitive.name == "lt"
             and self._eqns[asked].invars[0] is otherwise
             and isinstance(self._eqns[asked].invars[1], Literal)
-            and self._eqns[asked].invars[1].val == 0
+            and bool(self._eqns[asked].invars[1].val == 0)
         )
 
     def _by_element(self, lookup: Lookup, given: dict[Any, Array], shape: tuple[int, ...]) -> Array:
