@@ -6,6 +6,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from jax_attn.functional.checks import require_at_most, require_last_dim, require_positive
+from jax_attn.functional.normalize import normalize_rows
 from jax_attn.functional.softmax import masked_softmax
 from jax_attn.primitives import Buffer, Dropout, Linear
 
@@ -75,6 +76,4 @@ class RenormalizedCausalAttention(nnx.Module):
         queries, keys, values = self.W_query(x), self.W_key(x), self.W_value(x)
         weights = masked_softmax(queries @ keys.mT / self.d_out**0.5)
         weights = jnp.where(self.mask[:tokens, :tokens] == 0, weights, 0)
-        row_sums = jnp.sum(weights, axis=-1, keepdims=True)
-        weights = weights / jnp.where(row_sums == 0, 1, row_sums)
-        return self.dropout(weights) @ values
+        return self.dropout(normalize_rows(weights)) @ values
