@@ -12,3 +12,7 @@ NOISE_RATIO = 2.0
 # A tensor this small beside the largest of its kind is one whose true value is zero, such as the gradient
 # of a key bias, which softmax cancels. What is left of it is rounding, and is judged against that largest.
 ZERO = 1e-12
+
+# A noise ratio above its bound is measured over this many draws of rounding errors before it is believed:
+# on a single one, torch may have been lucky.
+DRAWS = 16

@@ -59,6 +59,18 @@ class Call:
         """The same call with every array changed."""
         return Call(self.form, tuple(change(array) for array in self.arrays))
 
+    def nearby(self, lane: Lane, seed: int) -> "Call":
+        """The same call with each floating number moved by some of the lane's rounding errors."""
+        generator = np.random.default_rng([seed, 3])
+
+        def move(array: np.ndarray) -> np.ndarray:
+            if not is_floating(array):
+                return array
+            step = 1 + 8 * lane.eps * generator.uniform(-1, 1, array.shape)
+            return lane.cast(np.asarray(array.astype(np.float64) * step))
+
+        return self.map(move)
+
     @cached_property
     def floating_names(self) -> list[str]:
         """Names of the arrays that have a gradient."""

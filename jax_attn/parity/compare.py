@@ -2,29 +2,28 @@
 
 import copy
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal
 
+import jax
 import numpy as np
 from flax import nnx
 
 from jax_attn.parity import bounds
-from jax_attn.parity.calls import Call, cotangents
 from jax_attn.parity.cases import Case
-from jax_attn.parity.dropout import DropoutMismatch, Tape, record
-from jax_attn.parity.flax_side import FlaxSide, fixed_dtype, has_dropout, trains
-from jax_attn.parity.judge import Pair, judge
+from jax_attn.parity.flax_side import trains
+from jax_attn.parity.lane_run import LaneRun, Progress, Sides, Verdict
 from jax_attn.parity.lanes import LANES, Lane, lanes_named
 from jax_attn.parity.report import LeftOut, Report, Result
-from jax_attn.parity.run import Run
-from jax_attn.parity.torch_side import TorchSide
-from jax_attn.parity.trees import Mismatch, Skeleton, leaves_of, names_of
 from jax_attn.weights.rules import Names, slots
 from jax_attn.weights.state_dict import load_state_dict, state_dict
 
 Weights = Literal["torch", "flax"] | None
 Caller = Callable[..., Any]
+
+# Parameters up to which a module takes longer to compile than to run.
+SMALL = 1_000_000
 
 
 def compare(
@@ -104,124 +103,47 @@ def compare_cases(
     flax_copy, torch_copy = _carry(flax_module, torch_module, weights, names)
     report = Report(title)
     _judge_training(report, flax_copy, torch_copy, names, chosen[0].name)
-    comparison = _Comparison(flax_copy, torch_copy, names, whole_model, call_flax, call_torch, seed)
-    for lane in chosen:
-        comparison.add(report, lane, cases, progress or (lambda lane, case: None))
+    size = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(flax_copy, nnx.Param)))
+    pair = Sides(
+        flax_copy,
+        torch_copy,
+        names=names,
+        bound=bounds.WHOLE_MODEL if whole_model else bounds.MODULE,
+        call_flax=call_flax,
+        call_torch=call_torch,
+        seed=seed,
+        quick=size <= SMALL,
+    )
+    walk = _together if pair.quick else _one_by_one
+    for results, left_out in walk(pair, chosen, cases, progress or (lambda lane, case: None)):
+        report.results += results
+        report.left_out += left_out
     report.seconds = time.perf_counter() - started
     return report
 
 
-class _Comparison:
-    """Everything that does not change from lane to lane."""
+def _together(
+    pair: Sides, lanes: Sequence[Lane], cases: Sequence[Case], progress: Progress
+) -> Iterator[Verdict]:
+    """A small module: what takes time is compiling, so two lanes compile at once."""
+    lane_runs = [LaneRun(pair, lane) for lane in lanes]
+    attempts = [[run.attempt(case, progress) for case in cases] for run in lane_runs]
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda run, own: [run.run_flax(attempt) for attempt in own], lane_runs, attempts))
+    for run, own in zip(lane_runs, attempts, strict=True):
+        yield from map(run.verdict, own)
 
-    def __init__(
-        self,
-        flax: nnx.Module,
-        torch: Any,
-        names: Names,
-        whole_model: bool,
-        call_flax: Caller | None,
-        call_torch: Caller | None,
-        seed: int,
-    ):
-        self.flax = flax
-        self.torch = torch
-        self.names = names
-        self.bound = bounds.WHOLE_MODEL if whole_model else bounds.MODULE
-        self.quick = not whole_model
-        self.call_flax = call_flax
-        self.call_torch = call_torch
-        self.seed = seed
 
-    def add(
-        self, report: Report, lane: Lane, cases: Sequence[Case], progress: Callable[[str, str], None]
-    ) -> None:
-        """Run every case in `lane` and add what comes of it to `report`."""
-        try:
-            side = "torch"
-            torch = TorchSide(self.torch, lane, self.call_torch, seed=self.seed)
-            truth = None
-            if not lane.exact:
-                truth = TorchSide(self.torch, lane, self.call_torch, truth=True, seed=self.seed)
-            side = "flax"
-            flax = FlaxSide(self.flax, lane, self.names, self.call_flax, self.quick)
-        except Exception as error:
-            report.results.append(self._failed("", lane, side, _raised(side, error)))
-            return
-        hint = fixed_dtype(self.flax, lane) if lane.exact else ""
+def _one_by_one(
+    pair: Sides, lanes: Sequence[Lane], cases: Sequence[Case], progress: Progress
+) -> Iterator[Verdict]:
+    """A large model: what is scarce is memory, so one lane and one case at a time."""
+    for lane in lanes:
+        run = LaneRun(pair, lane)
         for case in cases:
-            progress(lane.name, case.name)
-            results, left_out = self._case(case, lane, torch, truth, flax)
-            report.results += [_hinted(result, hint) for result in results]
-            report.left_out += left_out
-
-    def _case(
-        self, case: Case, lane: Lane, torch: TorchSide, truth: TorchSide | None, flax: FlaxSide
-    ) -> tuple[list[Result], list[LeftOut]]:
-        tape = Tape(self.seed) if lane.training else None
-        side = "torch"
-        try:
-            call = Call.of(case).cast(lane)
-            skeleton, by_torch = torch.run(call, record(tape) if tape else None)
-            by_truth = truth.run(call)[1] if truth else None
-            if tape and not tape.masks and not has_dropout(self.flax):
-                return [], [LeftOut(case.name, lane.name, "(all)", "the module has no dropout")]
-            side = "flax"
-            floats = [leaf.shape for leaf in leaves_of(skeleton) if leaf.kind == "float"]
-            by_flax = flax.run(call, skeleton, cotangents(floats, lane, self.seed), tape)
-        except Mismatch as mismatch:
-            results = [
-                Result(case.name, lane.name, "output", name, np.nan, self.bound, None, False, message)
-                for name, message in mismatch.faults
-            ]
-            return results, [LeftOut(case.name, lane.name, "(the rest)", "the outputs cannot be paired")]
-        except DropoutMismatch as mismatch:
-            return [self._failed(case.name, lane, "dropout", str(mismatch))], []
-        except Exception as error:
-            return [self._failed(case.name, lane, side, _raised(side, error))], []
-        pairs, left_out = _pairs(case, lane, call, skeleton, by_flax, by_torch, by_truth)
-        if not any(pair.kind == "output" for pair in pairs):
-            return [self._failed(case.name, lane, "torch", "the output holds no tensor to compare")], left_out
-        return judge(case.name, lane, pairs, self.bound), left_out
-
-    def _failed(self, case: str, lane: Lane, name: str, detail: str) -> Result:
-        return Result(case, lane.name, "run", name, np.nan, self.bound, None, False, detail)
-
-
-def _pairs(
-    case: Case,
-    lane: Lane,
-    call: Call,
-    skeleton: Skeleton,
-    flax: Run,
-    torch: Run,
-    truth: Run | None,
-) -> tuple[list[Pair], list[LeftOut]]:
-    """What is compared of a case, and what is not."""
-    pairs: list[Pair] = []
-    left_out: list[LeftOut] = []
-    leaves = leaves_of(skeleton)
-    for index, (name, leaf) in enumerate(zip(names_of(skeleton), leaves, strict=True)):
-        if truth and leaf.kind in ("integer", "boolean"):
-            left_out.append(LeftOut(case.name, lane.name, name, f"{leaf.kind}: compared in float64 alone"))
-        else:
-            own = None if truth is None else truth.outputs[index]
-            pairs.append(Pair("output", name, flax.outputs[index], torch.outputs[index], own))
-        if leaf.kind == "complex":
-            left_out.append(LeftOut(case.name, lane.name, name, "complex: its gradients are not taken"))
-    if not any(leaf.kind == "float" for leaf in leaves):
-        left_out.append(LeftOut(case.name, lane.name, "gradients", "no floating output to differentiate"))
-        return pairs, left_out
-    for key, gradient in torch.gradients.items():
-        if key in flax.gradients:
-            own = None if truth is None else truth.gradients[key]
-            pairs.append(Pair("gradient", key, flax.gradients[key], gradient, own))
-    for index, name in enumerate(call.floating_names):
-        own = None if truth is None else truth.input_gradients[index]
-        pairs.append(
-            Pair("input gradient", name, flax.input_gradients[index], torch.input_gradients[index], own)
-        )
-    return pairs, left_out
+            attempt = run.attempt(case, progress)
+            run.run_flax(attempt)
+            yield run.verdict(attempt)
 
 
 def _carry(flax: nnx.Module, torch: Any, weights: Weights, names: Names) -> tuple[nnx.Module, Any]:
@@ -259,14 +181,3 @@ def _judge_training(report: Report, flax: nnx.Module, torch: Any, names: Names, 
             fail(key, "a buffer in torch, a parameter in flax")
         elif trains_in_flax and key not in parameters:
             report.left_out.append(LeftOut("", lane, key, "gradient: no counterpart in torch"))
-
-
-def _raised(side: str, error: Exception) -> str:
-    message = " ".join(str(error).split())
-    return f"{side} raised {type(error).__name__}: {message[:400]}"
-
-
-def _hinted(result: Result, hint: str) -> Result:
-    if result.passed or not hint:
-        return result
-    return replace(result, detail="; ".join(part for part in (result.detail, hint) if part))

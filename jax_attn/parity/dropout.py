@@ -145,6 +145,7 @@ def record(tape: Tape) -> Iterator[None]:
 # Flax: every dropout draws with jax.random.bernoulli.
 
 _playing = threading.local()
+_one_at_a_time = threading.Lock()  # the patches are the whole process's
 _traced_for = jax.make_user_context(None)
 _count = itertools.count(1)
 
@@ -171,6 +172,11 @@ def replay(masks: Sequence[Any], rates: Sequence[float]) -> Iterator[None]:
     if not masks:
         yield
         return
+    with _one_at_a_time:
+        yield from _replay(masks, rates)
+
+
+def _replay(masks: Sequence[Any], rates: Sequence[float]) -> Iterator[None]:
     drawn = 0
 
     def next_mask(key: Any, p: Any = 0.5, shape: Any = None, *args: Any, **kwargs: Any) -> Any:

@@ -23,7 +23,11 @@ CONSTANT = (Buffer, nnx.BatchStat)
 
 # The old emitters, unoptimised: a fifth of the compile time for code that runs once. The mathematics is
 # fixed before they are reached.
-QUICK = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
+QUICK = {
+    "xla_backend_optimization_level": 0,
+    "xla_cpu_use_fusion_emitters": False,
+    "xla_cpu_parallel_codegen_split_count": 1,
+}
 
 
 class FlaxSide:
@@ -53,7 +57,10 @@ class FlaxSide:
         self.graphdef, state = nnx.split(module, graph=True)
         paths, self.treedef = jax.tree_util.tree_flatten_with_path(state)
         with self._surroundings():
-            self.leaves = [_cast(leaf, lane) for _, leaf in paths]
+            # In NumPy: a cast in JAX would be compiled for every shape there is.
+            self.leaves = [
+                jnp.asarray(lane.cast(np.asarray(leaf))) if is_floating(leaf) else leaf for _, leaf in paths
+            ]
         index = {_dotted(path): position for position, (path, _) in enumerate(paths)}
         position = {id(slot.variable): index[slot.path] for slot in self.slots if slot.path in index}
         self.positions = [position[id(slot.variable)] for slot in self.slots]
@@ -166,10 +173,6 @@ def _is_other_float(dtype: Any, lane: Lane) -> bool:
 def trains(slot: Slot) -> bool:
     """Whether a variable is one that has a gradient: floating, and no constant of the module's."""
     return is_floating(slot.variable.get_value()) and not isinstance(slot.variable, CONSTANT)
-
-
-def _cast(leaf: Any, lane: Lane) -> jax.Array:
-    return leaf.astype(lane.dtype) if is_floating(leaf) else leaf
 
 
 def _dotted(path: tuple[Any, ...]) -> str:

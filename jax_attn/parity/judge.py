@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -24,16 +24,36 @@ class Pair:
 
 def judge(case: str, lane: Lane, pairs: Sequence[Pair], bound: float) -> list[Result]:
     """A result for each pair. Gradients are judged together: those that are zero need the others' scale."""
-    gradients = [pair for pair in pairs if pair.kind != "output"]
-    if lane.exact:
-        scale = max((_largest(_finite(pair.torch)) for pair in gradients), default=0.0)
-    else:
-        scale = max((_rms(pair.truth) for pair in gradients), default=0.0)
+    scale = _scale(lane, pairs)
     results = []
     for pair in pairs:
         own_scale = 0.0 if pair.kind == "output" else scale
         results.append(_judge_one(case, lane, pair, own_scale, bound))
     return results
+
+
+def pooled(result: Result, lane: Lane, draws: Sequence[Sequence[Pair]]) -> Result:
+    """The noise ratio of one tensor over several draws: root mean square over root mean square."""
+    ours, theirs, norms = [], [], []
+    for pairs in draws:
+        pair = next(pair for pair in pairs if (pair.kind, pair.name) == (result.kind, result.name))
+        scale = 0.0 if pair.kind == "output" else _scale(lane, pairs)
+        a, b, norm = noise(_wide(pair.flax), _wide(pair.torch), _wide(pair.truth), lane.eps, scale)
+        ours.append(a)
+        theirs.append(b)
+        norms.append(norm)
+    error, ratio = (_over(math.hypot(*ours), math.hypot(*those)) for those in (norms, theirs))
+    passed = bool(ratio <= result.bound)
+    detail = "" if passed else f"{result.detail} (over {len(draws)} draws)"
+    return replace(result, error=error, ratio=ratio, passed=passed, detail=detail)
+
+
+def _scale(lane: Lane, pairs: Sequence[Pair]) -> float:
+    """The scale of all gradients: the largest value in an exact lane, the largest root mean square else."""
+    gradients = [pair for pair in pairs if pair.kind != "output"]
+    if lane.exact:
+        return max((_largest(_finite(pair.torch)) for pair in gradients), default=0.0)
+    return max((_rms(pair.truth) for pair in gradients), default=0.0)
 
 
 def _judge_one(case: str, lane: Lane, pair: Pair, scale: float, bound: float) -> Result:
@@ -57,8 +77,8 @@ def _judge_one(case: str, lane: Lane, pair: Pair, scale: float, bound: float) ->
     truth = _wide(pair.truth)
     if np.isnan(truth).any():
         return result(math.nan, bounds.NOISE_RATIO, detail="torch gives NaN in float64")
-    error, ratio = noise_ratio(a, b, truth, lane.eps, scale)
-    return result(error, bounds.NOISE_RATIO, ratio, detail=_where(a, truth))
+    ours, theirs, norm = noise(a, b, truth, lane.eps, scale)
+    return result(_over(ours, norm), bounds.NOISE_RATIO, _over(ours, theirs), detail=_where(a, truth))
 
 
 def exact_error(flax: np.ndarray, torch: np.ndarray, scale: float = 0.0) -> float:
@@ -68,19 +88,20 @@ def exact_error(flax: np.ndarray, torch: np.ndarray, scale: float = 0.0) -> floa
     return _largest(_difference(flax, torch)) / floor
 
 
-def noise_ratio(
+def noise(
     flax: np.ndarray, torch: np.ndarray, truth: np.ndarray, eps: float, scale: float = 0.0
-) -> tuple[float, float]:
-    """(`|jax - truth| / |truth|`, `|jax - truth| / max(|torch - truth|, eps |truth|)`).
+) -> tuple[float, float, float]:
+    """(`|jax - truth|`, `max(|torch - truth|, eps |truth|)`, `|truth|`).
 
-    Where the truth is zero beside `scale`, the largest root mean square of all gradients, both are taken
-    against a tensor of that scale.
+    Where the truth is zero beside `scale`, the largest root mean square of all gradients, a tensor of that
+    scale stands in for `|truth|`.
     """
     norm = _norm(_finite(truth))
-    if norm <= bounds.ZERO * scale * math.sqrt(truth.size):
-        norm = scale * math.sqrt(truth.size)
+    whole = scale * math.sqrt(truth.size)
+    if norm <= bounds.ZERO * whole:
+        norm = whole
     ours, theirs = _norm(_difference(flax, truth)), _norm(_difference(torch, truth))
-    return _over(ours, norm), _over(ours, max(theirs, eps * norm))
+    return ours, max(theirs, eps * norm), norm
 
 
 def _over(a: float, b: float) -> float:

@@ -68,12 +68,14 @@ class Report:
         results: one for each tensor, case and lane.
         left_out: what was not compared.
         seconds: the time it took.
+        parameters: how many numbers the Flax module learns.
     """
 
     title: str = ""
     results: list[Result] = field(default_factory=list)
     left_out: list[LeftOut] = field(default_factory=list)
     seconds: float = 0.0
+    parameters: int = 0
 
     @property
     def passed(self) -> bool:
@@ -117,6 +119,7 @@ class Report:
             whole.results += [replace(r, case=_joined(report.title, r.case)) for r in report.results]
             whole.left_out += [replace(r, case=_joined(report.title, r.case)) for r in report.left_out]
             whole.seconds += report.seconds
+            whole.parameters += report.parameters
         return whole
 
     def to_json(self) -> dict[str, Any]:
@@ -127,6 +130,7 @@ class Report:
             "compared": len(self.results),
             "failed": len(self.failures),
             "seconds": self.seconds,
+            "parameters": self.parameters,
             "results": [{k: _plain(v) for k, v in asdict(result).items()} for result in self.results],
             "left_out": [asdict(entry) for entry in self.left_out],
         }
@@ -144,7 +148,7 @@ class Report:
             for row in data["results"]
         ]
         left_out = [LeftOut(**row) for row in data["left_out"]]
-        return cls(data["title"], results, left_out, data["seconds"])
+        return cls(data["title"], results, left_out, data["seconds"], data["parameters"])
 
     def save_json(self, path: str | Path) -> None:
         """Write `to_json()` to a file."""

@@ -22,17 +22,13 @@ class TorchSide:
         lane: its dtype and mode.
         call: `call(module, *args, **kwargs)`, in place of calling the module itself.
         truth: run in float64, on the weights and inputs as they are after rounding to the lane's dtype.
-        seed: seed of the cotangents.
     """
 
-    def __init__(
-        self, module: Any, lane: Lane, call: Callable[..., Any] | None, truth: bool = False, seed: int = 0
-    ):
+    def __init__(self, module: Any, lane: Lane, call: Callable[..., Any] | None, truth: bool = False):
         import torch
 
         self.lane = lane
         self.call = call
-        self.seed = seed
         self.dtype = torch.float64 if truth else getattr(torch, lane.dtype)
         self.module = copy.deepcopy(module).to(getattr(torch, lane.dtype)).to(self.dtype)
         self.module.train(lane.training)
@@ -43,8 +39,16 @@ class TorchSide:
         tensors = [*self.module.parameters(), *self.module.buffers()]
         self.device = tensors[0].device if tensors else torch.device("cpu")
 
-    def run(self, call: Call, intercept: AbstractContextManager[Any] | None = None) -> tuple[Skeleton, Run]:
-        """The outputs and all gradients of one call; `intercept` is entered around the forward pass."""
+    def run(
+        self, call: Call, seed: int, intercept: AbstractContextManager[Any] | None = None
+    ) -> tuple[Skeleton, Run]:
+        """The outputs and all gradients of one call.
+
+        Args:
+            call: the call, in the lane's dtype.
+            seed: of the cotangents that the gradients are taken with.
+            intercept: entered around the forward pass.
+        """
         import torch
 
         inputs = [self._tensor(array) for array in call.arrays]
@@ -61,7 +65,7 @@ class TorchSide:
             skeleton, tensors = take_apart(value)
             tensors = [torch.as_tensor(tensor) for tensor in tensors]
             outputs = [tensor for tensor in tensors if tensor.is_floating_point()]
-            weights = cotangents([tuple(tensor.shape) for tensor in outputs], self.lane, self.seed)
+            weights = cotangents([tuple(tensor.shape) for tensor in outputs], self.lane, seed)
             gradients = self._gradients(outputs, weights, [*self.parameters.values(), *floating])
         by_key = dict(zip(self.parameters, gradients, strict=False))
         run = Run([as_numpy(tensor) for tensor in tensors], by_key, gradients[len(self.parameters) :])
