@@ -13,7 +13,7 @@ import pytest
 import torch
 import transformers
 from flax import nnx
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
@@ -22,19 +22,20 @@ from jax_attn.models.bert import Bert
 from jax_attn.models.sequence_classifier import SequenceClassifier
 from jax_attn.primitives import Buffer, Linear
 from jax_attn.weights import StateDictError, from_pretrained, numpy_state_dict, save_pretrained
+from jax_attn.weights.bert import describe_bert
 from jax_attn.weights.pretrained import without_weights
 from jax_attn.weights.sample import minilm_folder
 from jax_attn.weights.tokenizer import tokenize
 
-SIZES = dict(
-    vocab_size=31,
-    hidden_size=12,
-    num_hidden_layers=2,
-    num_attention_heads=3,
-    intermediate_size=17,
-    max_position_embeddings=13,
-    type_vocab_size=2,
-)
+SIZES = {
+    "vocab_size": 31,
+    "hidden_size": 12,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 3,
+    "intermediate_size": 17,
+    "max_position_embeddings": 13,
+    "type_vocab_size": 2,
+}
 IDS = np.random.default_rng(0).integers(0, 31, (3, 11))
 MASK = np.arange(11) < np.array([[11], [5], [1]])
 SEGMENTS = (np.arange(11) > 4).astype(np.int64) * np.ones((3, 1), np.int64)
@@ -62,8 +63,18 @@ def bits(module) -> dict[str, tuple]:
     }
 
 
+def random_module(kind, *args, **kwargs):
+    """A module in eval mode with any finite weights, without compiling its initialisers."""
+    module = nnx.eval_shape(lambda: kind(*args, **{**SIZES, **kwargs}, rngs=nnx.Rngs(0)))
+    draw = np.random.default_rng(0).standard_normal
+    params = nnx.state(module, nnx.Param)
+    nnx.update(module, jax.tree.map(lambda leaf: jnp.asarray(draw(leaf.shape), leaf.dtype), params))
+    module.eval()
+    return module
+
+
 def bert(**kwargs) -> Bert:
-    return Bert(**{**SIZES, **kwargs}, rngs=nnx.Rngs(0))
+    return random_module(Bert, **kwargs)
 
 
 def hugging_face(kind=transformers.BertModel, **config):
@@ -124,7 +135,7 @@ def test_minilm_is_transformers_minilm():
 # ------------------------------------------------------------------------------ tiny random checkpoints
 
 
-@pytest.mark.parametrize("act", ["gelu", "gelu_new", "gelu_pytorch_tanh", "relu"])
+@pytest.mark.parametrize("act", ["gelu", "gelu_new", "relu"])
 @jax.enable_x64(True)
 def test_every_activation(tmp_path, act):
     theirs = hugging_face(hidden_act=act, layer_norm_eps=1e-5)
@@ -157,13 +168,12 @@ def test_the_head_of_another_task_is_left_out_and_told(tmp_path):
 
 def test_a_checkpoint_without_a_pooler(tmp_path):
     hugging_face(transformers.BertForMaskedLM).save_pretrained(tmp_path)
-    with pytest.warns(UserWarning) as told:
+    head = r"left out the head of another task: cls\.predictions\."
+    pooler = "built without a pooler, since the checkpoint has none$"
+    with pytest.warns(UserWarning, match=head), pytest.warns(UserWarning, match=pooler):
         module = from_pretrained(tmp_path)
     assert module.pooler is None
     assert module(jnp.asarray(IDS)).pooler_output is None
-    first, second = (str(warning.message) for warning in told)
-    assert first.startswith(f"{tmp_path}: left out the head of another task: cls.predictions.")
-    assert second == f"{tmp_path}: built without a pooler, since the checkpoint has none"
 
 
 @jax.enable_x64(True)
@@ -279,60 +289,58 @@ def test_buffers_are_computed_and_weights_are_not():
 # ------------------------------------------------------------------------------------------------ saving
 
 sizes = st.fixed_dictionaries(
-    dict(
-        num_hidden_layers=st.integers(1, 3),
-        num_attention_heads=st.sampled_from([1, 2, 3, 4, 6]),
-        intermediate_size=st.integers(1, 9),
-        hidden_act=st.sampled_from(["gelu", "gelu_tanh", "relu"]),
-        add_pooling_layer=st.booleans(),
-        norm_placement=st.sampled_from(["post", "pre"]),
-        positions=st.sampled_from(["learned", "sinusoidal"]),
-        scan=st.booleans(),
-        layer_norm_eps=st.sampled_from([1e-12, 1e-6]),
-        param_dtype=st.sampled_from([jnp.float32, jnp.float16, jnp.bfloat16]),
-    )
+    {
+        "num_hidden_layers": st.integers(1, 2),
+        "num_attention_heads": st.sampled_from([1, 2, 3, 4, 6]),
+        "hidden_act": st.sampled_from(["gelu", "gelu_tanh", "relu"]),
+        "add_pooling_layer": st.booleans(),
+        "norm_placement": st.sampled_from(["post", "pre"]),
+        "positions": st.sampled_from(["learned", "sinusoidal"]),
+        "scan": st.booleans(),
+        "layer_norm_eps": st.sampled_from([1e-12, 1e-6]),
+        "param_dtype": st.sampled_from([jnp.float32, jnp.float16, jnp.bfloat16]),
+    }
 )
 
 
+@settings(max_examples=6)
 @given(sizes)
+@example({"positions": "sinusoidal", "norm_placement": "pre", "scan": True, "add_pooling_layer": False})
 def test_a_round_trip_is_bitwise(tmp_path_factory, kwargs):
     module = bert(**kwargs)
     folder = save_pretrained(module, tmp_path_factory.mktemp("checkpoint"))
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "built without a pooler|.*built without a pooler")
-        again = from_pretrained(folder, scan=kwargs["scan"])
+        warnings.filterwarnings("ignore", ".*built without a pooler")
+        again = from_pretrained(folder, scan=kwargs.get("scan", False))
     assert bits(again) == bits(module)
-    module.eval()
-    for ours, before in zip(again(jnp.asarray(IDS)), module(jnp.asarray(IDS)), strict=True):
-        np.testing.assert_array_equal(ours, before)
+    assert describe_bert(again) == describe_bert(module)
+    if kwargs.get("positions") == "sinusoidal":  # which has no weights that could tell
+        np.testing.assert_array_equal(again(jnp.asarray(IDS))[0], module(jnp.asarray(IDS))[0])
 
 
-@given(st.integers(1, 5), st.sampled_from(["post", "pre"]))
-def test_a_classifier_round_trip_is_bitwise(tmp_path_factory, classes, norm_placement):
-    module = SequenceClassifier(
-        classes, classifier_dropout=0.25, norm_placement=norm_placement, **SIZES, rngs=nnx.Rngs(0)
+@pytest.mark.parametrize(("classes", "norm_placement"), [(1, "post"), (4, "pre")])
+def test_a_classifier_round_trip_is_bitwise(tmp_path, classes, norm_placement):
+    module = random_module(
+        SequenceClassifier, classes, classifier_dropout=0.25, norm_placement=norm_placement
     )
-    folder = tmp_path_factory.mktemp("classifier")
     labels = {str(index): f"class {index}" for index in range(classes)}
-    save_pretrained(module, folder, config={"id2label": labels})
-    config = json.loads((folder / "config.json").read_text())
+    save_pretrained(module, tmp_path, config={"id2label": labels})
+    config = json.loads((tmp_path / "config.json").read_text())
     assert config["architectures"] == ["SequenceClassifier"]
     assert config["num_labels"] == classes
     assert config["id2label"] == labels
-    again = from_pretrained(folder)
+    again = from_pretrained(tmp_path)
     assert isinstance(again, SequenceClassifier)
     assert again.head.dropout.rate == 0.25
     assert bits(again) == bits(module)
-    module.eval()
     np.testing.assert_array_equal(again(jnp.asarray(IDS)), module(jnp.asarray(IDS)))
 
 
-@pytest.mark.parametrize("act", ["gelu", "gelu_tanh", "relu"])
+@pytest.mark.parametrize("act", ["gelu", "gelu_tanh"])
 @jax.enable_x64(True)
 def test_transformers_reads_what_we_save(tmp_path, act):
     module = bert(param_dtype=jnp.float64, hidden_act=act, layer_norm_eps=1e-3)
     save_pretrained(module, tmp_path, config={"pad_token_id": 4})
-    module.eval()
     theirs, report = transformers.AutoModel.from_pretrained(
         tmp_path, dtype=torch.float64, output_loading_info=True
     )
@@ -343,7 +351,7 @@ def test_transformers_reads_what_we_save(tmp_path, act):
 
 
 def test_transformers_reads_the_encoder_of_a_classifier(tmp_path):
-    module = SequenceClassifier(3, **SIZES, rngs=nnx.Rngs(0))
+    module = random_module(SequenceClassifier, 3)
     save_pretrained(module, tmp_path)
     theirs = transformers.BertModel.from_pretrained(tmp_path, add_pooling_layer=False)
     np.testing.assert_array_equal(
@@ -390,7 +398,7 @@ def test_bad_modules_and_configs_to_save_are_refused(tmp_path):
     ]:
         with pytest.raises(ValueError, match=re.escape(message)):
             save_pretrained(bert(), tmp_path, config=config)
-    classifier = SequenceClassifier(3, **SIZES, rngs=nnx.Rngs(0))
+    classifier = random_module(SequenceClassifier, 3)
     with pytest.raises(ValueError, match="config: id2label has 2 labels, the module 3"):
         save_pretrained(classifier, tmp_path, config={"id2label": {"0": "a", "1": "b"}})
     assert list(tmp_path.iterdir()) == []
