@@ -87,9 +87,14 @@ BERT_TINY = dict(
 )
 
 
+def encoder_layer_cases(width: int) -> list[Case]:
+    """The usual cases in batches, and those with a mask."""
+    return [case for case in [*token_cases(width), *mask_cases(width)] if "unbatched" not in case.name]
+
+
 def encoder_cases(width: int) -> list[Case]:
-    """The usual cases, and those with a mask."""
-    return [*token_cases(width), *mask_cases(width)]
+    """The same with a mask of padding only."""
+    return [case for case in encoder_layer_cases(width) if case.name != "pairs"]
 
 
 MULTI_HEAD = dict(num_heads=2, context_length=11, dropout=0.3)
@@ -528,7 +533,7 @@ COMPONENTS = [
             f"attention and feed-forward, {placement}-norm",
             source,
             dict(ENCODER_LAYER, norm_placement=placement),
-            partial(encoder_cases, 91),
+            partial(encoder_layer_cases, 91),
         )
         for placement, source in {"post": ATTENTION_PAPER, "pre": "Xiong et al. (arXiv 2002.04745)"}.items()
     ),

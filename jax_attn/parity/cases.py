@@ -85,11 +85,8 @@ def cross_cases(width: int, tokens: int = 5, others: int = 7, batch: int = 3, *,
     return [
         Case("shorter than its context", (x, context)),
         Case("longer than its context", (context, x)),
-        Case("one token in the context", (x, context[:, :1])),
         Case("padding in the context", (x, context), {"mask": padding}),
-        Case("pairs", (x, context), {"mask": pairs}),
-        Case("pairs of each head", (x, context), {"mask": pairs[:, None]}),
-        Case("causal", (x, context), {"is_causal": True}),
+        Case("pairs of each head, causal", (x, context), {"mask": pairs[:, None], "is_causal": True}),
         Case("unbatched", (x[0], context[0]), {"mask": pairs[0]}),
     ]
 
@@ -210,13 +207,11 @@ def token_id_cases(
 def text_cases(
     vocab_size: int, tokens: int = 5, batch: int = 3, *, context: int, segments: int = 2, seed: int = 3
 ) -> list[Case]:
-    """`token_id_cases`, and the masks that tokenizers give: the last sequence is nothing but padding."""
-    cases = token_id_cases(vocab_size, tokens, batch, context=context, segments=segments, seed=seed)
-    (plain,) = cases[0].args
-    lengths = np.linspace(tokens, 0, batch).astype(int)
-    padding = np.arange(tokens) < lengths[:, None]
-    return [
-        *cases,
-        Case("padding", (plain, padding.astype(np.int64))),
-        Case("boolean padding", (plain, padding), {"token_type_ids": (plain % segments)}),
-    ]
+    """What a tokenizer gives: token ids, an attention mask (the last sequence is nothing but padding), segments."""
+    plain, _, repeated, _, one, full = token_id_cases(
+        vocab_size, tokens, batch, context=context, segments=segments, seed=seed
+    )
+    (ids,) = full.args
+    padding = np.arange(context) < np.linspace(context, 0, batch).astype(int)[:, None]
+    of_segment = np.random.default_rng(seed).integers(segments, size=ids.shape)
+    return [plain, repeated, one, Case("full context", (ids, padding.astype(np.int64), of_segment))]
