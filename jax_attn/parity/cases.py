@@ -207,7 +207,7 @@ def token_id_cases(
 def text_cases(
     vocab_size: int, tokens: int = 5, batch: int = 3, *, context: int, segments: int = 2, seed: int = 3
 ) -> list[Case]:
-    """What a tokenizer gives: token ids, an attention mask (the last sequence is nothing but padding), segments."""
+    """What a tokenizer gives: ids, an attention mask (the last sequence is nothing but padding), segments."""
     plain, _, repeated, _, one, full = token_id_cases(
         vocab_size, tokens, batch, context=context, segments=segments, seed=seed
     )

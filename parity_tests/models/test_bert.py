@@ -1,0 +1,219 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jax_attn.catalogue import CATALOGUE
+from jax_attn.models.bert import Bert
+from jax_attn.parity.bounds import WHOLE_MODEL
+from jax_attn.weights.state_dict import load_state_dict, state_dict
+from parity_tests.contract import TwinContract
+from parity_tests.from_scratch.properties import few
+
+TINY = {
+    "vocab_size": 31,
+    "hidden_size": 26,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "intermediate_size": 29,
+    "max_position_embeddings": 11,
+    "type_vocab_size": 3,
+}
+
+
+class TestBert(TwinContract):
+    rows = ("bert", "bert-scanned", "bert-pre")
+
+
+def bert(**options) -> Bert:
+    module = Bert(**(TINY | options), rngs=nnx.Rngs(0), param_dtype=jnp.float64)
+    module.eval()
+    return module
+
+
+def text(tokens: int = 7, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Ids, a mask of padding, and segments of three sequences."""
+    rng = np.random.default_rng(seed)
+    mask = np.arange(tokens) < np.array([[tokens], [3], [1]])
+    return rng.integers(31, size=(3, tokens)), mask.astype(int), rng.integers(3, size=(3, tokens))
+
+
+def run(module: Bert, *call: np.ndarray | None):
+    """The module under `jit`."""
+    arrays = [None if array is None else jnp.asarray(array) for array in call]
+    return nnx.jit(lambda module, *call: module(*call))(module, *arrays)
+
+
+def assert_as_near(actual, expected) -> None:
+    error = np.max(np.abs(np.asarray(actual) - np.asarray(expected))) / max(1, np.max(np.abs(expected)))
+    assert error <= WHOLE_MODEL, f"{error:.1e}"
+
+
+# transformers.BertModel: a reference that is not ours.
+
+THEIR_NAMES = (
+    ("embeddings.token.", "embeddings.word_embeddings."),
+    ("embeddings.position.", "embeddings.position_embeddings."),
+    ("embeddings.segment.", "embeddings.token_type_embeddings."),
+    ("embeddings.norm.", "embeddings.LayerNorm."),
+    ("encoder.layers.", "encoder.layer."),
+    (".attention.q_proj.", ".attention.self.query."),
+    (".attention.k_proj.", ".attention.self.key."),
+    (".attention.v_proj.", ".attention.self.value."),
+    (".attention.out_proj.", ".attention.output.dense."),
+    (".attention_norm.", ".attention.output.LayerNorm."),
+    (".feed_forward.up.", ".intermediate.dense."),
+    (".feed_forward.down.", ".output.dense."),
+    (".feed_forward_norm.", ".output.LayerNorm."),
+)
+
+
+def theirs_of(key: str) -> str:
+    for ours, theirs in THEIR_NAMES:
+        key = key.replace(ours, theirs)
+    return key
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"hidden_act": "gelu_new", "scan": True},
+        {"hidden_act": "relu", "add_pooling_layer": False, "layer_norm_eps": 1e-5},
+        {
+            "hidden_act": "gelu_pytorch_tanh",
+            "num_hidden_layers": 1,
+            "num_attention_heads": 13,
+            "type_vocab_size": 1,
+        },
+    ],
+    ids=lambda options: "-".join(map(str, options.values())) or "plain",
+)
+@pytest.mark.filterwarnings("ignore")  # theirs to mend
+@jax.enable_x64(True)
+def test_transformers_computes_the_same(options, attention):
+    import torch
+    from transformers import BertConfig, BertModel
+
+    ours = bert(**options)
+    kept = {key: value for key, value in (TINY | options).items() if key not in ("scan", "add_pooling_layer")}
+    config = BertConfig(**kept, attn_implementation=attention)
+    pooled = options.get("add_pooling_layer", True)
+    theirs = BertModel(config, add_pooling_layer=pooled).double().eval()
+    for parameter in theirs.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    weights = theirs.state_dict()
+    load_state_dict(ours, {key: weights[theirs_of(key)] for key in state_dict(ours)})
+
+    ids, mask, segments = text()
+    segments = segments % TINY.get("type_vocab_size") if "type_vocab_size" not in options else segments * 0
+    for call in ((ids, None, None), (ids, mask, None), (ids, mask, segments)):
+        given = (None if array is None else torch.from_numpy(array) for array in call)
+        with torch.no_grad():
+            expected = theirs(
+                **dict(zip(("input_ids", "attention_mask", "token_type_ids"), given, strict=True))
+            )
+        output = run(ours, *call)
+        assert_as_near(output.last_hidden_state, expected.last_hidden_state)
+        if pooled:
+            assert_as_near(output.pooler_output, expected.pooler_output)
+        else:
+            assert output.pooler_output is None
+
+
+@pytest.mark.parametrize("scan", [False, True])
+@jax.enable_x64(True)
+def test_what_stands_behind_the_padding_does_not_matter(scan):
+    module = bert(scan=scan)
+    ids, mask, segments = text()
+    other = np.where(mask == 1, ids, 30 - ids)
+    expected = run(module, ids, mask, segments)
+    output = run(module, other, mask, segments)
+    real = mask == 1
+    assert_as_near(output.last_hidden_state[real], expected.last_hidden_state[real])
+    assert_as_near(output.pooler_output, expected.pooler_output)
+    # ... nor that it is there at all.
+    cut = run(module, ids[1:2, :3], None, segments[1:2, :3])
+    assert_as_near(cut.last_hidden_state[0], expected.last_hidden_state[1, :3])
+
+
+@jax.enable_x64(True)
+def test_list_and_stack_are_the_same_from_the_same_seed():
+    call = text()
+    for plain, scanned in zip(run(bert(), *call), run(bert(scan=True), *call), strict=True):
+        assert_as_near(scanned, plain)
+
+
+@few
+@given(st.integers(1, 3), st.integers(1, 11), st.integers(0, 2**16))
+@jax.enable_x64(True)
+def test_a_batch_is_its_sequences(batch, tokens, seed):
+    module = bert(num_hidden_layers=1)
+    ids = np.random.default_rng(seed).integers(31, size=(batch, tokens))
+    together = run(module, ids)
+    assert together.last_hidden_state.shape == (batch, tokens, 26)
+    alone = run(module, ids[-1])
+    assert_as_near(alone.last_hidden_state, together.last_hidden_state[-1])
+    assert_as_near(alone.pooler_output, together.pooler_output[-1])
+
+
+@jax.enable_x64(True)
+def test_a_mask_of_integers_is_one_of_booleans():
+    module = bert()
+    ids, mask, _ = text()
+    expected = run(module, ids, mask)
+    for dtype in (bool, np.uint8, np.int32):
+        np.testing.assert_array_equal(run(module, ids, mask.astype(dtype))[0], expected[0])
+
+
+@jax.enable_x64(True)
+def test_a_sequence_of_nothing_but_padding_is_finite():
+    ids, mask, _ = text()
+    output = run(bert(), ids, mask * np.array([[1], [0], [0]]))
+    assert np.isfinite(output.last_hidden_state).all()
+
+
+def test_every_parameter_has_a_name_of_the_convention():
+    keys = state_dict(CATALOGUE["bert"].flax())
+    parts = {key.replace(".layers.1.", ".layers.0.").rsplit(".", 1)[0] for key in keys}
+    assert parts == {
+        *(f"embeddings.{part}" for part in ("token", "position", "segment", "norm")),
+        *(f"encoder.layers.0.attention.{name}_proj" for name in ("q", "k", "v", "out")),
+        *(f"encoder.layers.0.feed_forward.{name}" for name in ("up", "down")),
+        *(f"encoder.layers.0.{name}_norm" for name in ("attention", "feed_forward")),
+        "pooler.dense",
+    }
+
+
+def test_bad_arguments_are_refused():
+    for options, message in (
+        (
+            {"num_attention_heads": 3},
+            "embed_dim must be divisible by num_heads, got embed_dim=26 and num_heads=3",
+        ),
+        ({"hidden_act": "swish"}, "activation must be one of gelu, .*, got 'swish'"),
+        ({"norm_placement": "sandwich"}, "norm_placement must be one of post, pre, got 'sandwich'"),
+        ({"hidden_dropout_prob": 2.0}, r"dropout must be a probability between 0 and 1, got dropout=2\.0"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            bert(**options)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_bad_input_is_refused(compiled):
+    module = Bert(**TINY, rngs=nnx.Rngs(0))
+    call_of = jax.jit(lambda *call: module(*call)) if compiled else module
+    ids = jnp.zeros((3, 5), jnp.int32)
+    for call, message in (
+        ((jnp.zeros((3, 12), jnp.int32),), "the number of tokens must be at most max_positions=11, got 12"),
+        ((jnp.zeros((3, 5)),), "token_ids must be integers, got float32"),
+        ((ids, jnp.ones((3, 5))), "attention_mask must be boolean or integers 0 and 1, got float32"),
+        ((ids, ids[:, :4]), r"attention_mask must have the shape of input_ids, \(3, 5\), got \(3, 4\)"),
+        ((ids, None, ids[0]), r"segment_ids must have shape \(3, 5\), got \(5,\)"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call_of(*call)
