@@ -101,7 +101,8 @@ def compare_cases(
     started = time.perf_counter()
     chosen = lanes_named(lanes)
     flax_copy, torch_copy = _carry(flax_module, torch_module, weights, names)
-    report = Report(title)
+    weights_of_flax = jax.tree.leaves(nnx.state(flax_copy, nnx.Param))
+    report = Report(title, parameters=sum(leaf.size for leaf in weights_of_flax))
     _judge_training(report, flax_copy, torch_copy, names, chosen[0].name)
     size = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(flax_copy, nnx.Param)))
     pair = Sides(
