@@ -104,7 +104,6 @@ def compare_cases(
     weights_of_flax = jax.tree.leaves(nnx.state(flax_copy, nnx.Param))
     report = Report(title, parameters=sum(leaf.size for leaf in weights_of_flax))
     _judge_training(report, flax_copy, torch_copy, names, chosen[0].name)
-    size = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(flax_copy, nnx.Param)))
     pair = Sides(
         flax_copy,
         torch_copy,
@@ -113,7 +112,7 @@ def compare_cases(
         call_flax=call_flax,
         call_torch=call_torch,
         seed=seed,
-        quick=size <= SMALL,
+        quick=report.parameters <= SMALL,
     )
     walk = _together if pair.quick else _one_by_one
     for results, left_out in walk(pair, chosen, cases, progress or (lambda lane, case: None)):
