@@ -5,7 +5,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from jax_attn.functional.checks import require_at_most, require_divisible, require_last_dim
+from jax_attn.functional.checks import require_at_most, require_divisible, require_last_dim, require_positive
 from jax_attn.functional.softmax import masked_softmax
 from jax_attn.primitives import Buffer, Dropout, Linear
 
@@ -32,8 +32,8 @@ class MultiHeadAttentionCombinedQKV(nnx.Module):
         param_dtype: dtype of the parameters.
 
     Raises:
-        ValueError: `num_heads` does not divide `d_out`; the input is not `(t, d_in)` or `(b, t, d_in)`, or
-            has more than `context_length` tokens.
+        ValueError: a size is below 1; `dropout` is no probability; `num_heads` does not divide `d_out`; the
+            input is not `(t, d_in)` or `(b, t, d_in)`, or has more than `context_length` tokens.
 
     Source: "Build a Large Language Model From Scratch", ch. 3, comparison of multi-head implementations.
     """
@@ -52,6 +52,8 @@ class MultiHeadAttentionCombinedQKV(nnx.Module):
         param_dtype: DTypeLike = jnp.float32,
     ):
         self.head_dim = require_divisible("d_out", d_out, "num_heads", num_heads)
+        require_positive("d_in", d_in)
+        require_positive("context_length", context_length)
         self.d_in = d_in
         self.d_out = d_out
         self.num_heads = num_heads

@@ -6,7 +6,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from jax_attn.from_scratch.torch_multihead import TorchMultiheadAttention
-from jax_attn.functional.checks import require_at_most, require_divisible, require_last_dim
+from jax_attn.functional.checks import require_at_most, require_divisible, require_last_dim, require_positive
 from jax_attn.primitives import Buffer, Linear
 
 
@@ -34,8 +34,9 @@ class MultiHeadAttentionTorchClass(nnx.Module):
         param_dtype: dtype of the parameters.
 
     Raises:
-        ValueError: `d_in` is not `d_out`; `num_heads` does not divide `d_out`; the input is not `(t, d_in)`
-            or `(b, t, d_in)`, or has more than `context_length` tokens.
+        ValueError: `d_in` is not `d_out`; a size is below 1; `dropout` is no probability; `num_heads` does
+            not divide `d_out`; the input is not `(t, d_in)` or `(b, t, d_in)`, or has more than
+            `context_length` tokens.
 
     Source: "Build a Large Language Model From Scratch", ch. 3, comparison of multi-head implementations.
     """
@@ -57,6 +58,7 @@ class MultiHeadAttentionTorchClass(nnx.Module):
         if d_in != d_out:
             raise ValueError(f"d_in must equal d_out, got d_in={d_in} and d_out={d_out}")
         require_divisible("d_out", d_out, "num_heads", num_heads)
+        require_positive("context_length", context_length)
         self.d_in = d_in
         self.context_length = context_length
         self.need_weights = need_weights

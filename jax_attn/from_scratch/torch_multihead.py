@@ -52,8 +52,9 @@ class TorchMultiheadAttention(nnx.Module):
         param_dtype: dtype of the parameters.
 
     Raises:
-        ValueError: `num_heads` does not divide `embed_dim`; query, key, value or a mask has another shape or
-            dtype than the call describes; `is_causal` without `attn_mask`.
+        ValueError: `num_heads` does not divide `embed_dim`; a size is below 1; `dropout` is no probability;
+            query, key, value or a mask has another shape or dtype than the call describes; `is_causal`
+            without `attn_mask`.
 
     Source: `torch.nn.MultiheadAttention`; "Attention Is All You Need" (arXiv 1706.03762), section 3.2.2.
     """
