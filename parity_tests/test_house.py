@@ -1,0 +1,144 @@
+"""The rules of the house, held by machine: the mirror, the floors, and who may import whom."""
+
+import ast
+import inspect
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+from flax import nnx
+
+from jax_attn.catalogue import CATALOGUE
+
+ROOT = Path(__file__).parent.parent
+ROOMS = ("from_scratch", "positions", "attention", "layers", "models")
+
+# Floors from the ground up; rooms in one row stand side by side and may not import each other.
+FLOORS = (
+    ("functional",),
+    ("primitives",),
+    ("positions",),
+    ("from_scratch", "attention"),
+    ("layers",),
+    ("models",),
+    ("weights",),
+    ("parity",),
+    ("catalogue",),
+    ("cli",),
+)
+
+# Constructor arguments of torch's own classes that are not ours to mirror.
+TORCH_ONLY = {"device", "dtype"}
+
+# What has no twin, and why.
+WITHOUT_TWIN: dict[str, str] = {}
+
+
+def modules(tree: str, rooms: tuple[str, ...] = ROOMS) -> set[str]:
+    """`room/file.py` of every module in the rooms of a tree."""
+    found = (path for room in rooms for path in (ROOT / tree / room).glob("*.py"))
+    return {str(path.relative_to(ROOT / tree)) for path in found if path.name != "__init__.py"}
+
+
+def public_classes(package: str, file: str) -> dict[str, type]:
+    module = import_module(f"{package}.{file.removesuffix('.py').replace('/', '.')}")
+    return {
+        name: value
+        for name, value in vars(module).items()
+        if inspect.isclass(value) and value.__module__ == module.__name__ and not name.startswith("_")
+    }
+
+
+def test_every_module_has_a_twin_and_a_proof():
+    flax = modules("jax_attn") - WITHOUT_TWIN.keys()
+    proofs = {str(Path(p).with_name(Path(p).name.removeprefix("test_"))) for p in modules("parity_tests")}
+    assert flax, "no modules found"
+    assert modules("torch_ref") == flax
+    # A room may hold further proofs (of several modules together), never fewer.
+    assert flax <= proofs
+
+
+def constructor(kind: type) -> dict[str, inspect.Parameter]:
+    """The arguments of a class that both frameworks have: a Flax class's keyword-only ones are its own."""
+    _, *named = inspect.signature(kind.__init__).parameters.values()
+    return {p.name: p for p in named if p.kind is p.POSITIONAL_OR_KEYWORD and p.name not in TORCH_ONLY}
+
+
+def is_flax_module(kind: type) -> bool:
+    return issubclass(kind, nnx.Module)
+
+
+@pytest.mark.parametrize("file", sorted(modules("jax_attn") - WITHOUT_TWIN.keys()))
+def test_twins_have_the_same_constructor(file):
+    flax_classes = {n: k for n, k in public_classes("jax_attn", file).items() if is_flax_module(k)}
+    assert flax_classes
+    torch_module = import_module(f"torch_ref.{file.removesuffix('.py').replace('/', '.')}")
+    for name, flax_class in flax_classes.items():
+        ours, theirs = constructor(flax_class), constructor(getattr(torch_module, name))
+        assert list(ours) == list(theirs), name
+        for argument in ours:
+            assert ours[argument].default == theirs[argument].default, f"{name}({argument}=)"
+
+
+def test_every_class_has_a_row_in_the_catalogue():
+    rows = {twin.where for twin in CATALOGUE.values()}
+    for file in modules("jax_attn") - WITHOUT_TWIN.keys():
+        for name, kind in public_classes("jax_attn", file).items():
+            if is_flax_module(kind):
+                assert f"{file.removesuffix('.py').replace('/', '.')}:{name}" in rows
+
+
+def imports(file: Path) -> Iterator[tuple[str, int]]:
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, node.lineno) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{file}: a relative import"
+            yield node.module or "", node.lineno
+            yield from ((f"{node.module}.{alias.name}", node.lineno) for alias in node.names)
+
+
+def test_a_file_imports_only_from_floors_below_its_own():
+    floor = {room: height for height, rooms in enumerate(FLOORS) for room in rooms}
+    for file in (ROOT / "jax_attn").rglob("*.py"):
+        parts = file.relative_to(ROOT / "jax_attn").with_suffix("").parts
+        if parts == ("__init__",):
+            continue
+        assert parts[0] in floor, f"{file}: this room has no floor"
+        for name, line in imports(file):
+            there = name.split(".")[1] if name.startswith("jax_attn.") else parts[0]
+            if there in floor and there != parts[0]:
+                assert floor[there] < floor[parts[0]], f"{file}:{line} imports {name}"
+
+
+def run_without(blocked: str, package: str, skip: tuple[str, ...] = ()) -> None:
+    """Import every module of `package` in a fresh interpreter in which `blocked` cannot be imported."""
+    code = f"""
+import importlib, pkgutil, sys
+sys.modules[{blocked!r}] = None
+package = importlib.import_module({package!r})
+for module in pkgutil.walk_packages(package.__path__, {package + "."!r}):
+    if not module.name.startswith({skip!r}):
+        importlib.import_module(module.name)
+assert not any(name.split(".")[0] == {blocked!r} and sys.modules[name] for name in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_jax_attn_imports_without_torch():
+    run_without("torch", "jax_attn")
+
+
+def test_torch_ref_imports_without_jax():
+    run_without("jax", "torch_ref")
+
+
+def test_import_jax_attn_loads_nothing_heavy():
+    heavy = ("torch", "rich", "tyro", "matplotlib", "transformers")
+    code = f"import jax_attn, sys; print([m for m in {heavy} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
