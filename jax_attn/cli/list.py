@@ -1,19 +1,21 @@
 """`jax-attn list`: what there is to verify and to import."""
 
+from itertools import groupby
+
 from rich.console import Console
-from rich.table import Table
+from rich.markup import escape
 
 from jax_attn.catalogue import CATALOGUE
 
 
 def list_catalogue() -> int:
-    """List every variant: its name, its class, what it computes and where it comes from."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("name", "class", "computes", "source"):
-        table.add_column(column, overflow="fold")
-    for twin in CATALOGUE.values():
-        table.add_row(twin.name, "jax_attn." + twin.where.replace(":", "."), twin.summary, twin.source)
-    console = Console()
-    # A pipe has no width: give every row its line, for grep and awk.
-    console.print(table, width=None if console.is_terminal else 400)
+    """List every variant under its class: its name, what it computes, and where it comes from."""
+    console = Console(highlight=False, soft_wrap=True)
+    width = max(map(len, CATALOGUE))
+    for where, twins in groupby(CATALOGUE.values(), key=lambda twin: twin.where):
+        twins = list(twins)
+        console.print(f"[bold]jax_attn.{where.replace(':', '.')}[/bold]  {escape(twins[0].source)}")
+        for twin in twins:
+            console.print(f"  {twin.name:{width}}  {escape(twin.summary)}")
+    console.print(f"\n{len(CATALOGUE)} variants; the twin of jax_attn.X is torch_ref.X")
     return 0
