@@ -41,6 +41,7 @@ class Call(NamedTuple):
     sinks: Array | None
     dropout_rate: float
     dropout_key: Array | None
+    return_residual: bool
     return_weights: bool
 
 

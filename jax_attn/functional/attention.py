@@ -95,6 +95,7 @@ def dot_product_attention(
         sinks=arguments.as_sinks(sinks, heads),
         dropout_rate=dropout_rate,
         dropout_key=dropout_key,
+        return_residual=return_residual,
         return_weights=return_weights,
     )
     if implementation is None:

@@ -14,6 +14,8 @@ from jaxtyping import Array, Bool, Float, Int
 MAX_HEAD_DIM = 128  # 256 from Hopper on, which cannot be told before there is a device
 _SERVED = (
     "scale",
+    "return_residual",
+    "dropout_key",  # says nothing without a rate
     "bias",
     "mask",
     "is_causal",
@@ -92,8 +94,10 @@ def cudnn_attention(
         "bias": bias,
         "mask": mask,
         "is_causal": is_causal,
-        "query_seq_lengths": query_seq_lengths,
-        "key_value_seq_lengths": key_value_seq_lengths,
+        "query_seq_lengths": None if query_seq_lengths is None else query_seq_lengths.astype(jnp.int32),
+        "key_value_seq_lengths": (
+            None if key_value_seq_lengths is None else key_value_seq_lengths.astype(jnp.int32)
+        ),
         "local_window_size": local_window_size,
     }
     if implementation == "cudnn":

@@ -21,7 +21,7 @@ from jax_attn.functional.reference import reference_attention
 from jax_attn.functional.terms import Terms, hoist
 from jax_attn.functional.tiles import make_layout
 
-Result = tuple[Array, Array, Array | None]  # output, log-sum-exp, weights
+Result = tuple[Array, Array | None, Array | None]  # output; log-sum-exp and weights, where asked for
 
 BLOCK = (128, 128)  # in which the band of a causal mask or a window is looked at
 
@@ -60,22 +60,17 @@ def why_not(implementation: str, call: Call) -> str | None:
 
 
 def _why_not_cudnn(call: Call) -> str | None:
-    if jax.default_backend() != "gpu":
-        return f"cuDNN is for GPU, and this device is {jax.default_backend()}"
-    if call.query.dtype not in (jnp.float16, jnp.bfloat16):
-        return f"cuDNN's attention is for float16 and bfloat16, got {call.query.dtype}"
-    if call.key.shape[-1] != call.value.shape[-1]:
-        return f"the key dim {call.key.shape[-1]} and the value dim {call.value.shape[-1]} must be the same"
-    for name in ("segment_ids", "softcap", "sinks"):
-        if getattr(call, name) is not None:
-            return f"it has no {name}"
-    return None
+    from jax_attn.functional.cudnn import why_not_cudnn
+
+    options = call._asdict()
+    operands = [options.pop(name) for name in ("query", "key", "value")]
+    return why_not_cudnn(*operands, platform=jax.default_backend(), **options)
 
 
 def _reference(call: Call) -> Result:
     options = call._asdict()
     operands = [options.pop(name) for name in ("query", "key", "value")]
-    del options["return_weights"]
+    del options["return_weights"], options["return_residual"]
     result = reference_attention(*operands, **options)
     return result.output, result.lse, result.weights
 
@@ -106,7 +101,15 @@ def _blockwise(call: Call) -> Result:
 
 def _pallas(call: Call) -> Result:
     if jax.default_backend() == "tpu":
+        from jax_attn.functional.splash import splash_attention, why_not_splash
         from jax_attn.functional.tpu import pallas_attention
+
+        options = call._asdict()
+        operands = [options.pop(name) for name in ("query", "key", "value")]
+        if why_not_splash(*operands, **options) is None:
+            names = ("scale", "is_causal", "local_window_size", "softcap")
+            output = splash_attention(*operands, **{name: options[name] for name in names})
+            return output, None, None
     else:
         from jax_attn.functional.gpu import pallas_attention
     mods = _mods(call)
@@ -119,21 +122,12 @@ def _pallas(call: Call) -> Result:
 
 
 def _cudnn(call: Call) -> Result:
-    output, lse = jax.nn.dot_product_attention(
-        call.query,
-        call.key,
-        call.value,
-        call.bias,
-        call.mask,
-        scale=call.scale,
-        is_causal=call.is_causal,
-        query_seq_lengths=call.query_seq_lengths,
-        key_value_seq_lengths=call.key_value_seq_lengths,
-        local_window_size=call.local_window_size,
-        implementation="cudnn",
-        return_residual=True,
-    )
-    return output, lse, None
+    from jax_attn.functional.cudnn import cudnn_attention
+
+    names = ("is_causal", "query_seq_lengths", "key_value_seq_lengths", "local_window_size")
+    options = {name: getattr(call, name) for name in names}
+    operands = (call.query, call.key, call.value, call.bias, call.mask)
+    return *cudnn_attention(*operands, scale=call.scale, **options), None
 
 
 IMPLEMENTATIONS: dict[str, Callable[[Call], Result]] = {

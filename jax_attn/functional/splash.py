@@ -34,7 +34,8 @@ def why_not_splash(
             and `softcap` are served.
     """
     for name, x in others.items():
-        if name not in ("scale", "is_causal", "softcap") and x is not None and x is not False:
+        served = name in ("scale", "is_causal", "softcap", "dropout_key")
+        if not served and x is not None and x is not False and not (name == "dropout_rate" and x == 0):
             return f"it knows no {name}"
     if query.dtype not in (jnp.bfloat16, jnp.float32):
         return f"it takes bfloat16 and float32, not {query.dtype}"

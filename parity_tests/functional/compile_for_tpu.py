@@ -5,6 +5,7 @@ Needs TPU_LIBRARY_PATH to name libtpu.so and TPU_SKIP_MDS_QUERY=1.
 
 import json
 import sys
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
@@ -79,23 +80,26 @@ def forward_and_backward(mesh, attend, spec, tokens):
     return compiled.memory_analysis().temp_size_in_bytes / (x.size * x.dtype.itemsize / CHIPS)
 
 
-def main(topology):
+def fused(tokens):
+    """Causal attention by the kernels; the block mask is made here, where its arrays are known."""
+    block_mask = create_block_mask(mask_mods.causal, None, None, tokens, tokens, BLOCK_SIZE=512)
+    return lambda *operands: tpu.pallas_attention(*operands, None, block_mask).output
+
+
+def main(topology, *measures):
+    """Compiles all sorts, and takes measures such as `fused:8192`: which attention, how many tokens."""
     devices = topologies.get_topology_desc(platform="tpu", topology_name=topology).devices
     mesh = Mesh(np.array(devices)[:CHIPS], ("x",))
-    temporaries = []
     over_heads = PartitionSpec(None, None, "x")
-    for tokens in (8192, 32768):
-        block_mask = create_block_mask(mask_mods.causal, None, None, tokens, tokens, BLOCK_SIZE=512)
-
-        def attend(q, k, v, block_mask=block_mask):
-            return tpu.pallas_attention(q, k, v, None, block_mask).output
-
-        temporaries.append(forward_and_backward(mesh, attend, over_heads, tokens))
     compile_all_tables(mesh)
-    splash = lambda *operands: splash_attention(*operands, is_causal=True)  # noqa: E731
-    forward_and_backward(mesh, splash, over_heads, 1024)
+    forward_and_backward(mesh, partial(splash_attention, is_causal=True), over_heads, 1024)
+    temporaries = {}
+    for measure in measures:
+        name, tokens = measure.split(":")
+        attend = fused(int(tokens)) if name == "fused" else jax.nn.dot_product_attention
+        temporaries[measure] = forward_and_backward(mesh, attend, over_heads, int(tokens))
     print(json.dumps({"compiled": ["tables", "splash"], "temporaries": temporaries}))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

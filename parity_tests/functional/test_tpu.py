@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -16,6 +17,7 @@ import numpy as np
 import pytest
 
 from jax_attn.functional import mask_mods, tpu
+from jax_attn.functional.attention import dot_product_attention
 from jax_attn.functional.block_mask import create_block_mask
 from jax_attn.functional.reference import reference_attention
 from jax_attn.functional.splash import splash_attention, why_not_splash
@@ -30,8 +32,11 @@ class TestTpu(KernelContract):
 
 
 @pytest.mark.skipif(not COMPILER.is_file(), reason="no TPU compiler: `make tpu-compiler` fetches it")
-@pytest.mark.parametrize("topology", ["v5e:2x2", "v5p:2x2x1"])
-def test_compiles_for_tpu(topology):
+@pytest.mark.parametrize(
+    ("topology", "measures"),
+    [("v5e:2x2", ["fused:8192", "fused:32768"]), ("v5p:2x2x1", ["fused:8192", "dense:4096"])],
+)
+def test_compiles_for_tpu(topology, measures):
     """Forward and backward, all sorts of tables; and long sequences take little memory besides their own."""
     environment = {
         **os.environ,
@@ -41,14 +46,21 @@ def test_compiles_for_tpu(topology):
     }
     program = Path(__file__).with_name("compile_for_tpu.py")
     run = subprocess.run(
-        [sys.executable, program, topology], env=environment, cwd=ROOT, capture_output=True, text=True
+        [sys.executable, program, topology, *measures],
+        env=environment,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
     )
     assert run.returncode == 0, run.stderr[-3000:]
     report = json.loads(run.stdout.splitlines()[-1])
     assert report["compiled"] == ["tables", "splash"]
-    # Temporaries at 8k and 32k tokens in units of one chip's queries: the same multiple is linear memory.
-    assert len(report["temporaries"]) == 2
-    assert all(0 < ratio <= 4 for ratio in report["temporaries"]), report
+    # Temporaries in units of one chip's queries: the same multiple at 8k and 32k tokens is linear memory.
+    temporaries = report["temporaries"]
+    assert [*temporaries] == measures
+    for measure, ratio in temporaries.items():
+        # A matrix of scores would not go unseen.
+        assert ratio > 10 if measure.startswith("dense") else ratio <= 4, temporaries
 
 
 @pytest.mark.parametrize(
@@ -108,3 +120,33 @@ def test_splash_equals_the_oracle(options):
         )
     for got, want in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
         assert jnp.abs(got - want).max() <= 1e-5 * max(1, jnp.abs(want).max())
+
+
+@pytest.mark.parametrize(("options", "splash"), [({}, True), ({"return_residual": True}, False)])
+def test_the_public_call_takes_splash_where_it_serves(monkeypatch, options, splash):
+    """On a TPU, which is played by the CPU; no kernel runs."""
+    taken = []
+    x = jax.ShapeDtypeStruct((1, 256, 2, 128), jnp.bfloat16)
+
+    def spy(module, name, result):
+        monkeypatch.setattr(module, name, lambda q, *_, **__: taken.append(name) or result(q))
+
+    spy(sys.modules["jax_attn.functional.splash"], "splash_attention", lambda q: q)
+    spy(tpu, "pallas_attention", lambda q: (q, q[..., 0], q[..., 0]))
+    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
+    call = partial(dot_product_attention, implementation="pallas", is_causal=True, **options)
+    jax.eval_shape(call, x, x, x)
+    assert taken == ["splash_attention" if splash else "pallas_attention"]
+
+
+def test_no_kernel_is_imported_on_the_way_to_cpu():
+    program = (
+        "import sys, jax.numpy as jnp\n"
+        "from jax_attn.functional.attention import dot_product_attention\n"
+        "from jax_attn.functional.flex import flex_attention\n"
+        "x = jnp.ones((1, 3, 1, 2))\n"
+        "dot_product_attention(x, x, x), flex_attention(x, x, x)\n"
+        "kernels = {'jax_attn.functional.' + name for name in ('tpu', 'gpu', 'splash', 'cudnn', 'fused')}\n"
+        "assert not kernels & set(sys.modules), 'a kernel was imported'\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=ROOT, env=os.environ)
