@@ -13,6 +13,7 @@ from jaxtyping import Array, Bool, Int
 
 from jax_attn.functional.checks import require_positive
 
+Leaf = Any  # an array, or what a transformation of trees puts in its place
 MaskMod = Callable[[Array, Array, Array, Array], Array]
 
 DEFAULT_BLOCK_SIZE = 128
@@ -72,14 +73,14 @@ class BlockMask:
     """
 
     seq_lengths: tuple[int, int]
-    kv_num_blocks: Int[Array, "B H Q_BLOCKS"]
-    kv_indices: Int[Array, "B H Q_BLOCKS KV_BLOCKS"]
-    full_kv_num_blocks: Int[Array, "B H Q_BLOCKS"] | None = None
-    full_kv_indices: Int[Array, "B H Q_BLOCKS KV_BLOCKS"] | None = None
-    q_num_blocks: Int[Array, "B H KV_BLOCKS"] | None = None
-    q_indices: Int[Array, "B H KV_BLOCKS Q_BLOCKS"] | None = None
-    full_q_num_blocks: Int[Array, "B H KV_BLOCKS"] | None = None
-    full_q_indices: Int[Array, "B H KV_BLOCKS Q_BLOCKS"] | None = None
+    kv_num_blocks: Leaf
+    kv_indices: Leaf
+    full_kv_num_blocks: Leaf = None
+    full_kv_indices: Leaf = None
+    q_num_blocks: Leaf = None
+    q_indices: Leaf = None
+    full_q_num_blocks: Leaf = None
+    full_q_indices: Leaf = None
     BLOCK_SIZE: tuple[int, int] = (DEFAULT_BLOCK_SIZE, DEFAULT_BLOCK_SIZE)
     mask_mod: MaskMod = noop_mask
 

@@ -6,17 +6,20 @@ is the grid in blocks of the size to compute in, as lists of key blocks for each
 """
 
 import dataclasses
+from types import ModuleType
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int
+from jaxtyping import Array
 
 from jax_attn.functional.block_mask import BlockMask
 
 EMPTY, PARTIAL, FULL = 0, 1, 2
 LARGEST = 512  # keys or queries in a block
-STEP_COST = 20_000  # what each step costs beside its products, as an area of scores
+STEP_COST = 8_000  # what each step costs beside its products, as an area of scores
+Leaf = Any  # an array, or what a transformation of trees puts in its place
 Grid = np.ndarray | Array  # (B or 1, H or 1, rows, columns)
 
 
@@ -32,10 +35,10 @@ class Plan:
         most_full, most_partial: the most that any row has; what is 0 need not be compiled.
     """
 
-    full_num: Int[Array, "B G rows"]
-    full_idx: Int[Array, "B G rows columns"]
-    partial_num: Int[Array, "B G rows"]
-    partial_idx: Int[Array, "B G rows columns"]
+    full_num: Leaf
+    full_idx: Leaf
+    partial_num: Leaf
+    partial_idx: Leaf
     q_size: int = dataclasses.field(metadata={"static": True})
     kv_size: int = dataclasses.field(metadata={"static": True})
     most_full: int = dataclasses.field(metadata={"static": True})
@@ -99,7 +102,7 @@ def best_plan(grid: Grid, block: tuple[int, int], lengths: tuple[int, int], grou
     def time(plan: Plan) -> float:
         steps = plan.full_num.sum() + plan.partial_num.sum()
         rows = plan.full_num.size
-        return steps * (plan.q_size * plan.kv_size + STEP_COST) + rows * STEP_COST
+        return float(steps * (plan.q_size * plan.kv_size + STEP_COST) + rows * STEP_COST)
 
     plans = [make_plan(grid, block, (q, kv), lengths, groups) for q in q_sizes for kv in kv_sizes]
     return min(plans, key=time)
@@ -149,7 +152,7 @@ def make_plan(
     )
 
 
-def _pool(xp: type(np), grid: Grid, axis: int, factor: int) -> Grid:
+def _pool(xp: ModuleType, grid: Grid, axis: int, factor: int) -> Grid:
     """Blocks joined by `factor`: full where all are, empty where all are, partial otherwise."""
     if factor == 1:
         return grid

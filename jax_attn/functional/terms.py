@@ -12,7 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import Jaxpr, Literal
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
+
+Leaf = Any  # an array (or tree of them), or what a transformation of trees puts in its place
 
 
 class Program:
@@ -35,7 +37,7 @@ class Program:
 class Mod:
     """A mod of scalars, and the arrays it captured as leaves of a pytree."""
 
-    captured: list[Array]
+    captured: Leaf
     program: Program = dataclasses.field(metadata={"static": True})
 
     def __call__(self, *scalars: Any) -> Array:
@@ -62,16 +64,16 @@ class Terms:
     Attributes:
         bias: four axes that broadcast against `(B, N, T, S)`.
         mask: the same, boolean.
-        score_mod: `(score, b, h, q_idx, kv_idx) -> score`.
-        mask_mod: `(b, h, q_idx, kv_idx) -> bool`; full blocks of a block mask do not ask it.
+        score_mod: a `Mod`, `(score, b, h, q_idx, kv_idx) -> score`.
+        mask_mod: a `Mod`, `(b, h, q_idx, kv_idx) -> bool`; full blocks of a block mask do not ask it.
         every_mask_mod: a mask mod that full blocks ask too.
     """
 
-    bias: Float[Array, "..."] | None = None
-    mask: Bool[Array, "..."] | None = None
-    score_mod: Mod | None = None
-    mask_mod: Mod | None = None
-    every_mask_mod: Mod | None = None
+    bias: Leaf = None
+    mask: Leaf = None
+    score_mod: Leaf = None
+    mask_mod: Leaf = None
+    every_mask_mod: Leaf = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,7 +8,7 @@ import dataclasses
 
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from jax_attn.functional.plan import Plan
 from jax_attn.functional.terms import Place, Terms, over_tile
@@ -89,7 +89,7 @@ class Group:
         )
 
     def query_tiles(
-        self, x: Float[Array, "B T N *d"], size: int, fill: float = 0
+        self, x: Float[Array, "B T N *d"], size: int, fill: float = 0.0
     ) -> Float[Array, "rows k m *d"]:
         """This group's part of an array of queries, in tiles."""
         layout = self.layout
@@ -103,7 +103,9 @@ class Group:
     def key_tiles(self, x: Float[Array, "B S K d"], size: int) -> Float[Array, "columns k s d"]:
         """This group's part of an array of keys, in tiles."""
         part = (1, x.shape[1], self.layout.group_kv_heads, x.shape[3])
-        return _tiles(lax.dynamic_slice(x, _at(self.b, 0, self.first_kv, 0), part)[0], size, 0).swapaxes(1, 2)
+        return _tiles(lax.dynamic_slice(x, _at(self.b, 0, self.first_kv, 0), part)[0], size, 0.0).swapaxes(
+            1, 2
+        )
 
     def put_queries(self, x: Float[Array, "B T N *d"], tiles: Float[Array, "rows k m *d"]) -> Array:
         """`x` with this group's part taken from tiles."""
@@ -164,7 +166,7 @@ class Tile:
         )
         return Place(self.group.b, self.group.h, q_idx, kv_idx)
 
-    def part_of(self, x: Array) -> Float[Array, "k r q s"]:
+    def part_of(self, x: Array) -> Shaped[Array, "#k #r #q #s"]:
         """This tile's part of an array that broadcasts against `(B, N, T, S)`; axes of one stay."""
         heads = self.group.h.shape
         part = lax.dynamic_slice(x, self._start(x), self._part_shape(x))[0]

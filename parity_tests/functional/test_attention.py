@@ -1,0 +1,142 @@
+"""dot_product_attention as a drop-in for jax.nn's, its own options, and what it refuses."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jax_attn.functional.attention import dot_product_attention
+from jax_attn.functional.reference import reference_attention
+
+B, T, S, N, K, H = 2, 13, 17, 6, 3, 5
+KEY = jax.random.key(0)
+
+
+def operands(dtype=jnp.float32):
+    draw = np.random.default_rng(0).standard_normal
+    return tuple(jnp.asarray(draw(shape), dtype) for shape in [(B, T, N, H), (B, S, K, H), (B, S, K, H)])
+
+
+ARRAY = np.random.default_rng(1).standard_normal((B, N, T, S)).astype(np.float32)
+LENGTHS = {
+    "query_seq_lengths": jnp.array([5, T], jnp.int32),
+    "key_value_seq_lengths": jnp.array([S, 9], jnp.int32),
+}
+
+
+@pytest.mark.parametrize("implementation", ["xla", "blockwise"])
+@pytest.mark.parametrize(
+    "call",
+    [
+        {},
+        {"scale": 0.7},
+        {"bias": jnp.asarray(ARRAY)},
+        {"bias": jnp.asarray(ARRAY[0])},
+        {"mask": jnp.asarray(ARRAY[:, :1] > -1)},
+        {"mask": jnp.asarray(ARRAY[:1, :, :1] > -1)},
+        {"is_causal": True},
+        {"local_window_size": 3},
+        {"local_window_size": (4, 1), "is_causal": True},
+        LENGTHS,
+        {"return_residual": True, "is_causal": True},
+    ],
+)
+def test_is_a_drop_in_for_jax_nn(call, implementation):
+    def run(f, **more):
+        def loss(q, k, v):
+            out = f(q, k, v, **call, **more)
+            return (out[0] if isinstance(out, tuple) else out).sum(), out
+
+        return jax.tree.leaves(jax.jit(jax.grad(loss, argnums=(0, 1, 2), has_aux=True))(*operands()))
+
+    ours = run(dot_product_attention, implementation=implementation)
+    theirs = run(jax.nn.dot_product_attention)
+    for actual, expected in zip(ours, theirs, strict=True):
+        assert actual.shape == expected.shape
+        assert actual.dtype == expected.dtype
+        np.testing.assert_allclose(actual, expected, atol=3e-6)
+
+
+def test_without_a_batch_axis_as_jax_nn():
+    q, k, v = (x[0] for x in operands())
+    ours = dot_product_attention(q, k, v, return_residual=True)
+    theirs = jax.nn.dot_product_attention(q, k, v, return_residual=True)
+    for actual, expected in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(actual, expected, atol=1e-6)
+
+
+def test_the_oracle_is_the_formula():
+    """One head, one query at a time, in NumPy."""
+    q, k, v = (np.asarray(x, np.float64) for x in operands())
+    with jax.enable_x64(True):
+        result = reference_attention(*(jnp.asarray(x) for x in (q, k, v)), is_causal=True)
+    for b, t, n in np.ndindex(B, T, N):
+        scores = k[b, : t + 1, n // 2] @ q[b, t, n] / np.sqrt(H)
+        weights = np.exp(scores) / np.exp(scores).sum()
+        np.testing.assert_allclose(result.output[b, t, n], weights @ v[b, : t + 1, n // 2], atol=1e-13)
+        np.testing.assert_allclose(result.lse[b, t, n], np.log(np.exp(scores).sum()), atol=1e-13)
+        np.testing.assert_allclose(result.weights[b, n, t, : t + 1], weights, atol=1e-13)
+
+
+@pytest.mark.parametrize("implementation", ["reference", "xla"])
+def test_dropout_keeps_what_bernoulli_says(implementation):
+    q, k, v = operands()
+    _, weights = dot_product_attention(q, k, v, return_weights=True)
+    options = {"dropout_rate": 0.3, "dropout_key": KEY, "implementation": implementation}
+    output, dropped = dot_product_attention(q, k, v, return_weights=True, **options)
+    keep = jax.random.bernoulli(KEY, 0.7, weights.shape)
+    np.testing.assert_allclose(dropped, jnp.where(keep, weights / 0.7, 0), atol=1e-6)
+    expected = jnp.einsum("bnts,bsnh->btnh", dropped, jnp.repeat(v, 2, axis=2))
+    np.testing.assert_allclose(output, expected, atol=1e-5)
+
+
+def test_weights_of_a_row_sum_to_one_and_a_sink_takes_its_share():
+    q, k, v = operands()
+    for implementation in ("reference", "xla"):
+        options = {"return_weights": True, "implementation": implementation}
+        _, weights = dot_product_attention(q, k, v, **options)
+        np.testing.assert_allclose(weights.sum(-1), 1, atol=1e-6)
+        _, weights = dot_product_attention(q, k, v, sinks=jnp.full(N, 3.0), **options)
+        assert (weights.sum(-1) < 0.95).all()
+
+
+def test_float64_stays_float64():
+    with jax.enable_x64(True):
+        q, k, v = operands(jnp.float64)
+        for implementation in ("xla", "blockwise"):
+            assert dot_product_attention(q, k, v, implementation=implementation).dtype == jnp.float64
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"key": jnp.ones((B, S, 4, H)), "value": jnp.ones((B, S, 4, H))}, "multiple of the key/value heads"),
+        ({"key": jnp.ones((B, S, K, H + 1))}, "same head dim"),
+        ({"value": jnp.ones((B, S + 1, K, H))}, "key and value must agree"),
+        ({"key": jnp.ones((3, S, K, H)), "value": jnp.ones((3, S, K, H))}, "same batch"),
+        ({"query": jnp.ones((T, N, H))}, "all be"),
+        ({"key": jnp.ones((B, S, K, H), jnp.bfloat16)}, "one floating dtype"),
+        ({"mask": jnp.ones((T, S))}, "mask must be boolean, got float32; an additive mask goes to bias"),
+        ({"bias": jnp.ones((T, S), bool)}, "bias must be floating"),
+        (
+            {"mask": jnp.ones((T, S + 1), bool)},
+            r"mask must broadcast against .*\(2, 6, 13, 17\), got \(13, 18\)",
+        ),
+        ({"bias": jnp.ones((K, T, S))}, "bias must broadcast"),
+        ({"query_seq_lengths": jnp.ones(3, int)}, r"query_seq_lengths must be integers of shape \(2,\)"),
+        ({"local_window_size": (1, 2, 3)}, "local_window_size"),
+        ({"segment_ids": jnp.ones((B, T), int)}, r"segment_ids must be \(2, 13\)"),
+        ({"sinks": jnp.ones(K)}, r"sinks must be floating of shape \(6,\)"),
+        ({"dropout_rate": 0.1}, "needs dropout_key"),
+        ({"dropout_rate": 1.5, "dropout_key": KEY}, "probability"),
+        ({"implementation": "fast"}, "not one of"),
+        ({"implementation": "cudnn"}, "cuDNN is for GPU"),
+        ({"implementation": "pallas"}, "TPU and GPU"),
+        ({"implementation": "blockwise", "return_weights": True}, "never holds the weights"),
+        ({"implementation": "blockwise", "dropout_rate": 0.1, "dropout_key": KEY}, "dropout"),
+    ],
+)
+def test_bad_input_is_refused(change, message):
+    q, k, v = operands()
+    with pytest.raises(ValueError, match=message):
+        dot_product_attention(**{"query": q, "key": k, "value": v, **change})

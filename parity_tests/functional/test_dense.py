@@ -1,0 +1,5 @@
+from parity_tests.functional.attention_contract import AttentionContract
+
+
+class TestXla(AttentionContract):
+    implementation = "xla"
