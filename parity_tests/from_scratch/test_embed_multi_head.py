@@ -3,9 +3,9 @@ import jax.numpy as jnp
 import pytest
 from flax import nnx
 from hypothesis import given
-from parity_tests.contract import TwinContract
 
 from jax_attn.from_scratch.embed_multi_head import EmbedMultiHeadAttention
+from parity_tests.contract import TwinContract
 from parity_tests.from_scratch.properties import (
     assert_bad_masks_are_refused,
     assert_batch_independent,

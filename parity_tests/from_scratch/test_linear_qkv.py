@@ -2,9 +2,9 @@ import jax
 import jax.numpy as jnp
 import pytest
 from flax import nnx
-from parity_tests.contract import TwinContract
 
 from jax_attn.from_scratch.linear_qkv import LinearQKV
+from parity_tests.contract import TwinContract
 from parity_tests.from_scratch.properties import assert_same, draw
 
 

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from flax import nnx
 from hypothesis import given
-from parity_tests.contract import TwinContract
 
 from jax_attn.from_scratch.multi_head_wrapper import MultiHeadAttentionWrapper
 from jax_attn.weights.state_dict import numpy_state_dict
+from parity_tests.contract import TwinContract
 from parity_tests.from_scratch.properties import (
     assert_batch_independent,
     assert_causal,

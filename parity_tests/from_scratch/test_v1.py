@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from flax import nnx
 from hypothesis import given
-from parity_tests.contract import TwinContract
 
 from jax_attn.from_scratch.v1 import SelfAttentionV1
+from parity_tests.contract import TwinContract
 from parity_tests.from_scratch.properties import (
     assert_batch_independent,
     assert_permutation_equivariant,

@@ -3,9 +3,9 @@ import jax.numpy as jnp
 import pytest
 from flax import nnx
 from hypothesis import given
-from parity_tests.contract import TwinContract
 
 from jax_attn.from_scratch.v2 import SelfAttentionV2
+from parity_tests.contract import TwinContract
 from parity_tests.from_scratch.properties import (
     assert_batch_independent,
     assert_permutation_equivariant,
