@@ -12,6 +12,8 @@ class CausalAttention(nn.Module):
     Source: "Build a Large Language Model From Scratch", section 3.5.
     """
 
+    mask: Tensor
+
     def __init__(self, d_in: int, d_out: int, context_length: int, dropout: float, qkv_bias: bool = False):
         super().__init__()
         self.d_out = d_out
