@@ -78,3 +78,4 @@ def test_loading_takes_one_copy_of_the_weights(tmp_path):
     assert seen["same_peak"] < seen["weights"] + slack
     assert seen["same_after"] < seen["weights"] + slack
     assert seen["half_peak"] < seen["weights"] / 2 + slack
+    assert seen["half_after"] < seen["weights"] / 2 + slack

@@ -242,6 +242,10 @@ def test_numpy_memory_is_not_adopted():
     for array in tensors.values():
         array[...] = 0
     assert bits(numpy_state_dict(module)) == before
+    alive = [weakref.ref(array) for array in tensors.values()]
+    del tensors, array
+    gc.collect()
+    assert [ref for ref in alive if ref() is not None] == []
 
 
 def test_a_tensor_without_data_is_a_fault():
