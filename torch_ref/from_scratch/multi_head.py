@@ -12,6 +12,8 @@ class MultiHeadAttention(nn.Module):
     Source: "Build a Large Language Model From Scratch", section 3.6.2.
     """
 
+    mask: Tensor
+
     def __init__(
         self,
         d_in: int,
