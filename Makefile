@@ -52,6 +52,12 @@ format: $(READY)  ## Format the code and mend what the linter can mend
 train: $(READY) .cache/vaderSentiment-0.5.zip  ## Train the classifier example on real text
 	$(BIN)/python examples/train_classifier.py
 
+.cache/libtpu/libtpu/libtpu.so: | $(READY)
+	$(BIN)/pip install --quiet --no-deps --target .cache/libtpu libtpu==0.0.42.1
+
+.PHONY: tpu-compiler
+tpu-compiler: .cache/libtpu/libtpu/libtpu.so  ## Fetch the TPU compiler, with which the tests compile for TPUs without one
+
 .PHONY: clean
 clean:  ## Remove .venv and the caches
 	rm -rf .venv .cache .pytest_cache .ruff_cache .hypothesis *.egg-info
