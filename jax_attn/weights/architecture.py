@@ -4,8 +4,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from flax import nnx
-
 from jax_attn.weights.config import ConfigRules
 from jax_attn.weights.rules import Names
 
@@ -41,7 +39,7 @@ class Architecture:
         names: what turns our keys into those that are saved.
     """
 
-    module: type[nnx.Module]
+    module: type[Any]
     model_types: Sequence[str]
     named: bool
     rules: ConfigRules

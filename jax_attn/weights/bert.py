@@ -80,9 +80,9 @@ GELU_TANH = "gelu_pytorch_tanh"  # Hugging Face's name for our "gelu_tanh"
 
 def plan_bert(arguments: dict[str, Any], keys: Sequence[str]) -> Plan:
     """A `Bert`, whether the checkpoint is of the encoder alone or of a model with a head."""
-    names = names_in_file(keys)
+    names = [*names_in_file(keys)]
     if any(key.startswith(PREFIX) for key in keys):
-        names += ((r"^", PREFIX),)
+        names.append((r"^", PREFIX))
     notes = []
     heads = [key for key in keys if key.startswith(HEADS)]
     if heads:
@@ -113,7 +113,8 @@ def constants(keys: Sequence[str]) -> list[str]:
 
 def describe_bert(bert: Bert) -> dict[str, Any]:
     """The `config.json` of a `Bert`."""
-    embeddings, layers = bert.embeddings, bert.encoder.layers
+    embeddings = bert.embeddings
+    layers: Any = bert.encoder.layers
     stacked = bool(bert.encoder.stacked)
     layer = layers if stacked else layers[0]
     activation = layer.feed_forward.activation

@@ -173,7 +173,7 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def write_together(files: Mapping[Path, Callable[[Path], None]]) -> None:
+def write_together(files: Mapping[Path, Callable[[Path], object]]) -> None:
     """Write every file under a temporary name, and rename them only when all are complete."""
     temporary = {path: path.with_name(f".{path.name}.{os.getpid()}.tmp") for path in files}
     try:

@@ -97,7 +97,7 @@ def assign(table: Sequence[Slot], state_dict: Mapping[str, Any]) -> None:
         given = [place.key in state_dict for place in slot.places]
         if not any(given):
             continue
-        kept = None if all(given) else _current(slot)
+        kept = [] if all(given) else _current(slot)
         tensors = [
             _part(state_dict, place) if place.key in state_dict else kept[layer]
             for layer, place in enumerate(slot.places)

@@ -1,6 +1,6 @@
 """Sentences into token ids, with the `tokenizer.json` that lies beside a checkpoint's weights."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -29,8 +29,8 @@ def tokenize(
 
     Raises:
         FileNotFoundError: the folder has no `config.json` or no `tokenizer.json`.
-        ValueError: no sentences, a sentence that is not text, or one with more tokens than the model has
-            positions.
+        ValueError: no sentences, a sentence that is not text, one with more tokens than the model has
+            positions, or with a token that the model's vocabulary lacks.
         ModuleNotFoundError: tokenizers is not installed; the `cli` extra brings it.
     """
     if isinstance(sentences, str) or not sentences:
@@ -39,13 +39,9 @@ def tokenize(
         _require_text(sentence)
     folder = Path(folder)
     config = read_config(folder)
-    limit = config.get("max_position_embeddings")
     encodings = _tokenizer(folder / TOKENIZER).encode_batch(list(sentences))
     for sentence, encoding in zip(sentences, encodings, strict=True):
-        if limit is not None and len(encoding.ids) > limit:
-            raise ValueError(
-                f"{_short(sentence)} has {len(encoding.ids)} tokens, and the model {limit} positions"
-            )
+        _require_fit(sentence, encoding.ids, config)
 
     shape = (len(encodings), max(len(encoding.ids) for encoding in encodings))
     ids = np.full(shape, config.get("pad_token_id") or 0, np.int32)
@@ -79,6 +75,17 @@ def _require_text(sentence: object) -> None:
         sentence.encode("utf-8")
     except UnicodeEncodeError:  # a lone surrogate: what Python makes of command line bytes that are not UTF-8
         raise ValueError(f"{_short(sentence)} is not UTF-8 text") from None
+
+
+def _require_fit(sentence: str, ids: Sequence[int], config: Mapping[str, Any]) -> None:
+    positions, vocabulary = config.get("max_position_embeddings"), config.get("vocab_size")
+    if positions is not None and len(ids) > positions:
+        raise ValueError(f"{_short(sentence)} has {len(ids)} tokens, and the model {positions} positions")
+    if vocabulary is not None and max(ids, default=0) >= vocabulary:
+        raise ValueError(
+            f"{_short(sentence)} has the token {max(ids)}, and the model a vocabulary of {vocabulary}: "
+            f"the {TOKENIZER} belongs to another model"
+        )
 
 
 def _short(sentence: str) -> str:

@@ -275,6 +275,15 @@ def test_overrides(folder):
         from_pretrained(folder, num_heads=3)
 
 
+@pytest.mark.parametrize("graph", [True, False])
+def test_graph_and_tree_mode(folder, graph):
+    with nnx.set_graph_mode(graph):
+        module = from_pretrained(folder)
+        module.train()
+        first, second = module(jnp.asarray(IDS))[0], module(jnp.asarray(IDS))[0]
+    assert (first != second).any()
+
+
 def test_buffers_are_computed_and_weights_are_not():
     class Net(nnx.Module):
         def __init__(self):

@@ -93,6 +93,15 @@ def test_bad_folders(tmp_path, monkeypatch):
         tokenize(minilm_folder(), SENTENCES)
 
 
+def test_a_tokenizer_of_another_model_is_refused(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "bert", "vocab_size": 2000}')
+    shutil.copy(minilm_folder() / "tokenizer.json", tmp_path)
+    with pytest.raises(
+        ValueError, match=r'^"happy" has the token 3407, and the model a vocabulary of 2000: '
+    ):
+        tokenize(tmp_path, ["happy"])
+
+
 def test_the_padding_token_is_the_configs(tmp_path):
     config = json.loads((minilm_folder() / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({**config, "pad_token_id": 7}))

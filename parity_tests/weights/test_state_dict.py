@@ -1,7 +1,11 @@
 """torch state_dicts into NNX modules and back: bit for bit, and every fault by name."""
 
 import gc
+import os
+import subprocess
+import sys
 import weakref
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +21,7 @@ from torch import nn
 from jax_attn.primitives import Buffer, Embedding, Linear
 from jax_attn.weights import StateDictError, load_state_dict, numpy_state_dict, state_dict
 
+ROOT = Path(__file__).parents[2]
 DTYPES = ["float64", "float32", "float16", "bfloat16"]
 
 
@@ -276,3 +281,32 @@ def test_values_in_16_bits_are_looked_at_too(dtype):
     assert faults_of(net(dtype=name), tensors) == [
         f"value: out.bias holds 5 of 5 {name} values that are NaN or infinite"
     ]
+
+
+SHARDED = """
+import jax, jax.numpy as jnp, numpy as np
+from flax import nnx
+from jax.sharding import NamedSharding, PartitionSpec
+from jax_attn.primitives import Linear
+from jax_attn.weights import load_state_dict, numpy_state_dict
+
+module = Linear(3, 8, rngs=nnx.Rngs(0))
+mesh = jax.make_mesh((4,), ("d",), axis_types=(jax.sharding.AxisType.Auto,))
+spread = NamedSharding(mesh, PartitionSpec(None, "d"))
+module.kernel.set_value(jax.device_put(module.kernel[...], spread))
+tensors = {key: value + 1 for key, value in numpy_state_dict(module).items()}
+load_state_dict(module, tensors)
+assert module.kernel[...].sharding == spread, module.kernel[...].sharding
+np.testing.assert_array_equal(numpy_state_dict(module)["weight"], tensors["weight"])
+"""
+
+
+def test_a_variable_on_several_devices_stays_there():
+    environment = {
+        **os.environ,
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
+        "JAX_PLATFORMS": "cpu",
+    }
+    run = [sys.executable, "-c", SHARDED]
+    done = subprocess.run(run, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
