@@ -10,6 +10,7 @@ import numpy as np
 
 from jax_attn.parity.cases import Case
 from jax_attn.parity.lanes import Lane, is_floating
+from jax_attn.weights.tensors import as_numpy, is_torch_tensor
 
 
 @dataclass(frozen=True)
@@ -46,9 +47,9 @@ class Call:
     def of(cls, case: Case) -> "Call":
         """The call of a case."""
         paths, treedef = jax.tree_util.tree_flatten_with_path((tuple(case.args), dict(case.kwargs)))
-        arrays = tuple(leaf for _, leaf in paths if isinstance(leaf, np.ndarray))
-        rest = tuple(None if isinstance(leaf, np.ndarray) else leaf for _, leaf in paths)
-        names = tuple(_name(path) for path, leaf in paths if isinstance(leaf, np.ndarray))
+        arrays = tuple(as_numpy(leaf) for _, leaf in paths if _is_array(leaf))
+        rest = tuple(None if _is_array(leaf) else leaf for _, leaf in paths)
+        names = tuple(_name(path) for path, leaf in paths if _is_array(leaf))
         return cls(Form(treedef, rest, names, tuple(map(is_floating, arrays))), arrays)
 
     def cast(self, lane: Lane) -> "Call":
@@ -75,6 +76,10 @@ class Call:
     def floating_names(self) -> list[str]:
         """Names of the arrays that have a gradient."""
         return [name for name, floating in zip(self.form.names, self.form.floating, strict=True) if floating]
+
+
+def _is_array(leaf: Any) -> bool:
+    return isinstance(leaf, np.ndarray | jax.Array) or is_torch_tensor(leaf)
 
 
 def _name(path: tuple[Any, ...]) -> str:

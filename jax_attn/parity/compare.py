@@ -127,7 +127,9 @@ def _together(
 ) -> Iterator[Verdict]:
     """A small module: what takes time is compiling, so two lanes compile at once."""
     lane_runs = [LaneRun(pair, lane) for lane in lanes]
-    attempts = [[run.attempt(case, progress) for case in cases] for run in lane_runs]
+    attempts = [
+        [run.attempt(case, progress) for case in cases if case.runs_in(run.lane.name)] for run in lane_runs
+    ]
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(lambda run, own: [run.run_flax(attempt) for attempt in own], lane_runs, attempts))
     for run, own in zip(lane_runs, attempts, strict=True):
@@ -140,7 +142,7 @@ def _one_by_one(
     """A large model: what is scarce is memory, so one lane and one case at a time."""
     for lane in lanes:
         run = LaneRun(pair, lane)
-        for case in cases:
+        for case in (case for case in cases if case.runs_in(lane.name)):
             attempt = run.attempt(case, progress)
             run.run_flax(attempt)
             yield run.verdict(attempt)

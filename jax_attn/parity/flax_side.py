@@ -51,6 +51,7 @@ class FlaxSide:
     ):
         module = nnx.clone(module, graph=True)
         module.train() if lane.training else module.eval()
+        _free_dtypes(module, lane)
         self.lane = lane
         self.call = call
         self.slots = [slot for slot in slots(module, names) if trains(slot)]
@@ -147,11 +148,18 @@ class FlaxSide:
 def fixed_dtype(module: nnx.Module, lane: Lane) -> str:
     """A word on the submodules that compute in a dtype of their own, other than the lane's; empty if none."""
     for path, node in nnx.iter_modules(module, graph=True):
-        dtype = getattr(node, "dtype", None)
+        dtype = None if isinstance(node, nnx.Embed) else getattr(node, "dtype", None)
         if dtype is not None and not isinstance(node, nnx.Variable) and _is_other_float(dtype, lane):
             name = ".".join(map(str, path)) or type(node).__name__
             return f"{name} was built with dtype={np.dtype(dtype).name}, so it cannot compute in {lane.dtype}"
     return ""
+
+
+def _free_dtypes(module: nnx.Module, lane: Lane) -> None:
+    """`nnx.Embed` takes its table's dtype for a dtype that it was given, and would hold on to it."""
+    for _, node in nnx.iter_modules(module, graph=True):
+        if isinstance(node, nnx.Embed) and node.dtype == node.embedding.dtype:
+            node.dtype = jnp.dtype(lane.dtype)
 
 
 def has_dropout(module: nnx.Module) -> bool:

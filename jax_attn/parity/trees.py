@@ -25,7 +25,7 @@ class Group:
     ordered: bool = True
 
     def __str__(self) -> str:
-        count = f"{len(self.children)} values"
+        count = "1 value" if len(self.children) == 1 else f"{len(self.children)} values"
         return f"{count} ({', '.join(self.names)})" if self.names is not None else count
 
 
@@ -179,7 +179,7 @@ def _open(node: Any) -> tuple[list[Any], tuple[str, ...] | None, bool]:
     return [child for _, child in items], tuple(name for name, _ in items), ordered
 
 
-def _python_kind(value: complex) -> str:
+def _python_kind(value: Any) -> str:
     for kind, name in ((bool, "boolean"), (int, "integer"), (float, "float")):
         if isinstance(value, kind):
             return name
