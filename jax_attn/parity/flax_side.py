@@ -91,7 +91,8 @@ class FlaxSide:
             except TooFewDraws:
                 # Perhaps a loop that is traced once and runs often; without jit each turn draws for itself.
                 with jax.disable_jit():
-                    outputs, gradients, by_input = self._compute(*arguments)
+                    values = jax.tree.map(jnp.asarray, arguments[:4])
+                    outputs, gradients, by_input = self._compute(*values, *arguments[4:])
             outputs, gradients, by_input = jax.tree.map(np.asarray, (outputs, gradients, by_input))
         return Run(outputs, self._in_torch_layout(dict(zip(self.trained, gradients, strict=True))), by_input)
 

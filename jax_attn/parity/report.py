@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -167,8 +167,9 @@ class Report:
         name = f"{self.title}: " if self.title else ""
         if not self.results:
             return f"{name}FAILED, nothing was compared"
-        cases = len({result.case for result in self.results})
-        compared = f"{len(self.results)} comparisons in {len(self.lanes)} lanes, {cases} cases"
+        cases = {result.case for result in self.results}
+        counts = (_count(self.results, "comparison"), _count(self.lanes, "lane"), _count(cases, "case"))
+        compared = "{} in {}, {}".format(*counts)
         if self.passed:
             return f"{name}passed, {compared}"
         return f"{name}FAILED, {len(self.failures)} of {compared}"
@@ -219,6 +220,10 @@ def _table(rows: list[list[str]]) -> str:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
     return "\n".join(line.rstrip() for line in lines)
+
+
+def _count(things: Collection[Any], noun: str) -> str:
+    return f"{len(things)} {noun}{'' if len(things) == 1 else 's'}"
 
 
 def _number(value: float) -> str:
