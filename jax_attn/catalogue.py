@@ -99,29 +99,35 @@ def encoder_cases(width: int) -> list[Case]:
 
 MULTI_HEAD = dict(num_heads=2, context_length=11, dropout=0.3)
 TORCH_API = "`torch.nn.MultiheadAttention`"
-TORCH_MULTIHEAD = dict(embed_dim=26, num_heads=2, dropout=0.3)
+TORCH_MULTIHEAD = dict(embed_dim=58, num_heads=2, dropout=0.3)
 
 
 def torch_masks(*kinds: str, **options: Any) -> list[Case]:
     """The calls of `torch_mask_cases` of the kinds named."""
-    cases = torch_mask_cases(26, 2, **options)
+    cases = torch_mask_cases(58, 2, **options)
     return [case for kind in kinds for case in cases[kind]]
 
 
 def torch_fast_cases() -> list[Case]:
     """Calls without weights: the causal hint, and queries that keep no key."""
-    plain = query_key_value_cases(26, need_weights=False)
-    masked = torch_masks("padding", "float", need_weights=False)
-    cross, padding = plain[1], masked[0]
+    itself, cross = query_key_value_cases(58, need_weights=False)[:2]
+    padding, *_ = torch_masks("padding", need_weights=False)
     future = np.triu(np.ones((5, 7), bool), k=1)
     nothing = np.array(padding.kwargs["key_padding_mask"])
     nothing[1] = True
     return [
-        *plain,
-        *masked,
-        replace(cross, name="causal hint", kwargs={**cross.kwargs, "attn_mask": future, "is_causal": True}),
+        itself,
+        cross,
+        padding,
         replace(padding, name="nothing but padding", kwargs={**padding.kwargs, "key_padding_mask": nothing}),
+        *torch_masks("float", need_weights=False),
+        replace(cross, name="causal hint", kwargs={**cross.kwargs, "attn_mask": future, "is_causal": True}),
     ]
+
+
+def torch_added_key_cases() -> list[Case]:
+    """Calls with and without masks, which have to leave added keys in sight."""
+    return [query_key_value_cases(58)[1], torch_masks("padding")[0], *torch_masks("both")]
 
 
 def decay(score: Any, b: Any, h: Any, q_idx: Any, kv_idx: Any) -> Any:
@@ -262,8 +268,8 @@ LADDER = [
             "from_scratch.combined_qkv:MultiHeadAttentionCombinedQKV",
             summary,
             BUILD_LLM,
-            dict(d_in=7, d_out=26, **MULTI_HEAD, **bias),
-            partial(token_cases, 7, context=11),
+            dict(d_in=37, d_out=58, **MULTI_HEAD, **bias),
+            partial(token_cases, 37, context=11),
         )
         for suffix, summary, bias in with_bias("one fused projection for queries, keys and values")
     ),
@@ -273,8 +279,8 @@ LADDER = [
             "from_scratch.einsum:MultiHeadAttentionEinsum",
             summary,
             BUILD_LLM,
-            dict(d_in=7, d_out=26, **MULTI_HEAD, **bias),
-            partial(token_cases, 7, context=11),
+            dict(d_in=37, d_out=58, **MULTI_HEAD, **bias),
+            partial(token_cases, 37, context=11),
         )
         for suffix, summary, bias in with_bias("raw weights, and every product an einsum")
     ),
@@ -284,8 +290,8 @@ LADDER = [
             "from_scratch.sdpa:MultiHeadAttentionSDPA",
             summary,
             BUILD_LLM,
-            dict(d_in=7, d_out=26, **MULTI_HEAD, **bias),
-            partial(token_cases, 7, context=11),
+            dict(d_in=37, d_out=58, **MULTI_HEAD, **bias),
+            partial(token_cases, 37, context=11),
         )
         for suffix, summary, bias in with_bias("the fused scaled-dot-product kernel")
     ),
@@ -295,8 +301,8 @@ LADDER = [
             "from_scratch.sdpa_masked:MultiHeadAttentionSDPAMasked",
             summary,
             BUILD_LLM,
-            dict(d_in=7, d_out=26, **MULTI_HEAD, **bias),
-            partial(token_cases, 7, context=11),
+            dict(d_in=37, d_out=58, **MULTI_HEAD, **bias),
+            partial(token_cases, 37, context=11),
         )
         for suffix, summary, bias in with_bias("the kernel told an explicit mask")
     ),
@@ -315,26 +321,26 @@ LADDER = [
                 "",
                 "torch's multi-head attention, whole, with averaged weights",
                 {},
-                partial(query_key_value_cases, 26),
+                partial(query_key_value_cases, 58),
             ),
             (
                 "-head-weights",
                 "the same, with the weights of each head",
                 {},
-                partial(query_key_value_cases, 26, average_attn_weights=False),
+                lambda: query_key_value_cases(58, average_attn_weights=False)[:2],
             ),
             ("-no-weights", "the same without weights, and the causal hint", {}, torch_fast_cases),
             (
                 "-batch-first",
                 "the same, batch first and without biases",
                 dict(bias=False, batch_first=True),
-                partial(query_key_value_cases, 26, batch_first=True),
+                partial(query_key_value_cases, 58, batch_first=True),
             ),
             (
                 "-kdim-vdim",
                 "keys and values of other widths",
                 dict(kdim=17, vdim=19),
-                partial(query_key_value_cases, 26, 17, 19),
+                partial(query_key_value_cases, 58, 17, 19),
             ),
             ("-padding", "a mask over the keys", {}, partial(torch_masks, "padding")),
             ("-masked", "a boolean mask over pairs, also for each head", {}, partial(torch_masks, "boolean")),
@@ -344,30 +350,29 @@ LADDER = [
                 "-bias-kv",
                 "a learnt key and value that no mask reaches",
                 dict(add_bias_kv=True),
-                lambda: [*query_key_value_cases(26)[:2], *torch_masks("padding", "both")],
+                torch_added_key_cases,
             ),
             (
                 "-zero-attn",
                 "a key and value of zeros that no mask reaches",
                 dict(add_zero_attn=True),
-                lambda: [*query_key_value_cases(26)[:2], *torch_masks("padding", "both")],
+                torch_added_key_cases,
             ),
         ]
     ),
     *(
         Twin(
-            "torch-class" + weights + suffix,
+            "torch-class" + suffix,
             "from_scratch.torch_class:MultiHeadAttentionTorchClass",
             summary,
             BUILD_LLM,
-            dict(d_in=26, d_out=26, **MULTI_HEAD, **bias, need_weights=not weights),
-            partial(token_cases, 26, context=11),
+            dict(d_in=58, d_out=58, **MULTI_HEAD, **arguments),
+            partial(token_cases, 58, context=11),
         )
-        for weights, what in {
-            "": "torch's class made causal",
-            "-no-weights": "the same without weights",
-        }.items()
-        for suffix, summary, bias in with_bias(what)
+        for suffix, summary, arguments in [
+            *with_bias("torch's class made causal"),
+            ("-no-weights", "the same without weights", dict(need_weights=False)),
+        ]
     ),
     *(
         Twin(
@@ -375,8 +380,8 @@ LADDER = [
             "from_scratch.flex:MultiHeadAttentionFlex",
             summary,
             BUILD_LLM + "; FlexAttention (arXiv 2412.05496)",
-            dict(d_in=7, d_out=26, **MULTI_HEAD, **arguments),
-            partial(token_cases, 7, context=11),
+            dict(d_in=37, d_out=58, **MULTI_HEAD, **arguments),
+            partial(token_cases, 37, context=11),
         )
         for suffix, summary, arguments in [
             *with_bias("FlexAttention with a causal block mask"),

@@ -27,6 +27,7 @@ FLOORS = (
     ("weights",),
     ("parity",),
     ("catalogue",),
+    ("bench",),
     ("cli",),
 )
 
