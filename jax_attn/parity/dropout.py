@@ -8,7 +8,7 @@ dropout in another order, on other shapes, more or less often, or with another r
 import itertools
 import math
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 from unittest import mock
@@ -16,6 +16,7 @@ from unittest import mock
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 
 class DropoutMismatch(Exception):
@@ -52,7 +53,7 @@ class Tape:
 
 
 @contextmanager
-def record(tape: Tape) -> Iterator[None]:
+def record(tape: Tape) -> Generator[None]:
     """Within it, torch's dropout takes its masks from `tape`, which draws them.
 
     Caught are `functional.dropout` and its variants by channel, `torch.dropout`, `functional.alpha_dropout`
@@ -120,7 +121,7 @@ def record(tape: Tape) -> Iterator[None]:
         weights = scores.masked_fill(empty, 0.0).softmax(-1).masked_fill(empty, 0.0)
         return drop(weights, dropout_p, weights.shape) @ value
 
-    in_functional = {
+    in_functional: dict[str, Any] = {
         "dropout": dropout,
         "dropout1d": channels(1),
         "dropout2d": channels(2),
@@ -163,7 +164,7 @@ def fresh_trace(owner: Any | None) -> AbstractContextManager[Any]:
 
 
 @contextmanager
-def replay(masks: Sequence[Any], rates: Sequence[float]) -> Iterator[None]:
+def replay(masks: Sequence[Any], rates: Sequence[float]) -> Generator[None]:
     """Within it, `jax.random.bernoulli` gives these masks in order. Scans are unrolled: each turn draws.
 
     Raises:
@@ -176,7 +177,7 @@ def replay(masks: Sequence[Any], rates: Sequence[float]) -> Iterator[None]:
         yield from _replay(masks, rates)
 
 
-def _replay(masks: Sequence[Any], rates: Sequence[float]) -> Iterator[None]:
+def _replay(masks: Sequence[Any], rates: Sequence[float]) -> Generator[None]:
     drawn = 0
 
     def next_mask(key: Any, p: Any = 0.5, shape: Any = None, *args: Any, **kwargs: Any) -> Any:
@@ -191,7 +192,7 @@ def _replay(masks: Sequence[Any], rates: Sequence[float]) -> Iterator[None]:
         drawn += 1
         if math.prod(shape) != mask.size:
             raise DropoutMismatch(f"dropout call {drawn}: flax draws {shape}, torch {tuple(mask.shape)}")
-        if not isinstance(p, jax.core.Tracer) and abs(1 - float(p) - rate) > 1e-6:
+        if not isinstance(p, Tracer) and abs(1 - float(p) - rate) > 1e-6:
             raise DropoutMismatch(
                 f"dropout call {drawn}: the rate is {1 - float(p):.6g} in flax, {rate:.6g} in torch"
             )

@@ -1,7 +1,7 @@
 """Runs the Flax module: on a copy, in a lane's dtype, with all gradients, in one jitted function."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from functools import cache
 from typing import Any
@@ -141,7 +141,7 @@ class FlaxSide:
         }
 
     @contextmanager
-    def _surroundings(self) -> Iterator[None]:
+    def _surroundings(self) -> Generator[None]:
         with jax.enable_x64(self.lane.exact), jax.default_matmul_precision("highest"):
             yield
 

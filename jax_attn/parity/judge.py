@@ -13,13 +13,13 @@ from jax_attn.parity.report import Result
 
 @dataclass(frozen=True)
 class Pair:
-    """A tensor of Flax and its counterpart in torch; in a noisy lane also torch's in float64."""
+    """A tensor of Flax, its counterpart in torch, and the truth: torch's in float64."""
 
     kind: str
     name: str
     flax: np.ndarray
     torch: np.ndarray
-    truth: np.ndarray | None = None
+    truth: np.ndarray
 
 
 def judge(case: str, lane: Lane, pairs: Sequence[Pair], bound: float) -> list[Result]:

@@ -38,16 +38,23 @@ class Sides:
     quick: bool
 
 
+@dataclass(frozen=True)
+class ByTorch:
+    """One call, and what torch gave for it: in the lane's dtype, and in float64 on the same numbers."""
+
+    call: Call
+    skeleton: Skeleton
+    run: Run
+    truth: Run
+    tape: Tape | None
+
+
 @dataclass
 class Attempt:
     """What one case has come to so far; `verdict` is set as soon as there is no more to be done."""
 
     case: Case
-    call: Call | None = None
-    skeleton: Skeleton | None = None
-    torch: Run | None = None
-    truth: Run | None = None
-    tape: Tape | None = None
+    torch: ByTorch | None = None
     flax: Run | None = None
     verdict: Verdict | None = None
 
@@ -77,23 +84,22 @@ class LaneRun:
             return attempt
         progress(self.lane.name, case.name)
         try:
-            attempt.call = Call.of(case).cast(self.lane)
-            self._run_torch(attempt, self.sides.seed)
+            found = attempt.torch = self._run_torch(Call.of(case).cast(self.lane), self.sides.seed)
         except Exception as error:
             attempt.verdict = self._failed(case, "torch", _raised("torch", error))
             return attempt
-        if attempt.tape is not None and not attempt.tape.masks and not has_dropout(self.sides.flax):
+        if found.tape is not None and not found.tape.masks and not has_dropout(self.sides.flax):
             reason = "nothing is dropped out: the module has no dropout, or all of it at rate 0"
             attempt.verdict = [], [LeftOut(case.name, self.lane.name, "(all)", reason)]
         return attempt
 
     def run_flax(self, attempt: Attempt) -> None:
         """Run Flax on the case of `attempt`."""
-        if attempt.verdict is not None:
+        if attempt.verdict is not None or attempt.torch is None:
             return
         case = attempt.case
         try:
-            self._run_flax(attempt, self.sides.seed)
+            attempt.flax = self._run_flax(attempt.torch, self.sides.seed)
         except Mismatch as mismatch:
             results = [
                 Result(
@@ -110,39 +116,39 @@ class LaneRun:
 
     def verdict(self, attempt: Attempt) -> Verdict:
         """The results of the case, and what was left out."""
-        if attempt.verdict is None:
-            attempt.verdict = self._judge(attempt)
-        results, left_out = attempt.verdict
+        if attempt.verdict is None and attempt.torch is not None and attempt.flax is not None:
+            attempt.verdict = self._judge(attempt.case, attempt.torch, attempt.flax)
+        results, left_out = attempt.verdict or self._failed(attempt.case, "flax", "flax was not run")
         return [self._hinted(result) for result in results], left_out
 
-    def _run_torch(self, attempt: Attempt, seed: int) -> None:
-        attempt.tape = Tape(seed) if self.lane.training else None
-        intercept = None if attempt.tape is None else record(attempt.tape)
-        attempt.skeleton, attempt.torch = self.torch.run(attempt.call, seed, intercept)
-        attempt.truth = None if self.truth is None else self.truth.run(attempt.call, seed)[1]
+    def _run_torch(self, call: Call, seed: int) -> ByTorch:
+        tape = Tape(seed) if self.lane.training else None
+        skeleton, run = self.torch.run(call, seed, None if tape is None else record(tape))
+        truth = run if self.truth is None else self.truth.run(call, seed)[1]
+        return ByTorch(call, skeleton, run, truth, tape)
 
-    def _run_flax(self, attempt: Attempt, seed: int) -> None:
-        shapes = [leaf.shape for leaf in leaves_of(attempt.skeleton) if leaf.kind == "float"]
+    def _run_flax(self, torch: ByTorch, seed: int) -> Run:
+        shapes = [leaf.shape for leaf in leaves_of(torch.skeleton) if leaf.kind == "float"]
         weights = cotangents(shapes, self.lane, seed)
-        attempt.flax = self.flax.run(attempt.call, attempt.skeleton, weights, attempt.tape)
+        return self.flax.run(torch.call, torch.skeleton, weights, torch.tape)
 
-    def _judge(self, attempt: Attempt) -> Verdict:
-        pairs, left_out = _pairs(attempt, self.lane)
+    def _judge(self, case: Case, torch: ByTorch, flax: Run) -> Verdict:
+        pairs, left_out = _pairs(case, self.lane, torch, flax)
         if not any(pair.kind == "output" for pair in pairs):
-            results, _ = self._failed(attempt.case, "torch", "the output holds no tensor to compare")
+            results, _ = self._failed(case, "torch", "the output holds no tensor to compare")
             return results, left_out
-        results = judge(attempt.case.name, self.lane, pairs, self.sides.bound)
+        results = judge(case.name, self.lane, pairs, self.sides.bound)
         noisy = [result for result in results if not result.passed and result.ratio is not None]
         if noisy:
             try:
-                again = self._measured_again(attempt, pairs, noisy)
+                again = self._measured_again(case, torch.call, pairs, noisy)
             except Exception:  # a side that runs on some inputs alone: the first draw stands
                 again = {}
             results = [again.get((result.kind, result.name), result) for result in results]
         return results, left_out
 
     def _measured_again(
-        self, attempt: Attempt, pairs: Sequence[Pair], noisy: Sequence[Result]
+        self, case: Case, call: Call, pairs: Sequence[Pair], noisy: Sequence[Result]
     ) -> dict[tuple[str, str], Result]:
         """The results that are above the bound, over more draws of the same rounding errors.
 
@@ -151,10 +157,9 @@ class LaneRun:
         """
         draws = [list(pairs)]
         for draw in range(1, bounds.DRAWS):
-            other = Attempt(attempt.case, attempt.call.nearby(self.lane, draw))
-            self._run_torch(other, self.sides.seed + draw)
-            self._run_flax(other, self.sides.seed + draw)
-            draws.append(_pairs(other, self.lane)[0])
+            seed = self.sides.seed + draw
+            torch = self._run_torch(call.nearby(self.lane, draw), seed)
+            draws.append(_pairs(case, self.lane, torch, self._run_flax(torch, seed))[0])
         return {(result.kind, result.name): pooled(result, self.lane, draws) for result in noisy}
 
     def _failed(self, case: Case, name: str, detail: str) -> Verdict:
@@ -167,35 +172,34 @@ class LaneRun:
         return replace(result, detail="; ".join(part for part in (result.detail, self.hint) if part))
 
 
-def _pairs(attempt: Attempt, lane: Lane) -> tuple[list[Pair], list[LeftOut]]:
+def _pairs(case: Case, lane: Lane, torch: ByTorch, flax: Run) -> tuple[list[Pair], list[LeftOut]]:
     """What is compared of a case, and what is not."""
-    flax, torch, truth = attempt.flax, attempt.torch, attempt.truth
+    theirs, truth = torch.run, torch.truth
+    leaves = leaves_of(torch.skeleton)
     pairs: list[Pair] = []
     left_out: list[LeftOut] = []
 
     def leave_out(name: str, reason: str) -> None:
-        left_out.append(LeftOut(attempt.case.name, lane.name, name, reason))
+        left_out.append(LeftOut(case.name, lane.name, name, reason))
 
-    leaves = leaves_of(attempt.skeleton)
-    for index, (name, leaf) in enumerate(zip(names_of(attempt.skeleton), leaves, strict=True)):
-        if truth and leaf.kind in ("integer", "boolean"):
+    outputs = zip(flax.outputs, theirs.outputs, truth.outputs, strict=True)
+    for name, leaf, arrays in zip(names_of(torch.skeleton), leaves, outputs, strict=True):
+        if not lane.exact and leaf.kind in ("integer", "boolean"):
             leave_out(name, f"{leaf.kind}: compared in float64 alone")
         else:
-            own = None if truth is None else truth.outputs[index]
-            pairs.append(Pair("output", name, flax.outputs[index], torch.outputs[index], own))
+            pairs.append(Pair("output", name, *arrays))
         if leaf.kind == "complex":
             leave_out(name, "complex: its gradients are not taken")
     if not any(leaf.kind == "float" for leaf in leaves):
         leave_out("gradients", "no floating output to differentiate")
         return pairs, left_out
-    for key, gradient in torch.gradients.items():
+    for key in theirs.gradients:
         if key in flax.gradients:
-            own = None if truth is None else truth.gradients[key]
-            pairs.append(Pair("gradient", key, flax.gradients[key], gradient, own))
-    for index, name in enumerate(attempt.call.floating_names):
-        own = None if truth is None else truth.input_gradients[index]
-        ours, theirs = flax.input_gradients[index], torch.input_gradients[index]
-        pairs.append(Pair("input gradient", name, ours, theirs, own))
+            arrays = (flax.gradients[key], theirs.gradients[key], truth.gradients[key])
+            pairs.append(Pair("gradient", key, *arrays))
+    inputs = zip(flax.input_gradients, theirs.input_gradients, truth.input_gradients, strict=True)
+    for name, arrays in zip(torch.call.floating_names, inputs, strict=True):
+        pairs.append(Pair("input gradient", name, *arrays))
     return pairs, left_out
 
 

@@ -138,15 +138,7 @@ class Report:
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> "Report":
         """The inverse of `to_json`."""
-        results = [
-            Result(
-                **{
-                    k: float(v) if k in ("error", "bound", "ratio") and v is not None else v
-                    for k, v in row.items()
-                }
-            )
-            for row in data["results"]
-        ]
+        results = [Result(**{**row, **_numbers(row)}) for row in data["results"]]
         left_out = [LeftOut(**row) for row in data["left_out"]]
         return cls(data["title"], results, left_out, data["seconds"], data["parameters"])
 
@@ -228,6 +220,11 @@ def _count(things: Collection[Any], noun: str) -> str:
 
 def _number(value: float) -> str:
     return f"{value:.3g}"
+
+
+def _numbers(row: dict[str, Any]) -> dict[str, Any]:
+    """The numbers of a result, read from JSON."""
+    return {key: None if row[key] is None else float(row[key]) for key in ("error", "bound", "ratio")}
 
 
 def _plain(value: Any) -> Any:

@@ -1,7 +1,7 @@
 """Runs the torch module: on a copy, in a lane's dtype, with the gradients of everything."""
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -97,7 +97,7 @@ class TorchSide:
         ]
 
     @contextmanager
-    def _surroundings(self) -> Iterator[None]:
+    def _surroundings(self) -> Generator[None]:
         """float64 as torch's default dtype where JAX has 64 bits on; generators and buffers as they were."""
         import torch
 
