@@ -24,7 +24,6 @@ class TestTorchClass(TwinContract):
         "torch-class",
         "torch-class-bias",
         "torch-class-no-weights",
-        "torch-class-no-weights-bias",
     )
 
 
