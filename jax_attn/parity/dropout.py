@@ -9,7 +9,7 @@ import itertools
 import math
 import threading
 from collections.abc import Callable, Generator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
 from unittest import mock
 
@@ -173,11 +173,11 @@ def replay(masks: Sequence[Any], rates: Sequence[float]) -> Generator[None]:
     if not masks:
         yield
         return
-    with _one_at_a_time:
-        yield from _replay(masks, rates)
+    with _one_at_a_time, ExitStack() as traces:
+        yield from _replay(masks, rates, traces)
 
 
-def _replay(masks: Sequence[Any], rates: Sequence[float]) -> Generator[None]:
+def _replay(masks: Sequence[Any], rates: Sequence[float], traces: ExitStack) -> Generator[None]:
     drawn = 0
 
     def next_mask(key: Any, p: Any = 0.5, shape: Any = None, *args: Any, **kwargs: Any) -> Any:
@@ -196,6 +196,8 @@ def _replay(masks: Sequence[Any], rates: Sequence[float]) -> Generator[None]:
             raise DropoutMismatch(
                 f"dropout call {drawn}: the rate is {1 - float(p):.6g} in flax, {rate:.6g} in torch"
             )
+        # A function that drew, such as a layer under remat, is traced anew when it is next called.
+        traces.enter_context(_traced_for(next(_count)))
         return jnp.reshape(mask, shape)
 
     _playing.next_mask = next_mask

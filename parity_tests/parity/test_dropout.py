@@ -199,7 +199,8 @@ class KeepAll(Tape):
         return np.ones(super().draw(shape, rate).shape, bool)
 
 
-def test_a_scanned_stack_draws_for_each_layer():
+@pytest.mark.parametrize("remat", [False, True])
+def test_a_scanned_stack_draws_for_each_layer(remat: bool):
     class Layer(nnx.Module):
         def __init__(self, rngs):
             self.linear = nnx.Linear(6, 6, rngs=rngs)
@@ -215,8 +216,12 @@ def test_a_scanned_stack_draws_for_each_layer():
             self.layers = nnx.vmap(Layer, in_axes=0, out_axes=0)(rngs.split(3))
 
         def __call__(self, x):
-            run = nnx.scan(lambda x, layer: layer(x), in_axes=(nnx.Carry, 0), out_axes=nnx.Carry)
+            step = nnx.remat(run_layer, graph=False) if remat else run_layer
+            run = nnx.scan(step, in_axes=(nnx.Carry, 0), out_axes=nnx.Carry, graph=False)
             return run(x, self.layers)
+
+    def run_layer(x, layer):
+        return layer(x)
 
     class TorchLayer(torch.nn.Module):
         def __init__(self):
