@@ -221,10 +221,10 @@ def text_cases(
     vocab_size: int, tokens: int = 5, batch: int = 3, *, context: int, segments: int = 2, seed: int = 3
 ) -> list[Case]:
     """What a tokenizer gives: ids, an attention mask (the last sequence is nothing but padding), segments."""
-    plain, _, repeated, _, one, full = token_id_cases(
+    plain, _, repeated, _, one_token, full = token_id_cases(
         vocab_size, tokens, batch, context=context, segments=segments, seed=seed
     )
     (ids,) = full.args
     padding = np.arange(context) < np.linspace(context, 0, batch).astype(int)[:, None]
     of_segment = np.random.default_rng(seed).integers(segments, size=ids.shape)
-    return [plain, repeated, one, Case("full context", (ids, padding.astype(np.int64), of_segment))]
+    return [plain, repeated, one_token, Case("full context", (ids, padding.astype(np.int64), of_segment))]
