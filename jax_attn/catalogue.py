@@ -615,7 +615,7 @@ COMPONENTS = [
         "models.sequence_classifier:SequenceClassifier",
         "an encoder with a classification head",
         NLP_TRANSFORMERS,
-        dict(BERT_TINY, num_classes=5, classifier_dropout=0.2),
+        dict(BERT_TINY, num_hidden_layers=1, num_classes=5, classifier_dropout=0.2),
         partial(text_cases, 31, context=11),
         whole_model=True,
     ),
