@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jax_attn.from_scratch.torch_multihead import TorchMultiheadAttention
+from jax_attn.parity.flax_side import quick_options
 from jax_attn.weights.state_dict import load_state_dict
 from parity_tests.contract import TwinContract
-from parity_tests.from_scratch.properties import assert_same, batches, draw, few, lengths, seeds
+from parity_tests.from_scratch.properties import assert_same, compiled, draw, seeds
 
 
 class TestTorchMultihead(TwinContract):
@@ -71,7 +72,6 @@ def mask(kind: str | None, shape: tuple[int, ...], rng: np.random.Generator) -> 
     return {"boolean": hidden, "float": added, "float with -inf": np.where(hidden, -np.inf, added)}[kind]
 
 
-# Many options and few sizes: what an operation was compiled for once, the other examples use again.
 @settings(max_examples=40)
 @given(
     constructors,
@@ -118,9 +118,8 @@ def test_every_option_is_torch_s(
             **{name: torch.from_numpy(values) for name, values in masks.items()},
             **flags,
         )
-    actual = ours(
-        *map(jnp.asarray, inputs), **{name: jnp.asarray(values) for name, values in masks.items()}, **flags
-    )
+    run = jax.jit(lambda inputs, masks: ours(*inputs, **masks, **flags), compiler_options=quick_options())
+    actual = run(inputs, masks)
     assert (actual[1] is None) == (expected[1] is None) == (not need_weights)
     for one, other in zip(actual, expected, strict=True):
         if other is not None:
@@ -160,18 +159,18 @@ def test_torch_gives_nan_to_who_may_look_at_nothing():
     assert torch.isnan(theirs(x, x, x, key_padding_mask=padding)[0][:, 1]).all()
 
 
-@few
-@given(batches, lengths, lengths)
 @jax.enable_x64(True)
-def test_batch_first_is_a_matter_of_axes(batch, tokens, others):
-    query, memory = draw(batch, tokens, 6), draw(batch, others, 6, seed=1)
-    first, weights = attention(batch_first=True)(query, memory, memory)
-    second, same_weights = attention()(*(x.swapaxes(0, 1) for x in (query, memory, memory)))
-    assert_same(second.swapaxes(0, 1), first)
+def test_batch_first_is_a_matter_of_axes():
+    first, second = (compiled(attention(batch_first=first)) for first in (True, False))
+    query, memory = draw(3, 5, 6), draw(3, 7, 6, seed=1)
+    output, weights = first(query, memory, memory)
+    swapped, same_weights = second(*(x.swapaxes(0, 1) for x in (query, memory, memory)))
+    assert_same(swapped.swapaxes(0, 1), output)
     assert_same(same_weights, weights)
-    alone, own_weights = attention()(query[0], memory[0], memory[0])
-    assert_same(alone, first[0])
-    assert_same(own_weights, weights[0])
+    for module in (first, second):
+        alone, own_weights = module(query[0], memory[0], memory[0])
+        assert_same(alone, output[0])
+        assert_same(own_weights, weights[0])
 
 
 @jax.enable_x64(True)
