@@ -3,11 +3,8 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array
-
-from jax_attn.functional.checks import require_probability
 
 SegmentIds = Array | tuple[Array, Array]
 
@@ -138,10 +135,3 @@ def as_sinks(x: Any, heads: int) -> Array | None:
             f"sinks must be floating of shape ({heads},), one per query head, got {x.dtype} {x.shape}"
         )
     return x
-
-
-def check_dropout(rate: float, key: jax.Array | None) -> None:
-    """A ValueError unless the rate is a probability and a key comes with it."""
-    require_probability("dropout_rate", rate)
-    if rate > 0 and key is None:
-        raise ValueError(f"dropout_rate={rate} needs dropout_key, a jax.random key; got None")

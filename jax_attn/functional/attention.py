@@ -1,15 +1,65 @@
 """Scaled dot-product attention: one function, and the implementation that suits the call."""
 
-from typing import Literal
+from itertools import compress
+from typing import Literal, cast, overload
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from jax_attn.functional import arguments
+from jax_attn.functional.dropout import check_dropout
 from jax_attn.functional.implementations import IMPLEMENTATIONS, best, why_not
 
 Implementation = Literal["reference", "blockwise", "xla", "cudnn", "pallas"]
+
+
+@overload
+def dot_product_attention(
+    query: Float[Array, "*B T N H"],
+    key: Float[Array, "*B S K H"],
+    value: Float[Array, "*B S K Hv"],
+    bias: Float[Array, "..."] | None = None,
+    mask: Bool[Array, "..."] | None = None,
+    *,
+    scale: float | None = None,
+    is_causal: bool = False,
+    query_seq_lengths: Int[Array, "B"] | None = None,
+    key_value_seq_lengths: Int[Array, "B"] | None = None,
+    local_window_size: int | tuple[int, int] | None = None,
+    implementation: Implementation | None = None,
+    return_residual: Literal[False] = False,
+    segment_ids: Int[Array, "B T"] | tuple[Int[Array, "B T"], Int[Array, "B S"]] | None = None,
+    softcap: float | None = None,
+    sinks: Float[Array, "N"] | None = None,
+    dropout_rate: float = 0.0,
+    dropout_key: jax.Array | None = None,
+    return_weights: Literal[False] = False,
+) -> Array: ...
+
+
+@overload
+def dot_product_attention(
+    query: Float[Array, "*B T N H"],
+    key: Float[Array, "*B S K H"],
+    value: Float[Array, "*B S K Hv"],
+    bias: Float[Array, "..."] | None = None,
+    mask: Bool[Array, "..."] | None = None,
+    *,
+    scale: float | None = None,
+    is_causal: bool = False,
+    query_seq_lengths: Int[Array, "B"] | None = None,
+    key_value_seq_lengths: Int[Array, "B"] | None = None,
+    local_window_size: int | tuple[int, int] | None = None,
+    implementation: Implementation | None = None,
+    return_residual: bool = False,
+    segment_ids: Int[Array, "B T"] | tuple[Int[Array, "B T"], Int[Array, "B S"]] | None = None,
+    softcap: float | None = None,
+    sinks: Float[Array, "N"] | None = None,
+    dropout_rate: float = 0.0,
+    dropout_key: jax.Array | None = None,
+    return_weights: bool = False,
+) -> Array | tuple[Array, ...]: ...
 
 
 def dot_product_attention(
@@ -78,7 +128,7 @@ def dot_product_attention(
     batch, queries, heads, head_dim = q.shape
     keys = k.shape[1]
     scores = (batch, heads, queries, keys)
-    arguments.check_dropout(dropout_rate, dropout_key)
+    check_dropout(dropout_rate, dropout_key)
     call = arguments.Call(
         q,
         k,
@@ -98,13 +148,13 @@ def dot_product_attention(
         return_residual=return_residual,
         return_weights=return_weights,
     )
-    if implementation is None:
-        implementation = best(call)
-    if reason := why_not(implementation, call):
-        raise ValueError(f"implementation={implementation!r} cannot serve this call: {reason}")
-    output, lse, weights = IMPLEMENTATIONS[implementation](call)
+    name = best(call) if implementation is None else implementation
+    if reason := why_not(name, call):
+        raise ValueError(f"implementation={name!r} cannot serve this call: {reason}")
+    # What the call asks for is there: only the rest may be None.
+    result = cast("tuple[Array, Array, Array]", IMPLEMENTATIONS[name](call))
 
-    asked = [output, *([lse] if return_residual else []), *([weights] if return_weights else [])]
+    asked = tuple(compress(result, (True, return_residual, return_weights)))
     if jnp.ndim(query) == 3:
-        asked = [x[0] for x in asked]
-    return asked[0] if len(asked) == 1 else tuple(asked)
+        asked = tuple(x[0] for x in asked)
+    return asked if return_residual or return_weights else asked[0]

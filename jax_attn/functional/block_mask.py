@@ -109,7 +109,11 @@ class BlockMask:
         if (full_kv_num_blocks is None) != (full_kv_indices is None):
             raise ValueError("full_kv_num_blocks and full_kv_indices must both be given, or neither")
         grid = _dense(kv_num_blocks, kv_indices)
-        full = None if full_kv_num_blocks is None else _dense(full_kv_num_blocks, full_kv_indices)
+        full = (
+            None
+            if full_kv_num_blocks is None or full_kv_indices is None
+            else _dense(full_kv_num_blocks, full_kv_indices)
+        )
         listed = _within(grid, full, mask_mod or noop_mask, _pair(BLOCK_SIZE))
         lists = (kv_num_blocks, kv_indices, full_kv_num_blocks, full_kv_indices)
         return cls._from_lists(*lists, BLOCK_SIZE, listed, seq_lengths, compute_q_blocks)
@@ -134,7 +138,7 @@ class BlockMask:
             by_column["q_num_blocks"], by_column["q_indices"] = _ordered(
                 _dense(kv_num_blocks, kv_indices).swapaxes(-1, -2)
             )
-            if full_kv_num_blocks is not None:
+            if full_kv_num_blocks is not None and full_kv_indices is not None:
                 by_column["full_q_num_blocks"], by_column["full_q_indices"] = _ordered(
                     _dense(full_kv_num_blocks, full_kv_indices).swapaxes(-1, -2)
                 )

@@ -33,7 +33,6 @@ def backward(
 ) -> tuple[Any, ...]:
     """The gradients of query, key, value and of what `split(terms)` calls moving."""
     wide = jnp.promote_types(query.dtype, jnp.float32)
-    bias_shape = None if terms.bias is None else terms.bias.shape
     moving_dtypes = jax.tree.map(jnp.dtype, split(terms)[0])
     moving, still = split(padded_terms(terms, plan, layout))
     # Where several groups share a key/value head their gradients are added up, which 16 bits do badly.
@@ -73,8 +72,9 @@ def backward(
         )
 
     dq, dk, dv, (d_bias, d_captured) = lax.fori_loop(0, layout.batch * layout.groups, one_group, gradients)
-    if d_bias is not None:
-        d_bias = d_bias[:, :, : bias_shape[2], : bias_shape[3]]
+    if terms.bias is not None:
+        queries, keys = terms.bias.shape[2:]
+        d_bias = d_bias[:, :, :queries, :keys]  # without what was filled up
     d_moving = jax.tree.map(lambda x, dtype: x.astype(dtype), (d_bias, d_captured), moving_dtypes)
     return dq, dk.astype(key.dtype), dv.astype(value.dtype), d_moving
 

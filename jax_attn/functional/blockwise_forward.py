@@ -37,7 +37,8 @@ def forward(
         k, v = (group.key_tiles(x, plan.kv_size).astype(wide) for x in (key, value))
         rows = jnp.arange(q.shape[0], dtype=jnp.int32)
         tiles = lax.map(lambda at: _row(group, plan, terms, at[0], at[1], k, v), (rows, q))
-        return tuple(group.put_queries(x, y) for x, y in zip(outputs, tiles, strict=True))
+        output, lse, peak = (group.put_queries(x, y) for x, y in zip(outputs, tiles, strict=True))
+        return output, lse, peak
 
     return lax.fori_loop(0, layout.batch * layout.groups, one_group, outputs)
 

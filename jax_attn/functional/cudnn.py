@@ -90,14 +90,15 @@ def cudnn_attention(
     Raises:
         ValueError: see `why_not_cudnn`; or the gradient of the log-sum-exp is asked for.
     """
-    options = {
+    query_lengths, key_lengths = (
+        None if x is None else x.astype(jnp.int32) for x in (query_seq_lengths, key_value_seq_lengths)
+    )
+    options: dict[str, Any] = {
         "bias": bias,
         "mask": mask,
         "is_causal": is_causal,
-        "query_seq_lengths": None if query_seq_lengths is None else query_seq_lengths.astype(jnp.int32),
-        "key_value_seq_lengths": (
-            None if key_value_seq_lengths is None else key_value_seq_lengths.astype(jnp.int32)
-        ),
+        "query_seq_lengths": query_lengths,
+        "key_value_seq_lengths": key_lengths,
         "local_window_size": local_window_size,
     }
     if implementation == "cudnn":
@@ -108,7 +109,15 @@ def cudnn_attention(
         query, key, value, scale=scale, implementation=implementation, return_residual=True, **options
     )
     lse = _without_gradient(lse.astype(jnp.float32), (query, key, value))
-    sees = _sees_something(query.shape[1], key.shape[1], **{k: x for k, x in options.items() if k != "bias"})
+    sees = _sees_something(
+        query.shape[1],
+        key.shape[1],
+        mask=mask,
+        is_causal=is_causal,
+        query_seq_lengths=query_lengths,
+        key_value_seq_lengths=key_lengths,
+        local_window_size=local_window_size,
+    )
     if sees is None:
         return output, lse
     return jnp.where(sees[..., None], output, 0), jnp.where(sees, lse, -jnp.inf)

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from jax_attn.functional.dropout import drop
 from jax_attn.functional.softmax import masked_softmax
 from jax_attn.functional.terms import Place, Terms, modified, over_tile
 
@@ -46,9 +47,7 @@ def dense_attention(
         scores = jnp.where(allowed, scores, -jnp.inf)
     max_scores = jax.lax.stop_gradient(jnp.max(scores, axis=-1))
     lse = jax.nn.logsumexp(scores, axis=-1, where=allowed)
-    if dropout_rate > 0:
-        keep = jax.random.bernoulli(dropout_key, 1 - dropout_rate, weights.shape)
-        weights = jnp.where(keep, weights / (1 - dropout_rate), 0)
+    weights = drop(weights, dropout_rate, dropout_key)
 
     weights = weights.astype(value.dtype)
     grouped = weights.reshape(batch, kv_heads, heads // kv_heads, queries, keys)

@@ -1,6 +1,6 @@
 """FlexAttention: attention whose scores and mask are Python functions of positions."""
 
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, overload
 
 import jax
 import jax.numpy as jnp
@@ -33,6 +33,36 @@ class AuxOutput(NamedTuple):
 
     lse: Array | None = None
     max_scores: Array | None = None
+
+
+@overload
+def flex_attention(
+    query: Float[Array, "B T N H"],
+    key: Float[Array, "B S K H"],
+    value: Float[Array, "B S K Hv"],
+    score_mod: ScoreMod | None = None,
+    block_mask: BlockMask | None = None,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+    *,
+    return_aux: None = None,
+    implementation: FlexImplementation | None = None,
+) -> Array: ...
+
+
+@overload
+def flex_attention(
+    query: Float[Array, "B T N H"],
+    key: Float[Array, "B S K H"],
+    value: Float[Array, "B S K Hv"],
+    score_mod: ScoreMod | None = None,
+    block_mask: BlockMask | None = None,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+    *,
+    return_aux: AuxRequest,
+    implementation: FlexImplementation | None = None,
+) -> tuple[Array, AuxOutput]: ...
 
 
 def flex_attention(

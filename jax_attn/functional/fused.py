@@ -16,6 +16,7 @@ from jaxtyping import Array, Float, Int
 from jax_attn.functional.block_mask import BlockMask, noop_mask
 from jax_attn.functional.hoisting import HoistedMod
 from jax_attn.functional.kernel_tile import Plan
+from jax_attn.functional.plan import EMPTY, FULL, PARTIAL, grid_of_block_mask
 from jax_attn.functional.score_mods import ScoreMod
 
 
@@ -120,8 +121,12 @@ def fused_attention(
     sizes = (batch, heads, queries, keys)
     wide = jnp.promote_types(query.dtype, jnp.float32)
     block = block if block_mask is None else block_mask.BLOCK_SIZE
+    largest = block if largest_tile is None else largest_tile
     rows, columns = (-(-length // size) for length, size in zip((queries, keys), block, strict=True))
-    kinds = np.full((1, 1, rows, columns), 2, np.int32) if block_mask is None else block_kinds(block_mask)
+    if block_mask is None:
+        kinds = np.full((1, 1, rows, columns), FULL, np.int32)
+    else:
+        kinds = grid_of_block_mask(block_mask).astype(np.int32)
     blocks = Blocks(kinds, _visits(kinds), _visits(kinds.swapaxes(2, 3)))
 
     score = None if score_mod is None else HoistedMod(score_mod, sizes, wide)
@@ -132,7 +137,7 @@ def fused_attention(
         scale=head_dim**-0.5 if scale is None else scale,
         lengths=(queries, keys),
         block=block,
-        tile=block if largest_tile is None else tuple(map(min, block, largest_tile)),
+        tile=(min(block[0], largest[0]), min(block[1], largest[1])),
         score_mod=score,
         mask_mod=mask,
         steps=(blocks.of_row.order.shape[-1], blocks.of_column.order.shape[-1]),
@@ -160,30 +165,10 @@ def fused_attention(
     return Fused(*(x[:, :, :queries].swapaxes(1, 2) for x in (output, lse, jax.lax.stop_gradient(peak))))
 
 
-def block_kinds(block_mask: BlockMask) -> Int[Array | np.ndarray, "B N rows columns"]:
-    """0 for each empty block, 1 for each partial one, 2 for each full one; NumPy where the mask is known."""
-    lists = (
-        (1, block_mask.kv_num_blocks, block_mask.kv_indices),
-        (2, block_mask.full_kv_num_blocks, block_mask.full_kv_indices),
-    )
-    known = not any(isinstance(x, jax.core.Tracer) for _, *pair in lists for x in pair)
-    xp = np if known else jnp
-    kinds = xp.zeros(block_mask.kv_indices.shape, xp.int32)
-    for kind, counts, indices in lists:
-        if counts is not None:
-            counts, indices = xp.asarray(counts), xp.asarray(indices)
-            # `indices` names every block once: sorted by it, what is listed falls into its place.
-            listed = xp.arange(indices.shape[-1]) < counts[..., None]
-            kinds = xp.maximum(
-                kinds, kind * xp.take_along_axis(listed, xp.argsort(indices, axis=-1), axis=-1)
-            )
-    return kinds
-
-
 def _visits(kinds: Int[Array | np.ndarray, "B N blocks others"]) -> Visits:
     xp = np if isinstance(kinds, np.ndarray) else jnp
     order = xp.argsort((kinds + 2) % 3, axis=-1, stable=True).astype(xp.int32)  # 1, 2, then 0
-    partial, total = ((kinds == 1).sum(-1, dtype=xp.int32), (kinds > 0).sum(-1, dtype=xp.int32))
+    partial, total = ((kinds == PARTIAL).sum(-1, dtype=xp.int32), (kinds > EMPTY).sum(-1, dtype=xp.int32))
     # Where the mask is known now, no kernel need step through what every row leaves out.
     steps = max(1, int(total.max())) if xp is np else order.shape[-1]
     return Visits(order[..., :steps], partial, total)

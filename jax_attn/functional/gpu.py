@@ -75,7 +75,7 @@ def pallas_attention(
     if block_mask is not None:
         block = block_mask.BLOCK_SIZE
     # Triton wants powers of two everywhere; `size & -size` is the largest that divides a block.
-    tile = tuple(min(size & -size, LARGEST) for size in block)
+    rows, columns = (min(size & -size, LARGEST) for size in block)
     result = fused_attention(
         _KERNELS,
         *(_pad_last(x, max(SMALLEST, pl.next_power_of_2(x.shape[-1]))) for x in (query, key, value)),
@@ -83,7 +83,7 @@ def pallas_attention(
         block_mask,
         scale=head_dim**-0.5 if scale is None else scale,
         block=block,
-        largest_tile=tile,
+        largest_tile=(rows, columns),
         interpret=interpret,
     )
     return result._replace(output=result.output[..., :value_dim])
@@ -252,9 +252,9 @@ class _Kernels:
                     (*place, *(_div(x, size) for x, size in zip(corner[2:], plan.block, strict=True)))
                 ]
 
-                def visited(_: Array, total: Array) -> Array:
+                def visited(turn: Array, total: Array) -> Array:
                     loaded = _load(plan, corner, group, ins)
-                    _, _, _, d_learned = _backward_tile(plan, corner, loaded, table_refs, masked=True)
+                    *_, d_learned = _backward_tile(plan, corner, loaded, table_refs, masked=True)
                     return total + d_learned[number]
 
                 return _loop(0, kind > 0, visited, total)

@@ -5,6 +5,7 @@ its mods known beforehand.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -166,18 +167,26 @@ def _mods(call: Call, with_arrays: bool = True) -> _Mods:
         band.append(lambda b, h, q_idx, kv_idx: (kv_idx >= q_idx - before) & (kv_idx <= q_idx + after))
     data: list[MaskMod] = []
     if call.query_seq_lengths is not None:
-        data.append(lambda b, h, q_idx, kv_idx: q_idx < call.query_seq_lengths[b])
+        data.append(partial(_is_query, call.query_seq_lengths))
     if call.key_value_seq_lengths is not None:
         data.append(mask_mods.padding(call.key_value_seq_lengths))
     if call.segment_ids is not None:
         data.append(mask_mods.document(*call.segment_ids))
     score = None if call.softcap is None else score_mods.softcap(call.softcap)
     if with_arrays and call.mask is not None:
-        data.append(lambda *place: _entry(call.mask, *place))
+        data.append(partial(_entry, call.mask))
     if with_arrays and call.bias is not None:
-        capped = score or (lambda score, *place: score)
-        score = lambda score, *place: capped(score, *place) + _entry(call.bias, *place)  # noqa: E731
+        score = partial(_with_bias, score, call.bias)
     return _Mods(score, band, data)
+
+
+def _is_query(lengths: Array, b: Array, h: Array, q_idx: Array, kv_idx: Array) -> Array:
+    return q_idx < lengths[b]
+
+
+def _with_bias(score_mod: score_mods.ScoreMod | None, bias: Array, score: Array, *place: Array) -> Array:
+    modified = score if score_mod is None else score_mod(score, *place)
+    return modified + _entry(bias, *place)
 
 
 def _entry(x: Array, *place: Array) -> Array:

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array
 
-from jax_attn.functional.hoisting import AXES, HoistedMod
+from jax_attn.functional.hoisting import AXES, HoistedMod, Lookup
 
 Read = Callable[[int, Array | None], Array]
 """From the number of a table and the tile of its index (or None) to its tile."""
@@ -47,17 +47,21 @@ class Plan:
     steps: tuple[int, int]
     interpret: bool
 
+    @property
+    def lookups(self) -> tuple[Lookup, ...]:
+        """What `score_mod` takes from outside."""
+        return () if self.score_mod is None else self.score_mod.lookups
+
     def learned(self) -> list[int]:
         """The numbers of the tables that get a gradient: those of `score_mod` that hold floats."""
-        lookups = () if self.score_mod is None else self.score_mod.lookups
-        return [i for i, x in enumerate(lookups) if jnp.issubdtype(x.var.aval.dtype, jnp.floating)]
+        return [i for i, x in enumerate(self.lookups) if jnp.issubdtype(x.var.aval.dtype, jnp.floating)]
 
     def learned_by(self, *axes: str) -> list[int]:
         """Those of `learned()` whose tables are whole along just these of the axes q_idx and kv_idx.
 
         What depends on neither counts as one of keys: its gradient is summed over them afterwards.
         """
-        positions = ({"q_idx", "kv_idx"} & set(self.score_mod.lookups[i].depends) for i in self.learned())
+        positions = ({"q_idx", "kv_idx"} & set(self.lookups[i].depends) for i in self.learned())
         return [
             i for i, own in zip(self.learned(), positions, strict=True) if (own or {"kv_idx"}) == set(axes)
         ]
@@ -114,7 +118,7 @@ def score_tile(plan: Plan, corner: tuple[Any, ...], q: Array, k: Array, read: Re
         post = plan.score_mod(place, looked_up, score).astype(score.dtype)
     conditions = []
     if masked and plan.mask_mod is not None:
-        first = 0 if plan.score_mod is None else len(plan.score_mod.lookups)
+        first = len(plan.lookups)
         tiles, _ = plan.mask_mod.look_up(place, lambda i, index: read(first + i, index))
         conditions.append(plan.mask_mod(place, tiles))
     # Queries behind the end must not reach dk, keys behind it must not reach anything.
@@ -162,14 +166,15 @@ def gradients(
     weights = _only(tile.allowed, jnp.exp(tile.post - _finite(lse)), 0.0)
     d_post = weights * (dot(do, v, (1, 1)) - delta)
     d_score, d_learned = d_post, []
-    if plan.score_mod is not None:
+    score_mod = plan.score_mod
+    if score_mod is not None:
         learned = plan.learned()
 
         def post(score: Array, *tiles: Array) -> Array:
             looked_up = list(tile.looked_up)
             for number, x in zip(learned, tiles, strict=True):
                 looked_up[number] = x
-            return plan.score_mod(tile.place, looked_up, score).astype(score.dtype)
+            return score_mod(tile.place, looked_up, score).astype(score.dtype)
 
         _, pull_back = jax.vjp(post, tile.score, *(tile.looked_up[i] for i in learned))
         d_score, *d_learned = pull_back(d_post)

@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array
 
 from jax_attn.functional.block_mask import BlockMask
@@ -53,7 +54,7 @@ def grid_of_block_mask(block_mask: BlockMask) -> Grid:
         block_mask.full_kv_num_blocks,
         block_mask.full_kv_indices,
     )
-    if any(isinstance(x, jax.core.Tracer) for x in lists):
+    if any(isinstance(x, Tracer) for x in lists):
         return _grid(*lists)
     with jax.ensure_compile_time_eval():
         return np.asarray(_grid(*lists))
@@ -67,7 +68,9 @@ def _grid(num: Array, idx: Array, full_num: Array | None, full_idx: Array | None
         return (jax.nn.one_hot(idx, columns, dtype=jnp.int8) * counted[..., None]).max(-2)
 
     grid = listed(num, idx) * PARTIAL
-    return grid if full_num is None else jnp.maximum(grid, listed(full_num, full_idx) * FULL)
+    if full_num is None or full_idx is None:
+        return grid
+    return jnp.maximum(grid, listed(full_num, full_idx) * FULL)
 
 
 def grid_of_band(

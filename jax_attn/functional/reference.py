@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from jax_attn.functional.dropout import drop
 from jax_attn.functional.softmax import masked_softmax
 
 
@@ -98,9 +99,7 @@ def reference_attention(
     weights = masked_softmax(columns, open_columns)[..., :keys]
     lse = jax.nn.logsumexp(columns, axis=-1, where=open_columns)
 
-    if dropout_rate > 0:
-        keep = jax.random.bernoulli(dropout_key, 1 - dropout_rate, weights.shape)
-        weights = jnp.where(keep, weights / (1 - dropout_rate), 0)
+    weights = drop(weights, dropout_rate, dropout_key)
 
     output = jnp.einsum("bnts,bsnh->btnh", weights, v)
     max_scores = jnp.max(scores, axis=-1, initial=-jnp.inf, where=allowed)

@@ -6,11 +6,12 @@ that they can be traced, differentiated and changed without compiling again.
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import ShapedArray, eval_jaxpr
 from jax.extend.core import Jaxpr, Literal
 from jaxtyping import Array, Float, Int
 
@@ -43,8 +44,9 @@ class Mod:
     def __call__(self, *scalars: Any) -> Array:
         """The mod itself."""
         jaxpr = self.program.jaxpr
-        scalars = [jnp.asarray(x, given.aval.dtype) for x, given in zip(scalars, jaxpr.invars, strict=True)]
-        return jax.core.eval_jaxpr(jaxpr, self.captured, *scalars)[0]
+        dtypes = (cast(ShapedArray, given.aval).dtype for given in jaxpr.invars)
+        values = [jnp.asarray(x, dtype) for x, dtype in zip(scalars, dtypes, strict=True)]
+        return eval_jaxpr(jaxpr, self.captured, *values)[0]
 
 
 def hoist(mod: Callable[..., Array] | None, *leading: Any) -> Mod | None:

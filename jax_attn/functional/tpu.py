@@ -72,10 +72,8 @@ def pallas_attention(
         raise ValueError(f"implementation='pallas' cannot serve this call: {reason}")
     if block_mask is None:
         shortest = 1 if interpret else LANES
-        block = tuple(
-            min(size, -(-x.shape[1] // shortest) * shortest)
-            for size, x in zip(block, (query, key), strict=True)
-        )
+        rows, columns = (-(-x.shape[1] // shortest) * shortest for x in (query, key))
+        block = (min(block[0], rows), min(block[1], columns))
     return fused_attention(
         _KERNELS, query, key, value, score_mod, block_mask, scale=scale, block=block, interpret=interpret
     )

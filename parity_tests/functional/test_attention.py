@@ -130,7 +130,7 @@ def test_float64_stays_float64():
         ({"dropout_rate": 0.1}, "needs dropout_key"),
         ({"dropout_rate": 1.5, "dropout_key": KEY}, "probability"),
         ({"implementation": "fast"}, "not one of"),
-        ({"implementation": "cudnn"}, "cuDNN is for GPU"),
+        ({"implementation": "cudnn"}, "NVIDIA GPUs, not on cpu"),
         ({"implementation": "pallas"}, "TPU and GPU"),
         ({"implementation": "blockwise", "return_weights": True}, "never holds the weights"),
         ({"implementation": "blockwise", "dropout_rate": 0.1, "dropout_key": KEY}, "dropout"),
