@@ -13,6 +13,6 @@ NOISE_RATIO = 2.0
 # of a key bias, which softmax cancels. What is left of it is rounding, and is judged against that largest.
 ZERO = 1e-12
 
-# A noise ratio above its bound is measured over this many draws of rounding errors before it is believed:
-# on a single one, torch may have been lucky.
-DRAWS = 16
+# A noise ratio above its bound is measured over this many draws of rounding errors before it is believed,
+# first over the smaller number: on a single draw, torch may have been lucky.
+DRAWS = (4, 16)

@@ -22,6 +22,10 @@ class Pair:
     truth: np.ndarray
 
 
+Noise = tuple[float, float, float]
+"""Our distance from the truth, torch's (at least the dtype's epsilon), and the size of the truth."""
+
+
 def judge(case: str, lane: Lane, pairs: Sequence[Pair], bound: float) -> list[Result]:
     """A result for each pair. Gradients are judged together: those that are zero need the others' scale."""
     scale = _scale(lane, pairs)
@@ -32,20 +36,20 @@ def judge(case: str, lane: Lane, pairs: Sequence[Pair], bound: float) -> list[Re
     return results
 
 
-def pooled(result: Result, lane: Lane, draws: Sequence[Sequence[Pair]]) -> Result:
-    """The noise ratio of one tensor over several draws: root mean square over root mean square."""
-    ours, theirs, norms = [], [], []
-    for pairs in draws:
-        pair = next(pair for pair in pairs if (pair.kind, pair.name) == (result.kind, result.name))
-        scale = 0.0 if pair.kind == "output" else _scale(lane, pairs)
-        a, b, norm = noise(_wide(pair.flax), _wide(pair.torch), _wide(pair.truth), lane.eps, scale)
-        ours.append(a)
-        theirs.append(b)
-        norms.append(norm)
-    error, ratio = (_over(math.hypot(*ours), math.hypot(*those)) for those in (norms, theirs))
+def measure(result: Result, lane: Lane, pairs: Sequence[Pair]) -> Noise:
+    """The noise of the tensor that `result` tells of, in another draw."""
+    pair = next(pair for pair in pairs if (pair.kind, pair.name) == (result.kind, result.name))
+    scale = 0.0 if pair.kind == "output" else _scale(lane, pairs)
+    return noise(_wide(pair.flax), _wide(pair.torch), _wide(pair.truth), lane.eps, scale)
+
+
+def pooled(result: Result, draws: Sequence[Noise]) -> Result:
+    """The result over several draws: root mean square over root mean square."""
+    ours, theirs, norm = (math.hypot(*numbers) for numbers in zip(*draws, strict=True))
+    ratio = _over(ours, theirs)
     passed = bool(ratio <= result.bound)
     detail = "" if passed else f"{result.detail} (over {len(draws)} draws)"
-    return replace(result, error=error, ratio=ratio, passed=passed, detail=detail)
+    return replace(result, error=_over(ours, norm), ratio=ratio, passed=passed, detail=detail)
 
 
 def _scale(lane: Lane, pairs: Sequence[Pair]) -> float:
@@ -88,9 +92,7 @@ def exact_error(flax: np.ndarray, torch: np.ndarray, scale: float = 0.0) -> floa
     return _largest(_difference(flax, torch)) / floor
 
 
-def noise(
-    flax: np.ndarray, torch: np.ndarray, truth: np.ndarray, eps: float, scale: float = 0.0
-) -> tuple[float, float, float]:
+def noise(flax: np.ndarray, torch: np.ndarray, truth: np.ndarray, eps: float, scale: float = 0.0) -> Noise:
     """(`|jax - truth|`, `max(|torch - truth|, eps |truth|)`, `|truth|`).
 
     Where the truth is zero beside `scale`, the largest root mean square of all gradients, a tensor of that

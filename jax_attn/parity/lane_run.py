@@ -12,7 +12,7 @@ from jax_attn.parity.calls import Call, cotangents
 from jax_attn.parity.cases import Case
 from jax_attn.parity.dropout import DropoutMismatch, Tape, record
 from jax_attn.parity.flax_side import FlaxSide, fixed_dtype, has_dropout
-from jax_attn.parity.judge import Pair, judge, pooled
+from jax_attn.parity.judge import Pair, judge, measure, pooled
 from jax_attn.parity.lanes import Lane
 from jax_attn.parity.report import LeftOut, Result
 from jax_attn.parity.run import Run
@@ -155,12 +155,19 @@ class LaneRun:
         A ratio of two rounding errors is a ratio of two random numbers: now and then torch happens to be far
         nearer to the truth than it usually is, and which tensor this befalls changes with the processor.
         """
-        draws = [list(pairs)]
-        for draw in range(1, bounds.DRAWS):
+        draws = {result: [measure(result, self.lane, pairs)] for result in noisy}
+        settled: dict[tuple[str, str], Result] = {}
+        for draw in range(1, max(bounds.DRAWS)):
             seed = self.sides.seed + draw
             torch = self._run_torch(call.nearby(self.lane, draw), seed)
-            draws.append(_pairs(case, self.lane, torch, self._run_flax(torch, seed))[0])
-        return {(result.kind, result.name): pooled(result, self.lane, draws) for result in noisy}
+            others, _ = _pairs(case, self.lane, torch, self._run_flax(torch, seed))
+            for result, measured in draws.items():
+                measured.append(measure(result, self.lane, others))
+            if draw + 1 in bounds.DRAWS:
+                settled = {(r.kind, r.name): pooled(r, measured) for r, measured in draws.items()}
+                if all(result.passed for result in settled.values()):
+                    break
+        return settled
 
     def _failed(self, case: Case, name: str, detail: str) -> Verdict:
         result = Result(case.name, self.lane.name, "run", name, np.nan, self.sides.bound, None, False, detail)
