@@ -22,8 +22,8 @@ from jax_attn.weights.state_dict import load_state_dict, state_dict
 Weights = Literal["torch", "flax"] | None
 Caller = Callable[..., Any]
 
-# Parameters up to which a module takes longer to compile than to run, and up to which memory is no concern.
-QUICK = 50_000_000
+# Parameters up to which a module takes longer to compile than to run, and memory is no concern. Code that was
+# compiled quickly adds up long sums one by one, so a larger model would be noisier by it than it is.
 SMALL = 1_000_000
 
 
@@ -113,9 +113,9 @@ def compare_cases(
         call_flax=call_flax,
         call_torch=call_torch,
         seed=seed,
-        quick=report.parameters <= QUICK,
+        quick=report.parameters <= SMALL,
     )
-    walk = _together if report.parameters <= SMALL else _one_by_one
+    walk = _together if pair.quick else _one_by_one
     for results, left_out in walk(pair, chosen, cases, progress or (lambda lane, case: None)):
         report.results += results
         report.left_out += left_out
