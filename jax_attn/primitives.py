@@ -172,6 +172,8 @@ class Dropout(nnx.Dropout):
     Source: `torch.nn.Dropout`.
     """
 
+    rngs: nnx.RngStream  # NNX has None here too; this one cannot be built without
+
     def __init__(self, p: float = 0.5, *, rngs: nnx.Rngs):
         require_probability("dropout", p)
         super().__init__(p, deterministic=False, rngs=rngs)

@@ -99,8 +99,8 @@ class MultiHeadAttention(nnx.Module):
         if context is not None:
             require_last_dim("context", context.shape, self.embed_dim, ndims=(x.ndim,))
         if x.ndim == 2:  # a batch of one
-            x, context, mask = (None if given is None else given[None] for given in (x, context, mask))
-            return self(x, context, mask, is_causal)[0]
+            context, mask = (None if given is None else given[None] for given in (context, mask))
+            return self(x[None], context, mask, is_causal)[0]
 
         context = x if context is None else context
         if context.shape[0] != x.shape[0]:

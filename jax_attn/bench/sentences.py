@@ -54,15 +54,15 @@ def forwards(folder: Path) -> dict[str, Forward]:
     graphdef, state = nnx.split(encoder)
 
     @jax.jit
-    def flax(state: nnx.State, ids: np.ndarray, mask: np.ndarray) -> jax.Array:
+    def flax(state: nnx.State, ids: jax.Array, mask: jax.Array) -> jax.Array:
         return mean_pooling(nnx.merge(graphdef, state)(ids, mask).last_hidden_state, mask)
 
     def torch_forward(module: Any) -> Forward:
         @torch.inference_mode()
         def run(ids: np.ndarray, mask: np.ndarray) -> Any:
-            ids, mask = torch.from_numpy(ids), torch.from_numpy(mask)
-            hidden = module(input_ids=ids, attention_mask=mask).last_hidden_state
-            weights = mask[..., None].to(hidden.dtype)
+            attended = torch.from_numpy(mask)
+            hidden = module(input_ids=torch.from_numpy(ids), attention_mask=attended).last_hidden_state
+            weights = attended[..., None].to(hidden.dtype)
             return (hidden * weights).sum(1) / weights.sum(1)
 
         return run

@@ -35,5 +35,5 @@ def _application() -> Any:
     application = tyro.extras.SubcommandApp()
     commands: dict[str, Callable[..., int]] = {"list": list_catalogue, "verify": verify, "bench": bench}
     for name, command in commands.items():
-        application.command(command, name=name)
+        application.command(name=name)(command)
     return application

@@ -1,6 +1,6 @@
 """A progress bar on a terminal; nothing in a pipe, where the finished lines speak."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -8,7 +8,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 
 @contextmanager
-def progress_over(console: Console, total: int) -> Iterator[Callable[[str], None]]:
+def progress_over(console: Console, total: int) -> Generator[Callable[[str], None]]:
     """Yields a function to call with the name of each piece of work before it is begun."""
     bar = Progress(
         BarColumn(),

@@ -102,7 +102,7 @@ class TorchMultiheadAttention(nnx.Module):
         self.out_proj = Linear(
             embed_dim, embed_dim, bias=bias, rngs=rngs, dtype=dtype, param_dtype=param_dtype
         )
-        if bias:
+        if self.out_proj.bias is not None:
             self.out_proj.bias[...] = jnp.zeros(embed_dim, param_dtype)
 
         # xavier_normal_ reads (1, 1, E) as a convolution of width E from one channel to one: std 1 / sqrt(E).
@@ -186,9 +186,9 @@ class TorchMultiheadAttention(nnx.Module):
             dropout_key=self.dropout.rngs() if rate > 0 else None,
             return_weights=need_weights,
         )
-        context, weights = attended if need_weights else (attended, None)
+        context, weights = attended if isinstance(attended, tuple) else (attended, None)
         output = self.out_proj(context.reshape(batch, tokens, self.embed_dim))
-        if need_weights and average_attn_weights:
+        if weights is not None and average_attn_weights:
             weights = weights.mean(axis=1)
 
         if unbatched:
@@ -215,7 +215,7 @@ class TorchMultiheadAttention(nnx.Module):
         else:
             weights = [self.q_proj_weight[...], self.k_proj_weight[...], self.v_proj_weight[...]]
         biases = [None] * 3 if self.in_proj_bias is None else jnp.split(self.in_proj_bias[...], 3)
-        added = [None, self.bias_k, self.bias_v]
+        added = [None, *(None if x is None else x[...] for x in (self.bias_k, self.bias_v))]
 
         projected = []
         for x, weight, bias, extra in zip((query, key, value), weights, biases, added, strict=True):
@@ -228,7 +228,8 @@ class TorchMultiheadAttention(nnx.Module):
             projected.append(x)
         if self.add_zero_attn:
             projected[1:] = [jnp.pad(x, [(0, 0), (0, 1), (0, 0)]) for x in projected[1:]]
-        return tuple(projected)
+        queries, keys, values = projected
+        return queries, keys, values
 
 
 def _require_mask(name: str, mask: Any, shapes: Sequence[tuple[int, ...]]) -> None:

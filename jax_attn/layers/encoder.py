@@ -97,12 +97,12 @@ class Encoder(nnx.Module):
         require_last_dim("x", x.shape, self.embed_dim)
         # graph=False: the layers share nothing, and only so may a model merged inside `jax.grad` run them.
         step = nnx.remat(run_layer, graph=False) if self.remat else run_layer
-        if self.stacked:
-            loop = nnx.scan(step, in_axes=(0, nnx.Carry, None), out_axes=nnx.Carry, graph=False)
-            x = loop(self.layers, x, mask)
-        else:
+        if isinstance(self.layers, nnx.List):
             for layer in self.layers:
                 x = step(layer, x, mask)
+        else:
+            loop = nnx.scan(step, in_axes=(0, nnx.Carry, None), out_axes=nnx.Carry, graph=False)
+            x = loop(self.layers, x, mask)
         return x if self.norm is None else self.norm(x)
 
 

@@ -25,9 +25,10 @@ def gelu(x: Float[Array, "*s"]) -> Float[Array, "*s"]:
 
 
 def gelu_tanh(x: Float[Array, "*s"]) -> Float[Array, "*s"]:
-    """`x/2 · (1 + tanh(u))`, `u = √(2/π) (x + 0.044715 x³)`: up to 4.7e-4 away from `gelu`; float32 for 16 bits.
+    """`x/2 · (1 + tanh(u))`, `u = √(2/π) (x + 0.044715 x³)`: up to 4.7e-4 away from `gelu`.
 
     Written with the sigmoid, `(1 + tanh(u)) / 2 = σ(2u)`, which keeps its digits where tanh is close to -1.
+    Computed in float32 for 16 bits.
 
     Source: Hendrycks and Gimpel (arXiv 1606.08415), section 2.
     """

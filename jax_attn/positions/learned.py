@@ -19,7 +19,8 @@ class LearnedPositions(Embedding):
     Source: Devlin et al. (arXiv 1810.04805), section 3; the idea is Gehring et al.'s (arXiv 1705.03122).
     """
 
-    def __call__(self, x: Float[Array, "*b t d"]) -> Float[Array, "*b t d"]:
+    # Only the table is inherited: this is called with vectors, not with ids.
+    def __call__(self, x: Float[Array, "*b t d"]) -> Float[Array, "*b t d"]:  # ty: ignore[incompatible-method-override]
         """`(t, d)` or `(b, t, d)` to the same shape."""
         require_last_dim("x", x.shape, self.features)
         tokens = x.shape[-2]

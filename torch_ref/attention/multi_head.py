@@ -41,8 +41,8 @@ class MultiHeadAttention(nn.Module):
     ) -> Tensor:
         """`(b, t, d)` and a context `(b, s, d)` to `(b, t, d)`; or all of them without `b`."""
         if x.ndim == 2:  # a batch of one
-            x, context, mask = (None if given is None else given[None] for given in (x, context, mask))
-            return self(x, context, mask, is_causal)[0]
+            context, mask = (None if given is None else given[None] for given in (context, mask))
+            return self(x[None], context, mask, is_causal)[0]
 
         context = x if context is None else context
         queries = self.split_heads(self.q_proj(x))

@@ -14,6 +14,11 @@ class MultiHeadAttentionEinsum(nn.Module):
     Source: "Build a Large Language Model From Scratch", ch. 3, comparison of multi-head implementations.
     """
 
+    mask: Tensor
+    bias_q: Tensor | None
+    bias_k: Tensor | None
+    bias_v: Tensor | None
+
     def __init__(
         self,
         d_in: int,

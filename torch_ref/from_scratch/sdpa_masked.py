@@ -14,6 +14,8 @@ class MultiHeadAttentionSDPAMasked(nn.Module):
     Source: "Build a Large Language Model From Scratch", ch. 3, comparison of multi-head implementations.
     """
 
+    mask: Tensor
+
     def __init__(
         self,
         d_in: int,

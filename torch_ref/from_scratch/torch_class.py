@@ -12,6 +12,8 @@ class MultiHeadAttentionTorchClass(nn.Module):
     Source: "Build a Large Language Model From Scratch", ch. 3, comparison of multi-head implementations.
     """
 
+    mask: Tensor
+
     def __init__(
         self,
         d_in: int,

@@ -14,6 +14,7 @@ class LearnedPositions(nn.Embedding):
     def __init__(self, num_embeddings: int, embedding_dim: int):
         super().__init__(num_embeddings, embedding_dim)
 
-    def forward(self, x: Tensor) -> Tensor:
+    # Only the table is inherited: this is called with vectors, not with ids.
+    def forward(self, x: Tensor) -> Tensor:  # ty: ignore[lost-keyword-for-regular-parameter]
         """`(t, d)` or `(b, t, d)` to the same shape."""
         return x + self.weight[: x.shape[-2]]

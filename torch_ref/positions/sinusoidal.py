@@ -13,6 +13,8 @@ class SinusoidalPositions(nn.Module):
     Source: Vaswani et al. (arXiv 1706.03762), section 3.5.
     """
 
+    table: Tensor
+
     def __init__(self, num_embeddings: int, embedding_dim: int):
         super().__init__()
         position = torch.arange(num_embeddings, dtype=torch.float64)[:, None]
