@@ -48,29 +48,28 @@ class Plan:
 
 def grid_of_block_mask(block_mask: BlockMask) -> Grid:
     """The grid of a block mask, in the blocks of the mask; NumPy where its arrays are not traced."""
-    lists = (
-        block_mask.kv_num_blocks,
-        block_mask.kv_indices,
-        block_mask.full_kv_num_blocks,
-        block_mask.full_kv_indices,
-    )
-    if any(isinstance(x, Tracer) for x in lists):
-        return _grid(*lists)
-    with jax.ensure_compile_time_eval():
-        return np.asarray(_grid(*lists))
+    num, idx = block_mask.kv_num_blocks, block_mask.kv_indices
+    full_num, full_idx = block_mask.full_kv_num_blocks, block_mask.full_kv_indices
+    known = not any(isinstance(x, Tracer) for x in (num, idx, full_num, full_idx))
+    xp, listed = (np, _listed_known) if known else (jnp, _listed)
+    grid = listed(num, idx) * xp.int8(PARTIAL)
+    return grid if full_num is None else xp.maximum(grid, listed(full_num, full_idx) * xp.int8(FULL))
 
 
-def _grid(num: Array, idx: Array, full_num: Array | None, full_idx: Array | None) -> Array:
-    columns = idx.shape[-1]
+def _listed(num: Leaf, idx: Leaf) -> Array:
+    """True, in each row, where its first `num` of `idx` point to."""
+    columns = jnp.arange(idx.shape[-1])
+    return ((idx[..., None] == columns) & (columns < num[..., None])[..., None]).any(-2)
 
-    def listed(num: Array, idx: Array) -> Array:
-        counted = jnp.arange(columns) < num[..., None]
-        return (jax.nn.one_hot(idx, columns, dtype=jnp.int8) * counted[..., None]).max(-2)
 
-    grid = listed(num, idx) * PARTIAL
-    if full_num is None or full_idx is None:
-        return grid
-    return jnp.maximum(grid, listed(full_num, full_idx) * FULL)
+def _listed_known(num: Leaf, idx: Leaf) -> np.ndarray:
+    """The same in NumPy: JAX cannot compute inside a mesh of chips that are only compiled for."""
+    num, idx = np.asarray(num), np.asarray(idx)
+    counted = np.arange(idx.shape[-1]) < num[..., None]
+    listed = np.zeros(idx.shape, bool)
+    *rows, _ = np.nonzero(counted)
+    listed[(*rows, idx[counted])] = True
+    return listed
 
 
 def grid_of_band(
