@@ -147,6 +147,8 @@ def _one_by_one(
             attempt = run.attempt(case, progress)
             run.run_flax(attempt)
             yield run.verdict(attempt)
+            del attempt
+        del run  # before the next lane makes its copies
 
 
 def _carry(flax: nnx.Module, torch: Any, weights: Weights, names: Names) -> tuple[nnx.Module, Any]:

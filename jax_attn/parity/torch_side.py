@@ -101,11 +101,12 @@ class TorchSide:
         """float64 as torch's default dtype where JAX has 64 bits on; generators and buffers as they were."""
         import torch
 
+        devices = [self.device] if self.device.type == "cuda" else []
         default = torch.get_default_dtype()
         before = [(buffer, buffer.clone()) for buffer in self.module.buffers()] if self.lane.training else []
         torch.set_default_dtype(torch.float64 if self.dtype == torch.float64 else torch.float32)
         try:
-            with torch.random.fork_rng(devices=[]), torch.enable_grad():
+            with torch.random.fork_rng(devices=devices), torch.enable_grad():
                 yield
         finally:
             torch.set_default_dtype(default)

@@ -1,4 +1,5 @@
 import copy
+import sys
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -196,6 +197,27 @@ def test_bad_arguments_are_refused():
         compare(linear(), torch.nn.Linear(5, 3), draw(2, 5), weights="both")
     with pytest.raises(ValueError, match=r"lanes must be some of float64, .*got float16"):
         compare(linear(), torch.nn.Linear(5, 3), draw(2, 5), lanes=("float16",))
+
+
+def test_weights_without_a_counterpart_are_left_out_by_name():
+    flax = nnx.Dict(ours=linear())
+    theirs = torch.nn.ModuleDict({"theirs": torch.nn.Linear(5, 3)})
+    with torch.no_grad():
+        theirs["theirs"].weight.copy_(torch.tensor(np.asarray(flax["ours"].kernel[...].T)))
+        theirs["theirs"].bias.zero_()
+    report = compare(
+        flax, theirs, draw(2, 5), lanes=EXACT, weights=None,
+        call_flax=lambda module, x: module["ours"](x), call_torch=lambda module, x: module["theirs"](x),
+    )  # fmt: skip
+    report.assert_passed()
+    assert [r.name for r in report.results] == ["output", "input 0"]
+    assert {(entry.name, entry.reason) for entry in report.left_out} == {
+        ("theirs.weight", "gradient: no counterpart in flax"),
+        ("theirs.bias", "gradient: no counterpart in flax"),
+        ("ours.weight", "gradient: no counterpart in torch"),
+        ("ours.bias", "gradient: no counterpart in torch"),
+    }
+    assert "no counterpart in torch" in str(report)
 
 
 # What trains, and what is a constant.
@@ -511,6 +533,27 @@ def test_more_noise_than_torch_is_seen():
 
     report = compare_functions(rough, lambda x: (x + x * 63) / 64, draw(20, 30), lanes=("float32",))
     assert report.worst("float32", "output").ratio > 10
+
+
+def test_a_large_model_goes_lane_by_lane(monkeypatch):
+    monkeypatch.setattr(sys.modules["jax_attn.parity.compare"], "SMALL", 0)
+    report = compare_cases(flax_block(), torch_block(), CASES[:2], lanes=("float64", "dropout"))
+    report.assert_passed()
+    assert len(report.results) == 2 * 2 * 12
+    assert not compare_cases(flax_block("tanh GELU"), torch_block(), CASES[:1], lanes=EXACT).passed
+
+
+def test_arguments_of_every_kind_reach_both_sides():
+    def weigh(x, pair, factor=None, masks=None, name=""):
+        assert name == "a name"
+        return factor * x + pair[0] - pair[1] * masks["keep"]
+
+    report = compare(
+        Nothing(weigh), TorchNothing(weigh), draw(2, 3), (draw(2, 3), draw(3)),
+        kwargs={"factor": 2.0, "masks": {"keep": np.array([1, 0, 1])}, "name": "a name"}, lanes=EXACT,
+    )  # fmt: skip
+    report.assert_passed()
+    assert [r.name for r in report.select(kind="gradient")] == ["input 0", "input 1.0", "input 1.1"]
 
 
 def test_progress_is_told():
