@@ -9,7 +9,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 @contextmanager
 def progress_over(console: Console, total: int) -> Generator[Callable[[str], None]]:
-    """Yields a function to call with the name of each piece of work before it is begun."""
+    """Yields a function to call with the name of each piece of work when it is done."""
     bar = Progress(
         BarColumn(),
         MofNCompleteColumn(),
@@ -21,11 +21,4 @@ def progress_over(console: Console, total: int) -> Generator[Callable[[str], Non
     )
     with bar:
         task = bar.add_task("", total=total)
-        begun = -1
-
-        def begin(name: str) -> None:
-            nonlocal begun
-            begun += 1
-            bar.update(task, completed=begun, description=name)
-
-        yield begin
+        yield lambda name: bar.update(task, advance=1, description=name)

@@ -2,10 +2,15 @@
 
 import difflib
 import json as json_text
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from itertools import repeat
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import jax
 import tyro
 from rich.console import Console
 
@@ -18,6 +23,8 @@ from jax_attn.parity.pretrained import SENTENCES, Proof, prove_checkpoint
 from jax_attn.parity.report import Report
 
 PRETRAINED = "pretrained"
+MOST_PROCESSES = 8  # each holds a gigabyte
+WORTH_A_PROCESS = 4  # rows: a process takes as long to start as a few of them take
 
 Lane = Literal["float64", "float32", "bfloat16", "dropout"]
 
@@ -86,11 +93,10 @@ def prove_catalogue(console: Console, twins: Sequence[Twin], lanes: Sequence[str
     console.print(columns.header(), style="bold")
     reports = []
     with progress_over(console, len(twins)) as advance:
-        for twin in twins:
-            advance(twin.name)
-            report = prove(twin, lanes)
+        for name, report in zip((twin.name for twin in twins), proofs(twins, lanes), strict=True):
             reports.append(report)
-            console.print(columns.row(twin.name, report))
+            console.print(columns.row(name, report))
+            advance(name)
     failed = [report for report in reports if not report.passed]
     for report in failed:
         console.print(f"\n{report}", markup=False)
@@ -103,8 +109,21 @@ def prove_catalogue(console: Console, twins: Sequence[Twin], lanes: Sequence[str
     return reports
 
 
-def prove(twin: Twin, lanes: Sequence[str]) -> Report:
+def proofs(twins: Sequence[Twin], lanes: Sequence[str]) -> Iterator[Report]:
+    """The report of each twin, in order; where there are several, every core works on them."""
+    names = [twin.name for twin in twins]
+    workers = min(os.cpu_count() or 1, MOST_PROCESSES, len(names) // WORTH_A_PROCESS)
+    if workers < 2 or jax.default_backend() != "cpu":  # an accelerator is one process's own
+        yield from (prove(name, lanes) for name in names)
+        return
+    # Spawned, for a forked process cannot use the threads that JAX and torch have started.
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        yield from pool.map(prove, names, repeat(lanes))
+
+
+def prove(name: str, lanes: Sequence[str]) -> Report:
     """The report of one row of the catalogue."""
+    twin = CATALOGUE[name]
     return compare_cases(
         twin.flax(), twin.torch(), twin.cases(), lanes=lanes, whole_model=twin.whole_model, title=twin.name
     )
