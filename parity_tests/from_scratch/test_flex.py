@@ -7,7 +7,7 @@ from flax import nnx
 from hypothesis import given
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
-from jax_attn.catalogue import decay
+from jax_attn.catalogue.ladder import decay
 from jax_attn.from_scratch.flex import MultiHeadAttentionFlex
 from jax_attn.from_scratch.sdpa import MultiHeadAttentionSDPA
 from jax_attn.functional.score_mods import relative_bias

@@ -1,0 +1,13 @@
+"""The table of twins: one row a variant. The command line, the tests and the documentation read it.
+
+A row says where the class lives (the same path under `jax_attn` and `torch_ref`), how both sides are
+built, and the inputs that stress it. Sizes are primes and all different, so that a swapped axis shows.
+"""
+
+from jax_attn.catalogue.components import COMPONENTS
+from jax_attn.catalogue.ladder import LADDER
+from jax_attn.catalogue.twin import Twin
+
+CATALOGUE: dict[str, Twin] = {twin.name: twin for twin in [*LADDER, *COMPONENTS]}
+
+__all__ = ["CATALOGUE", "Twin"]

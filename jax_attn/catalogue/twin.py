@@ -1,0 +1,54 @@
+"""One row of the catalogue: a Flax class, its torch twin, and how the two are compared."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import Any
+
+from flax import nnx
+
+from jax_attn.parity.cases import Case
+
+ATTENTION_PAPER = '"Attention Is All You Need" (arXiv 1706.03762)'
+NLP_TRANSFORMERS = '"Natural Language Processing with Transformers", ch. 3'
+BERT = "Devlin et al. (arXiv 1810.04805)"
+BUILD_LLM = '"Build a Large Language Model From Scratch", ch. 3'
+
+
+@dataclass(frozen=True)
+class Twin:
+    """One variant: a Flax class, its torch twin, and how the two are built and called to be compared.
+
+    Attributes:
+        name: what the command line calls it.
+        where: `module:Class`, relative to `jax_attn` and to `torch_ref`.
+        summary: what it computes, in a line.
+        source: the paper, book or API it comes from.
+        arguments: constructor arguments, the same on both sides (`rngs` is added for Flax).
+        cases: builds the calls that the two sides are compared on.
+        whole_model: judged by the float64 bound of a whole model in place of a single module's.
+    """
+
+    name: str
+    where: str
+    summary: str
+    source: str
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    cases: Callable[[], Sequence[Case]] = list
+    whole_model: bool = False
+
+    def flax(self, seed: int = 0) -> nnx.Module:
+        """The Flax module, with random weights."""
+        return self._class("jax_attn")(**self.arguments, rngs=nnx.Rngs(seed))
+
+    def torch(self, seed: int = 0) -> Any:
+        """The torch module, with random weights. Imports torch."""
+        import torch
+
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return self._class("torch_ref")(**self.arguments)
+
+    def _class(self, package: str) -> Any:
+        module, name = self.where.split(":")
+        return getattr(import_module(f"{package}.{module}"), name)
