@@ -143,3 +143,10 @@ def test_import_jax_attn_loads_nothing_heavy():
     code = f"import jax_attn, sys; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_every_folder_is_a_package():
+    """A folder without `__init__.py` works here, and is missing from what is installed."""
+    for tree in ("jax_attn", "torch_ref"):
+        for file in (ROOT / tree).rglob("*.py"):
+            assert (file.parent / "__init__.py").exists(), file.parent

@@ -1,0 +1,1 @@
+"""Arrays in, arrays out: attention and what it is made of, without modules or state."""
