@@ -2,8 +2,7 @@
 
 import copy
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import jax
@@ -13,8 +12,8 @@ from flax import nnx
 from jax_attn.parity import bounds
 from jax_attn.parity.cases import Case
 from jax_attn.parity.flax_side import trains
-from jax_attn.parity.lane_run import LaneRun, Progress, Sides, Verdict
-from jax_attn.parity.lanes import LANES, Lane, lanes_named
+from jax_attn.parity.lane_run import LaneRun, Sides
+from jax_attn.parity.lanes import LANES, lanes_named
 from jax_attn.parity.report import LeftOut, Report, Result
 from jax_attn.weights.rules import Names, slots
 from jax_attn.weights.state_dict import load_state_dict, state_dict
@@ -22,8 +21,8 @@ from jax_attn.weights.state_dict import load_state_dict, state_dict
 Weights = Literal["torch", "flax"] | None
 Caller = Callable[..., Any]
 
-# Parameters up to which a module takes longer to compile than to run, and memory is no concern. Code that was
-# compiled quickly adds up long sums one by one, so a larger model would be noisier by it than it is.
+# Parameters up to which a module takes longer to compile than to run. Code that was compiled quickly adds up
+# long sums one by one, so a larger model would be noisier by it than it is.
 SMALL = 1_000_000
 
 
@@ -115,40 +114,20 @@ def compare_cases(
         seed=seed,
         quick=report.parameters <= SMALL,
     )
-    walk = _together if pair.quick else _one_by_one
-    for results, left_out in walk(pair, chosen, cases, progress or (lambda lane, case: None)):
-        report.results += results
-        report.left_out += left_out
+    # One lane and one case at a time: what is scarce with a large model is memory.
+    for lane in chosen:
+        run = LaneRun(pair, lane)
+        for case in cases:
+            if case.runs_in(lane.name):
+                attempt = run.attempt(case, progress or (lambda lane, case: None))
+                run.run_flax(attempt)
+                results, left_out = run.verdict(attempt)
+                report.results += results
+                report.left_out += left_out
+                del attempt
+        del run  # before the next lane makes its copies
     report.seconds = time.perf_counter() - started
     return report
-
-
-def _together(
-    pair: Sides, lanes: Sequence[Lane], cases: Sequence[Case], progress: Progress
-) -> Iterator[Verdict]:
-    """A small module: what takes time is compiling, so two lanes compile at once."""
-    lane_runs = [LaneRun(pair, lane) for lane in lanes]
-    attempts = [
-        [run.attempt(case, progress) for case in cases if case.runs_in(run.lane.name)] for run in lane_runs
-    ]
-    with ThreadPoolExecutor(2) as pool:
-        list(pool.map(lambda run, own: [run.run_flax(attempt) for attempt in own], lane_runs, attempts))
-    for run, own in zip(lane_runs, attempts, strict=True):
-        yield from map(run.verdict, own)
-
-
-def _one_by_one(
-    pair: Sides, lanes: Sequence[Lane], cases: Sequence[Case], progress: Progress
-) -> Iterator[Verdict]:
-    """A large model: what is scarce is memory, so one lane and one case at a time."""
-    for lane in lanes:
-        run = LaneRun(pair, lane)
-        for case in (case for case in cases if case.runs_in(lane.name)):
-            attempt = run.attempt(case, progress)
-            run.run_flax(attempt)
-            yield run.verdict(attempt)
-            del attempt
-        del run  # before the next lane makes its copies
 
 
 def _carry(flax: nnx.Module, torch: Any, weights: Weights, names: Names) -> tuple[nnx.Module, Any]:
