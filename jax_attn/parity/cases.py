@@ -227,4 +227,5 @@ def text_cases(
     (ids,) = full.args
     padding = np.arange(context) < np.linspace(context, 0, batch).astype(int)[:, None]
     of_segment = np.random.default_rng(seed).integers(segments, size=ids.shape)
-    return [plain, repeated, one_token, Case("full context", (ids, padding.astype(np.int64), of_segment))]
+    exact = [replace(case, lanes=EXACT) for case in (plain, repeated, one_token)]
+    return [*exact, Case("full context", (ids, padding.astype(np.int64), of_segment))]
