@@ -62,11 +62,14 @@ def verify(
         json.touch()  # a path that cannot be written to is told now, not after the work
 
     console = Console(highlight=False, soft_wrap=True)
-    reports = prove_catalogue(console, twins, lanes) if twins else []
     proof = None
-    if wants_pretrained:
-        proof = prove_checkpoint(checkpoint, sentences, lanes, announce=console.print)
-        show_proof(console, proof)
+    if wants_pretrained and (
+        checkpoint is not None or text
+    ):  # the user's own comes first: bad input is told now
+        proof = prove_pretrained(console, checkpoint, sentences, lanes)
+    reports = prove_catalogue(console, twins, lanes) if twins else []
+    if wants_pretrained and proof is None:
+        proof = prove_pretrained(console, checkpoint, sentences, lanes)
     if json is not None:
         save(json, reports, proof)
     return 0 if all(item.passed for item in [*reports, proof] if item is not None) else 1
@@ -127,6 +130,15 @@ def prove(name: str, lanes: Sequence[str]) -> Report:
     return compare_cases(
         twin.flax(), twin.torch(), twin.cases(), lanes=lanes, whole_model=twin.whole_model, title=twin.name
     )
+
+
+def prove_pretrained(
+    console: Console, checkpoint: Path | None, sentences: Sequence[str], lanes: Sequence[str]
+) -> Proof:
+    """Compare the encoder on the sentences, and show what came of it."""
+    proof = prove_checkpoint(checkpoint, sentences, lanes, announce=console.print)
+    show_proof(console, proof)
+    return proof
 
 
 def show_proof(console: Console, proof: Proof) -> None:
