@@ -1,14 +1,27 @@
 """Set up before anything is imported: CPU, no network, and the annotated shapes checked at run time."""
 
 import os
+import subprocess
 import sys
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # the tests run side by side
+
+# Most of the time goes into compiling what runs once: it need not be good code. (A process that is given a
+# flag which its XLA does not have ends at once, so one is sent ahead; xdist's workers inherit what it found.)
+QUICK = (
+    "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+    " --xla_cpu_parallel_codegen_split_count=1"
+)
+if "XLA_FLAGS" not in os.environ:
+    ahead = [sys.executable, "-c", "import jax; jax.devices()"]
+    known = subprocess.run(ahead, env={**os.environ, "XLA_FLAGS": QUICK}, capture_output=True)
+    os.environ["XLA_FLAGS"] = QUICK if known.returncode == 0 else ""
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-import jaxtyping
+import jaxtyping  # noqa: E402
 
 jaxtyping.install_import_hook("jax_attn", "beartype.beartype")
 

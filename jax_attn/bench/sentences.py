@@ -54,7 +54,7 @@ def forwards(folder: Path) -> dict[str, Forward]:
     graphdef, state = nnx.split(encoder)
 
     @jax.jit
-    def flax(state: nnx.State, ids: jax.Array, mask: jax.Array) -> jax.Array:
+    def flax(state: Any, ids: jax.Array, mask: jax.Array) -> jax.Array:
         return mean_pooling(nnx.merge(graphdef, state)(ids, mask).last_hidden_state, mask)
 
     def torch_forward(module: Any) -> Forward:

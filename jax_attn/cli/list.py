@@ -16,6 +16,7 @@ def list_catalogue() -> int:
         twins = list(twins)
         console.print(f"[bold]jax_attn.{where.replace(':', '.')}[/bold]  {escape(twins[0].source)}")
         for twin in twins:
-            console.print(f"  {twin.name:{width}}  {escape(twin.summary)}")
+            own_source = "" if twin.source == twins[0].source else f" ({twin.source})"
+            console.print(f"  {twin.name:{width}}  {escape(twin.summary + own_source)}")
     console.print(f"\n{len(CATALOGUE)} variants; the twin of jax_attn.X is torch_ref.X")
     return 0

@@ -2,29 +2,23 @@
 
 import difflib
 import json as json_text
-import os
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from itertools import repeat
-from multiprocessing import get_context
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import jax
 import tyro
 from rich.console import Console
 
 from jax_attn.catalogue import CATALOGUE, Twin
 from jax_attn.cli.columns import Columns
 from jax_attn.cli.progress import progress_over
-from jax_attn.parity.compare import compare_cases
+from jax_attn.cli.proving import beside, processes_for, proofs
 from jax_attn.parity.lanes import LANES
 from jax_attn.parity.pretrained import SENTENCES, Proof, prove_checkpoint
 from jax_attn.parity.report import Report
 
 PRETRAINED = "pretrained"
-MOST_PROCESSES = 8  # each holds a gigabyte
-WORTH_A_PROCESS = 4  # rows: a process takes as long to start as a few of them take
 
 Lane = Literal["float64", "float32", "bfloat16", "dropout"]
 
@@ -62,14 +56,15 @@ def verify(
         json.touch()  # a path that cannot be written to is told now, not after the work
 
     console = Console(highlight=False, soft_wrap=True)
+    own = checkpoint is not None or bool(text)
+    read = partial(prove_checkpoint, checkpoint, sentences, lanes)
     proof = None
-    if wants_pretrained and (
-        checkpoint is not None or text
-    ):  # the user's own comes first: bad input is told now
-        proof = prove_pretrained(console, checkpoint, sentences, lanes)
-    reports = prove_catalogue(console, twins, lanes) if twins else []
-    if wants_pretrained and proof is None:
-        proof = prove_pretrained(console, checkpoint, sentences, lanes)
+    if wants_pretrained and own:  # before the catalogue: bad input is told now
+        proof = show_proof(console, read(announce=console.print))
+    with beside(read, at_once=wants_pretrained and not own and processes_for(len(twins)) > 1) as finished:
+        reports = prove_catalogue(console, twins, lanes) if twins else []
+        if wants_pretrained and not own:
+            proof = show_proof(console, finished())
     if json is not None:
         save(json, reports, proof)
     return 0 if all(item.passed for item in [*reports, proof] if item is not None) else 1
@@ -112,38 +107,12 @@ def prove_catalogue(console: Console, twins: Sequence[Twin], lanes: Sequence[str
     return reports
 
 
-def proofs(twins: Sequence[Twin], lanes: Sequence[str]) -> Iterator[Report]:
-    """The report of each twin, in order; where there are several, every core works on them."""
-    names = [twin.name for twin in twins]
-    workers = min(os.cpu_count() or 1, MOST_PROCESSES, len(names) // WORTH_A_PROCESS)
-    if workers < 2 or jax.default_backend() != "cpu":  # an accelerator is one process's own
-        yield from (prove(name, lanes) for name in names)
-        return
-    # Spawned, for a forked process cannot use the threads that JAX and torch have started.
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        yield from pool.map(prove, names, repeat(lanes))
-
-
-def prove(name: str, lanes: Sequence[str]) -> Report:
-    """The report of one row of the catalogue."""
-    twin = CATALOGUE[name]
-    return compare_cases(
-        twin.flax(), twin.torch(), twin.cases(), lanes=lanes, whole_model=twin.whole_model, title=twin.name
-    )
-
-
-def prove_pretrained(
-    console: Console, checkpoint: Path | None, sentences: Sequence[str], lanes: Sequence[str]
-) -> Proof:
-    """Compare the encoder on the sentences, and show what came of it."""
-    proof = prove_checkpoint(checkpoint, sentences, lanes, announce=console.print)
-    show_proof(console, proof)
-    return proof
-
-
-def show_proof(console: Console, proof: Proof) -> None:
+def show_proof(console: Console, proof: Proof) -> Proof:
     """The encoder's row, and the similarities that either side finds between the sentences."""
     columns = Columns(len(proof.report.title), proof.report.lanes)
+    console.print(
+        f"\n{proof.report.title} reads {proof.sentences} sentences, up to {proof.tokens} tokens", markup=False
+    )
     console.print(columns.header(), style="bold")
     console.print(columns.row(proof.report.title, proof.report))
     if not proof.report.passed:
@@ -153,6 +122,7 @@ def show_proof(console: Console, proof: Proof) -> None:
         difference = abs(pair.flax - pair.torch)
         numbers = f"{pair.flax:8.4f} {pair.torch:8.4f} {difference:9.1e}"
         console.print(f"{numbers}  {pair.first} | {pair.second}", markup=False)
+    return proof
 
 
 def save(path: Path, reports: Sequence[Report], proof: Proof | None) -> None:

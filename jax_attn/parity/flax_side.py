@@ -198,3 +198,9 @@ def quick_options() -> dict[str, Any] | None:
     except Exception:  # whatever a later XLA says of a name that it has dropped
         return None
     return QUICK
+
+
+def quick_flags() -> str:
+    """The same for a whole process, as `XLA_FLAGS` has it: what runs outside of `jit` compiles as well."""
+    options = quick_options() or {}
+    return " ".join(f"--{name}={str(value).lower()}" for name, value in options.items())

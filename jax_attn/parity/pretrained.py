@@ -50,6 +50,8 @@ class Proof:
     """What was found of a checkpoint: the comparison in every lane, and the similarities it gives."""
 
     report: Report
+    sentences: int
+    tokens: int
     similarities: tuple[Similarity, ...]
 
     @property
@@ -59,7 +61,13 @@ class Proof:
 
     def to_json(self) -> dict[str, Any]:
         """Everything as JSON has it."""
-        return {**self.report.to_json(), "similarities": [asdict(pair) for pair in self.similarities]}
+        similarities = [asdict(pair) for pair in self.similarities]
+        return {
+            **self.report.to_json(),
+            "sentences": self.sentences,
+            "tokens": self.tokens,
+            "similarities": similarities,
+        }
 
 
 def prove_checkpoint(
@@ -86,7 +94,6 @@ def prove_checkpoint(
     encoder = from_pretrained(folder, param_dtype=jnp.float32)
     if not isinstance(encoder, Bert):
         raise ValueError(f"{folder} holds a {type(encoder).__name__}, expected a Bert encoder")
-    announce(f"\n{name} reads {len(sentences)} sentences, up to {ids.shape[1]} tokens")
     twin = torch_twin(encoder, folder)
     case = Case("sentences", (ids, mask))
     report = compare_cases(
@@ -97,9 +104,10 @@ def prove_checkpoint(
         weights="flax",
         whole_model=True,
         title=name,
-        progress=lambda lane, _: announce(f"  {lane}: outputs and the gradients of all weights"),
+        progress=lambda lane, _: announce(f"{name}, {lane}: outputs and the gradients of all weights"),
     )
-    return Proof(report, similarities(encoder, twin, sentences, ids, mask))
+    found = similarities(encoder, twin, sentences, ids, mask)
+    return Proof(report, len(sentences), ids.shape[1], found)
 
 
 def torch_twin(encoder: Bert, folder: Path) -> Any:

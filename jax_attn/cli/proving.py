@@ -1,0 +1,66 @@
+"""Runs the proofs of `jax-attn verify`: every core works on them."""
+
+import os
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from itertools import repeat
+from multiprocessing import get_context
+from typing import TypeVar
+
+import jax
+
+from jax_attn.catalogue import CATALOGUE, Twin
+from jax_attn.parity.compare import compare_cases
+from jax_attn.parity.flax_side import quick_flags
+from jax_attn.parity.report import Report
+
+MOST_PROCESSES = 8  # each holds a gigabyte
+WORTH_A_PROCESS = 4  # rows: a process takes as long to start as a few of them take
+
+# A forked process cannot use the threads that JAX and torch have started.
+SPAWN = get_context("spawn")
+
+T = TypeVar("T")
+
+
+def processes_for(rows: int) -> int:
+    """How many processes to prove that many rows with; below 2 it is done in this one."""
+    if jax.default_backend() != "cpu":  # an accelerator is one process's own
+        return 1
+    return min(os.cpu_count() or 1, MOST_PROCESSES, rows // WORTH_A_PROCESS)
+
+
+def proofs(twins: Sequence[Twin], lanes: Sequence[str]) -> Iterator[Report]:
+    """The report of each twin, in order."""
+    names = [twin.name for twin in twins]
+    processes = processes_for(len(names))
+    if processes < 2:
+        yield from (prove(name, lanes) for name in names)
+        return
+    with ProcessPoolExecutor(processes, SPAWN, _surroundings, (quick_flags(),)) as pool:
+        yield from pool.map(prove, names, repeat(lanes))
+
+
+def prove(name: str, lanes: Sequence[str]) -> Report:
+    """The report of one row of the catalogue."""
+    twin = CATALOGUE[name]
+    return compare_cases(
+        twin.flax(), twin.torch(), twin.cases(), lanes=lanes, whole_model=twin.whole_model, title=twin.name
+    )
+
+
+@contextmanager
+def beside(work: Callable[[], T], at_once: bool) -> Generator[Callable[[], T]]:
+    """Yields a function that gives what `work` gives; `at_once` begins it in a process of its own."""
+    if not at_once:
+        yield work
+        return
+    with ProcessPoolExecutor(1, SPAWN, _surroundings, ("",)) as pool:
+        yield pool.submit(work).result
+
+
+def _surroundings(xla_flags: str) -> None:
+    """Set up a process before it uses JAX and torch: one thread each, for the processes fill the cores."""
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {xla_flags}".strip()
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # torch's threads wait for one another by spinning

@@ -1,0 +1,220 @@
+"""The command line as a user types it: what it prints, its exit status, and one line for what is wrong."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from flax import nnx
+from safetensors.numpy import load_file, save_file
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
+
+from jax_attn.catalogue import CATALOGUE
+from jax_attn.cli import proving
+from jax_attn.cli.main import main
+from jax_attn.models.bert import Bert
+from jax_attn.parity.lanes import LANES
+from jax_attn.weights import save_pretrained
+from torch_ref.from_scratch.simple import SimpleSelfAttention
+
+WORDS = ("[UNK]", "a", "happy", "person", "sunny", "day")
+QUICKEST = "linear-qkv"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A tiny checkpoint that reads the words above."""
+    save_pretrained(tiny_bert(positions=5), tmp_path / "tiny")
+    tokenizer = Tokenizer(WordLevel({word: index for index, word in enumerate(WORDS)}, "[UNK]"))
+    tokenizer.pre_tokenizer = Whitespace()
+    tokenizer.save(str(tmp_path / "tiny" / "tokenizer.json"))
+    return tmp_path / "tiny"
+
+
+def tiny_bert(positions: int) -> Bert:
+    return Bert(len(WORDS), 12, 2, 3, 17, max_position_embeddings=positions, rngs=nnx.Rngs(0))
+
+
+def run(capsys, *arguments) -> tuple[int, str, str]:
+    """Exit status, output and errors of one command."""
+    status = main([str(argument) for argument in arguments])
+    captured = capsys.readouterr()
+    return status, captured.out, captured.err
+
+
+def refusal(capsys, *arguments) -> str:
+    """What a command says of bad input, before it has done anything: a line, or a list of faults."""
+    status, out, err = run(capsys, *arguments)
+    assert (status, out) == (2, "")
+    assert err.startswith("jax-attn: ")
+    assert err.count("\n") == 1 or "fault" in err
+    return err
+
+
+def test_list_shows_every_variant_with_its_class_and_source(capsys):
+    status, out, _ = run(capsys, "list")
+    assert status == 0
+    for twin in CATALOGUE.values():
+        assert f"  {twin.name} " in out
+        assert twin.summary in out
+        assert f"jax_attn.{twin.where.replace(':', '.')}" in out
+        assert twin.source in out
+
+
+def test_a_variant_is_proved_in_every_lane_and_written_down(capsys, tmp_path):
+    status, out, _ = run(capsys, "verify", QUICKEST, "--json", tmp_path / "proof.json")
+    assert status == 0
+    line = next(line for line in out.splitlines() if line.startswith(QUICKEST))
+    assert line.endswith("passed")
+    assert "1 of 1 variants equal their torch twins" in out
+    proof = json.loads((tmp_path / "proof.json").read_text())
+    assert proof["passed"]
+    assert proof["pretrained"] is None
+    (variant,) = proof["variants"]
+    assert variant["title"] == QUICKEST
+    assert {result["lane"] for result in variant["results"]} == set(LANES) - {"dropout"}
+
+
+def test_only_the_lanes_that_were_asked_for(capsys):
+    status, out, _ = run(capsys, "verify", QUICKEST, QUICKEST, "--lanes", "float32")
+    assert status == 0
+    header = out.splitlines()[0]
+    assert "float32" in header
+    assert "float64" not in header
+    assert "bfloat16" not in header
+    assert out.count("passed") == 1  # a name that is given twice is proved once
+
+
+def test_a_twin_that_differs_fails_with_the_tensor_and_the_place(capsys, monkeypatch, tmp_path):
+    forward = SimpleSelfAttention.forward
+    monkeypatch.setattr(
+        SimpleSelfAttention, "forward", lambda self, x, **options: forward(self, 1.001 * x, **options)
+    )
+    status, out, _ = run(
+        capsys, "verify", "simple-weights", "--lanes", "float64", "--json", tmp_path / "proof.json"
+    )
+    assert status == 1
+    assert "FAILED" in out
+    assert "0 of 1 variants" in out
+    assert "plain" in out
+    assert "flax" in out
+    assert "torch" in out
+    assert not json.loads((tmp_path / "proof.json").read_text())["passed"]
+
+
+def test_several_processes_say_what_one_says(capsys, monkeypatch):
+    names = ["simple", "linear-qkv", "positions-sinusoidal"]
+    twins = [CATALOGUE[name] for name in names]
+    alone = [report.to_json()["results"] for report in proving.proofs(twins, ["float64"])]
+    monkeypatch.setattr(proving, "WORTH_A_PROCESS", 1)
+    assert proving.processes_for(len(twins)) > 1
+    together = list(proving.proofs(twins, ["float64"]))
+    assert [report.title for report in together] == names
+    assert all(report.passed for report in together)
+    for one, other in zip(alone, together, strict=True):
+        assert [r["name"] for r in one] == [r["name"] for r in other.to_json()["results"]]
+
+
+def test_a_checkpoint_of_the_users_own_reads_their_sentences(capsys, folder, tmp_path):
+    text = ["--text", "a happy person", "--text", "a sunny day", "--text", "person"]
+    where = ["--checkpoint", folder, "--json", tmp_path / "proof.json"]
+    status, out, _ = run(capsys, "verify", "pretrained", *where, *text, "--lanes", "float64")
+    assert status == 0
+    assert "tiny reads 3 sentences, up to 3 tokens" in out
+    assert "a happy person | a sunny day" in out
+    proof = json.loads((tmp_path / "proof.json").read_text())
+    assert proof["variants"] == []
+    assert proof["pretrained"]["passed"]
+    assert len(proof["pretrained"]["similarities"]) == 3
+    for pair in proof["pretrained"]["similarities"]:
+        assert abs(pair["flax"] - pair["torch"]) < 1e-6
+
+
+def test_a_bad_name_lists_the_nearest(capsys):
+    message = refusal(capsys, "verify", "multi-haed", QUICKEST)
+    assert "'multi-haed'" in message
+    assert "multi-head" in message
+    assert "jax-attn list" in message
+    assert "no variant is called '%%%'" in refusal(capsys, "verify", "%%%")
+
+
+def test_a_bad_place_for_the_json_is_told_before_the_work(capsys, tmp_path):
+    assert "missing" in refusal(capsys, "verify", "--json", tmp_path / "missing" / "proof.json")
+
+
+def test_a_bad_checkpoint_is_told_before_the_work(capsys, folder, tmp_path):
+    def told(path=folder, *more) -> str:
+        return refusal(capsys, "verify", "--checkpoint", path, *(more or ("--text", "a day")))
+
+    assert "nowhere" in told(tmp_path / "nowhere")
+    (tmp_path / "empty").mkdir()
+    assert "config.json" in told(tmp_path / "empty")
+    assert '"a a a a a a" has 6 tokens, and the model 5 positions' in told(folder, "--text", "a a a a a a")
+    assert "is not UTF-8 text" in told(folder, "--text", "a \udcff day")
+
+    weights, config = folder / "model.safetensors", folder / "config.json"
+    whole, settings = weights.read_bytes(), json.loads(config.read_text())
+    weights.write_bytes(whole[: len(whole) // 2])
+    assert "model.safetensors" in told()
+    weights.write_bytes(whole)
+    config.write_text(json.dumps({**settings, "model_type": "gpt2"}))
+    assert "gpt2" in told()
+    config.write_text(json.dumps({**settings, "is_decoder": True}))
+    assert "is_decoder" in told()
+    config.write_text("{")
+    assert "config.json" in told()
+    config.write_text(json.dumps(settings))
+    tensors = load_file(weights)
+    key = next(key for key in tensors if key.endswith("word_embeddings.weight"))
+    save_file({**tensors, key: np.full_like(tensors[key], np.nan)}, weights)
+    assert "NaN" in told()
+    (folder / "tokenizer.json").unlink()
+    assert "tokenizer.json" in told()
+
+
+def test_bench_measures_every_contender_and_writes_it_down(capsys, folder, tmp_path):
+    save_pretrained(tiny_bert(positions=128), folder)  # the sentences are the benchmark's own
+    sizes = ("--count", "5", "--batch-size", "3", "--rounds", "2")
+    where = ("--checkpoint", folder, "--json", tmp_path / "bench.json")
+    status, out, _ = run(capsys, "bench", "sentences", *sizes, *where)
+    assert status == 0
+    measured = json.loads((tmp_path / "bench.json").read_text())
+    assert set(measured["seconds"]) == {"Flax, jitted", "torch twin", "transformers"}
+    assert all(len(rounds) == 2 and min(rounds) > 0 for rounds in measured["seconds"].values())
+    assert all(name in out for name in measured["seconds"])
+
+
+def test_a_bad_count_is_refused(capsys, folder):
+    assert "count must be from 1 to" in refusal(
+        capsys, "bench", "sentences", "--count", "0", "--checkpoint", folder
+    )
+
+
+@pytest.mark.parametrize("command", [(), ("list",), ("verify",), ("bench",)])
+def test_help_teaches(capsys, command):
+    with pytest.raises(SystemExit) as caught:
+        main([*command, "--help"])
+    assert caught.value.code == 0
+    assert "jax-attn" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("arguments", [("nonsense",), ("verify", "--lanes", "float16"), ("bench", "lunch")])
+def test_bad_words_are_refused(capsys, arguments):
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == 2
+
+
+def test_a_package_that_is_missing_is_named_with_what_installs_it(tmp_path):
+    (tmp_path / "tyro.py").write_text("raise ModuleNotFoundError('gone', name='tyro')")
+    code = "import sys; from jax_attn.cli.main import main; sys.exit(main(['list']))"
+    surroundings = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=surroundings)
+    assert done.returncode == 2
+    assert "tyro" in done.stderr
+    assert "pip install" in done.stderr
+    assert "Traceback" not in done.stderr
