@@ -13,6 +13,7 @@ import numpy as np
 from flax import nnx
 
 from jax_attn.catalogue import CATALOGUE
+from jax_attn.parity import bounds
 from jax_attn.parity.cases import Case
 from jax_attn.parity.compare import compare_cases
 from jax_attn.parity.flax_side import quick_options
@@ -110,4 +111,6 @@ def assert_close(actual: list[Any], expected: list[Any]) -> None:
     """Equal up to float32's rounding: the same mathematics, compiled otherwise."""
     assert len(actual) == len(expected)
     for one, other in zip(actual, expected, strict=True):
-        chex.assert_trees_all_close(np.asarray(one), np.asarray(other), rtol=1e-5, atol=1e-5)
+        chex.assert_trees_all_close(
+            np.asarray(one), np.asarray(other), rtol=bounds.SAME_FLOAT32, atol=bounds.SAME_FLOAT32
+        )

@@ -9,6 +9,10 @@ MODULE = 1e-12
 WHOLE_MODEL = 1e-10
 NOISE_RATIO = 2.0
 
+# Two float32 results of one formula, taken in another order or compiled in another way, on values of order 1.
+# It ties one form to another that the lanes have proved; a wrong formula shows in float64.
+SAME_FLOAT32 = 1e-5
+
 # A tensor this small beside the largest of its kind is one whose true value is zero, such as the gradient
 # of a key bias, which softmax cancels. What is left of it is rounding, and is judged against that largest.
 ZERO = 1e-12
