@@ -20,6 +20,7 @@ ROOMS = ("from_scratch", "positions", "attention", "layers", "models")
 FLOORS = (
     ("functional",),
     ("primitives",),
+    ("training",),
     ("positions",),
     ("from_scratch", "attention"),
     ("layers",),

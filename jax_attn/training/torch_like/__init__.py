@@ -1,0 +1,1 @@
+"""Optimizers, clipping, schedules, losses and initialisers that equal torch's, under its names."""
