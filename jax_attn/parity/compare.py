@@ -100,7 +100,7 @@ def compare_cases(
     """
     started = time.perf_counter()
     chosen = lanes_named(lanes)
-    flax_copy, torch_copy = _carry(flax_module, torch_module, weights, names)
+    flax_copy, torch_copy = carry_weights(flax_module, torch_module, weights, names)
     weights_of_flax = jax.tree.leaves(nnx.state(flax_copy, nnx.Param))
     report = Report(title, parameters=sum(leaf.size for leaf in weights_of_flax))
     _judge_training(report, flax_copy, torch_copy, names, chosen[0].name)
@@ -130,7 +130,7 @@ def compare_cases(
     return report
 
 
-def _carry(flax: nnx.Module, torch: Any, weights: Weights, names: Names) -> tuple[nnx.Module, Any]:
+def carry_weights(flax: nnx.Module, torch: Any, weights: Weights, names: Names) -> tuple[nnx.Module, Any]:
     """The two modules with the same weights; the one that receives them is a copy."""
     if weights is None:
         return flax, torch

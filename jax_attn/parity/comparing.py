@@ -1,0 +1,92 @@
+"""Compares the calls of Flax with torch's while Flax runs, so that no more is kept of them than errors."""
+
+from dataclasses import replace
+
+import numpy as np
+
+from jax_attn.parity.call_pairs import CallPairs
+from jax_attn.parity.differences import Matched, match_inputs, match_outputs, worst
+from jax_attn.parity.forcing import Lesson
+from jax_attn.parity.module_pairs import ModulePairs
+from jax_attn.parity.recording import TOP, CallRecord, Recording, is_float
+from jax_attn.parity.recording_flax import Observer
+from jax_attn.parity.traced import ModuleTrace, TracedCall
+
+
+class Comparer(Observer):
+    """Looks on at Flax, and compares each call with its counterpart as it returns.
+
+    Args:
+        torch: the calls of torch.
+        pairs: the modules that correspond.
+        bound: up to which two tensors agree.
+    """
+
+    def __init__(self, torch: Recording, pairs: ModulePairs, bound: float):
+        self.torch = torch
+        self.pairs = pairs
+        self.bound = bound
+        self.start()
+
+    def start(self) -> None:
+        """A run begins."""
+        self.calls = CallPairs(self.torch, self.pairs)
+        self.rows: dict[int, TracedCall] = {}  # by the index of the call in torch
+
+    def given(self, call: CallRecord, args: object, kwargs: object) -> tuple[object, object]:
+        """The arguments as they are."""
+        self.calls.take(call)
+        return super().given(call, args, kwargs)
+
+    def returned(self, call: CallRecord, value: object) -> object:
+        """The output as it is."""
+        value = super().returned(call, value)
+        self._compare(call)
+        return value
+
+    def trace(self, case: str, lane: str, flax: Recording) -> ModuleTrace:
+        """What was found, once Flax has run."""
+        for call in flax.calls:  # those that raised
+            theirs = self.calls.found.get(call.index)
+            if theirs is None or theirs.index not in self.rows:
+                self._compare(call)
+        failure = self.torch.failure or flax.failure
+        trace = ModuleTrace(case, lane, self._row(flax.whole, self.torch.whole), failure=failure)
+        trace.left_out = self.calls.left_out(flax)
+        place = {index: number for number, index in enumerate(sorted(self.rows))}
+        for index in place:
+            row = self.rows[index]
+            above = row.torch.parent
+            while above != TOP and above not in place:
+                above = self.torch.calls[above].parent
+            if above != TOP:
+                row.parent = place[above]
+                row.lesson = replace(row.lesson, parent=self.rows[above].flax.index)
+            trace.calls.append(row)
+        return trace
+
+    def _compare(self, call: CallRecord) -> None:
+        theirs = self.calls.found.get(call.index)
+        if theirs is not None:
+            self.rows[theirs.index] = self._row(call, theirs)
+        call.forget()
+
+    def _row(self, flax: CallRecord, torch: CallRecord) -> TracedCall:
+        inputs, alone = match_inputs(flax, torch, self.bound)
+        outputs, note = match_outputs(flax, torch, self.bound)
+        lesson = Lesson(torch, inputs, outputs, tuple(alone))
+        row = TracedCall(flax, torch, lesson, note=note)
+        floating = [m for m in inputs if is_float(flax.inputs[m.flax])]
+        row.inputs = worst(m.difference for m in floating)
+        row.output = worst(m.difference for m in outputs)
+        others = [m for m in inputs if m not in floating and not m.difference.agrees]
+        row.other_inputs = [f"{m.flax}: {_word(m, flax, torch)}" for m in others]
+        row.other_inputs += [f"{name} is given in {side} alone" for name, side in alone]
+        return row
+
+
+def _word(m: Matched, flax: CallRecord, torch: CallRecord) -> str:
+    a, b = flax.inputs[m.flax], torch.inputs[m.torch]
+    if a.dtype == b.dtype == bool and m.layout is not None and np.array_equal(a, ~m.layout.of(b)):
+        return "the opposite of torch's"
+    return str(m.difference)

@@ -1,0 +1,112 @@
+"""Traces one call of a pair of modules: records both, pairs the calls, and measures each."""
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cached_property
+from typing import Any
+
+from flax import nnx
+
+from jax_attn.parity.calls import Call, cotangents
+from jax_attn.parity.cases import Case
+from jax_attn.parity.comparing import Comparer
+from jax_attn.parity.dropout import Tape
+from jax_attn.parity.forcing import GradientTeacher, Lesson, Teacher
+from jax_attn.parity.gradients import Gradients
+from jax_attn.parity.lanes import Lane
+from jax_attn.parity.module_pairs import ModuleNames, pair_modules
+from jax_attn.parity.recording import Recording
+from jax_attn.parity.recording_flax import FlaxRecorder
+from jax_attn.parity.recording_torch import TorchRecorder
+from jax_attn.parity.traced import ModuleTrace
+from jax_attn.parity.trees import leaves_of
+from jax_attn.weights.rules import Names
+
+
+class Tracer:
+    """Both sides, ready to be traced in one lane; see `trace_modules` for the arguments."""
+
+    def __init__(
+        self,
+        flax: nnx.Module,
+        torch: Any,
+        lane: Lane,
+        *,
+        names: Names = (),
+        modules: ModuleNames | None = None,
+        bound: float,
+        call_flax: Callable[..., Any] | None = None,
+        call_torch: Callable[..., Any] | None = None,
+        seed: int = 0,
+    ):
+        self.lane = lane
+        self.bound = bound
+        self.seed = seed
+        self.pairs = pair_modules(flax, torch, names, modules)
+        self._torch = torch
+        self._call_torch = call_torch
+        self._flax = flax
+        self._flax_options = names, call_flax
+
+    @cached_property
+    def flax(self) -> FlaxRecorder:
+        """The Flax module in the lane's dtype; the one it was made of is let go."""
+        recorder = FlaxRecorder(self._flax, self.lane, *self._flax_options)
+        del self._flax
+        return recorder
+
+    def record_torch(self, call: Call, *, backward: bool = False) -> tuple[Recording, Tape | None]:
+        """A run of torch, whose copy in the lane's dtype is gone before there is one of Flax."""
+        tape = Tape(self.seed) if self.lane.training else None
+        recorder = TorchRecorder(self._torch, self.lane, self._call_torch)
+        return recorder.record(call, self.seed, backward=backward, tape=tape), tape
+
+    def trace(self, case: Case, *, isolated: bool = True, backward: bool | None = None) -> ModuleTrace:
+        """Trace one call.
+
+        Args:
+            case: the call.
+            isolated: whether the modules are also run with torch's inputs.
+            backward: whether gradients are traced; None is: if forward all agrees.
+        """
+        started = time.perf_counter()
+        call = Call.of(case).cast(self.lane)
+        torch, tape = self.record_torch(call)
+        comparer = Comparer(torch, self.pairs, self.bound)
+        flax = Recording("flax") if torch.failure else self.flax.record(call, comparer, tape=tape)
+        trace = comparer.trace(case.name, self.lane.name, flax)
+        lessons = {row.flax.index: row.lesson for row in trace.calls}
+        if isolated and trace.failure is None:
+            teacher = Teacher(lessons, self.bound)
+            self.flax.record(call, teacher, tape=tape)
+            for row in trace.calls:
+                row.isolated = teacher.errors.worst(row.flax.index)
+        agrees = trace.whole.output is not None and trace.whole.output.agrees
+        if trace.failure is None and (agrees if backward is None else backward):
+            self._trace_backward(trace, call, torch, lessons, isolated)
+        trace.seconds = time.perf_counter() - started
+        return trace
+
+    def _trace_backward(
+        self, trace: ModuleTrace, call: Call, forward: Recording, lessons: dict[int, Lesson], isolated: bool
+    ) -> None:
+        skeleton = forward.whole.skeleton
+        shapes = [leaf.shape for leaf in leaves_of(skeleton) if leaf.kind == "float"] if skeleton else []
+        if skeleton is None or not shapes:
+            return
+        weights = cotangents(shapes, self.lane, self.seed)
+        torch, tape = self.record_torch(call, backward=True)
+        run = self.flax.record_gradients
+        flax = run(call, skeleton, weights, tape=tape)
+        trace.failure = torch.failure or flax.failure
+        if trace.failure is None:
+            trace.backward = True
+            gradients = Gradients(flax, torch, self.bound)
+            gradients.judge(trace)
+            if isolated and not gradients.agree(trace):
+                for number, lesson in list(lessons.items()):
+                    theirs = torch.calls[lesson.torch.index]
+                    lessons[number] = replace(lesson, torch=theirs)
+                forced = run(call, skeleton, weights, GradientTeacher(lessons), tape=tape)
+                gradients.judge_isolated(trace, forced)
