@@ -92,3 +92,8 @@ def test_16_bits_are_summed_in_float32():
 def test_the_norm_of_nothing_is_zero():
     assert global_norm({}) == 0
     assert global_norm({"a": jnp.zeros((0, 3))}) == 0
+
+
+def test_bad_norm_type_is_named():
+    with pytest.raises(ValueError, match="norm_type"):
+        global_norm({}, 0.0)

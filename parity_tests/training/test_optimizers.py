@@ -47,46 +47,46 @@ def _float64():
     torch.set_default_dtype(before)
 
 
-def problem(seed=0):
-    """Parameters, and a target that moves from step to step: gradients of both signs and of many sizes."""
+def problem(seed=0, smallest=1e-4):
+    """Parameters, and every step's gradients: of both signs and of many sizes.
+
+    The gradients do not follow from the parameters. Where they do, a training run can blow up a last digit:
+    torch, started one rounding away from itself, was 3e-12 away after 50 steps of an Adam with short memory.
+    What is left of that is coupled decay where gradients are small: `lr · weight_decay / sqrt(v)` above 2.
+    """
     rng = np.random.default_rng(seed)
     params = {name: rng.normal(size=shape) for name, shape in SHAPES.items()}
-    noise = {name: rng.normal(size=(STEPS, *shape)) for name, shape in SHAPES.items()}
-    size = {name: 10.0 ** rng.uniform(-4, 1, size=shape) for name, shape in SHAPES.items()}
-    return params, noise, size
+    sizes = {
+        name: np.exp(rng.uniform(np.log(smallest), np.log(10.0), size=shape))
+        for name, shape in SHAPES.items()
+    }
+    return params, {name: sizes[name] * rng.normal(size=(STEPS, *shape)) for name, shape in SHAPES.items()}
 
 
-def gradients(params, noise, size):
-    return {name: size[name] * (params[name] - 3.0 * noise[name]) for name in params}
-
-
-def run_jax(tx, params, noise, size):
+def run_jax(tx, params, grads):
     """The parameters after every step, all in one compiled scan."""
 
-    def step(carry, noise):
+    def step(carry, grads):
         params, state = carry
-        updates, state = tx.update(gradients(params, noise, size), state, params)
+        updates, state = tx.update(grads, state, params)
         params = optax.apply_updates(params, updates)
         return (params, state), params
 
     @jax.jit
-    def run(params, noise):
-        return jax.lax.scan(step, (params, tx.init(params)), noise)[1]
+    def run(params, grads):
+        return jax.lax.scan(step, (params, tx.init(params)), grads)[1]
 
-    return run(params, noise)
+    return run(params, grads)
 
 
-def run_torch(build, params, noise, size, *, scheduler=None, clip=None):
+def run_torch(build, params, grads, *, scheduler=None, clip=None):
     params = {name: torch.nn.Parameter(torch.tensor(p)) for name, p in params.items()}
     optimizer = build(params.values())
     schedule = scheduler(optimizer) if scheduler else None
-    noise, size = ({name: torch.tensor(x) for name, x in tree.items()} for tree in (noise, size))
     seen = []
     for t in range(STEPS):
-        with torch.no_grad():
-            values = gradients(params, {name: x[t] for name, x in noise.items()}, size)
         for name, p in params.items():
-            p.grad = values[name]
+            p.grad = torch.tensor(grads[name][t])
         if clip:
             clip(params.values())
         optimizer.step()
@@ -101,9 +101,9 @@ def error(a, b):
     return max(np.max(np.abs(a[name] - b[name])) / max(1.0, np.max(np.abs(b[name]))) for name in b)
 
 
-def difference(kind, tx=None, scheduler=None, clip=None, seed=0, **arguments):
+def difference(kind, tx=None, scheduler=None, clip=None, data=None, **arguments):
     """Ours (or `tx`) against torch's `kind`, with the same arguments."""
-    data = problem(seed)
+    data = data or problem()
     tx = tx or ours(kind, **arguments)
     theirs = run_torch(partial(kind, **arguments), *data, scheduler=scheduler, clip=clip)
     return error(run_jax(tx, *data), theirs)
@@ -146,12 +146,12 @@ def test_fifty_steps_equal_torch(case):
     assert difference(kind, **arguments) <= MODULE
 
 
-@given(data=st.data(), kind=st.sampled_from(list(OURS)))
-def test_any_hyperparameters_equal_torch(data, kind):
+@given(data=st.data(), kind=st.sampled_from(list(OURS)), seed=st.integers(0, 99))
+def test_any_hyperparameters_equal_torch(data, kind, seed):
     ranges = {
-        "lr": (1e-4, 0.1),
+        "lr": (1e-4, 0.03),
         "eps": (1e-10, 1e-2),
-        "weight_decay": (0.0, 0.5),
+        "weight_decay": (0.0, 0.2),
         "momentum": (0.0, 0.95),
         "dampening": (0.0, 0.9),
         "alpha": (0.5, 0.999),
@@ -167,7 +167,7 @@ def test_any_hyperparameters_equal_torch(data, kind):
             arguments[name] = data.draw(st.tuples(st.floats(0.0, 0.95), st.floats(0.3, 0.9995)), label=name)
         elif name != "nesterov" and name != "centered":  # one has rules, the other's rounding is below
             arguments[name] = data.draw(st.booleans(), label=name)
-    assert difference(kind, seed=data.draw(st.integers(0, 99)), **arguments) <= MODULE
+    assert difference(kind, data=problem(seed, smallest=0.1), **arguments) <= MODULE
 
 
 @pytest.mark.parametrize("kind", OURS)
@@ -283,10 +283,10 @@ def test_the_rate_changes_without_compiling_anew():
 @pytest.mark.parametrize("kind", OURS)
 def test_injected_hyperparameters_give_the_same_updates(kind):
     """What is injected is an array: no branch may ask for its value."""
-    params, noise, size = problem()
+    data = problem()
     plain = ours(kind, lr=0.01)
     injected = optax.inject_hyperparams(OURS[kind])(lr=0.01)
-    assert error(run_jax(injected, params, noise, size), run_jax(plain, params, noise, size)) <= MODULE
+    assert error(run_jax(injected, *data), run_jax(plain, *data)) <= MODULE
 
 
 @pytest.mark.parametrize("graph", [True, False])
@@ -306,6 +306,19 @@ def test_nnx_optimizer_takes_them(graph):
         losses = [float(step(model, optimizer)) for _ in range(4)]
         assert losses[-1] < losses[0]
         assert model.kernel.dtype == jnp.float64
+
+
+@pytest.mark.parametrize("kind", OURS)
+def test_groups_of_parameters_go_through_optax(kind):
+    """What torch does with param_groups: a rate for each label, and one group frozen."""
+    params, grads = problem()
+    groups = {"kernel": "fast", "bias": "slow", "scale": "frozen"}
+    parts = {"fast": ours(kind, lr=0.1), "slow": ours(kind, lr=0.01), "frozen": optax.set_to_zero()}
+    mine = run_jax(optax.partition(parts, groups), params, grads)
+    for name, lr in (("kernel", 0.1), ("bias", 0.01)):
+        theirs = run_torch(partial(kind, lr=lr), {name: params[name]}, grads)
+        assert error(mine, theirs) <= MODULE
+    np.testing.assert_array_equal(mine["scale"][-1], params["scale"])
 
 
 def test_without_decay_an_update_needs_no_parameters():

@@ -87,8 +87,8 @@ def nadam(
     `μₜ = β₁ · (1 - 0.96^(t · momentum_decay) / 2)`, `Πₜ = μ₁ ··· μₜ`, and
     `p ← p - lr · ((1 - μₜ) / (1 - Πₜ) · g + μₜ₊₁ / (1 - Πₜ₊₁) · m) / (sqrt(v / (1 - β₂ᵗ)) + eps)`.
 
-    `optax.nadam` keeps the momentum at `β₁`. torch keeps `Πₜ` in its default dtype: even with parameters in
-    float64 it is right to 1e-8 only, unless `torch.set_default_dtype(torch.float64)`.
+    `optax.nadam` keeps the momentum at `β₁`. torch keeps `Πₜ` in its default dtype: with float64 parameters
+    its updates are right to 1e-8 only, unless `torch.set_default_dtype(torch.float64)`.
 
     Raises:
         ValueError: a beta that is not in [0, 1), or another argument below 0.

@@ -3,6 +3,7 @@
 optax.chain(clip_grad_norm(1.0), adamw(1e-3))
 """
 
+import math
 from typing import Any
 
 import jax
@@ -16,12 +17,20 @@ def global_norm(tree: Any, norm_type: float = 2.0) -> jax.Array:
     """The `norm_type`-norm of all leaves together, as one long vector: what `clip_grad_norm_` returns.
 
     `inf` is the largest absolute value. 16-bit leaves are summed in float32. No leaves: 0.
+
+    Raises:
+        ValueError: a `norm_type` that is not above 0 (torch also counts with 0, and takes -inf).
     """
-    leaves = [jnp.ravel(leaf) for leaf in jax.tree.leaves(tree)]
-    wide = [leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32)) for leaf in leaves if leaf.size]
+    if not norm_type > 0:
+        raise ValueError(f"norm_type must be above 0, got norm_type={norm_type}")
+    # Leaves are reduced as they are: laid out as vectors first, sharded ones would be gathered.
+    wide = [x.astype(jnp.promote_types(x.dtype, jnp.float32)) for x in jax.tree.leaves(tree) if x.size]
     if not wide:
         return jnp.zeros([])
-    return jnp.linalg.norm(jnp.stack([jnp.linalg.norm(leaf, norm_type) for leaf in wide]), norm_type)
+    if norm_type == math.inf:
+        return jnp.max(jnp.stack([jnp.max(jnp.abs(x)) for x in wide]))
+    powers = sum(jnp.sum(jnp.abs(x) ** norm_type) for x in wide)
+    return jnp.sqrt(powers) if norm_type == 2 else powers ** (1.0 / norm_type)
 
 
 def clip_grad_norm(max_norm: Number, norm_type: float = 2.0) -> optax.GradientTransformation:
@@ -30,6 +39,9 @@ def clip_grad_norm(max_norm: Number, norm_type: float = 2.0) -> optax.GradientTr
     `optax.clip_by_global_norm` divides by the norm alone: at a norm of 1e-3 its result is 0.1% larger. A norm
     that is not finite makes the gradients NaN or 0, as in torch without `error_if_nonfinite`, which has no
     counterpart: a compiled step cannot raise. `optax.apply_if_finite` skips such steps.
+
+    Raises:
+        ValueError: a `norm_type` that is not above 0.
 
     Source: `torch.nn.utils.clip_grad_norm_`.
     """
