@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import jax
 
+PAUSE = 0.02  # seconds: torch's idle threads spin for some milliseconds before they leave a core to others
+
 
 @dataclass(frozen=True)
 class Timing:
@@ -44,6 +46,7 @@ def interleave(
             jax.block_until_ready(call())
     for names in _rotations(list(contenders), rounds):
         for name in names:
+            time.sleep(PAUSE)
             start = time.perf_counter()
             jax.block_until_ready(contenders[name]())
             seconds[name].append(time.perf_counter() - start)

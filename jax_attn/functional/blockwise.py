@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 from jax_attn.functional.blockwise_backward import backward
 from jax_attn.functional.blockwise_forward import forward
 from jax_attn.functional.dense import dense_attention
-from jax_attn.functional.plan import Plan
+from jax_attn.functional.plan import Plans
 from jax_attn.functional.terms import Terms, join, split
 from jax_attn.functional.tiles import Layout
 
@@ -29,33 +29,33 @@ def blockwise_attention(
     key: Float[Array, "B S K H"],
     value: Float[Array, "B S K Hv"],
     terms: Terms,
-    plan: Plan,
+    plans: Plans,
     layout: Layout,
 ) -> Outputs:
     """Output `(B, T, N, Hv)`, log-sum-exp and largest score `(B, T, N)`; the latter has no gradient."""
     moving, still = split(terms)
-    return _attention(layout, query, key, value, moving, still, plan)
+    return _attention(layout, query, key, value, moving, still, plans)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _attention(
-    layout: Layout, query: Array, key: Array, value: Array, moving: Any, still: Terms, plan: Plan
+    layout: Layout, query: Array, key: Array, value: Array, moving: Any, still: Terms, plans: Plans
 ) -> Outputs:
-    return forward(layout, plan, query, key, value, join(moving, still))
+    return forward(layout, plans.forward, query, key, value, join(moving, still))
 
 
 def _attention_fwd(
-    layout: Layout, query: Array, key: Array, value: Array, moving: Any, still: Terms, plan: Plan
+    layout: Layout, query: Array, key: Array, value: Array, moving: Any, still: Terms, plans: Plans
 ) -> Any:
     # Through `_attention`, not `forward`: what is saved has to be differentiable for the second derivative.
-    output, lse, max_scores = _attention(layout, query, key, value, moving, still, plan)
-    return (output, lse, max_scores), (query, key, value, moving, still, plan, output, lse)
+    output, lse, max_scores = _attention(layout, query, key, value, moving, still, plans)
+    return (output, lse, max_scores), (query, key, value, moving, still, plans, output, lse)
 
 
 def _attention_bwd(layout: Layout, saved: Any, cotangents: Outputs) -> Any:
-    query, key, value, moving, still, plan, output, lse = saved
+    query, key, value, moving, still, plans, output, lse = saved
     d_output, d_lse, _ = cotangents
-    gradients = _gradient(layout, query, key, value, moving, d_output, d_lse, still, plan, output, lse)
+    gradients = _gradient(layout, query, key, value, moving, d_output, d_lse, still, plans, output, lse)
     return (*gradients, None, None)
 
 
@@ -72,12 +72,14 @@ def _gradient(
     d_output: Array,
     d_lse: Array,
     still: Terms,
-    plan: Plan,
+    plans: Plans,
     output: Array,
     lse: Array,
 ) -> tuple[Any, ...]:
     """The gradient of query, key, value and moving terms."""
-    return backward(layout, plan, query, key, value, join(moving, still), output, lse, d_output, d_lse)
+    return backward(
+        layout, plans.backward, query, key, value, join(moving, still), output, lse, d_output, d_lse
+    )
 
 
 def _gradient_fwd(layout: Layout, *args: Any) -> tuple[Any, Any]:

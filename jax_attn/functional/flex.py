@@ -11,7 +11,7 @@ from jax_attn.functional.block_mask import DEFAULT_BLOCK_SIZE, BlockMask, check_
 from jax_attn.functional.blockwise import blockwise_attention
 from jax_attn.functional.dense import dense_attention
 from jax_attn.functional.implementations import has_many_scores
-from jax_attn.functional.plan import best_plan, grid_of_band, grid_of_block_mask
+from jax_attn.functional.plan import best_plans, grid_of_band, grid_of_block_mask
 from jax_attn.functional.reference import reference_attention
 from jax_attn.functional.score_mods import ScoreMod
 from jax_attn.functional.terms import Terms, hoist
@@ -165,8 +165,8 @@ def _blockwise(
         grid = grid_of_band(*lengths, block, None, None)
     else:
         block, grid = block_mask.BLOCK_SIZE, grid_of_block_mask(block_mask)
-    plan = best_plan(grid, block, lengths, layout.groups)
-    return blockwise_attention(q, k, v, _terms(q, score_mod, block_mask), plan, layout)
+    plans = best_plans(grid, block, lengths, layout.groups)
+    return blockwise_attention(q, k, v, _terms(q, score_mod, block_mask), plans, layout)
 
 
 def _pallas(

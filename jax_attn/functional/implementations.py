@@ -17,7 +17,7 @@ from jax_attn.functional.arguments import Call
 from jax_attn.functional.block_mask import BlockMask, MaskMod, and_masks, create_block_mask
 from jax_attn.functional.blockwise import blockwise_attention
 from jax_attn.functional.dense import dense_attention
-from jax_attn.functional.plan import best_plan, grid_of_band
+from jax_attn.functional.plan import best_plans, grid_of_band
 from jax_attn.functional.reference import reference_attention
 from jax_attn.functional.terms import Terms, hoist
 from jax_attn.functional.tiles import make_layout
@@ -92,8 +92,8 @@ def _blockwise(call: Call) -> Result:
     before, after = call.local_window_size or (None, None)
     grid = grid_of_band(*lengths, BLOCK, before, 0 if call.is_causal else after)
     layout = make_layout(call.query, call.key, call.scale)
-    plan = best_plan(grid, BLOCK, lengths, layout.groups)
-    output, lse, _ = blockwise_attention(call.query, call.key, call.value, _terms(call), plan, layout)
+    plans = best_plans(grid, BLOCK, lengths, layout.groups)
+    output, lse, _ = blockwise_attention(call.query, call.key, call.value, _terms(call), plans, layout)
     if call.sinks is not None:
         share, lse = _beside_sinks(lse, call.sinks)
         output = (output * share[..., None]).astype(output.dtype)

@@ -6,8 +6,9 @@ is the grid in blocks of the size to compute in, as lists of key blocks for each
 """
 
 import dataclasses
+from functools import partial
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +21,8 @@ from jax_attn.functional.block_mask import BlockMask
 EMPTY, PARTIAL, FULL = 0, 1, 2
 LARGEST = 512  # keys or queries in a block
 STEP_COST = 8_000  # what each step costs beside its products, as an area of scores
+SHARED = 2**18  # scores in a block from which on XLA shares the forward pass's work among the cores
+ALONE = 1.8  # how much longer a smaller block takes for its area
 Leaf = Any  # an array, or what a transformation of trees puts in its place
 Grid = np.ndarray | Array  # (B or 1, H or 1, rows, columns)
 
@@ -44,6 +47,13 @@ class Plan:
     kv_size: int = dataclasses.field(metadata={"static": True})
     most_full: int = dataclasses.field(metadata={"static": True})
     most_partial: int = dataclasses.field(metadata={"static": True})
+
+
+class Plans(NamedTuple):
+    """The plan of either pass: what is quick in the one is not so in the other."""
+
+    forward: Plan
+    backward: Plan
 
 
 def grid_of_block_mask(block_mask: BlockMask) -> Grid:
@@ -91,23 +101,26 @@ def grid_of_band(
     return grid.astype(np.int8)[None, None]
 
 
-def best_plan(grid: Grid, block: tuple[int, int], lengths: tuple[int, int], groups: int) -> Plan:
-    """The plan in the size of blocks that should take the least time.
+def best_plans(grid: Grid, block: tuple[int, int], lengths: tuple[int, int], groups: int) -> Plans:
+    """The plans in the sizes of blocks that should take the least time.
 
-    Large blocks make quick matrix products, small ones follow the pattern of the mask more closely. The
-    time of a block is taken as its area, and a constant for what comes with each step.
+    Large blocks make quick matrix products, small ones follow the pattern of the mask more closely. The time
+    of a block is taken as its area, more where it is too small to be shared among the cores, and a constant
+    for what comes with each step. (Measured on two cores; in the backward pass nothing came of sharing.)
     """
     q_sizes, kv_sizes = (_sizes(b, n) for b, n in zip(block, lengths, strict=True))
     if not isinstance(grid, np.ndarray):
-        return make_plan(grid, block, (q_sizes[-1], kv_sizes[-1]), lengths, groups)
-
-    def time(plan: Plan) -> float:
-        steps = plan.full_num.sum() + plan.partial_num.sum()
-        rows = plan.full_num.size
-        return float(steps * (plan.q_size * plan.kv_size + STEP_COST) + rows * STEP_COST)
-
+        plan = make_plan(grid, block, (q_sizes[-1], kv_sizes[-1]), lengths, groups)
+        return Plans(plan, plan)
     plans = [make_plan(grid, block, (q, kv), lengths, groups) for q in q_sizes for kv in kv_sizes]
-    return min(plans, key=time)
+    return Plans(min(plans, key=partial(_time, alone=ALONE)), min(plans, key=partial(_time, alone=1.0)))
+
+
+def _time(plan: Plan, alone: float) -> float:
+    area = plan.q_size * plan.kv_size
+    step = area * (1.0 if area >= SHARED else alone) + STEP_COST
+    steps, rows = plan.full_num.sum() + plan.partial_num.sum(), plan.full_num.size
+    return float(steps * step + rows * STEP_COST)
 
 
 def _sizes(block: int, length: int) -> list[int]:

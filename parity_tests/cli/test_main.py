@@ -179,22 +179,34 @@ def test_a_bad_checkpoint_is_told_before_the_work(capsys, folder, tmp_path):
 def test_bench_measures_every_contender_and_writes_it_down(capsys, folder, tmp_path):
     save_pretrained(tiny_bert(positions=128), folder)  # the sentences are the benchmark's own
     sizes = ("--count", "5", "--batch-size", "3", "--rounds", "2")
-    where = ("--checkpoint", folder, "--json", tmp_path / "bench.json")
-    status, out, _ = run(capsys, "bench", "sentences", *sizes, *where)
+    files = ("--json", tmp_path / "bench.json", "--plot", tmp_path / "bench.png")
+    status, out, _ = run(capsys, "bench", "sentences", *sizes, "--checkpoint", folder, *files)
     assert status == 0
-    measured = json.loads((tmp_path / "bench.json").read_text())
+    (measured,) = json.loads((tmp_path / "bench.json").read_text())["comparisons"]
     assert set(measured["seconds"]) == {"Flax, jitted", "torch twin", "transformers"}
     assert all(len(rounds) == 2 and min(rounds) > 0 for rounds in measured["seconds"].values())
     assert all(name in out for name in measured["seconds"])
+    assert (tmp_path / "bench.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_bad_count_is_refused(capsys, folder):
+def test_bench_attention_takes_any_shape(capsys):
+    status, out, _ = run(capsys, "bench", "attention", "--shape", 2, 37, 3, 8, "--no-causal", "--rounds", 1)
+    assert status == 0
+    assert "B2 N3 T37 H8 full, forward+backward" in out
+    assert "times as fast as torch SDPA (geometric mean)" in out
+
+
+def test_a_bad_size_is_refused(capsys, folder, tmp_path):
+    assert "rounds must be at least 1, got 0" in refusal(capsys, "bench", "ladder", "--rounds", "0")
+    assert "four positive sizes" in refusal(capsys, "bench", "flex", "--shape", 1, 0, 2, 3)
+    missing = tmp_path / "missing" / "bench.json"
+    assert "missing" in refusal(capsys, "bench", "attention", "--json", missing)
     assert "count must be from 1 to" in refusal(
         capsys, "bench", "sentences", "--count", "0", "--checkpoint", folder
     )
 
 
-@pytest.mark.parametrize("command", [(), ("list",), ("verify",), ("bench",)])
+@pytest.mark.parametrize("command", [(), ("list",), ("verify",), ("bench",), ("bench", "flex")])
 def test_help_teaches(capsys, command):
     with pytest.raises(SystemExit) as caught:
         main([*command, "--help"])
