@@ -20,3 +20,10 @@ ZERO = 1e-12
 # A noise ratio above its bound is measured over this many draws of rounding errors before it is believed,
 # first over the smaller number: on a single draw, torch may have been lucky.
 DRAWS = (4, 16)
+
+# Training: what an optimizer makes of given gradients (clipped gradients, moments, updates), as a part of the
+# tensor's largest value. Moments forget, so 20 steps are no further apart than one.
+UPDATE = 1e-9
+
+# Two free runs of training may be this many times as far apart as two of torch that differ by roundings.
+DRIFT = 10.0

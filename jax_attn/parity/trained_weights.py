@@ -1,0 +1,97 @@
+"""The weights that Flax trains: as optax has them, and by torch key in torch's layout."""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+
+from jax_attn.weights.rules import Names, Place, slots
+
+Arrays = Sequence[Any]
+
+
+class TrainedWeights:
+    """A module, split into what `wrt` selects and the rest.
+
+    Args:
+        module: an NNX module.
+        wrt: the filter that `nnx.Optimizer` and `nnx.grad` are given.
+        names: the renaming rules of `load_state_dict`.
+
+    Attributes:
+        graphdef: the module without its state.
+        leaves: the arrays that are trained, in the order of optax's trees.
+        rest: the state that is not.
+        keys: the torch keys of what is trained.
+
+    Raises:
+        ValueError: nothing is selected, or something that has no place in a `state_dict`.
+    """
+
+    def __init__(self, module: nnx.Module, wrt: Any, names: Names):
+        self.wrt = wrt
+        self.graphdef, state, self.rest = nnx.split(module, wrt, ..., graph=True)
+        self._whole = jax.tree.structure(state)
+        paths, self._pure = jax.tree_util.tree_flatten_with_path(nnx.as_pure(state))
+        self.leaves = [leaf for _, leaf in paths]
+        self.positions = {dotted(path): position for position, (path, _) in enumerate(paths)}
+        table = slots(module, names)
+        of_variable = {
+            id(slot.variable): self.positions[slot.path] for slot in table if slot.path in self.positions
+        }
+        # A shared variable has several slots, and torch the same tensor at each of their keys.
+        self._slots = [
+            (slot, of_variable[id(slot.variable)]) for slot in table if id(slot.variable) in of_variable
+        ]
+        if not self.leaves:
+            raise ValueError(f"wrt must select something to train, got wrt={wrt} and no such variable")
+        unknown = set(self.positions.values()) - set(of_variable.values())
+        if unknown:
+            lost = [path for path, position in self.positions.items() if position in unknown]
+            raise ValueError(f"wrt selects what has no place in a state_dict: {', '.join(lost)}")
+        self.keys = list(dict.fromkeys(place.key for slot, _ in self._slots for place in slot.places))
+
+    def state(self, leaves: Arrays) -> Any:
+        """The leaves as `nnx.merge` takes them."""
+        return jax.tree.unflatten(self._whole, leaves)
+
+    def tree(self, leaves: Arrays) -> Any:
+        """The leaves as optax takes them, and as `nnx.Optimizer` gives them to it."""
+        return jax.tree.unflatten(self._pure, leaves)
+
+    def to_torch(self, leaves: Arrays | Mapping[int, Any]) -> dict[str, np.ndarray]:
+        """By torch key; of some leaves (by position), the keys that they make up."""
+        known = leaves if isinstance(leaves, Mapping) else dict(enumerate(leaves))
+        pieces: dict[str, dict[int, np.ndarray]] = defaultdict(dict)
+        parts: dict[str, int] = {}
+        for slot, position in self._slots:
+            if position in known:
+                for place, array in zip(slot.places, slot.to_torch(np.asarray(known[position])), strict=True):
+                    pieces[place.key][place.part] = array
+                    parts[place.key] = place.parts
+        return {
+            key: np.concatenate([found[part] for part in sorted(found)]) if parts[key] > 1 else found[0]
+            for key, found in pieces.items()
+            if len(found) == parts[key]
+        }
+
+    def to_flax(self, by_key: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        """The inverse of `to_torch`, of every leaf."""
+        leaves = list(self.leaves)
+        for slot, position in self._slots:
+            leaves[position] = slot.to_flax([_piece(by_key, place) for place in slot.places])
+        return leaves
+
+
+def dotted(path: Sequence[Any]) -> str:
+    """The keys of a path, joined by dots."""
+    return ".".join(str(key.key) for key in path if hasattr(key, "key"))
+
+
+def _piece(by_key: Mapping[str, np.ndarray], place: Place) -> np.ndarray:
+    array = by_key[place.key]
+    length = array.shape[0] // place.parts if place.parts > 1 else 0
+    return array[place.part * length : (place.part + 1) * length] if length else array

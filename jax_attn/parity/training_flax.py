@@ -1,0 +1,178 @@
+"""Trains the Flax module: a copy, in one dtype, step by step."""
+
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+
+from jax_attn.parity.calls import Call, Form
+from jax_attn.parity.dropout import Tape, fresh_trace, replay
+from jax_attn.parity.flax_side import _free_dtypes, quick_options
+from jax_attn.parity.lanes import Lane, is_floating
+from jax_attn.parity.optimizer_state import learning_rate, moments
+from jax_attn.parity.trained_weights import TrainedWeights
+from jax_attn.parity.training_torch import BadLoss, TorchStep
+from jax_attn.weights.rules import Names
+
+
+@dataclass(frozen=True)
+class FlaxRecipe:
+    """What Flax trains, and how. See `compare_training`; the module has torch's weights."""
+
+    module: nnx.Module
+    loss: Callable[..., Any]
+    optimizer: optax.GradientTransformation
+    clip: optax.GradientTransformation | None = None
+    training: bool = False
+    wrt: Any = nnx.Param
+    names: Names = ()
+    quick: bool = True
+
+
+@dataclass(frozen=True)
+class FlaxStep:
+    """One step, by torch key and in torch's layout; the fields are those of `TorchStep`.
+
+    `clipped` is None where clipping is a part of the chain, and `rate` where the state does not tell it.
+    """
+
+    loss: float
+    gradients: Mapping[str, np.ndarray]
+    clipped: Mapping[str, np.ndarray] | None
+    moments: Mapping[str, Mapping[str, np.ndarray]]
+    rate: float | None
+    updates: Mapping[str, np.ndarray]
+
+
+@dataclass
+class _Run:
+    """Where a run has come to: weights, the module's other state, the states of clipping and optimizer."""
+
+    leaves: list[Any]
+    rest: Any
+    clip: Any
+    optimizer: Any
+
+
+class FlaxTrainer:
+    """A copy of the module in training, twice: left to itself, and led by torch.
+
+    Args:
+        recipe: what to train, and how.
+        lane: its dtype.
+        start: the weights to start from, by torch key.
+    """
+
+    def __init__(self, recipe: FlaxRecipe, lane: Lane, start: Mapping[str, np.ndarray]):
+        self.lane = lane
+        self.loss = recipe.loss
+        module = nnx.clone(recipe.module, graph=True)
+        module.train() if recipe.training else module.eval()
+        _free_dtypes(module, lane)
+        self.weights = TrainedWeights(module, recipe.wrt, recipe.names)
+        self.clip = optax.with_extra_args_support(recipe.clip or optax.identity())
+        self.clips = recipe.clip is not None
+        self.optimizer = optax.with_extra_args_support(recipe.optimizer)
+        options = quick_options() if recipe.quick else None
+        self._differentiate = jax.jit(self._gradients, static_argnums=(4, 5), compiler_options=options)
+        self._clip = jax.jit(self._clipped, compiler_options=options)
+        self._apply = jax.jit(self._applied, compiler_options=options)
+        with self._surroundings():
+            leaves, rest = self._as_leaves(start), jax.tree.map(self._cast, self.weights.rest)
+            tree = self.weights.tree(leaves)
+            states = self.clip.init(tree), self.optimizer.init(tree)
+        self._free, self._led = _Run(leaves, rest, *states), _Run(leaves, rest, *states)
+
+    def step(self, call: Call, tape: Tape | None = None, leader: TorchStep | None = None) -> FlaxStep:
+        """Train on a batch.
+
+        Args:
+            call: the batch.
+            tape: the dropout masks that torch drew.
+            leader: torch's step. The loss and the gradients are then those at torch's weights; clipping gets
+                torch's gradients, and the optimizer torch's clipped ones: what differs, differs by itself.
+
+        Raises:
+            BadLoss: the loss is no scalar.
+            DropoutMismatch: dropout is called otherwise than in torch.
+        """
+        run = self._free if leader is None else self._led
+        masks, rates = ([], ()) if tape is None else (tape.masks, tape.rates)
+        with self._surroundings():
+            arrays = [self._cast(array) for array in call.arrays]
+            if leader is not None:
+                run.leaves = self._as_leaves(leader.before)
+            with fresh_trace(self if tape else None):
+                result = self._differentiate(run.leaves, run.rest, arrays, masks, call.form, rates)
+            loss, gradients, run.rest = result
+            fed = gradients if leader is None else self._overlaid(gradients, leader.gradients)
+            value = loss if leader is None else jnp.asarray(leader.loss, loss.dtype)
+            clipped = None
+            if self.clips:
+                clipped, run.clip = self._clip(fed, run.clip, run.leaves, value)
+                fed = clipped if leader is None else self._overlaid(clipped, leader.clipped)
+            before = run.leaves
+            run.leaves, run.optimizer = self._apply(fed, run.optimizer, before, value)
+        updates = [np.asarray(b) - np.asarray(a) for a, b in zip(before, run.leaves, strict=True)]
+        return FlaxStep(
+            float(loss),
+            self.weights.to_torch(gradients),
+            None if clipped is None else self.weights.to_torch(clipped),
+            moments(run.optimizer, self.weights),
+            learning_rate(run.optimizer),
+            self.weights.to_torch(updates),
+        )
+
+    def _gradients(
+        self, leaves: Any, rest: Any, arrays: Any, masks: Any, form: Form, rates: tuple[float, ...]
+    ) -> Any:
+        def forward(leaves: Any) -> Any:
+            module = nnx.merge(self.weights.graphdef, self.weights.state(leaves), rest)
+            args, kwargs = form.build(arrays)
+            with replay(masks, rates):
+                loss = self.loss(module, *args, **kwargs)
+            if jnp.shape(loss) != () or not is_floating(loss):
+                raise BadLoss(f"flax's loss must be a floating scalar, got {_described(loss)}")
+            return loss, nnx.split(module, self.weights.wrt, ..., graph=True)[2]
+
+        (loss, rest), gradients = jax.value_and_grad(forward, has_aux=True)(leaves)
+        return loss, gradients, rest
+
+    def _clipped(self, gradients: Any, state: Any, leaves: Any, loss: Any) -> Any:
+        return self._transformed(self.clip, gradients, state, leaves, loss)
+
+    def _applied(self, gradients: Any, state: Any, leaves: Any, loss: Any) -> Any:
+        updates, state = self._transformed(self.optimizer, gradients, state, leaves, loss)
+        return optax.apply_updates(leaves, updates), state
+
+    def _transformed(self, tx: Any, gradients: Any, state: Any, leaves: Any, loss: Any) -> Any:
+        tree = self.weights.tree
+        updates, state = tx.update(tree(gradients), state, tree(leaves), value=loss, grad=tree(gradients))
+        return jax.tree.leaves(updates), state
+
+    def _overlaid(self, own: Any, theirs: Mapping[str, np.ndarray]) -> list[jax.Array]:
+        """Torch's tensors, and our own where torch has none."""
+        return self._as_leaves({**self.weights.to_torch(own), **theirs})
+
+    def _as_leaves(self, by_key: Mapping[str, np.ndarray]) -> list[jax.Array]:
+        return [jnp.array(self.lane.cast(leaf), copy=True) for leaf in self.weights.to_flax(by_key)]
+
+    def _cast(self, array: Any) -> Any:
+        return jnp.asarray(self.lane.cast(np.asarray(array))) if is_floating(array) else array
+
+    @contextmanager
+    def _surroundings(self) -> Generator[None]:
+        with jax.enable_x64(self.lane.exact), jax.default_matmul_precision("highest"):
+            yield
+
+
+def _described(value: Any) -> str:
+    if not hasattr(value, "shape"):
+        return type(value).__name__
+    return f"an array of shape {tuple(value.shape)} and dtype {value.dtype}"
