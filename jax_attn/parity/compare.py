@@ -14,7 +14,10 @@ from jax_attn.parity.cases import Case
 from jax_attn.parity.flax_side import trains
 from jax_attn.parity.lane_run import LaneRun, Sides
 from jax_attn.parity.lanes import LANES, lanes_named
+from jax_attn.parity.module_pairs import ModuleNames
 from jax_attn.parity.report import LeftOut, Report, Result
+from jax_attn.parity.search import find
+from jax_attn.parity.trace import Tracer
 from jax_attn.weights.rules import Names, slots
 from jax_attn.weights.state_dict import load_state_dict, state_dict
 
@@ -39,6 +42,8 @@ def compare(
     call_torch: Caller | None = None,
     seed: int = 0,
     title: str = "",
+    trace: bool = False,
+    modules: ModuleNames | None = None,
 ) -> Report:
     """Compare the two modules on one call: `compare_cases` with a single case.
 
@@ -58,6 +63,8 @@ def compare(
         call_torch=call_torch,
         seed=seed,
         title=title,
+        trace=trace,
+        modules=modules,
     )
 
 
@@ -75,6 +82,8 @@ def compare_cases(
     seed: int = 0,
     title: str = "",
     progress: Callable[[str, str], None] | None = None,
+    trace: bool = False,
+    modules: ModuleNames | None = None,
 ) -> Report:
     """Compare the two modules on several calls. Those of the same shapes share a compilation.
 
@@ -93,6 +102,8 @@ def compare_cases(
         seed: of the cotangents that gradients are taken with, and of the dropout masks.
         title: what the report is called.
         progress: called with (lane, case) before each comparison.
+        trace: if anything fails, trace the first case that does, and fill in `Report.first_divergence`.
+        modules: submodules that the trace shall pair; see `trace_modules`.
 
     Raises:
         StateDictError: the weights of one side do not fit the other.
@@ -126,6 +137,8 @@ def compare_cases(
                 report.left_out += left_out
                 del attempt
         del run  # before the next lane makes its copies
+    if trace and not report.passed:
+        _trace_failure(report, flax_module, pair, cases, modules, progress or (lambda lane, case: None))
     report.seconds = time.perf_counter() - started
     return report
 
@@ -142,6 +155,44 @@ def carry_weights(flax: nnx.Module, torch: Any, weights: Weights, names: Names) 
     torch = copy.deepcopy(torch)
     torch.load_state_dict({**torch.state_dict(), **state_dict(flax, names=names)})
     return flax, torch
+
+
+def _trace_failure(
+    report: Report,
+    original: nnx.Module,
+    pair: Sides,
+    cases: Sequence[Case],
+    modules: ModuleNames | None,
+    progress: Callable[[str, str], None],
+) -> None:
+    """Trace the first case that failed in an exact lane; else the worst that failed, in float64."""
+    exact = [
+        result for result in report.results if not result.passed and result.lane in ("float64", "dropout")
+    ]
+    failed = next(iter(exact or report.failures), None)
+    case = next((case for case in cases if failed is not None and case.name == failed.case), None)
+    if failed is None or case is None:
+        return
+    lane = lanes_named([failed.lane if exact else "float64"])[0]
+    tracer = Tracer(
+        pair.flax,
+        pair.torch,
+        lane,
+        names=pair.names,
+        modules=modules,
+        bound=bounds.MODULE,
+        call_flax=pair.call_flax,
+        call_torch=pair.call_torch,
+        seed=pair.seed,
+        original=original,
+    )
+    report.trace = tracer.trace(
+        case, progress=lambda what: progress(lane.name, f"{case.name}: tracing {what}")
+    )
+    report.first_divergence = find(report.trace)
+    if report.first_divergence is None:
+        reason = f"every submodule that was compared agrees in {lane.name}"
+        report.left_out.append(LeftOut(case.name, lane.name, "first divergence", reason))
 
 
 def _judge_training(report: Report, flax: nnx.Module, torch: Any, names: Names, lane: str) -> None:

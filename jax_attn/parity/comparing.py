@@ -8,8 +8,8 @@ from jax_attn.parity.call_pairs import CallPairs
 from jax_attn.parity.differences import Matched, match_inputs, match_outputs, worst
 from jax_attn.parity.forcing import Lesson
 from jax_attn.parity.module_pairs import ModulePairs
+from jax_attn.parity.observers import Observer
 from jax_attn.parity.recording import TOP, CallRecord, Recording, is_float
-from jax_attn.parity.recording_flax import Observer
 from jax_attn.parity.traced import ModuleTrace, TracedCall
 
 

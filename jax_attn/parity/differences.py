@@ -3,14 +3,14 @@
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
+from functools import cache
 from itertools import permutations
 from typing import Any
 
 import numpy as np
 
-from jax_attn.parity.judge import exact_error
 from jax_attn.parity.recording import CallRecord, is_float
-from jax_attn.parity.trees import Mismatch, kind_of, leaves_of, names_of, pair
+from jax_attn.parity.trees import Mismatch, Skeleton, kind_of, names_of, pair
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,12 @@ class Difference:
             key: str(value) if isinstance(value, float) and not math.isfinite(value) else value
             for key, value in asdict(self).items()
         }
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> "Difference":
+        """The inverse of `to_json`."""
+        numbers = {name: float(data[name]) for name in ("error", "bound", "flax", "torch")}
+        return cls(**{**data, **numbers, "index": tuple(data["index"])})
 
 
 @dataclass(frozen=True)
@@ -115,12 +121,16 @@ def severity(difference: Difference) -> float:
 
 @dataclass(frozen=True)
 class Matched:
-    """Two tensors that are compared, by their names or positions on each side."""
+    """Two tensors that are compared, by their names or positions on each side.
+
+    `sure` is False where they are paired by order alone, and may mean different things.
+    """
 
     flax: Any
     torch: Any
     layout: Layout | None
     difference: Difference
+    sure: bool = True
 
 
 def match_outputs(flax: CallRecord, torch: CallRecord, bound: float) -> tuple[list[Matched], str]:
@@ -128,16 +138,15 @@ def match_outputs(flax: CallRecord, torch: CallRecord, bound: float) -> tuple[li
     for side, call in (("flax", flax), ("torch", torch)):
         if call.skeleton is None:
             return [], f"the output of {side} is not known: {call.problem}"
-    names = names_of(torch.skeleton)
+    names, order, mismatch = _paired(torch.skeleton, flax.skeleton)
+    positions = list(enumerate(order))
     note = ""
-    try:
-        positions = list(enumerate(pair(torch.skeleton, flax.skeleton)))
-    except Mismatch as mismatch:
+    if mismatch:
         numbers = range(min(len(flax.outputs), len(torch.outputs)))
         positions = [(i, i) for i in numbers if _alike(flax.outputs[i], torch.outputs[i])]
         if len(flax.outputs) == len(torch.outputs) == 1:
             positions = [(0, 0)]
-        note = "" if len(positions) == len(leaves_of(torch.skeleton)) else str(mismatch)
+        note = "" if len(positions) == len(names) else mismatch
     matched = []
     for theirs, ours in positions:
         difference, layout = measure(names[theirs], flax.outputs[ours], torch.outputs[theirs], bound)
@@ -162,13 +171,23 @@ def match_inputs(
     matched = []
     for name, other in pairs:
         difference, layout = measure(name, flax.inputs[name], torch.inputs[other], bound)
-        matched.append(Matched(name, other, layout, difference))
+        sure = name == other or flax.inputs[name].dtype != bool
+        matched.append(Matched(name, other, layout, difference, sure))
     alone = []
     for given, lacking, word in ((torch, flax, "torch"), (flax, torch, "flax")):
         for name, array in given.inputs.items():
             if np.ndim(array) and name in lacking.parameters and not _has(lacking, name):
                 alone.append((name, word))
     return matched, alone
+
+
+@cache
+def _paired(torch: Skeleton, flax: Skeleton) -> tuple[list[str], list[int], str]:
+    """Names of torch's tensors, the position of Flax's for each, or why there is none."""
+    try:
+        return names_of(torch), pair(torch, flax), ""
+    except Mismatch as mismatch:
+        return names_of(torch), [], str(mismatch)
 
 
 _INEXACT = ("float", "complex")
@@ -179,10 +198,10 @@ def _has(call: CallRecord, name: str) -> bool:
 
 
 def _distinct(call: CallRecord) -> list[str]:
-    """The floating inputs, each array once."""
+    """The inputs that are arrays, each once."""
     first: dict[int, str] = {}
     for name, array in call.inputs.items():
-        if is_float(array):
+        if np.ndim(array) or is_float(array):
             first.setdefault(array.__array_interface__["data"][0], name)
     return list(first.values())
 
@@ -209,6 +228,8 @@ def _layouts(flax: tuple[int, ...], torch: tuple[int, ...]) -> Iterator[Layout]:
 
 
 def _apart(name: str, a: np.ndarray, b: np.ndarray, bound: float, scale: float, note: str) -> Difference:
+    from jax_attn.parity.judge import exact_error  # it stands above the report, which holds differences
+
     a, b = (np.asarray(x, np.complex128 if x.dtype.kind == "c" else np.float64) for x in (a, b))
     nan = np.isnan(a) | np.isnan(b)
     if nan.any():

@@ -164,8 +164,10 @@ def fresh_trace(owner: Any | None) -> AbstractContextManager[Any]:
 
 
 @contextmanager
-def replay(masks: Sequence[Any], rates: Sequence[float]) -> Generator[None]:
+def replay(masks: Sequence[Any], rates: Sequence[float], jitted: bool = True) -> Generator[None]:
     """Within it, `jax.random.bernoulli` gives these masks in order. Scans are unrolled: each turn draws.
+
+    `jitted` is False where jit is turned off: then nothing that drew can be found in a cache.
 
     Raises:
         DropoutMismatch: a draw of another size or rate than torch's, or more or fewer draws.
@@ -174,10 +176,10 @@ def replay(masks: Sequence[Any], rates: Sequence[float]) -> Generator[None]:
         yield
         return
     with _one_at_a_time, ExitStack() as traces:
-        yield from _replay(masks, rates, traces)
+        yield from _replay(masks, rates, traces if jitted else None)
 
 
-def _replay(masks: Sequence[Any], rates: Sequence[float], traces: ExitStack) -> Generator[None]:
+def _replay(masks: Sequence[Any], rates: Sequence[float], traces: ExitStack | None) -> Generator[None]:
     drawn = 0
 
     def next_mask(key: Any, p: Any = 0.5, shape: Any = None, *args: Any, **kwargs: Any) -> Any:
@@ -197,7 +199,8 @@ def _replay(masks: Sequence[Any], rates: Sequence[float], traces: ExitStack) -> 
                 f"dropout call {drawn}: the rate is {1 - float(p):.6g} in flax, {rate:.6g} in torch"
             )
         # A function that drew, such as a layer under remat, is traced anew when it is next called.
-        traces.enter_context(_traced_for(next(_count)))
+        if traces is not None:
+            traces.enter_context(_traced_for(next(_count)))
         return jnp.reshape(mask, shape)
 
     _playing.next_mask = next_mask

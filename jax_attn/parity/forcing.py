@@ -6,6 +6,7 @@ and of what it hands to its submodules, is its own doing: what it inherits is go
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import jax
@@ -13,9 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jax_attn.parity.differences import Difference, Matched, measure, worst
-from jax_attn.parity.recording import CallRecord, is_float, named_tensors, replace_tensors
-from jax_attn.parity.recording_flax import GradientObserver, Observer, seen
-from jax_attn.parity.trees import take_apart
+from jax_attn.parity.observers import AnyArray, GradientObserver, Observer, seen
+from jax_attn.parity.recording import CallRecord, is_float, named_tensors, opened, replace_tensors
 
 
 @dataclass(frozen=True)
@@ -69,29 +69,14 @@ class Teacher(Observer):
         lesson = self.lessons.get(call.index)
         if lesson is None:
             return args, kwargs
-        source = {m.flax: m for m in lesson.inputs if m.layout is not None}
+        source = {m.flax: m for m in lesson.inputs if m.layout is not None and m.sure}
         given = named_tensors(call.parameters, args, kwargs)
         for name, matched in source.items():
             if lesson.parent is not None and is_float(given[name]):
                 theirs = lesson.torch.inputs[matched.torch]
                 difference, _ = measure(name, seen(given[name]), theirs, self.bound)
                 self.errors.add(lesson.parent, difference, f"{name} of {call.path}")
-        made: dict[tuple[int, Any], jax.Array] = {}
-
-        def change(name: str, leaf: Any) -> Any:
-            if name not in source:
-                return leaf
-            matched = source[name]
-            array = lesson.torch.inputs[matched.torch]
-            if not hasattr(leaf, "dtype"):
-                return type(leaf)(array.item())
-            # What torch gave once stays one array: modules ask whether the key is the query.
-            key = array.__array_interface__["data"][0], matched.layout
-            if key not in made:
-                made[key] = jnp.asarray(matched.layout.of(array), leaf.dtype)
-            return made[key]
-
-        args, kwargs = replace_tensors(call.parameters, args, kwargs, change)
+        args, kwargs = replace_tensors(call.parameters, args, kwargs, partial(_torchs, lesson, source, {}))
         for name, side in lesson.alone:
             if name in call.parameters:
                 value = jnp.asarray(lesson.torch.inputs[name]) if side == "torch" else None
@@ -103,7 +88,7 @@ class Teacher(Observer):
         lesson = self.lessons.get(call.index)
         if lesson is None or not lesson.outputs:
             return value
-        _, tensors = take_apart(value)
+        _, tensors = opened(value)
         instead = {}
         for matched in lesson.outputs:
             theirs, ours = lesson.torch.outputs[matched.torch], tensors[matched.flax]
@@ -120,23 +105,39 @@ class GradientTeacher(GradientObserver):
     def __init__(self, lessons: Mapping[int, Lesson]):
         self.lessons = lessons
 
-    def at_input(self, call: CallRecord, name: str, gradient: jax.Array) -> jax.Array:
+    def at_input(self, call: CallRecord, name: str, gradient: AnyArray) -> AnyArray:
         """Hand on torch's gradient of an input, after the call's own was kept."""
         super().at_input(call, name, gradient)
         lesson = self.lessons.get(call.index)
         matched = next((m for m in lesson.inputs if m.flax == name), None) if lesson else None
-        if lesson is None or matched is None:
+        if lesson is None or matched is None or matched.torch in lesson.torch.unwatched_inputs:
             return gradient
         return _instead(gradient, matched, lesson.torch.input_gradients.get(matched.torch))
 
-    def at_output(self, call: CallRecord, position: int, gradient: jax.Array) -> jax.Array:
+    def at_output(self, call: CallRecord, position: int, gradient: AnyArray) -> AnyArray:
         """Hand on torch's gradient of an output."""
         super().at_output(call, position, gradient)
         lesson = self.lessons.get(call.index)
         matched = next((m for m in lesson.outputs if m.flax == position), None) if lesson else None
-        if lesson is None or matched is None:
+        if lesson is None or matched is None or matched.torch in lesson.torch.unwatched:
             return gradient
         return _instead(gradient, matched, lesson.torch.output_gradients.get(matched.torch))
+
+
+def _torchs(
+    lesson: Lesson, source: Mapping[str, Matched], made: dict[Any, jax.Array], name: str, leaf: Any
+) -> Any:
+    """Torch's tensor in place of a leaf. What it gave twice stays one: modules ask for `key is query`."""
+    if name not in source:
+        return leaf
+    matched = source[name]
+    array = lesson.torch.inputs[matched.torch]
+    if not hasattr(leaf, "dtype"):
+        return type(leaf)(array.item())
+    key = array.__array_interface__["data"][0], matched.layout
+    if key not in made:
+        made[key] = jnp.asarray(matched.layout.of(array), leaf.dtype)
+    return made[key]
 
 
 def _set(position: int, name: str, value: Any, args: Any, kwargs: Any) -> tuple[Any, Any]:
@@ -145,7 +146,7 @@ def _set(position: int, name: str, value: Any, args: Any, kwargs: Any) -> tuple[
     return args, {**kwargs, name: value}
 
 
-def _instead(gradient: jax.Array, matched: Matched, torch: np.ndarray | None) -> jax.Array:
+def _instead(gradient: AnyArray, matched: Matched, torch: np.ndarray | None) -> AnyArray:
     if matched.layout is None or not is_float(gradient):
         return gradient
     if torch is None:

@@ -78,14 +78,20 @@ class Gradients:
         return worst(
             self._matched(m, row.flax.inputs[m.flax], ours.input_gradients, theirs.input_gradients)
             for m in row.lesson.inputs
-            if m.layout is not None and is_float(row.flax.inputs[m.flax])
+            if m.layout is not None
+            and is_float(row.flax.inputs[m.flax])
+            and m.flax not in ours.unwatched_inputs
+            and m.torch not in theirs.unwatched_inputs
         )
 
     def _outputs(self, row: TracedCall, ours: CallRecord, theirs: CallRecord) -> Difference | None:
         return worst(
             self._matched(m, row.flax.outputs[m.flax], ours.output_gradients, theirs.output_gradients)
             for m in row.lesson.outputs
-            if m.layout is not None and is_float(row.flax.outputs[m.flax]) and m.flax not in ours.unwatched
+            if m.layout is not None
+            and is_float(row.flax.outputs[m.flax])
+            and m.flax not in ours.unwatched
+            and m.torch not in theirs.unwatched
         )
 
     def _matched(self, m: Matched, like: np.ndarray, ours: Any, theirs: Any) -> Difference:

@@ -8,9 +8,10 @@ from flax import nnx
 from jax_attn.parity import bounds
 from jax_attn.parity.cases import Case
 from jax_attn.parity.compare import Weights, carry_weights
-from jax_attn.parity.divergence import Divergence, find
+from jax_attn.parity.divergence import Divergence
 from jax_attn.parity.lanes import lanes_named
 from jax_attn.parity.module_pairs import ModuleNames
+from jax_attn.parity.search import find
 from jax_attn.parity.trace import Tracer
 from jax_attn.parity.traced import ModuleTrace
 from jax_attn.weights.rules import Names
@@ -67,6 +68,7 @@ def trace_modules(
         call_flax=call_flax,
         call_torch=call_torch,
         seed=seed,
+        original=flax_module,
     )
     return tracer.trace(Case("", inputs, dict(kwargs or {})), isolated=isolated, backward=backward)
 

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from flax import nnx
 
-from jax_attn.parity.trees import Skeleton, kind_of, take_apart
+from jax_attn.parity.trees import Leaf, Skeleton, kind_of, take_apart
 
 TOP = -1
 """The parent of a call that no submodule makes: the run itself."""
@@ -28,13 +28,15 @@ class CallRecord:
         number: how often the module was called before.
         parent: index of the call that made this one, or `TOP`.
         parameters: names of the arguments that the module takes.
+        finished: whether the module returned.
         inputs: tensors and Python numbers that it was given, by argument name.
         skeleton: structure of the output; None until the call is over, or where `problem` says why.
         outputs: the tensors of the output, in the skeleton's order.
         problem: why the output is not known.
         input_gradients: what this call adds to the gradient of each input; absent is zero.
         output_gradients: the gradient of each output, by its position; absent is zero.
-        unwatched: positions of the outputs whose gradient cannot be seen.
+        unwatched_inputs: names of the inputs that nothing can be differentiated by.
+        unwatched: positions of the outputs whose gradient cannot be seen, or is not asked for.
     """
 
     index: int
@@ -43,18 +45,20 @@ class CallRecord:
     number: int
     parent: int
     parameters: tuple[str, ...] = ()
+    finished: bool = False
     inputs: dict[str, np.ndarray] = field(default_factory=dict)
     skeleton: Skeleton | None = None
     outputs: list[np.ndarray] = field(default_factory=list)
     problem: str = "it did not return"
     input_gradients: dict[str, np.ndarray] = field(default_factory=dict)
     output_gradients: dict[int, np.ndarray] = field(default_factory=dict)
+    unwatched_inputs: set[str] = field(default_factory=set)
     unwatched: set[int] = field(default_factory=set)
 
     def returned(self, value: Any, as_array: Callable[[Any], np.ndarray]) -> None:
         """Keep the output."""
         try:
-            self.skeleton, tensors = take_apart(value)
+            self.skeleton, tensors = opened(value)
             self.outputs = [as_array(tensor) for tensor in tensors]
             self.problem = ""
         except TypeError as error:
@@ -134,6 +138,13 @@ class Recording:
             yield
         except Exception as error:
             self.failed(error, kind)
+
+
+def opened(value: Any) -> tuple[Skeleton, list[Any]]:
+    """`take_apart`, with a short way for a lone tensor."""
+    if hasattr(value, "dtype") and is_tensor(value):
+        return Leaf(tuple(value.shape), kind_of(value.dtype)), [value]
+    return take_apart(value)
 
 
 def argument_names(function: Callable[..., Any]) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,10 +15,10 @@ from jax_attn.parity.recording import (
     argument_names,
     is_float,
     named_tensors,
+    opened,
     replace_tensors,
 )
 from jax_attn.parity.torch_side import TorchSide
-from jax_attn.parity.trees import take_apart
 from jax_attn.weights.tensors import as_numpy, is_torch_tensor
 
 
@@ -60,7 +61,7 @@ class TorchRecorder(TorchSide):
                 value = self.call(self.module, *args, **kwargs) if self.call else self.module(*args, **kwargs)
             recording.whole.returned(value, keeper.keep)
             if backward:
-                _, tensors = take_apart(value)
+                _, tensors = opened(value)
                 outputs = [tensor for tensor in map(torch.as_tensor, tensors) if tensor.is_floating_point()]
                 weights = cotangents([tuple(tensor.shape) for tensor in outputs], self.lane, seed)
                 gradients = self._gradients(outputs, weights, leaves)
@@ -75,6 +76,7 @@ class _Keeper:
 
     def __init__(self, copies: bool):
         self.copies = copies
+        self.overwritten = False
         self.kept: dict[int, tuple[Any, int, np.ndarray]] = {}
 
     def keep(self, tensor: Any) -> np.ndarray:
@@ -82,6 +84,7 @@ class _Keeper:
             return np.asarray(tensor)
         found = self.kept.get(id(tensor))
         if found is None or found[1] != tensor._version:
+            self.overwritten |= found is not None
             plain = tensor.detach()
             array = as_numpy(plain.to_dense() if plain.is_sparse else plain)
             found = tensor, tensor._version, array.copy() if self.copies else array
@@ -90,10 +93,9 @@ class _Keeper:
 
     @property
     def changed(self) -> bool:
-        """Whether what was kept may be overwritten."""
-        return not self.copies and any(
-            tensor._version != version for tensor, version, _ in self.kept.values()
-        )
+        """Whether something was written to what was kept, and there is no copy of it."""
+        now = any(tensor._version != version for tensor, version, _ in self.kept.values())
+        return not self.copies and (now or self.overwritten)
 
 
 @contextmanager
@@ -132,19 +134,18 @@ def _hooks(module: Any, recording: Recording, keeper: _Keeper, backward: bool) -
         if call is None:
             return
         recording.end()
+        call.finished = True
         call.returned(output, keeper.keep)
         if backward and call.skeleton is not None:
-            for position, tensor in enumerate(take_apart(output)[1]):
+            for position, tensor in enumerate(opened(output)[1]):
                 if is_float(tensor) and getattr(tensor, "requires_grad", False):
                     tensor.register_hook(_store(call.output_gradients, position))
+                else:
+                    call.unwatched.add(position)
 
     handles = []
     for path, child in module.named_modules():
-        names = argument_names(child.forward)
-
-        def enter(called: Any, args: Any, kwargs: Any, path: str = path, names: Any = names) -> Any:
-            return before(path, names, called, args, kwargs)
-
+        enter = partial(before, path, argument_names(child.forward))
         handles.append(child.register_forward_pre_hook(enter, with_kwargs=True))
         handles.append(child.register_forward_hook(after, with_kwargs=True))
     try:
@@ -160,6 +161,7 @@ def _watch(call: CallRecord) -> Any:
 
     def change(name: str, tensor: Any) -> Any:
         if not (is_float(tensor) and getattr(tensor, "requires_grad", False)):
+            call.unwatched_inputs.add(name)
             return tensor
         if id(tensor) not in own:  # one tensor given twice stays one tensor: modules ask `query is key`
             own[id(tensor)] = tensor.view_as(tensor)

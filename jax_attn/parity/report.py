@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from jax_attn.parity.divergence import Divergence
+
 
 @dataclass(frozen=True)
 class Result:
@@ -69,6 +71,10 @@ class Report:
         left_out: what was not compared.
         seconds: the time it took.
         parameters: how many numbers the Flax module learns.
+        first_divergence: the first submodule that does something else; None where nothing failed, where it
+            was not asked for, or where the submodules all agree (`left_out` then says so).
+        trace: every submodule's errors, a `ModuleTrace`, where the first divergence was asked for; it is not
+            part of the JSON.
     """
 
     title: str = ""
@@ -76,6 +82,8 @@ class Report:
     left_out: list[LeftOut] = field(default_factory=list)
     seconds: float = 0.0
     parameters: int = 0
+    first_divergence: Divergence | None = None
+    trace: Any = field(default=None, repr=False)
 
     @property
     def passed(self) -> bool:
@@ -109,7 +117,8 @@ class Report:
     def assert_passed(self) -> None:
         """Raise an AssertionError that shows what failed, unless everything passed."""
         if not self.passed:
-            raise AssertionError(f"{self._headline()}\n{self._failing_table()}")
+            where = "" if self.first_divergence is None else f"\n{self.first_divergence}"
+            raise AssertionError(f"{self._headline()}\n{self._failing_table()}{where}")
 
     @classmethod
     def merged(cls, reports: Iterable["Report"], title: str = "") -> "Report":
@@ -120,6 +129,8 @@ class Report:
             whole.left_out += [replace(r, case=_joined(report.title, r.case)) for r in report.left_out]
             whole.seconds += report.seconds
             whole.parameters += report.parameters
+            if whole.first_divergence is None:
+                whole.first_divergence, whole.trace = report.first_divergence, report.trace
         return whole
 
     def to_json(self) -> dict[str, Any]:
@@ -133,6 +144,7 @@ class Report:
             "parameters": self.parameters,
             "results": [{k: _plain(v) for k, v in asdict(result).items()} for result in self.results],
             "left_out": [asdict(entry) for entry in self.left_out],
+            "first_divergence": self.first_divergence and self.first_divergence.to_json(),
         }
 
     @classmethod
@@ -140,7 +152,10 @@ class Report:
         """The inverse of `to_json`."""
         results = [Result(**{**row, **_numbers(row)}) for row in data["results"]]
         left_out = [LeftOut(**row) for row in data["left_out"]]
-        return cls(data["title"], results, left_out, data["seconds"], data["parameters"])
+        report = cls(data["title"], results, left_out, data["seconds"], data["parameters"])
+        if data.get("first_divergence"):
+            report.first_divergence = Divergence.from_json(data["first_divergence"])
+        return report
 
     def save_json(self, path: str | Path) -> None:
         """Write `to_json()` to a file."""
@@ -150,9 +165,10 @@ class Report:
     def __str__(self) -> str:
         parts = [self._headline(), self._summary()]
         parts.append(self._failing_table() if self.failures else self._worst_table())
+        parts.append("" if self.first_divergence is None else str(self.first_divergence))
         if self.left_out:
             entries = dict.fromkeys((entry.lane, entry.name, entry.reason) for entry in self.left_out)
-            parts.append("not compared:\n" + _table([list(entry) for entry in entries]))
+            parts.append("not compared:\n" + table([list(entry) for entry in entries]))
         return "\n\n".join(part for part in parts if part)
 
     def _headline(self) -> str:
@@ -182,7 +198,7 @@ class Report:
                     "passed" if passed else "FAILED",
                 ]
             )
-        return _table(rows) if self.results else ""
+        return table(rows) if self.results else ""
 
     def _failing_table(self, most: int = 20) -> str:
         failing = self.failures
@@ -205,10 +221,11 @@ def _results_table(results: Sequence[Result]) -> str:
         rows.append(
             [r.lane, r.case, r.kind, r.name, _number(r.error), ratio, _number(r.bound), verdict, r.detail]
         )
-    return _table(rows)
+    return table(rows)
 
 
-def _table(rows: list[list[str]]) -> str:
+def table(rows: list[list[str]]) -> str:
+    """Rows of cells, the first the heads, in columns."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
     return "\n".join(line.rstrip() for line in lines)

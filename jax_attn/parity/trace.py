@@ -21,11 +21,17 @@ from jax_attn.parity.recording_flax import FlaxRecorder
 from jax_attn.parity.recording_torch import TorchRecorder
 from jax_attn.parity.traced import ModuleTrace
 from jax_attn.parity.trees import leaves_of
+from jax_attn.parity.wrapping import first_paths
 from jax_attn.weights.rules import Names
+
+Progress = Callable[[str], None]
 
 
 class Tracer:
-    """Both sides, ready to be traced in one lane; see `trace_modules` for the arguments."""
+    """Both sides, ready to be traced in one lane; see `trace_modules` for the arguments.
+
+    `original` is the Flax module that `flax` is a copy of: there the attributes are still in order.
+    """
 
     def __init__(
         self,
@@ -39,15 +45,23 @@ class Tracer:
         call_flax: Callable[..., Any] | None = None,
         call_torch: Callable[..., Any] | None = None,
         seed: int = 0,
+        original: nnx.Module | None = None,
     ):
         self.lane = lane
         self.bound = bound
         self.seed = seed
-        self.pairs = pair_modules(flax, torch, names, modules)
+        original = flax if original is None else original
+        self.pairs = pair_modules(original, torch, names, modules)
+        came, mode = (
+            ("training" if training else "evaluation") for training in (torch.training, lane.training)
+        )
+        self.notes = (
+            [] if came == mode else [f"the torch module came in {came} mode; both are traced in {mode} mode"]
+        )
         self._torch = torch
         self._call_torch = call_torch
         self._flax = flax
-        self._flax_options = names, call_flax
+        self._flax_options = names, call_flax, first_paths(original)
 
     @cached_property
     def flax(self) -> FlaxRecorder:
@@ -62,28 +76,43 @@ class Tracer:
         recorder = TorchRecorder(self._torch, self.lane, self._call_torch)
         return recorder.record(call, self.seed, backward=backward, tape=tape), tape
 
-    def trace(self, case: Case, *, isolated: bool = True, backward: bool | None = None) -> ModuleTrace:
+    def trace(
+        self,
+        case: Case,
+        *,
+        isolated: bool = True,
+        backward: bool | None = None,
+        progress: Progress = lambda what: None,
+    ) -> ModuleTrace:
         """Trace one call.
 
         Args:
             case: the call.
             isolated: whether the modules are also run with torch's inputs.
             backward: whether gradients are traced; None is: if forward all agrees.
+            progress: called with what is done next.
         """
         started = time.perf_counter()
         call = Call.of(case).cast(self.lane)
+        progress("torch")
         torch, tape = self.record_torch(call)
+        progress("flax")
         comparer = Comparer(torch, self.pairs, self.bound)
         flax = Recording("flax") if torch.failure else self.flax.record(call, comparer, tape=tape)
         trace = comparer.trace(case.name, self.lane.name, flax)
+        trace.notes += self.notes
         lessons = {row.flax.index: row.lesson for row in trace.calls}
         if isolated and trace.failure is None:
+            progress("flax on torch's inputs")
             teacher = Teacher(lessons, self.bound)
-            self.flax.record(call, teacher, tape=tape)
+            forced = self.flax.record(call, teacher, tape=tape)
+            if forced.failure is not None:
+                trace.notes.append(f"on torch's inputs: {forced.failure}")
             for row in trace.calls:
                 row.isolated = teacher.errors.worst(row.flax.index)
         agrees = trace.whole.output is not None and trace.whole.output.agrees
         if trace.failure is None and (agrees if backward is None else backward):
+            progress("gradients")
             self._trace_backward(trace, call, torch, lessons, isolated)
         trace.seconds = time.perf_counter() - started
         return trace

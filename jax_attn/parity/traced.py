@@ -1,10 +1,12 @@
 """What a trace holds: every paired call of two modules, with its errors."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from jax_attn.parity.differences import Difference
 from jax_attn.parity.forcing import Lesson
 from jax_attn.parity.recording import TOP, CallRecord, Failure
+from jax_attn.parity.report import table
 
 
 @dataclass
@@ -47,6 +49,25 @@ class TracedCall:
         """The path in Flax."""
         return self.flax.path
 
+    def to_json(self) -> dict[str, Any]:
+        """Everything but the tensors."""
+        errors = {
+            name: None if value is None else value.to_json()
+            for name, value in vars(self).items()
+            if value is None or isinstance(value, Difference)
+        }
+        return {
+            "flax": self.flax.path,
+            "torch": self.torch.path,
+            "flax_class": self.flax.kind,
+            "torch_class": self.torch.kind,
+            "call": self.flax.number + 1,
+            "parent": self.parent,
+            **errors,
+            "other_inputs": self.other_inputs,
+            "note": self.note,
+        }
+
 
 @dataclass
 class ModuleTrace:
@@ -60,6 +81,7 @@ class ModuleTrace:
         left_out: (side, path, reason) of each module that was called and not compared.
         failure: what a side raised.
         backward: whether gradients were traced.
+        notes: what else there is to say.
         seconds: the time it took.
     """
 
@@ -70,8 +92,44 @@ class ModuleTrace:
     left_out: list[tuple[str, str, str]] = field(default_factory=list)
     failure: Failure | None = None
     backward: bool = False
+    notes: list[str] = field(default_factory=list)
     seconds: float = 0.0
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything but the tensors."""
+        return {
+            "case": self.case,
+            "lane": self.lane,
+            "seconds": self.seconds,
+            "backward": self.backward,
+            "output": None if self.whole.output is None else self.whole.output.to_json(),
+            "calls": [call.to_json() for call in self.calls],
+            "left_out": [list(entry) for entry in self.left_out],
+            "failure": None if self.failure is None else str(self.failure),
+            "notes": self.notes,
+        }
+
+    def __str__(self) -> str:
+        columns = {"output": "output", "inputs": "inputs", "isolated": "isolated"}
+        if self.backward:
+            columns |= {"gradient out": "output_gradient", "gradient in": "input_gradient"}
+            columns |= {"gradient of weights": "parameter_gradient", "isolated gradient": "isolated_gradient"}
+        rows = [["call", "class", *columns]]
+        for call in self.calls:
+            name = f"{call.path or '(the module)'}{f' #{call.flax.number + 1}' if call.flax.number else ''}"
+            rows.append([name, call.flax.kind, *(_cell(getattr(call, field)) for field in columns.values())])
+        lines = [*self.notes, *([str(self.failure)] if self.failure else []), table(rows)]
+        lines += [
+            f"not compared: {path or 'the module'} of {side}: {why}" for side, path, why in self.left_out
+        ]
+        return "\n".join(lines)
 
     def children(self, parent: int) -> list[tuple[int, TracedCall]]:
         """The paired calls that a call makes, in torch's order, with their places."""
         return [(place, call) for place, call in enumerate(self.calls) if call.parent == parent]
+
+
+def _cell(difference: Difference | None) -> str:
+    if difference is None:
+        return "-"
+    return f"{difference.error:.2g}" + ("" if difference.agrees else " DIFFERS")

@@ -7,17 +7,18 @@ is rematerialised, so that a layer of a scanned stack is called as one of a list
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Protocol
+from typing import Any
 from unittest import mock
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from jax_attn.parity.observers import Observer, Unseen
 from jax_attn.parity.recording import CallRecord, Recording, argument_names
 
 _MARK = "_parity_path"
@@ -52,22 +53,6 @@ class ModulePath:
         return ModulePath(_join(self.start, name), layers=stack)
 
 
-class CallObserver(Protocol):
-    """What happens at a call."""
-
-    def given(self, call: CallRecord, args: Any, kwargs: Any) -> tuple[Any, Any]:
-        """The arguments that the module shall get."""
-        ...
-
-    def returned(self, call: CallRecord, value: Any) -> Any:
-        """What the caller shall get."""
-        ...
-
-
-class Unseen(Exception):
-    """Raised by an observer at a value that is being traced."""
-
-
 class InsideJit(BaseException):
     """A submodule is called while it is traced, and there are no numbers to be seen."""
 
@@ -81,7 +66,7 @@ class Run:
         refuse_tracers: whether `InsideJit` is raised where there is nothing to be seen.
     """
 
-    def __init__(self, recording: Recording, observer: CallObserver, refuse_tracers: bool):
+    def __init__(self, recording: Recording, observer: Observer, refuse_tracers: bool):
         self.recording = recording
         self.observer = observer
         self.refuse_tracers = refuse_tracers
@@ -99,6 +84,7 @@ class Run:
         try:
             args, kwargs = self._unless_traced(call, self.observer.given, (args, kwargs), args, kwargs)
             value = function(module, *args, **kwargs)
+            call.finished = True
             return self._unless_traced(call, self.observer.returned, value, value)
         except Exception as error:
             recording.raised(error)
@@ -149,10 +135,18 @@ def walk(module: nnx.Module) -> Iterator[tuple[nnx.Module, list[ModulePath]]]:
     return iter(found.values())
 
 
-def mark(module: nnx.Module) -> None:
-    """Let each submodule carry its path."""
+def first_paths(module: nnx.Module) -> dict[str, ModulePath]:
+    """The first path of each submodule, by every one of its paths."""
+    return {path.plain: paths[0] for _, paths in walk(module) for path in paths}
+
+
+def mark(module: nnx.Module, first: Mapping[str, ModulePath]) -> None:
+    """Let each submodule carry its path: of several the `first`, which a copy does not know.
+
+    NNX makes copies with their attributes in the order of the alphabet.
+    """
     for submodule, paths in walk(module):
-        setattr(submodule, _MARK, paths[0])
+        setattr(submodule, _MARK, first.get(paths[0].plain, paths[0]))
 
 
 _active = threading.local()
