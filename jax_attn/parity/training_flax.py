@@ -133,7 +133,8 @@ class FlaxTrainer:
         self, leaves: Any, rest: Any, arrays: Any, masks: Any, form: Form, rates: tuple[float, ...]
     ) -> Any:
         def forward(leaves: Any) -> Any:
-            module = nnx.merge(self.weights.graphdef, self.weights.state(leaves), rest)
+            here = jax.tree.map(lambda leaf: leaf, rest)  # variables of this trace, which may be changed
+            module = nnx.merge(self.weights.graphdef, self.weights.state(leaves), here)
             args, kwargs = form.build(arrays)
             with replay(masks, rates):
                 loss = self.loss(module, *args, **kwargs)

@@ -39,6 +39,7 @@ class StepJudge:
         self.clips = clips
         self.deviations: list[Deviation] = []
         self._tentative: list[Deviation] = []
+        self._rates: list[Deviation] = []
         self._left_out: dict[str, str] = {}
 
     @property
@@ -67,14 +68,18 @@ class StepJudge:
         return self.deviations[start:]
 
     def finish(self) -> None:
-        """Settle the moments that may be kept in either way: they count where an update differs as well."""
-        updates_agree = all(d.passed for d in self.deviations if d.quantity == "update")
+        """Settle what one step cannot tell, once all have been judged."""
+        failed = {d.step for d in self.deviations if d.quantity == "update" and not d.passed}
+        # Moments that may be kept in either way count where an update differs as well.
         for deviation in self._tentative:
-            if deviation.passed or not updates_agree:
+            if deviation.passed or failed:
                 self.deviations.append(deviation)
             else:
                 reason = "differs, though every update agrees: kept before or after the learning rate"
                 self._left_out.setdefault(deviation.quantity, reason)
+        # One factor in a step may be anything; one in each of them is the learning rate.
+        if failed == {deviation.step for deviation in self._rates}:
+            self.deviations += self._rates
 
     def _loss(self, flax: FlaxStep, torch: TorchStep) -> None:
         error = exact_error(np.asarray(flax.loss), np.asarray(torch.loss))
@@ -164,7 +169,9 @@ class StepJudge:
         elif "update" in failed and not failed - {"update"}:
             trained = {key: torch.updates[key] for key in torch.rates}
             factor = common_factor(flax.updates, trained, torch.before)
-            if factor is not None and not self._explain_clipping(factor, torch, "the updates"):
+            blamed = {d.parameter for d in self.deviations if d.step == self.step and not d.passed}
+            told = blamed <= trained.keys() & flax.updates.keys()  # no factor unfreezes a parameter
+            if told and factor is not None and not self._explain_clipping(factor, torch, "the updates"):
                 self._explain_rate(factor, torch)
 
     def _explain_clipping(self, factor: float | None, torch: TorchStep, told_by: str) -> bool:
@@ -177,37 +184,44 @@ class StepJudge:
             detail = "flax does not clip them"
         elif share < 1 and abs(factor - 1 - 1e-6 / norm) <= 1e-9:
             detail = "flax divides by the norm, torch by the norm + 1e-6"
-        elif share < 1 and linearly(told_by):
-            detail = f"flax clips to another norm than torch's {clipped:.7g}"
         if not detail:
             return False
-        found = self._deviation(
-            "clipped gradient", "", abs(factor - 1), bounds.UPDATE, None, None, f"{detail}; told by {told_by}"
+        flax, theirs = f"norm {factor * clipped:.7g}", f"norm {clipped:.7g}"
+        detail = f"{detail}; told by {told_by}"
+        error = abs(factor - 1)
+        self.deviations.append(
+            Deviation(
+                self.lane,
+                self.step,
+                "clipped gradient",
+                "",
+                error,
+                bounds.UPDATE,
+                False,
+                flax,
+                theirs,
+                detail,
+            )
         )
-        values = {"flax": f"norm {factor * clipped:.7g}", "torch": f"norm {clipped:.7g}"}
-        self.deviations.append(Deviation(**{**vars(found), **values}))
         return True
 
     def _explain_rate(self, factor: float, torch: TorchStep) -> None:
         rates = set(torch.rates.values())
-        rate = rates.pop() if len(rates) == 1 else math.nan
-        flax = (
-            "not 0"
-            if math.isinf(factor)
-            else f"{factor * rate:.10g}"
-            if rate == rate
-            else f"{factor:.10g} times"
-        )
-        found = self._deviation("learning rate", "", abs(factor - 1), bounds.UPDATE, None, None)
-        detail = "flax moves nothing" if factor == 0 else f"every update is {factor:.10g} times torch's"
+        flax, theirs = f"{factor:.10g} times torch's", "of several groups"
+        if len(rates) == 1:
+            rate = rates.pop()
+            flax, theirs = "not 0" if math.isinf(factor) else f"{factor * rate:.10g}", f"{rate:.10g}"
+        detail = f"every update is {factor:.10g} times torch's"
         if math.isinf(factor):
             detail = "torch moves nothing, flax does"
-        values = {
-            "flax": flax,
-            "torch": f"{rate:.10g}" if rate == rate else "of several groups",
-            "detail": detail,
-        }
-        self.deviations.append(Deviation(**{**vars(found), **values}))
+        if factor == 0:
+            detail = "flax moves nothing"
+        error = abs(factor - 1)
+        self._rates.append(
+            Deviation(
+                self.lane, self.step, "learning rate", "", error, bounds.UPDATE, False, flax, theirs, detail
+            )
+        )
 
     def _add(self, quantity: str, key: str, error: float, bound: float, *values: Any) -> None:
         self.deviations.append(self._deviation(quantity, key, error, bound, *values))
@@ -264,11 +278,6 @@ def common_factor(ours: Tensors, theirs: Tensors, before: Tensors) -> float | No
 def global_norm(tensors: Tensors) -> float:
     """The norm of all together."""
     return math.sqrt(sum(float(np.vdot(tensor, tensor)) for tensor in tensors.values()))
-
-
-def linearly(told_by: str) -> bool:
-    """Whether what tells a factor of the gradients is linear in them."""
-    return told_by in LINEAR
 
 
 def _largest(array: np.ndarray) -> float:

@@ -2,6 +2,7 @@
 
 import copy
 import inspect
+import math
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -158,7 +159,7 @@ class TorchTrainer:
         if not self.jitter or not known:
             return
         size = self.jitter * max(float(grad.abs().max()) for grad in known if grad.numel())
-        for grad in known:
+        for grad in known if math.isfinite(size) else ():
             draw = self.noise.uniform(-size, size, tuple(grad.shape))
             grad += as_torch(draw).to(grad.device, grad.dtype)
 
