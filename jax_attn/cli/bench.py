@@ -76,6 +76,8 @@ class Ladder(Common):
 
     shape: Sizes = ladder.SHAPE
     """Batch, tokens, heads and width of a head."""
+    variants: tuple[Literal[ladder.VARIANTS], ...] = ladder.VARIANTS  # ty: ignore[invalid-type-form]
+    """Which of them."""
     backward: bool = True
     """After the forward passes, time them with the gradients of the input and all weights."""
 
@@ -83,8 +85,8 @@ class Ladder(Common):
         """How many there will be, whose times they hold, and the comparisons themselves."""
         passes = (False, True) if self.backward else (False,)
         shape = _shape(self.shape or ladder.SHAPE)
-        found = ladder.bench_ladder(shape, passes=passes, rounds=self.rounds)
-        return len(passes) * len(ladder.VARIANTS), ladder.NAMES, found
+        found = ladder.bench_ladder(shape, variants=self.variants, passes=passes, rounds=self.rounds)
+        return len(passes) * len(self.variants), ladder.NAMES, found
 
 
 @dataclass(frozen=True, kw_only=True)

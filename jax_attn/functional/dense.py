@@ -37,8 +37,11 @@ def dense_attention(
     """
     (batch, queries, heads, head_dim), (_, keys, kv_heads, _) = query.shape, key.shape
     wide = jnp.promote_types(query.dtype, jnp.float32)
-    grouped = query.reshape(batch, queries, kv_heads, heads // kv_heads, head_dim)
-    scores = jnp.einsum("btkrh,bskh->bkrts", grouped, key, preferred_element_type=wide) * scale
+    rows = heads // kv_heads * queries
+    # The query heads that share a key/value head stand below one another: XLA's CPU products take two and a
+    # half times as long with an axis of their own for them.
+    grouped = query.swapaxes(1, 2).reshape(batch, kv_heads, rows, head_dim)
+    scores = jnp.einsum("bkmh,bskh->bkms", grouped, key, preferred_element_type=wide) * scale
     scores = scores.reshape(batch, heads, queries, keys)
 
     scores, allowed = _with_terms(scores, terms)
@@ -50,9 +53,9 @@ def dense_attention(
     weights = drop(weights, dropout_rate, dropout_key)
 
     weights = weights.astype(value.dtype)
-    grouped = weights.reshape(batch, kv_heads, heads // kv_heads, queries, keys)
-    output = jnp.einsum("bkrts,bskh->btkrh", grouped, value, preferred_element_type=wide)
-    output = output.reshape(batch, queries, heads, value.shape[-1]).astype(value.dtype)
+    grouped = weights.reshape(batch, kv_heads, rows, keys)
+    output = jnp.einsum("bkms,bskh->bkmh", grouped, value, preferred_element_type=wide)
+    output = output.reshape(batch, heads, queries, value.shape[-1]).swapaxes(1, 2).astype(value.dtype)
     return Dense(output, lse.swapaxes(1, 2), max_scores.swapaxes(1, 2), weights)
 
 
