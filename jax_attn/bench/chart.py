@@ -25,7 +25,9 @@ def save_chart(comparisons: Sequence[Comparison], path: Path, title: str) -> Non
         layout="constrained",
         gridspec_kw={"height_ratios": bars},
     )
-    figure.suptitle(title)
+    figure.suptitle(
+        f"{title}\nmilliseconds; in brackets, how many times as fast the first is", fontsize="medium"
+    )
     for axis, comparison in zip(axes[:, 0], comparisons, strict=True):
         _draw(axis, comparison)
     figure.savefig(path, dpi=150)
@@ -40,14 +42,10 @@ def _draw(axis, comparison: Comparison) -> None:
     colours = [OURS] + [OTHERS] * (len(names) - 1)
     axis.barh(names, medians, xerr=(low, high), color=colours, error_kw={"ecolor": "#555", "elinewidth": 0.8})
     for index, (name, median) in enumerate(zip(names, medians, strict=True)):
-        ratio = "" if index == 0 else f"  ({comparison.speed_against(name):.2f}x)"
-        axis.annotate(
-            f"{median:.3g} ms{ratio}",
-            (median + high[index], index),
-            (4, 0),
-            textcoords="offset points",
-            va="center",
-        )
+        label = f"{median:.3g} ms" if median < 1e3 else f"{median / 1e3:.3g} s"
+        label += "" if index == 0 else f"  ({comparison.speed_against(name):.2f}x)"
+        place = (median + high[index], index)
+        axis.annotate(label, place, (4, 0), textcoords="offset points", va="center", fontsize="small")
     axis.invert_yaxis()
     axis.set_title(comparison.case, loc="left", fontsize="medium")
     axis.margins(x=0.25)

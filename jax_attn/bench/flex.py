@@ -12,7 +12,6 @@ from jax_attn.bench.comparison import Comparison, Contender, contest, jitted
 from jax_attn.functional.attention import dot_product_attention
 from jax_attn.functional.block_mask import create_block_mask
 from jax_attn.functional.flex import flex_attention
-from jax_attn.functional.mask_mods import causal
 from jax_attn.functional.score_mods import alibi_slopes
 
 FLEX, DOT_PRODUCT, TORCH, WHOLE = "jax-attn flex", "dot_product", "torch flex, compiled", "flex, causal"
@@ -22,6 +21,13 @@ NAMES = (FLEX, DOT_PRODUCT, TORCH, WHOLE)
 SHAPE = Shape(1, 4096, 12, 64)
 WINDOW = 256  # keys that a query sees, itself among them
 DOCUMENT = 512  # tokens in each of the packed documents
+
+# Who sees whom; written once, for both frameworks.
+MASKS: dict[str, Mod] = {
+    "causal": lambda b, h, q_idx, kv_idx: q_idx >= kv_idx,
+    "local": lambda b, h, q_idx, kv_idx: (q_idx >= kv_idx) & (q_idx - kv_idx < WINDOW),
+    "documents": lambda b, h, q_idx, kv_idx: (q_idx // DOCUMENT == kv_idx // DOCUMENT) & (q_idx >= kv_idx),
+}
 
 
 def bench_flex(shape: Shape = SHAPE, *, compile_torch: bool = True, rounds: int = 7) -> Iterator[Comparison]:
@@ -35,23 +41,16 @@ def bench_flex(shape: Shape = SHAPE, *, compile_torch: bool = True, rounds: int 
         rounds: how often each contender is timed.
     """
     longer = shape._replace(tokens=2 * shape.tokens)
+    slopes = alibi_slopes(shape.heads).tolist()
     cases = (
-        ("causal", shape, None, causal, (DOT_PRODUCT,)),
-        ("causal+ALiBi", shape, alibi_slopes(shape.heads).tolist(), causal, ()),
-        (f"documents of {DOCUMENT}", shape, None, _documents, ()),
-        (f"window {WINDOW}", longer, None, _window, (WHOLE,)),
+        ("causal", shape, None, MASKS["causal"], (DOT_PRODUCT,)),
+        ("causal+ALiBi", shape, slopes, MASKS["causal"], ()),
+        (f"documents of {DOCUMENT}", shape, None, MASKS["documents"], ()),
+        (f"window {WINDOW}", longer, None, MASKS["local"], (WHOLE,)),
     )
     for name, size, slopes, mask_mod, beside in cases:
         contenders, left_out = _contenders(size, slopes, mask_mod, beside, compile_torch)
         yield contest(f"{size} {name}, forward", contenders, rounds=rounds, left_out=left_out)
-
-
-def _window(b: Any, h: Any, q_idx: Any, kv_idx: Any) -> Any:
-    return (q_idx >= kv_idx) & (q_idx - kv_idx < WINDOW)
-
-
-def _documents(b: Any, h: Any, q_idx: Any, kv_idx: Any) -> Any:
-    return (q_idx // DOCUMENT == kv_idx // DOCUMENT) & (q_idx >= kv_idx)
 
 
 def _alibi(slopes: Any) -> Mod:
@@ -73,7 +72,7 @@ def _contenders(
         except Exception as error:  # no compiler, or one that torch cannot use: the rest is worth measuring
             left_out[TORCH] = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
     if WHOLE in beside:  # another mask, so its results are not compared
-        whole = jitted(_ours(shape, None, causal), *operands)
+        whole = jitted(_ours(shape, None, MASKS["causal"]), *operands)
         found[WHOLE] = Contender(whole.run, temporaries=whole.temporaries)
     return found, left_out
 

@@ -31,9 +31,18 @@ FEW_SCORES = 2**20
 
 
 def best(call: Call) -> str:
-    """The implementation that suits the call on this device."""
+    """The implementation that suits the call on this device.
+
+    The kernels of an accelerator are picked where all they need is known while tracing: an array of masks or
+    biases would have to be read whole. Triton's are never picked: no GPU has run them yet.
+    """
     if call.return_weights or call.dropout_rate > 0 or not has_many_scores(call.query, call.key):
         return "xla"
+    kernel = {"tpu": "pallas", "gpu": "cudnn"}.get(jax.default_backend())
+    data = (call.bias, call.mask, call.query_seq_lengths, call.key_value_seq_lengths, call.segment_ids)
+    known = all(array is None for array in data) and not call.return_residual
+    if kernel is not None and known and call.query.dtype != jnp.float64 and why_not(kernel, call) is None:
+        return kernel
     return "blockwise"
 
 

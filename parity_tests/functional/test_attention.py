@@ -5,7 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jax_attn.functional.arguments import Call
 from jax_attn.functional.attention import dot_product_attention
+from jax_attn.functional.implementations import best
 from jax_attn.functional.reference import reference_attention
 from jax_attn.parity import bounds
 
@@ -141,3 +143,30 @@ def test_bad_input_is_refused(change, message):
     q, k, v = operands()
     with pytest.raises(ValueError, match=message):
         dot_product_attention(**{"query": q, "key": k, "value": v, **change})
+
+
+@pytest.mark.parametrize(
+    ("device", "dtype", "options", "expected"),
+    [
+        ("cpu", jnp.bfloat16, {}, "blockwise"),
+        ("tpu", jnp.bfloat16, {"is_causal": True}, "pallas"),
+        ("tpu", jnp.float64, {"is_causal": True}, "blockwise"),
+        ("tpu", jnp.bfloat16, {"key_value_seq_lengths": jnp.array([3, 4])}, "blockwise"),
+        ("tpu", jnp.bfloat16, {"dropout_rate": 0.1, "dropout_key": KEY}, "xla"),
+        ("gpu", jnp.bfloat16, {"local_window_size": (7, 0)}, "cudnn"),
+        ("gpu", jnp.float32, {}, "blockwise"),
+        ("gpu", jnp.bfloat16, {"softcap": 30.0}, "blockwise"),
+        ("gpu", jnp.bfloat16, {"return_weights": True}, "xla"),
+    ],
+)
+def test_what_is_picked_suits_the_device_and_the_call(monkeypatch, device, dtype, options, expected):
+    monkeypatch.setattr(jax, "default_backend", lambda: device)
+    nothing = Call(*[None] * 5, 1.0, False, *[None] * 6, 0.0, None, False, False)._replace(**options)
+
+    def picked(tokens: int) -> str:
+        x = jnp.zeros((2, tokens, 4, 64), dtype)
+        return best(nothing._replace(query=x, key=x, value=x))
+
+    with jax.enable_x64(dtype == jnp.float64):
+        assert picked(1024) == expected
+        assert picked(16) == "xla"
