@@ -56,8 +56,10 @@ class Difference:
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> "Difference":
         """The inverse of `to_json`."""
-        numbers = {name: float(data[name]) for name in ("error", "bound", "flax", "torch")}
-        return cls(**{**data, **numbers, "index": tuple(data["index"])})
+        read: dict[str, Any] = {**data, "index": tuple(data["index"])}
+        for name in ("error", "bound", "flax", "torch"):
+            read[name] = float(data[name])
+        return cls(**read)
 
 
 @dataclass(frozen=True)

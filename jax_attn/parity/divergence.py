@@ -68,8 +68,10 @@ class Divergence:
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> "Divergence":
         """The inverse of `to_json`."""
-        read = {name: data[name] and Difference.from_json(data[name]) for name in _DIFFERENCES}
-        return cls(**{**data, **read, "notes": tuple(data["notes"])})
+        read: dict[str, Any] = {**data, "notes": tuple(data["notes"])}
+        for name in _DIFFERENCES:
+            read[name] = data[name] and Difference.from_json(data[name])
+        return cls(**read)
 
     def __str__(self) -> str:
         there = self.torch_path or "the module itself"

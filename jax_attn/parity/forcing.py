@@ -128,9 +128,9 @@ def _torchs(
     lesson: Lesson, source: Mapping[str, Matched], made: dict[Any, jax.Array], name: str, leaf: Any
 ) -> Any:
     """Torch's tensor in place of a leaf. What it gave twice stays one: modules ask for `key is query`."""
-    if name not in source:
+    matched = source.get(name)
+    if matched is None or matched.layout is None:
         return leaf
-    matched = source[name]
     array = lesson.torch.inputs[matched.torch]
     if not hasattr(leaf, "dtype"):
         return type(leaf)(array.item())

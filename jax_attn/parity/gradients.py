@@ -97,7 +97,7 @@ class Gradients:
     def _matched(self, m: Matched, like: np.ndarray, ours: Any, theirs: Any) -> Difference:
         flax = ours.get(m.flax, np.zeros(like.shape))
         torch = theirs.get(m.torch)
-        turned = np.zeros(like.shape) if torch is None else m.layout.of(torch)
+        turned = np.zeros(like.shape) if torch is None or m.layout is None else m.layout.of(torch)
         return self._measure(m.difference.name, flax, turned)
 
     def _measure(self, name: str, flax: np.ndarray, torch: np.ndarray) -> Difference:

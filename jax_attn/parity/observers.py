@@ -40,17 +40,15 @@ class GradientObserver(Observer):
 
     def given(self, call: CallRecord, args: Any, kwargs: Any) -> tuple[Any, Any]:
         """The arguments, with a watch on the gradient of each."""
-        own: dict[int, Any] = {}
+        return replace_tensors(call.parameters, args, kwargs, partial(self._watch, call, {}))
 
-        def watch(name: str, leaf: Any) -> Any:
-            if not _differentiable(leaf):
-                call.unwatched_inputs.add(name)
-                return leaf
-            if id(leaf) not in own:  # one array given twice stays one array, as on the other side
-                own[id(leaf)] = _watched(partial(self.at_input, call, name), leaf)
-            return own[id(leaf)]
-
-        return replace_tensors(call.parameters, args, kwargs, watch)
+    def _watch(self, call: CallRecord, own: dict[int, Any], name: str, leaf: Any) -> Any:
+        if not _differentiable(leaf):
+            call.unwatched_inputs.add(name)
+            return leaf
+        if id(leaf) not in own:  # one array given twice stays one array, as on the other side
+            own[id(leaf)] = _watched(partial(self.at_input, call, name), leaf)
+        return own[id(leaf)]
 
     def returned(self, call: CallRecord, value: Any) -> Any:
         """The output, with a watch on its gradient."""

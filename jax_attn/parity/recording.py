@@ -173,10 +173,11 @@ def replace_tensors(
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """The arguments with `change(name, tensor)` in place of each tensor."""
 
-    def visit(path: tuple[Any, ...], leaf: Any) -> Any:
-        return change(_name(path, parameters), leaf) if is_tensor(leaf) else leaf
-
-    return jax.tree_util.tree_map_with_path(visit, (args, dict(kwargs)), is_leaf=_is_opaque)
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: change(_name(path, parameters), leaf) if is_tensor(leaf) else leaf,
+        (args, dict(kwargs)),
+        is_leaf=_is_opaque,
+    )
 
 
 def is_tensor(leaf: Any) -> bool:

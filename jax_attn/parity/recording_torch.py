@@ -123,7 +123,7 @@ def _hooks(module: Any, recording: Recording, keeper: _Keeper, backward: bool) -
         call = recording.begin(path, type(called).__name__, names)
         call.inputs = {name: keeper.keep(t) for name, t in named_tensors(names, args, kwargs).items()}
         open_calls.append((called, call))
-        return replace_tensors(names, args, kwargs, _watch(call)) if backward else None
+        return replace_tensors(names, args, kwargs, partial(_watched, call, {})) if backward else None
 
     def after(called: Any, args: Any, kwargs: Any, output: Any) -> None:
         owner, call = open_calls.pop()
@@ -139,7 +139,7 @@ def _hooks(module: Any, recording: Recording, keeper: _Keeper, backward: bool) -
         if backward and call.skeleton is not None:
             for position, tensor in enumerate(opened(output)[1]):
                 if is_float(tensor) and getattr(tensor, "requires_grad", False):
-                    tensor.register_hook(_store(call.output_gradients, position))
+                    tensor.register_hook(partial(_store, call.output_gradients, position))
                 else:
                     call.unwatched.add(position)
 
@@ -155,27 +155,19 @@ def _hooks(module: Any, recording: Recording, keeper: _Keeper, backward: bool) -
             handle.remove()
 
 
-def _watch(call: CallRecord) -> Any:
-    """Gives each input of a call a tensor of its own, whose gradient is what this call adds to it."""
-    own: dict[int, Any] = {}
-
-    def change(name: str, tensor: Any) -> Any:
-        if not (is_float(tensor) and getattr(tensor, "requires_grad", False)):
-            call.unwatched_inputs.add(name)
-            return tensor
-        if id(tensor) not in own:  # one tensor given twice stays one tensor: modules ask `query is key`
-            own[id(tensor)] = tensor.view_as(tensor)
-            own[id(tensor)].register_hook(_store(call.input_gradients, name))
-        return own[id(tensor)]
-
-    return change
+def _watched(call: CallRecord, own: dict[int, Any], name: str, tensor: Any) -> Any:
+    """A tensor of the call's own, whose gradient is what this call adds to that of the input."""
+    if not (is_float(tensor) and getattr(tensor, "requires_grad", False)):
+        call.unwatched_inputs.add(name)
+        return tensor
+    if id(tensor) not in own:  # one tensor given twice stays one tensor: modules ask `query is key`
+        own[id(tensor)] = tensor.view_as(tensor)
+        own[id(tensor)].register_hook(partial(_store, call.input_gradients, name))
+    return own[id(tensor)]
 
 
-def _store(gradients: dict[Any, np.ndarray], key: Any) -> Any:
-    def store(gradient: Any) -> None:
-        gradients[key] = as_numpy(gradient)
-
-    return store
+def _store(gradients: dict[Any, np.ndarray], key: Any, gradient: Any) -> None:
+    gradients[key] = as_numpy(gradient)
 
 
 def called_modules(module: Any) -> dict[str, list[str]]:

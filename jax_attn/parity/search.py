@@ -134,8 +134,8 @@ def _notes(trace: ModuleTrace, place: int, row: TracedCall, before: TracedCall |
     yield from trace.notes
     if row.note:
         yield f"not compared of its output: {row.note}"
-    for call in (row, before):
-        for word in call.other_inputs if call is not None else ():
+    for call in [row] if before is None else [row, before]:
+        for word in call.other_inputs:
             yield f"an input of {call.path or 'the module'} differs: {word}"
     path = row.flax.path, row.torch.path
     inside = [

@@ -1,7 +1,9 @@
 """Traces one call of a pair of modules: records both, pairs the calls, and measures each."""
 
+import ctypes
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -74,7 +76,10 @@ class Tracer:
         """A run of torch, whose copy in the lane's dtype is gone before there is one of Flax."""
         tape = Tape(self.seed) if self.lane.training else None
         recorder = TorchRecorder(self._torch, self.lane, self._call_torch)
-        return recorder.record(call, self.seed, backward=backward, tape=tape), tape
+        recording = recorder.record(call, self.seed, backward=backward, tape=tape)
+        del recorder
+        _hand_back_memory()
+        return recording, tape
 
     def trace(
         self,
@@ -139,3 +144,9 @@ class Tracer:
                     lessons[number] = replace(lesson, torch=theirs)
                 forced = run(call, skeleton, weights, GradientTeacher(lessons), tape=tape)
                 gradients.judge_isolated(trace, forced)
+
+
+def _hand_back_memory() -> None:
+    """glibc keeps what torch has freed, where JAX, which allocates in other threads, does not find it."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").malloc_trim(0)

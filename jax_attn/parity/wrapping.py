@@ -7,7 +7,7 @@ is rematerialised, so that a layer of a scanned stack is called as one of a list
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -22,6 +22,7 @@ from jax_attn.parity.observers import Observer, Unseen
 from jax_attn.parity.recording import CallRecord, Recording, argument_names
 
 _MARK = "_parity_path"
+_ORIGINAL = "_parity_original"
 
 
 @dataclass(frozen=True)
@@ -154,7 +155,7 @@ _one_at_a_time = threading.Lock()  # the wrappers are the whole process's
 
 
 @contextmanager
-def wrapped(classes: set[type], run: Run) -> Generator[None]:
+def wrapped(classes: Collection[type], run: Run) -> Generator[None]:
     """Within it, the calls of marked modules of these classes go through `run`."""
     with _one_at_a_time, ExitStack() as patches:
         for kind in classes:
@@ -171,7 +172,7 @@ def wrapped(classes: set[type], run: Run) -> Generator[None]:
 
 def _wrapper(kind: type) -> Callable[..., Any]:
     function: Any = next(vars(base)["__call__"] for base in kind.__mro__ if "__call__" in vars(base))
-    function = getattr(function, "_parity_original", function)  # a base class that is wrapped already
+    function = getattr(function, _ORIGINAL, function)  # a base class that is wrapped already
 
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
         run, place = getattr(_active, "run", None), vars(self).get(_MARK)
@@ -179,13 +180,13 @@ def _wrapper(kind: type) -> Callable[..., Any]:
             return function(self, *args, **kwargs)
         return run.call(function, self, place, args, kwargs)
 
-    call._parity_original = function  # type: ignore[attr-defined]
+    setattr(call, _ORIGINAL, function)
     return call
 
 
 @cache
 def _names(kind: type) -> tuple[str, ...]:
-    return argument_names(getattr(kind.__call__, "_parity_original", kind.__call__))
+    return argument_names(getattr(kind.__call__, _ORIGINAL, kind.__call__))
 
 
 _real_scan = jax.lax.scan

@@ -1,5 +1,6 @@
 """One fault at a random place of a 12-layer encoder: the first divergence is that place, every time."""
 
+import copy
 from contextlib import contextmanager
 from functools import cache, partial
 
@@ -9,10 +10,14 @@ import torch
 from flax import nnx
 
 from jax_attn.layers.encoder import Encoder
+from jax_attn.parity.calls import Call
 from jax_attn.parity.cases import Case
 from jax_attn.parity.compare import compare
+from jax_attn.parity.comparing import Comparer
 from jax_attn.parity.lanes import lanes_named
 from jax_attn.parity.locate import first_divergence, trace_modules
+from jax_attn.parity.observers import Observer
+from jax_attn.parity.recording import Recording
 from jax_attn.parity.report import Report
 from jax_attn.parity.search import find
 from jax_attn.parity.trace import Tracer
@@ -102,6 +107,8 @@ FORWARD = {
     ),
 }
 
+MASKS = ("mask not handed on", "mask passed over")  # only the isolated run tells one from the other
+
 
 def cut(self, call, x, *args, **kwargs):
     return call(x.detach(), *args, **kwargs)
@@ -138,12 +145,59 @@ def drawn(faults, seed):
     return name, ".".join(part for part in ("layers", str(layer), submodule) if part), plant, bool(seed % 2)
 
 
+class Remembering(Observer):
+    """Keeps one run of Flax, and gives it again: where torch is at fault, Flax need not run again."""
+
+    def __init__(self, recorder):
+        self.events = []
+        self.real, self.real_gradients = recorder.record, recorder.record_gradients
+        self.whole = recorder.record(Call.of(CASE), self).whole
+        self.gradients = None
+
+    def given(self, call, args, kwargs):
+        self.events.append((call, "given", args, kwargs))
+        return args, kwargs
+
+    def returned(self, call, value):
+        self.events.append((call, "returned", value))
+        return value
+
+    def record(self, call, observer, tape=None):
+        if not isinstance(observer, Comparer):
+            return self.real(call, observer, tape=tape)
+        recording = Recording("flax")
+        recording.whole = copy.copy(self.whole)
+        observer.start()
+        for kept, event, *values in self.events:
+            if event == "given":
+                observer.given(recording.begin(kept.path, kept.kind, kept.parameters), *values)
+            else:
+                recording.running[-1].finished = True
+                observer.returned(recording.running[-1], *values)
+                recording.end()
+        return recording
+
+    def record_gradients(self, *args, **kwargs):
+        self.gradients = self.gradients or self.real_gradients(*args, **kwargs)
+        return self.gradients
+
+
+@pytest.fixture
+def one_run_of_flax(monkeypatch):
+    for scan in (False, True):
+        recorder = pair(scan)[2].flax
+        remembered = Remembering(recorder)
+        monkeypatch.setattr(recorder, "record", remembered.record)
+        monkeypatch.setattr(recorder, "record_gradients", remembered.record_gradients)
+
+
+@pytest.mark.usefixtures("one_run_of_flax")
 def test_forward():
     for seed in range(DRAWS):
         name, path, plant, scan = drawn(FORWARD, seed)
         _, theirs, tracer = pair(scan)
         with plant(theirs.get_submodule(path)):
-            trace = tracer.trace(CASE, isolated="mask" in name, backward=False)
+            trace = tracer.trace(CASE, isolated=name in MASKS, backward=False)
         found = find(trace)
         assert found is not None, (name, path)
         assert (found.direction, found.flax_path, found.torch_path) == ("forward", path, path), (name, scan)
@@ -151,17 +205,8 @@ def test_forward():
         assert found.given.agrees
 
 
-def test_backward(monkeypatch):
-    # Flax is right, so one backward pass of it will do.
-    for scan in (False, True):
-        tracer = pair(scan)[2]
-        real, kept = tracer.flax.record_gradients, []
-
-        def once(*args, real=real, kept=kept, **kwargs):
-            kept[:] = kept or [real(*args, **kwargs)]
-            return kept[0]
-
-        monkeypatch.setattr(tracer.flax, "record_gradients", once)
+@pytest.mark.usefixtures("one_run_of_flax")
+def test_backward():
     for seed in range(DRAWS):
         name, path, plant, scan = drawn(BACKWARD, seed)
         _, theirs, tracer = pair(scan)
