@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
@@ -48,6 +49,8 @@ class TrainedWeights:
         ]
         if not self.leaves:
             raise ValueError(f"wrt must select something to train, got wrt={wrt} and no such variable")
+        beside = {dotted(path): place for place, (path, _) in enumerate(_flattened(self.rest))}
+        self._beside = [(slot, beside[slot.path]) for slot in table if slot.path in beside]
         unknown = set(self.positions.values()) - set(of_variable.values())
         if unknown:
             lost = [path for path, position in self.positions.items() if position in unknown]
@@ -61,6 +64,15 @@ class TrainedWeights:
     def tree(self, leaves: Arrays) -> Any:
         """The leaves as optax takes them, and as `nnx.Optimizer` gives them to it."""
         return jax.tree.unflatten(self._pure, leaves)
+
+    def rest_at(self, rest: Any, by_key: Mapping[str, np.ndarray]) -> Any:
+        """`rest` with what torch has values for: frozen weights, running statistics."""
+        leaves, treedef = jax.tree.flatten(rest)
+        for slot, position in self._beside:
+            if all(place.key in by_key for place in slot.places):
+                value = slot.to_flax([_piece(by_key, place) for place in slot.places])
+                leaves[position] = jnp.array(value, leaves[position].dtype, copy=True)
+        return jax.tree.unflatten(treedef, leaves)
 
     def to_torch(self, leaves: Arrays | Mapping[int, Any]) -> dict[str, np.ndarray]:
         """By torch key; of some leaves (by position), the keys that they make up."""
@@ -84,6 +96,10 @@ class TrainedWeights:
         for slot, position in self._slots:
             leaves[position] = slot.to_flax([_piece(by_key, place) for place in slot.places])
         return leaves
+
+
+def _flattened(state: Any) -> list[tuple[Any, Any]]:
+    return jax.tree_util.tree_flatten_with_path(state)[0]
 
 
 def dotted(path: Sequence[Any]) -> str:

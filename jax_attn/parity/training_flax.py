@@ -108,6 +108,7 @@ class FlaxTrainer:
             arrays = [self._cast(array) for array in call.arrays]
             if leader is not None:
                 run.leaves = self._as_leaves(leader.before)
+                run.rest = self.weights.rest_at(run.rest, leader.before)
             with fresh_trace(self if tape else None):
                 result = self._differentiate(run.leaves, run.rest, arrays, masks, call.form, rates)
             loss, gradients, run.rest = result

@@ -3,7 +3,7 @@
 import copy
 import inspect
 import math
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -203,7 +203,8 @@ def _built(given: Any, original: Any, module: Any) -> tuple[Any, Any]:
     from torch.optim import Optimizer
 
     if isinstance(given, Optimizer):
-        return _rebuilt(given, original, module), None
+        theirs = zip(original.parameters(), module.parameters(), strict=True)
+        return rebuilt(given, {id(parameter): own for parameter, own in theirs}), None
     built = given(list(module.parameters())) if callable(given) else given
     optimizer, scheduler = built if isinstance(built, tuple) else (built, None)
     if not isinstance(optimizer, Optimizer):
@@ -214,12 +215,16 @@ def _built(given: Any, original: Any, module: Any) -> tuple[Any, Any]:
     return optimizer, scheduler
 
 
-def _rebuilt(optimizer: Any, original: Any, module: Any) -> Any:
-    """The same class with the same groups, over the copy's parameters and with no state yet."""
-    theirs = zip(original.parameters(), module.parameters(), strict=True)
-    counterpart = {id(parameter): own for parameter, own in theirs}
+def rebuilt(optimizer: Any, counterpart: Mapping[int, Any], parameters: Sequence[Any] = ()) -> Any:
+    """The same class with the same groups, and no state yet.
+
+    Args:
+        optimizer: what to build anew.
+        counterpart: the new parameter for the id of each old one.
+        parameters: of the only group, in place of its own.
+    """
     groups = [
-        {**group, "params": [counterpart.get(id(parameter), parameter) for parameter in group["params"]]}
+        {**group, "params": list(parameters) or [counterpart.get(id(p), p) for p in group["params"]]}
         for group in optimizer.param_groups
     ]
     accepted = inspect.signature(type(optimizer)).parameters
