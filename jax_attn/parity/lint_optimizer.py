@@ -19,6 +19,7 @@ import optax
 
 from jax_attn.parity import bounds
 from jax_attn.parity.optimizer_settings import Probe, Settings, alternatives, directions, of_torch
+from jax_attn.weights.tensors import as_numpy
 
 STEPS = 12
 
@@ -82,7 +83,7 @@ def lint_optimizer(
     probes = [_probe(shapes, size, seed + number) for number, size in enumerate(SIZES)]
     settings, rates, agrees = _of_torch(torch_optimizer, clip[1], probes, shapes)
     chain = flax_optimizer if clip[0] is None else optax.chain(clip[0], flax_optimizer)
-    updates = [_of_flax(chain, probe, shapes) for probe in probes]
+    updates = _of_flax(chain, probes, shapes)
     if settings is None or not agrees:
         return [Finding("unknown", "not looked for", "an optimizer that is not known here")]
     for changed in _changed(settings, list(shapes.values())):
@@ -106,28 +107,31 @@ def _tensors(flat: np.ndarray, shapes: Mapping[str, tuple[int, ...]]) -> dict[st
     return {name: part.reshape(shape) for (name, shape), part in parts}
 
 
-def _of_flax(tx: optax.GradientTransformation, probe: Probe, shapes: Mapping[str, Any]) -> np.ndarray:
+def _of_flax(
+    tx: optax.GradientTransformation, probes: Sequence[Probe], shapes: Mapping[str, Any]
+) -> list[np.ndarray]:
+    """The updates of every step, of each probe."""
     tx = optax.with_extra_args_support(tx)
 
     def step(state: Any, given: Any) -> Any:
         updates, state = tx.update(given[1], state, given[0])
         return state, updates
 
+    @jax.jit
+    def run(params: Any, grads: Any) -> Any:
+        state = tx.init({name: leaf[0] for name, leaf in params.items()})
+        return jax.lax.scan(step, state, (params, grads))[1]
+
     with jax.enable_x64(True):
-        trees = [
-            {
-                name: jnp.stack(leaves)
-                for name, leaves in _columns([_tensors(row, shapes) for row in rows]).items()
-            }
-            for rows in (probe.params, probe.grads)
-        ]
-        state = tx.init({name: leaf[0] for name, leaf in trees[0].items()})
-        _, updates = jax.jit(lambda state, given: jax.lax.scan(step, state, given))(state, tuple(trees))
-        return np.concatenate([np.asarray(updates[name]).reshape(STEPS, -1) for name in shapes], axis=1)
+        found = [run(*(_stacked(rows, shapes) for rows in (probe.params, probe.grads))) for probe in probes]
+        flat = [[np.asarray(updates[name]).reshape(STEPS, -1) for name in shapes] for updates in found]
+        return [np.concatenate(parts, axis=1) for parts in flat]
 
 
-def _columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
-    return {name: [row[name] for row in rows] for name in rows[0]}
+def _stacked(rows: np.ndarray, shapes: Mapping[str, Any]) -> dict[str, jax.Array]:
+    """Each tensor of every step."""
+    steps = [_tensors(row, shapes) for row in rows]
+    return {name: jnp.stack([tensors[name] for tensors in steps]) for name in shapes}
 
 
 def _of_torch(
@@ -173,7 +177,7 @@ def _torch_run(given: Any, clip: Any, probe: Probe, shapes: Mapping[str, Any]) -
             parameter.grad = torch.tensor(gradient)
         if clip is not None:
             clip(parameters)
-        seen.append(np.concatenate([q.grad.numpy().ravel().copy() for q in parameters]))
+        seen.append(np.concatenate([as_numpy(q.grad).ravel() for q in parameters]))
         rates.append(float(optimizer.param_groups[0]["lr"]))
         optimizer.step()
         if scheduler is not None:
