@@ -66,10 +66,9 @@ class FlaxTrainer:
     Args:
         recipe: what to train, and how.
         lane: its dtype.
-        start: the weights to start from, by torch key.
     """
 
-    def __init__(self, recipe: FlaxRecipe, lane: Lane, start: Mapping[str, np.ndarray]):
+    def __init__(self, recipe: FlaxRecipe, lane: Lane):
         self.lane = lane
         self.loss = recipe.loss
         module = nnx.clone(recipe.module, graph=True)
@@ -83,8 +82,11 @@ class FlaxTrainer:
         self._differentiate = jax.jit(self._gradients, static_argnums=(4, 5), compiler_options=options)
         self._clip = jax.jit(self._clipped, compiler_options=options)
         self._apply = jax.jit(self._applied, compiler_options=options)
+
+    def start(self, weights: Mapping[str, np.ndarray]) -> None:
+        """Begin, or begin anew, with these weights by torch key."""
         with self._surroundings():
-            leaves, rest = self._as_leaves(start), jax.tree.map(self._cast, self.weights.rest)
+            leaves, rest = self._as_leaves(weights), jax.tree.map(self._cast, self.weights.rest)
             tree = self.weights.tree(leaves)
             states = self.clip.init(tree), self.optimizer.init(tree)
         self._free, self._led = _Run(leaves, rest, *states), _Run(leaves, rest, *states)

@@ -24,6 +24,9 @@ Progress = Callable[[str, str], None]
 TWINS = 2
 ROUNDING = 4 * EPS
 
+# A noise ratio this far above its bound, over several draws, is not tried again.
+HOPELESS = 1.5
+
 
 def exact_lane(
     flax: FlaxRecipe,
@@ -40,7 +43,8 @@ def exact_lane(
     twins = [TorchTrainer(torch, jitter=ROUNDING, seed=seed + twin) for twin in range(TWINS)]
     for twin in twins:
         twin.move(EPS, "float64")
-    follower = FlaxTrainer(flax, lane, leader.values())
+    follower = FlaxTrainer(flax, lane)
+    follower.start(leader.values())
     judge = StepJudge(lane.name, bound, leader.untrained, torch.clip is not None)
     rounding, moved = 0.0, False
     for step, batch in enumerate(calls):
@@ -141,20 +145,15 @@ def noise_lane(
     As in `compare`, a ratio above its bound is measured over further draws of the roundings.
     """
     report = TrainingReport()
-    noises = _Noises()
+    ours, noises = FlaxTrainer(flax, lane), _Noises()
     for draw in range(max(bounds.DRAWS)):
-        rows = _noisy_run(flax, torch, calls, lane, seed, draw, noises, progress, report)
+        rows = _noisy_run(ours, torch, calls, lane, seed, draw, noises, progress, report)
         if draw == 0:
             report.steps = rows
         if report.deviations:  # a side raised
             return report
-        over = [
-            name
-            for name, noise in noises.quantities.items()
-            if not noise.ratio(lane.eps) <= bounds.NOISE_RATIO
-        ]
-        finite = all(math.isfinite(noises.quantities[name].ratio(lane.eps)) for name in over)
-        if (not over and draw + 1 in (1, *bounds.DRAWS)) or not finite:
+        ratios = [noise.ratio(lane.eps) for noise in noises.quantities.values()]
+        if _settled(float(np.max(ratios)), draw + 1):
             break
     for name, noise in noises.quantities.items():
         ratio = noise.ratio(lane.eps)
@@ -167,8 +166,15 @@ def noise_lane(
     return report
 
 
+def _settled(ratio: float, draws: int) -> bool:
+    """Whether further draws would change nothing: within the bound, or far beyond it, or not finite."""
+    if draws == 1:
+        return ratio <= bounds.NOISE_RATIO or not math.isfinite(ratio)
+    return draws in bounds.DRAWS and not bounds.NOISE_RATIO < ratio <= HOPELESS * bounds.NOISE_RATIO
+
+
 def _noisy_run(
-    flax: FlaxRecipe,
+    ours: FlaxTrainer,
     torch: TorchRecipe,
     calls: Sequence[Call],
     lane: Lane,
@@ -184,7 +190,7 @@ def _noisy_run(
     if draw:
         theirs.move(8 * lane.eps, lane.dtype)
         truth.move(8 * lane.eps, lane.dtype)
-    ours = FlaxTrainer(flax, lane, theirs.values())
+    ours.start(theirs.values())
     rows = []
     for step, batch in enumerate(calls):
         progress(lane.name, f"step {step}" + (f", draw {draw}" if draw else ""))
