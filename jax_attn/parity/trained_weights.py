@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from jax_attn.weights.rules import Names, Place, slots
+from jax_attn.parity.lanes import is_floating
+from jax_attn.weights.rules import Names, Place, Slot, slots
 
 Arrays = Sequence[Any]
 
@@ -77,18 +78,13 @@ class TrainedWeights:
     def to_torch(self, leaves: Arrays | Mapping[int, Any]) -> dict[str, np.ndarray]:
         """By torch key; of some leaves (by position), the keys that they make up."""
         known = leaves if isinstance(leaves, Mapping) else dict(enumerate(leaves))
-        pieces: dict[str, dict[int, np.ndarray]] = defaultdict(dict)
-        parts: dict[str, int] = {}
-        for slot, position in self._slots:
-            if position in known:
-                for place, array in zip(slot.places, slot.to_torch(np.asarray(known[position])), strict=True):
-                    pieces[place.key][place.part] = array
-                    parts[place.key] = place.parts
-        return {
-            key: np.concatenate([found[part] for part in sorted(found)]) if parts[key] > 1 else found[0]
-            for key, found in pieces.items()
-            if len(found) == parts[key]
-        }
+        return _by_key([(slot, known[position]) for slot, position in self._slots if position in known])
+
+    def rest_to_torch(self, rest: Any) -> dict[str, np.ndarray]:
+        """By torch key, what of `rest` has one and is floating: running statistics, frozen weights."""
+        leaves = jax.tree.leaves(rest)
+        known = [(slot, leaves[position]) for slot, position in self._beside]
+        return _by_key([(slot, leaf) for slot, leaf in known if is_floating(leaf)])
 
     def to_flax(self, by_key: Mapping[str, np.ndarray]) -> list[np.ndarray]:
         """The inverse of `to_torch`, of every leaf."""
@@ -96,6 +92,20 @@ class TrainedWeights:
         for slot, position in self._slots:
             leaves[position] = slot.to_flax([_piece(by_key, place) for place in slot.places])
         return leaves
+
+
+def _by_key(known: Sequence[tuple[Slot, Any]]) -> dict[str, np.ndarray]:
+    pieces: dict[str, dict[int, np.ndarray]] = defaultdict(dict)
+    parts: dict[str, int] = {}
+    for slot, leaf in known:
+        for place, array in zip(slot.places, slot.to_torch(np.asarray(leaf)), strict=True):
+            pieces[place.key][place.part] = array
+            parts[place.key] = place.parts
+    return {
+        key: np.concatenate([found[part] for part in sorted(found)]) if parts[key] > 1 else found[0]
+        for key, found in pieces.items()
+        if len(found) == parts[key]
+    }
 
 
 def _flattened(state: Any) -> list[tuple[Any, Any]]:

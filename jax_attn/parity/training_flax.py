@@ -40,6 +40,7 @@ class FlaxStep:
     """One step, by torch key and in torch's layout; the fields are those of `TorchStep`.
 
     `clipped` is None where clipping is a part of the chain, and `rate` where the state does not tell it.
+    `rest` is what is not trained, after the step: running statistics.
     """
 
     loss: float
@@ -48,6 +49,7 @@ class FlaxStep:
     moments: Mapping[str, Mapping[str, np.ndarray]]
     rate: float | None
     updates: Mapping[str, np.ndarray]
+    rest: Mapping[str, np.ndarray]
 
 
 @dataclass
@@ -130,6 +132,7 @@ class FlaxTrainer:
             moments(run.optimizer, self.weights),
             learning_rate(run.optimizer),
             self.weights.to_torch(updates),
+            self.weights.rest_to_torch(run.rest),
         )
 
     def _gradients(

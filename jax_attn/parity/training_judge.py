@@ -62,6 +62,7 @@ class StepJudge:
         self._moments(flax, torch)
         self._rate(flax, torch)
         self._updates(flax, torch)
+        self._buffers(flax, torch)
         found = self.deviations[start:]
         if not all(deviation.passed for deviation in found):
             self._explain(flax, torch)
@@ -146,7 +147,7 @@ class StepJudge:
         for key, theirs in torch.updates.items():
             reason = self.untrained(key)
             if key not in flax.updates and reason:
-                if theirs.any():
+                if theirs.any() and key not in flax.rest:
                     self._left_out.setdefault(f"update of {key}", f"{reason}, and not trained in flax")
                 continue
             ours = flax.updates.get(key)
@@ -156,6 +157,15 @@ class StepJudge:
                 detail = "torch has no gradient for it, and passes it over"
             error = relative(ours, theirs, 2 * EPS * np.abs(torch.before[key]))
             self._add("update", key, error, bounds.UPDATE, ours, theirs, detail)
+
+    def _buffers(self, flax: FlaxStep, torch: TorchStep) -> None:
+        """Running statistics: what changes on either side."""
+        for key, ours in flax.rest.items():
+            if key in torch.updates and self.untrained(key):
+                before = torch.before[key]
+                theirs = before + torch.updates[key]
+                if (ours != before).any() or (theirs != before).any():
+                    self._add("buffer", key, relative(ours, theirs), bounds.UPDATE, ours, theirs)
 
     def _explain(self, flax: FlaxStep, torch: TorchStep) -> None:
         """Name the clipping or the learning rate as what differs, where one factor explains all of it."""

@@ -11,7 +11,6 @@ from jax_attn.parity import bounds
 from jax_attn.parity.calls import Call
 from jax_attn.parity.dropout import Tape
 from jax_attn.parity.lanes import Lane
-from jax_attn.parity.report import LeftOut
 from jax_attn.parity.training_flax import FlaxRecipe, FlaxStep, FlaxTrainer
 from jax_attn.parity.training_judge import EPS, StepJudge, drift, global_norm
 from jax_attn.parity.training_report import Deviation, StepRow, TrainingReport
@@ -77,10 +76,6 @@ def exact_lane(
         detail = "torch's optimizer moves nothing in any step, so there is nothing to compare"
         report.deviations.append(
             Deviation(lane.name, 0, "run", "", math.nan, bounds.UPDATE, False, detail=detail)
-        )
-    if torch.training and any(True for _ in leader.module.buffers()):
-        report.left_out.append(
-            LeftOut("", lane.name, "buffers", "what training makes of them is not compared")
         )
     return report
 

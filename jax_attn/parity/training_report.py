@@ -10,7 +10,17 @@ from typing import Any
 from jax_attn.parity.report import LeftOut, table
 
 # In the order in which one causes the next; a moment goes by torch's name of it.
-ORDER = ("run", "loss", "gradient", "clipped gradient", "moment", "learning rate", "update", "drift")
+ORDER = (
+    "run",
+    "loss",
+    "gradient",
+    "clipped gradient",
+    "moment",
+    "learning rate",
+    "update",
+    "buffer",
+    "drift",
+)
 
 
 @dataclass(frozen=True)

@@ -207,6 +207,66 @@ def test_dropout_is_shared_while_training():
     assert "the rate is 0.3 in flax, 0.25 in torch" in str(report)
 
 
+class Normed(nnx.Module):
+    """`theirs()` with a batch norm in place of dropout."""
+
+    def __init__(self, rngs, momentum=0.9):
+        self.first = nnx.Linear(WIDTH, WIDTH, rngs=rngs)
+        self.norm = nnx.BatchNorm(WIDTH, momentum=momentum, epsilon=1e-5, rngs=rngs)
+        self.last = nnx.Linear(WIDTH, CLASSES, rngs=rngs)
+
+    def __call__(self, x):
+        return self.last(self.norm(jnp.tanh(self.first(x))))
+
+
+def test_running_statistics():
+    """flax keeps the biased variance, torch the unbiased one; training itself does not see it."""
+    module = theirs()
+    module[2] = torch.nn.BatchNorm1d(WIDTH)
+    options = dict(torch=module, names=(*NAMES, (r"^norm\.", "2.")))
+    build = built(torch.optim.AdamW, lr=0.01)
+    train(ours.adamw(0.01), build, flax=Normed(nnx.Rngs(0)), **options).assert_passed()
+    report = train(ours.adamw(0.01), build, flax=Normed(nnx.Rngs(0)), training=True, **options)
+    assert first(report) == (0, "buffer", "2.running_var")
+    assert {d.parameter for d in report.failures} == {"2.running_var"}
+    report = train(ours.adamw(0.01), build, flax=Normed(nnx.Rngs(0), 0.99), training=True, **options)
+    assert {d.parameter for d in report.failures} == {"2.running_mean", "2.running_var"}
+
+
+def test_projections_that_torch_keeps_as_one_and_a_shared_module():
+    def attend(query, key, value, **options):
+        weights = jax.nn.softmax(jnp.einsum("bqnh,bknh->bnqk", query, key) / query.shape[-1] ** 0.5)
+        return jnp.einsum("bnqk,bknh->bqnh", weights, value)
+
+    loss = (
+        lambda m, x: jnp.mean((m(x) - 1) ** 2),
+        lambda m, x: ((m(x, x, x, need_weights=False)[0] - 1) ** 2).mean(),
+    )
+    batches = [(np.random.default_rng(0).standard_normal((2, 5, 6)),)]
+    flax = nnx.MultiHeadAttention(2, 6, decode=False, rngs=nnx.Rngs(0), attention_fn=attend)
+    module = torch.nn.MultiheadAttention(6, 2, batch_first=True)
+    build = built(torch.optim.AdamW, lr=0.01)
+    options = dict(flax=flax, torch=module, loss=loss, batches=batches, names=())
+    report = train(ours.adamw(0.01), build, **options)
+    report.assert_passed()
+    keys = {"in_proj_weight", "in_proj_bias", "out_proj.weight", "out_proj.bias"}
+    assert {d.parameter for d in report.deviations if d.quantity == "exp_avg_sq"} == keys
+
+    class Twice(nnx.Module):
+        def __init__(self, rngs):
+            self.a = self.b = nnx.Linear(6, 6, rngs=rngs)
+
+        def __call__(self, x):
+            return self.b(jnp.tanh(self.a(x)))
+
+    twice = torch.nn.Sequential()
+    linear = torch.nn.Linear(6, 6)
+    twice.a, twice.tanh, twice.b = linear, torch.nn.Tanh(), linear
+    loss = (loss[0], lambda m, x: ((m.b(m.tanh(m.a(x))) - 1) ** 2).mean())
+    options |= dict(flax=Twice(nnx.Rngs(0)), torch=twice, loss=loss)
+    train(ours.adamw(0.01), build, **options).assert_passed()
+
+
 def test_a_model_of_our_own_with_a_scanned_stack():
     shape = dict(
         vocab_size=11, hidden_size=6, num_hidden_layers=2, num_attention_heads=2, intermediate_size=7,
