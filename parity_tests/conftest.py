@@ -43,9 +43,10 @@ def pytest_configure(config):
 
 def pytest_generate_tests(metafunc):
     """Each row of a contract is a test of its own."""
-    rows = getattr(metafunc.cls, "rows", None)
-    if rows is not None and "row" in metafunc.fixturenames:
-        metafunc.parametrize("row", rows)
+    if "row" in metafunc.fixturenames and hasattr(metafunc.cls, "rows"):
+        metafunc.parametrize("row", metafunc.cls.rows)
+    if "row_of_each_class" in metafunc.fixturenames:
+        metafunc.parametrize("row_of_each_class", metafunc.cls.row_of_each_class())
 
 
 @pytest.fixture(autouse=True)
