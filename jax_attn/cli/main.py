@@ -29,11 +29,17 @@ def _application() -> Any:
     import tyro
 
     from jax_attn.cli.bench import bench
+    from jax_attn.cli.diff import diff
     from jax_attn.cli.list import list_catalogue
     from jax_attn.cli.verify import verify
 
     application = tyro.extras.SubcommandApp()
-    commands: dict[str, Callable[..., int]] = {"list": list_catalogue, "verify": verify, "bench": bench}
+    commands: dict[str, Callable[..., int]] = {
+        "list": list_catalogue,
+        "verify": verify,
+        "diff": diff,
+        "bench": bench,
+    }
     for name, command in commands.items():
         application.command(name=name)(command)
     return application

@@ -1,0 +1,168 @@
+"""`jax-attn diff`: compare somebody's port with its original, and say where and why they differ."""
+
+import json as json_text
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+from rich.console import Console
+
+from jax_attn.cli.user_file import load_port
+from jax_attn.parity.compare import compare_cases
+from jax_attn.parity.junit import junit as junit_text
+from jax_attn.parity.lanes import LANES
+from jax_attn.parity.port import Port
+from jax_attn.parity.report import Report
+from jax_attn.parity.training import TRAINING_LANES, compare_training
+from jax_attn.parity.training_report import TrainingReport
+
+Lane = Literal["float64", "float32", "bfloat16", "dropout"]
+File = Annotated[Path | None, tyro.conf.arg(metavar="FILE")]
+Progress = Callable[[str, str], None]
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What one command found."""
+
+    report: Report
+    training: TrainingReport | None = None
+
+    @property
+    def passed(self) -> bool:
+        """Whether all of it passed."""
+        return self.report.passed and (self.training is None or self.training.passed)
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything, as JSON has it."""
+        trace = self.report.trace
+        return {
+            "passed": self.passed,
+            "report": self.report.to_json(),
+            "trace": None if trace is None else trace.to_json(),
+            "training": None if self.training is None else self.training.to_json(),
+        }
+
+
+def diff(
+    file: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="FILE.py[:function]")],
+    /,
+    lanes: tuple[Lane, ...] = LANES,
+    train: bool = False,
+    json: File = None,
+    junit: File = None,
+    html: File = None,
+) -> int:
+    """Compare a port with its original: outputs and every gradient, in every lane.
+
+    The function (by default `pair`) takes no arguments and returns (flax module, torch module, inputs), or a
+    dict with "flax", "torch", "inputs" and whatever else `jax_attn.parity.port.Port` knows: "kwargs", "names"
+    for weights that are called otherwise, "call_flax" and "call_torch" for modules that are called otherwise.
+
+    Both sides get torch's weights. Where they differ, the first submodule that does something else is told.
+    The exit status is 0 if everything agrees, 1 if anything differs, and 2 if there is nothing to compare.
+
+    Args:
+        file: the Python file, and the function in it.
+        lanes: the lanes to run.
+        train: compare trainings too; the function also returns "batches", "losses" and "optimizers".
+        json: write everything that was measured to this file.
+        junit: write a test case for each tensor and lane to this file, as JUnit has it.
+        html: write a page to read to this file.
+    """
+    for path in (json, junit, html):
+        if path is not None:
+            path.touch()  # a path that cannot be written to is told now, not after the work
+    port = load_port(file, "flax", "torch")
+    port = replace(port, title=port.title or Path(file).name)
+    console = Console(highlight=False, soft_wrap=True)
+    with progress_on(console) as progress:
+        if train:
+            require_training(port, lanes)
+        report = compared(port, lanes, progress)
+        training = trained(port, lanes, progress) if train else None
+    findings = Findings(report, training)
+    show(console, findings)
+    if json is not None:
+        text = json_text.dumps(findings.to_json(), indent=1, ensure_ascii=False, allow_nan=False)
+        json.write_text(text + "\n", encoding="utf-8")
+    if junit is not None:
+        junit.write_text(junit_text(report, training), encoding="utf-8")
+    return 0 if findings.passed else 1
+
+
+def compared(port: Port, lanes: Sequence[str], progress: Progress) -> Report:
+    """Outputs and gradients."""
+    return compare_cases(
+        port.flax,
+        port.torch,
+        [port.case],
+        lanes=lanes,
+        weights=port.weights,
+        names=port.names,
+        whole_model=port.whole_model,
+        call_flax=port.call_flax,
+        call_torch=port.call_torch,
+        seed=port.seed,
+        title=port.title,
+        progress=progress,
+        trace=True,
+        modules=port.modules,
+    )
+
+
+def require_training(port: Port, lanes: Sequence[str]) -> None:
+    """A ValueError if the port cannot be trained in these lanes."""
+    for name in ("batches", "losses", "optimizers"):
+        if getattr(port, name) is None:
+            raise ValueError(f'--train needs "{name}", and {port.title} returned none')
+    if not set(lanes) & set(TRAINING_LANES):
+        raise ValueError(
+            f"--train runs in the lanes {', '.join(TRAINING_LANES)}, and --lanes has neither of them"
+        )
+
+
+def trained(port: Port, lanes: Sequence[str], progress: Progress) -> TrainingReport:
+    """Two trainings."""
+    return compare_training(
+        port.flax,
+        port.torch,
+        port.batches,
+        port.losses,
+        port.optimizers,
+        port.steps,
+        names=port.names,
+        clip=port.clip,
+        whole_model=port.whole_model,
+        seed=port.seed,
+        lanes=[lane for lane in TRAINING_LANES if lane in lanes],
+        title=f"{port.title}, training",
+        progress=progress,
+    )
+
+
+def show(console: Console, findings: Findings) -> None:
+    """The table, then where, then why."""
+
+    def tell(text: object) -> None:
+        console.print(f"{text}\n", markup=False)
+
+    report = findings.report
+    tell(replace(report, first_divergence=None))
+    if report.first_divergence is not None:
+        tell(report.first_divergence)
+    if findings.training is not None:
+        tell(findings.training)
+
+
+@contextmanager
+def progress_on(console: Console) -> Generator[Progress]:
+    """On a terminal, a line that says what is being done; in a pipe nothing."""
+    if not console.is_terminal:
+        yield lambda lane, what: None
+        return
+    with console.status("starting") as status:
+        yield lambda lane, what: status.update(": ".join(part for part in (lane, what) if part))

@@ -1,0 +1,99 @@
+"""Runs a function of a file that the user names, and says in one line what went wrong there."""
+
+import difflib
+import importlib.util
+import inspect
+import sys
+import traceback
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from jax_attn.parity.port import Port
+
+DEFAULT_FUNCTION = "pair"
+
+
+def load_port(place: str, *sides: str) -> Port:
+    """The port that `FILE.py` or `FILE.py:function` returns.
+
+    Args:
+        place: the file, and the function in it.
+        sides: "flax" or "torch", which the port must have.
+
+    Raises:
+        ValueError: there is no such file or function, it raises, or it returns something else.
+    """
+    file, _, function = place.rpartition(":") if ":" in Path(place).name else (place, "", "")
+    name = function or DEFAULT_FUNCTION
+    path = Path(file)
+    if not path.is_file():
+        raise ValueError(f"there is no file {file}; expected FILE.py or FILE.py:function")
+    if path.suffix != ".py":
+        raise ValueError(f"{file} is no Python file; expected FILE.py or FILE.py:function")
+    with _folder_importable(path.resolve()):
+        module = _run(path, "on import", lambda: _executed(path.resolve()))
+        value = _run(path, f"in {name}()", _function(module, path, name))
+    try:
+        return Port.of(value).require(*sides)
+    except ValueError as error:
+        raise ValueError(f"{path}:{name}: {error}") from error
+
+
+def _executed(path: Path) -> ModuleType:
+    """The file as a module, under a name that no other has; dataclasses look for it in `sys.modules`."""
+    spec = importlib.util.spec_from_file_location(f"_port_{path.stem}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def _function(module: ModuleType, path: Path, name: str) -> Callable[[], Any]:
+    own = {
+        key: value
+        for key, value in vars(module).items()
+        if inspect.isfunction(value) and value.__module__ == module.__name__ and not key.startswith("_")
+    }
+    found = own.get(name) or getattr(module, name, None)
+    if not callable(found):
+        nearest = difflib.get_close_matches(name, own, n=1)
+        listed = f"it has {', '.join(own)}" if own else "it has no functions"
+        hint = f"; did you mean {path}:{nearest[0]}?" if nearest else ""
+        raise ValueError(f"{path} has no function {name}; {listed}{hint}")
+    try:
+        inspect.signature(found).bind()
+    except TypeError as error:
+        raise ValueError(f"{path}:{name} must be callable without arguments: {error}") from error
+    return found
+
+
+def _run(path: Path, when: str, action: Callable[[], Any]) -> Any:
+    """What `action` returns; an error of the user's code names the innermost line of their file."""
+    try:
+        return action()
+    except (Exception, SystemExit) as error:
+        if isinstance(error, SyntaxError) and error.lineno is not None:
+            raise ValueError(f"{error.filename}:{error.lineno}: {error.msg}") from error
+        frames = traceback.extract_tb(error.__traceback__)
+        lines = [frame for frame in frames if Path(frame.filename).resolve() == path.resolve()]
+        message = " ".join(str(error).split())[:400]
+        place, line = (f"{path}:{lines[-1].lineno}", lines[-1].line) if lines else (str(path), "")
+        code = f" (`{line}`)" if line else ""
+        raised = f"{type(error).__name__}: {message}" if message else type(error).__name__
+        raise ValueError(f"{place} {when}{code} raised {raised}") from error
+
+
+@contextmanager
+def _folder_importable(path: Path) -> Generator[None]:
+    """Within it the file finds its neighbours, as it does when Python runs it."""
+    folder = str(path.parent)
+    sys.path.insert(0, folder)
+    try:
+        yield
+    finally:
+        sys.path.remove(folder)

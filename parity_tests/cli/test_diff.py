@@ -1,0 +1,278 @@
+"""`jax-attn diff` as a user types it: the report, its files, the exit status, one line for what is wrong."""
+
+import json
+import xml.etree.ElementTree as xml
+
+import pytest
+
+from jax_attn.cli.main import main
+
+FILE = '''
+"""A port of a layer, and what people return in its place."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from flax import linen, nnx
+from neighbour import EPSILON
+
+x = np.random.default_rng(0).standard_normal((2, 3))
+
+
+class Flax(nnx.Module):
+    def __init__(self, epsilon):
+        self.norm = nnx.LayerNorm(3, epsilon=epsilon, rngs=nnx.Rngs(0))
+        self.out = nnx.Linear(3, 5, rngs=nnx.Rngs(0))
+
+    def __call__(self, x):
+        return self.out(self.norm(x))
+
+
+class Torch(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.norm, self.out = torch.nn.LayerNorm(3), torch.nn.Linear(3, 5)
+
+    def forward(self, x):
+        return self.out(self.norm(x))
+
+
+@dataclass
+class Both:
+    flax: object
+    torch: object
+    inputs: object
+
+
+def pair(epsilon=EPSILON):
+    return Flax(epsilon), Torch(), (x,)
+
+
+def wrong():
+    return Flax(1e-3), Torch(), x
+
+
+def named():
+    return {
+        "flax": Flax(EPSILON), "torch": Torch(), "inputs": {"x": x}, "title": "of this name",
+        "call_torch": lambda module, x: module(x), "call_flax": lambda module, x: module(x),
+    }
+
+
+def dataclass_():
+    return Both(*pair())
+
+
+def trains():
+    import optax
+
+    y = np.ones((2, 5))
+    return *pair(), [(x, y)] * 2, (loss, loss), (optax.sgd(0.1), lambda p: torch.optim.SGD(p, 0.1))
+
+
+def trains_otherwise():
+    import optax
+
+    return *trains()[:5], (optax.sgd(0.2), trains()[5][1])
+
+
+def loss(module, x, y):
+    return ((module(x) - y) ** 2).mean()
+
+
+def returns_nothing():
+    pass
+
+
+def returns_two_lists():
+    return [], []
+
+
+def returns_swapped():
+    return Torch(), Flax(EPSILON), (x,)
+
+
+def returns_linen():
+    return linen.Dense(3), Torch(), (x,)
+
+
+def returns_the_class():
+    return Flax(EPSILON), Torch, (x,)
+
+
+def returns_a_typo():
+    return {"flax": Flax(EPSILON), "torch": Torch(), "input": (x,)}
+
+
+def returns_no_torch():
+    return {"flax": Flax(EPSILON), "inputs": (x,)}
+
+
+def returns_text():
+    return Flax(EPSILON), Torch(), "x"
+
+
+def raises():
+    return np.zeros((2, 3)) @ np.zeros((2, 3))
+
+
+def exits():
+    raise SystemExit("enough")
+
+
+def takes(an_argument):
+    return pair()
+
+
+def other_weights():
+    return Flax(EPSILON), torch.nn.Linear(3, 5), (x,)
+'''
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("port")
+    (folder / "neighbour.py").write_text("EPSILON = 1e-5\n")
+    (folder / "port.py").write_text(FILE)
+    return folder / "port.py"
+
+
+def run(capsys, *arguments) -> tuple[int, str, str]:
+    status = main(["diff", *map(str, arguments)])
+    captured = capsys.readouterr()
+    return status, captured.out, captured.err
+
+
+def refusal(capsys, *arguments) -> str:
+    status, out, err = run(capsys, *arguments)
+    assert (status, out) == (2, "")
+    assert err.startswith("jax-attn: ")
+    assert err.count("\n") == 1
+    return err
+
+
+def test_a_port_that_agrees(capsys, file, tmp_path):
+    files = ("--json", tmp_path / "found.json", "--junit", tmp_path / "found.xml")
+    status, out, _ = run(capsys, file, "--lanes", "float64", "float32", "dropout", *files)
+    assert status == 0
+    assert out.startswith("port.py: passed, 12 comparisons in 2 lanes")
+    assert "nothing is dropped out" in out
+    assert "first divergence" not in out
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert found["passed"]
+    assert found["report"]["compared"] == 12
+    assert found["trace"] is found["training"] is None
+    suites = xml.parse(tmp_path / "found.xml").getroot()
+    (suite,) = suites
+    for element in (suites, suite):
+        counts = [int(element.get(key)) for key in ("tests", "failures", "errors", "skipped")]
+        assert counts == [13, 0, 0, 1]
+    assert {case.get("classname") for case in suite} == {
+        f"port.py.{lane}" for lane in ("float64", "float32", "dropout")
+    }
+    assert {"output output", "gradient norm.weight", "input gradient input 0"} <= {
+        case.get("name") for case in suite
+    }
+
+
+def test_a_port_that_differs_names_the_module(capsys, file, tmp_path):
+    files = ("--json", tmp_path / "found.json", "--junit", tmp_path / "found.xml")
+    status, out, _ = run(capsys, f"{file}:wrong", "--lanes", "float64", *files)
+    assert status == 1
+    table, _, where = out.partition("first divergence, forward: norm (LayerNorm)")
+    assert table.startswith("port.py:wrong: FAILED")
+    assert "gradient" in table
+    assert "isolated: DIFFERS" in where
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert not found["passed"]
+    assert found["report"]["first_divergence"]["flax_path"] == "norm"
+    assert [call["flax"] for call in found["trace"]["calls"]] == ["", "norm", "out"]
+    (suite,) = xml.parse(tmp_path / "found.xml").getroot()
+    failed = [case for case in suite if case.find("failure") is not None]
+    assert int(suite.get("failures")) == len(failed) > 1
+    message = {case.get("name"): case.find("failure").get("message") for case in failed}
+    assert "bound 1e-12" in message["output output"]
+    assert "norm (LayerNorm)" in message["first divergence: norm"]
+
+
+@pytest.mark.parametrize("function", ["named", "dataclass_"])
+def test_what_a_function_may_return(capsys, file, function):
+    status, out, _ = run(capsys, f"{file}:{function}", "--lanes", "float64")
+    assert status == 0
+    assert out.startswith("of this name: " if function == "named" else "port.py:dataclass_: ")
+
+
+def test_trainings_are_compared_too(capsys, file, tmp_path):
+    where = tmp_path / "found.xml"
+    status, out, _ = run(capsys, f"{file}:trains", "--train", "--lanes", "float64", "--junit", where)
+    assert status == 0
+    assert "port.py:trains, training: passed" in out
+    assert len(list(xml.parse(where).getroot())) == 2
+    status, out, _ = run(
+        capsys, f"{file}:trains_otherwise", "--train", "--lanes", "float64", "--junit", where
+    )
+    assert status == 1
+    assert "port.py:trains_otherwise: passed" in out
+    assert "learning rate" in out.partition("training: FAILED")[2].splitlines()[2]
+    forward, training = xml.parse(where).getroot()
+    assert int(forward.get("failures")) == 0
+    assert int(training.get("failures")) > 0
+
+
+def test_a_bad_place_is_told(capsys, file, tmp_path):
+    assert "no file" in refusal(capsys, tmp_path / "nowhere.py")
+    (tmp_path / "notes.txt").write_text("")
+    assert "no Python file" in refusal(capsys, tmp_path / "notes.txt")
+    message = refusal(capsys, f"{file}:pear")
+    assert "no function pear" in message
+    assert "it has pair, wrong" in message
+    assert "did you mean" in message
+    (tmp_path / "empty.py").write_text("")
+    assert "it has no functions" in refusal(capsys, tmp_path / "empty.py")
+    assert "missing" in refusal(capsys, file, "--junit", tmp_path / "missing" / "found.xml")
+
+
+def test_a_bad_file_names_its_own_line(capsys, file, tmp_path):
+    line = FILE.splitlines().index("    return np.zeros((2, 3)) @ np.zeros((2, 3))") + 1
+    message = refusal(capsys, f"{file}:raises")
+    assert f"port.py:{line} in raises() (`return np.zeros((2, 3)) @" in message
+    assert "raised ValueError: matmul" in message
+    assert "raised SystemExit: enough" in refusal(capsys, f"{file}:exits")
+    (tmp_path / "broken.py").write_text("x = 1\nx = (\n")
+    assert "broken.py:2: '(' was never closed" in refusal(capsys, tmp_path / "broken.py")
+    (tmp_path / "lacking.py").write_text("\nimport nothing_of_this_name\n")
+    message = refusal(capsys, tmp_path / "lacking.py")
+    assert "lacking.py:2 on import (`import nothing_of_this_name`)" in message
+    assert "raised ModuleNotFoundError" in message
+
+
+@pytest.mark.parametrize(
+    ("function", "told"),
+    [
+        ("returns_nothing", "it returned None; expected (flax module, torch module, inputs)"),
+        ("returns_two_lists", "its flax module is a list of 0"),
+        ("returns_swapped", "the torch module first"),
+        ("returns_linen", "flax.nnx.bridge.ToNNX"),
+        ("returns_the_class", "its torch module is the class Torch itself"),
+        ("returns_a_typo", "'input' that means nothing here; did you mean 'inputs'?"),
+        ("returns_no_torch", "no torch module"),
+        ("returns_text", "its inputs are a str"),
+        ("takes", "without arguments: missing a required argument: 'an_argument'"),
+    ],
+)
+def test_a_bad_port_says_what_it_is(capsys, file, function, told):
+    message = refusal(capsys, f"{file}:{function}")
+    assert told in message
+    assert f"port.py:{function}" in message
+
+
+def test_bad_weights_are_all_told(capsys, file):
+    status, _, err = run(capsys, f"{file}:other_weights")
+    assert status == 2
+    assert "missing: norm.weight" in err
+
+
+def test_a_bad_training_says_what_is_lacking(capsys, file):
+    assert '"batches"' in refusal(capsys, file, "--train")
+    assert "--lanes" in refusal(capsys, f"{file}:trains", "--train", "--lanes", "bfloat16")

@@ -1,0 +1,42 @@
+import port_your_model
+import pytest
+from port_your_model import stages
+
+from jax_attn.cli.main import main
+
+# Where each mistake shows first: the stage; the module at fault, and where in its own code.
+FOUND = {
+    "epsilon": ("stage 2, layer", "norm1", (None, None)),
+    "gelu": ("stage 1, feed-forward", "", ("linear1", "dropout")),
+    "mask": ("stage 2, layer", "self_attn", (None, None)),
+    "norm-first": ("stage 2, layer", "", (None, "self_attn")),
+}
+
+
+@pytest.mark.parametrize("mistake", FOUND)
+def test_each_mistake_is_found_in_the_first_stage_that_has_it(mistake):
+    *passed, failed = stages(mistake, ["float64"])
+    assert all(report.passed for report in passed)
+    where = failed.first_divergence
+    assert (failed.title, where.flax_path, (where.after, where.before)) == FOUND[mistake]
+
+
+def test_the_repaired_port_agrees_in_every_lane():
+    reports = stages("none", ["float64", "float32", "dropout"])
+    assert [report.title[:7] for report in reports] == ["stage 1", "stage 2", "stage 3"]
+    assert all(report.passed for report in reports)
+    assert all(set(report.lanes) == {"float64", "float32", "dropout"} for report in reports)
+
+
+def test_it_is_a_file_for_diff(capsys):
+    assert main(["diff", port_your_model.__file__, "--lanes", "float64"]) == 1
+    out = capsys.readouterr().out
+    assert "first divergence, forward: layers.0.norm1 (LayerNorm)" in out
+    train = ["--train", "--lanes", "float64"]
+    assert main(["diff", f"{port_your_model.__file__}:repaired", *train]) == 0
+
+
+def test_bad_mistakes_are_refused(capsys):
+    with pytest.raises(SystemExit):
+        port_your_model.main(["--mistake", "spelling"])
+    assert "spelling" in capsys.readouterr().err
