@@ -93,7 +93,14 @@ class FlaxTrainer:
             states = self.clip.init(tree), self.optimizer.init(tree)
         self._free, self._led = _Run(leaves, rest, *states), _Run(leaves, rest, *states)
 
-    def step(self, call: Call, tape: Tape | None = None, leader: TorchStep | None = None) -> FlaxStep:
+    def step(
+        self,
+        call: Call,
+        tape: Tape | None = None,
+        leader: TorchStep | None = None,
+        *,
+        brief: bool = False,
+    ) -> FlaxStep:
         """Train on a batch.
 
         Args:
@@ -101,6 +108,7 @@ class FlaxTrainer:
             tape: the dropout masks that torch drew.
             leader: torch's step. The loss and the gradients are then those at torch's weights; clipping gets
                 torch's gradients, and the optimizer torch's clipped ones: what differs, differs by itself.
+            brief: tell the loss and the updates alone.
 
         Raises:
             BadLoss: the loss is no scalar.
@@ -125,13 +133,16 @@ class FlaxTrainer:
             before = run.leaves
             run.leaves, run.optimizer = self._apply(fed, run.optimizer, before, value)
         updates = [np.asarray(b) - np.asarray(a) for a, b in zip(before, run.leaves, strict=True)]
+        told = self.weights.to_torch(updates)
+        if brief:
+            return FlaxStep(float(loss), {}, None, {}, None, told, {})
         return FlaxStep(
             float(loss),
             self.weights.to_torch(gradients),
             None if clipped is None else self.weights.to_torch(clipped),
             moments(run.optimizer, self.weights),
             learning_rate(run.optimizer),
-            self.weights.to_torch(updates),
+            told,
             self.weights.rest_to_torch(run.rest),
         )
 

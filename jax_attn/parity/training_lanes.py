@@ -18,9 +18,8 @@ from jax_attn.parity.training_torch import BadLoss, TorchRecipe, TorchStep, Torc
 
 Progress = Callable[[str, str], None]
 
-# How many torch runs with other roundings measure the drift, and how large their roundings are beside the
-# largest gradient: about what another order of summation makes.
-TWINS = 2
+# How large the roundings are by which a second run of torch differs, beside the largest gradient: about what
+# another order of summation makes.
 ROUNDING = 4 * EPS
 
 # A noise ratio this far above its bound, over several draws, is not tried again.
@@ -39,9 +38,8 @@ def exact_lane(
     """Torch leads, and every quantity of every step is judged by itself; beside it the two free runs."""
     report = TrainingReport()
     leader = TorchTrainer(torch)
-    twins = [TorchTrainer(torch, jitter=ROUNDING, seed=seed + twin) for twin in range(TWINS)]
-    for twin in twins:
-        twin.move(EPS, "float64")
+    twin = TorchTrainer(torch, jitter=ROUNDING, seed=seed)
+    twin.move(EPS, "float64")
     follower = FlaxTrainer(flax, lane)
     follower.start(leader.values())
     judge = StepJudge(lane.name, bound, leader.untrained, torch.clip is not None)
@@ -52,20 +50,22 @@ def exact_lane(
         try:
             tape = _tape(torch, seed, step)
             theirs = leader.step(call, tape)
-            others = [twin.step(call, _tape(torch, seed, step)) for twin in twins]
+            trained = {key: theirs.updates[key] for key in theirs.rates}
+            other = twin.step(call, _tape(torch, seed, step), brief=True).updates
+            rounding = max(rounding, drift(other, trained, theirs.before))
+            del other  # a large model's tensors are not kept longer than they are needed
             side = "flax"
+            free = follower.step(call, tape, brief=True).updates
+            apart = drift(free, trained, theirs.before)
+            del free
             led = follower.step(call, tape, leader=theirs)
-            free = follower.step(call, tape)
         except BadLoss:
             raise
         except Exception as error:
             report.deviations.append(_raised(lane.name, step, side, error))
             break
         found = judge.judge(step, led, theirs)
-        trained = {key: theirs.updates[key] for key in theirs.rates}
         moved = moved or any(update.any() for update in trained.values())
-        rounding = max(rounding, *(drift(other.updates, trained, theirs.before) for other in others))
-        apart = drift(free.updates, trained, theirs.before)
         if judge.passed:
             report.deviations.append(_drifted(lane.name, step, apart, rounding))
         report.steps.append(_row(lane.name, step, led, theirs, found, apart, rounding))

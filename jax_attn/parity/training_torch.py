@@ -113,8 +113,8 @@ class TorchTrainer:
             return "frozen in torch: requires_grad is False"
         return "" if key in self.groups else "left out of torch's optimizer"
 
-    def step(self, call: Call, tape: Tape | None = None) -> TorchStep:
-        """Train on a batch.
+    def step(self, call: Call, tape: Tape | None = None, *, brief: bool = False) -> TorchStep:
+        """Train on a batch; where `brief`, gradients and moments are not told.
 
         Raises:
             BadLoss: the loss is no scalar, or nothing to differentiate.
@@ -125,17 +125,17 @@ class TorchTrainer:
             loss = self._loss(call, tape)
             loss.backward()
             self._add_noise()
-            gradients = self._gradients()
+            gradients = {} if brief else self._gradients()
             if self.recipe.clip is not None:
                 self.recipe.clip(list(self.parameters.values()))
-            clipped = self._gradients() if self.recipe.clip is not None else gradients
+            clipped = gradients if brief or self.recipe.clip is None else self._gradients()
             rates = self._named({key: float(group["lr"]) for key, group in self.groups.items()})
             self.optimizer.step()
             if self.scheduler is not None:
                 self.scheduler.step()
-        after = self.values()
-        updates = {key: after[key] - before[key] for key in before}
-        return TorchStep(float(loss.detach()), before, gradients, clipped, self._moments(), rates, updates)
+        updates = {key: after - before[key] for key, after in self.values().items()}
+        moments = {} if brief else self._moments()
+        return TorchStep(float(loss.detach()), before, gradients, clipped, moments, rates, updates)
 
     def _loss(self, call: Call, tape: Tape | None) -> Any:
         import torch
