@@ -52,7 +52,7 @@ def example_inputs() -> tuple[np.ndarray, np.ndarray]:
 
 
 class FeedForward(nnx.Module):
-    """Stage 1: `W2 gelu(W1 x)`. In torch it is a part of the layer, so its attributes have the layer's names."""
+    """Stage 1: `W2 gelu(W1 x)`. In torch it is a part of the layer, and its attributes go by those names."""
 
     def __init__(self, mistake: Mistake = "none", *, rngs: nnx.Rngs):
         self.linear1 = nnx.Linear(WIDTH, HIDDEN, rngs=rngs)
@@ -70,11 +70,11 @@ class EncoderLayer(nnx.Module):
 
     def __init__(self, mistake: Mistake = "none", *, rngs: nnx.Rngs):
         # Torch draws a dropout mask for each head, Flax by default one for all of them.
-        dropout = {"dropout_rate": 0.1, "broadcast_dropout": False}
+        dropout: Any = {"dropout_rate": 0.1, "broadcast_dropout": False}
         self.self_attn = nnx.MultiHeadAttention(HEADS, WIDTH, decode=False, **dropout, rngs=rngs)
         self.feed_forward = FeedForward(mistake, rngs=rngs)
-        # Flax's default epsilon and torch's; and Flax's fast variance, E[x²] - E[x]², loses digits to rounding.
-        norm = {"epsilon": 1e-6 if mistake == "epsilon" else 1e-5, "use_fast_variance": False}
+        # Flax's default epsilon and torch's; and Flax's fast variance, E[x²] - E[x]², is the noisier one.
+        norm: Any = {"epsilon": 1e-6 if mistake == "epsilon" else 1e-5, "use_fast_variance": False}
         self.norm1 = nnx.LayerNorm(WIDTH, **norm, rngs=rngs)
         self.norm2 = nnx.LayerNorm(WIDTH, **norm, rngs=rngs)
         self.dropout1 = nnx.Dropout(0.1, rngs=rngs)
@@ -143,8 +143,8 @@ def stages(mistake: Mistake, lanes: Sequence[str]) -> list[Report]:
     parts = torch.nn.ModuleDict(
         {"linear1": layer.linear1, "linear2": layer.linear2, "dropout": layer.dropout}
     )
-    rngs, options = nnx.Rngs(0), {"names": NAMES, "lanes": lanes, "trace": True}
-    reports = []
+    rngs, reports = nnx.Rngs(0), []
+    options: Any = {"names": NAMES, "lanes": lanes, "trace": True}
     for title, flax, theirs, inputs, call in (
         ("1, feed-forward", FeedForward(mistake, rngs=rngs), parts, (x,), feed_forward_of_torch),
         ("2, layer", EncoderLayer(mistake, rngs=rngs), layer, (x, padding), call_torch),

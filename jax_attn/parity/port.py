@@ -83,7 +83,7 @@ class Port:
 
     @property
     def case(self) -> Case:
-        """The one call that is compared. A lone array is a lone argument, and a dict holds keyword arguments."""
+        """The one call that is compared: a lone array is a lone argument, a dict is of keyword arguments."""
         named = isinstance(self.inputs, Mapping)
         lone = hasattr(self.inputs, "shape") and hasattr(self.inputs, "dtype")
         args = () if named else (self.inputs,) if lone else tuple(self.inputs)
