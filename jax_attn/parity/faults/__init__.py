@@ -1,0 +1,30 @@
+"""Known ways for a port to go wrong, to be planted into one side of a pair.
+
+>>> from jax_attn.parity.faults import FAULTS, plant
+>>> planted = plant(FAULTS["gelu-form"], torch_module)  # doctest: +SKIP
+>>> planted.module(x)  # a copy; torch_module is as it was  # doctest: +SKIP
+"""
+
+from typing import Any
+
+from jax_attn.parity.faults.attention import ATTENTION
+from jax_attn.parity.faults.fault import Fault, Planted, plant
+from jax_attn.parity.faults.layers import LAYERS, eps_fault
+from jax_attn.parity.faults.losses import LOSSES
+from jax_attn.parity.faults.models import MODELS
+from jax_attn.parity.faults.weights import WEIGHTS
+
+FAULTS: dict[str, Fault] = {fault.name: fault for fault in [*ATTENTION, *WEIGHTS, *LAYERS, *MODELS, *LOSSES]}
+
+
+def faults_for(flax_module: Any, torch_module: Any) -> list[Fault]:
+    """The faults that a pair could have, as far as can be told without running it.
+
+    Args:
+        flax_module: any NNX module; what is told of the pair, torch's module tells.
+        torch_module: its counterpart.
+    """
+    return [fault for fault in FAULTS.values() if fault.fits(torch_module)]
+
+
+__all__ = ["FAULTS", "Fault", "Planted", "eps_fault", "faults_for", "plant"]

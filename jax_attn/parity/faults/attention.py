@@ -1,0 +1,380 @@
+"""Faults of attention.
+
+Whatever a module writes its attention in (products, einsums, torch's fused functions), it multiplies queries
+with keys, hides some of the scores, takes a softmax, and multiplies the weights with values. A fault changes
+one of these five points.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from jax_attn.parity.faults.fault import Fault
+from jax_attn.parity.faults.planting import PASS, Acts, Forward, is_attention, watch
+
+PRODUCTS = ("matmul", "__matmul__", "bmm", "baddbmm", "einsum")
+SUMS = ("add", "__add__", "__radd__")
+
+
+@dataclass(frozen=True)
+class Points:
+    """What happens at the points of attention; None is what ought to.
+
+    Attributes:
+        scores: `(forward, queries, keys transposed, product)` to scores.
+        hide: `(forward, scores, hidden, fill)` to scores; `hidden` is a boolean mask.
+        softmax: `(forward, scores, dim)` to weights.
+        rezero: `(forward, weights, hidden)` to weights: where nothing may be seen, the softmax is no zero.
+        mix: `(forward, weights, values)` to context.
+    """
+
+    scores: Callable[..., Any] | None = None
+    hide: Callable[..., Any] | None = None
+    softmax: Callable[..., Any] | None = None
+    rezero: Callable[..., Any] | None = None
+    mix: Callable[..., Any] | None = None
+
+    def __call__(
+        self, forward: Forward, name: str, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """See what a torch function is to attention, and act there. What comes of it is remembered."""
+        if name == "scaled_dot_product_attention":
+            with forward.mode:
+                return _written_out(*args, **kwargs)
+        scores, weights = _known(forward, "scores"), _known(forward, "weights")
+        tensors = [value for value in (*args, *kwargs.values()) if hasattr(value, "shape")]
+        from_scores = any(id(t) in scores for t in tensors)
+        from_weights = any(id(t) in weights for t in tensors)
+        if name in PRODUCTS and from_weights:
+            return self._mixed(forward, function, args, kwargs)
+        if name in PRODUCTS and not from_scores and _are_activations(tensors):
+            value = self._scored(forward, name, function, args, kwargs)
+            scores[id(value)] = value
+            return value
+        if name == "softmax" and tensors:
+            value = self._soft(forward, function, args, kwargs)
+            weights[id(value)] = value
+            return value
+        value = PASS
+        if from_scores:
+            value = self._hidden(forward, name, args, kwargs)
+        elif from_weights and name.startswith("masked_fill") and self.rezero:
+            value = self.rezero(forward, args[0], args[1])
+        if (from_scores or from_weights) and tensors:
+            value = function(*args, **kwargs) if value is PASS else value
+            shape = getattr(value, "shape", None)
+            if shape is not None and shape[-1:] == tensors[0].shape[-1:] and value.is_floating_point():
+                (scores if from_scores else weights)[id(value)] = value
+        return value
+
+    def _scored(self, forward: Forward, name: str, function: Any, args: Any, kwargs: Any) -> Any:
+        if name == "baddbmm":  # a mask and a product at once
+            mask, left, right = args[:3]
+            product = left @ right
+            product = self.scores(forward, left, right, product) if self.scores else product
+            return self._masked(forward, product, mask)
+        product = function(*args, **kwargs)
+        left, right = args[1:3] if name == "einsum" else args[:2]
+        return self.scores(forward, left, right, product) if self.scores else product
+
+    def _soft(self, forward: Forward, function: Any, args: Any, kwargs: Any) -> Any:
+        if self.softmax is None:
+            return function(*args, **kwargs)
+        dim = kwargs.get("dim", args[1] if len(args) > 1 else -1)
+        return self.softmax(forward, args[0], dim)
+
+    def _mixed(self, forward: Forward, function: Any, args: Any, kwargs: Any) -> Any:
+        if self.mix is None or not hasattr(args[0], "shape"):
+            return function(*args, **kwargs)
+        return self.mix(forward, *args[:2])
+
+    def _hidden(self, forward: Forward, name: str, args: Any, kwargs: Any) -> Any:
+        """Every way to hide scores, as one."""
+        if self.hide is None:
+            return PASS
+        if name.startswith("masked_fill") and len(args) > 2 and _is_low(args[2], args[0]):
+            return self.hide(forward, args[0], args[1], args[2])
+        if name == "where" and len(args) > 2 and _is_low(args[2], args[1]):
+            return self.hide(forward, args[1], ~args[0], -math.inf)
+        if name in SUMS and all(hasattr(value, "shape") for value in args[:2]):
+            known = _known(forward, "scores")
+            scores, mask = args[:2] if id(args[0]) in known else (args[1], args[0])
+            if (mask < -1e3).any():
+                return self._masked(forward, scores, mask)
+        return PASS
+
+    def _masked(self, forward: Forward, scores: Any, mask: Any) -> Any:
+        """A mask to be added, some of which hides."""
+        hidden = mask < -1e3
+        if self.hide is None or not hidden.any():
+            return scores + mask
+        return self.hide(forward, scores + mask.masked_fill(hidden, 0.0), hidden, -math.inf)
+
+
+def _known(forward: Forward, what: str) -> dict[int, Any]:
+    """Tensors by their identity: they are kept, lest another take their place."""
+    return forward.state.setdefault(what, {})
+
+
+def _are_activations(tensors: list[Any]) -> bool:
+    import torch
+
+    return (
+        len(tensors) > 1
+        and min(t.ndim for t in tensors) > 1
+        and not any(isinstance(t, torch.nn.Parameter) for t in tensors)
+    )
+
+
+def _is_low(fill: Any, scores: Any) -> bool:
+    return (
+        (not hasattr(fill, "any")
+        and isinstance(fill, int | float)
+        and fill < -1e3)
+        or (hasattr(fill, "any") and bool((fill < -1e3).all()))
+    )
+
+
+def _written_out(
+    query: Any,
+    key: Any,
+    value: Any,
+    attn_mask: Any = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Any:
+    """`scaled_dot_product_attention`, whose every step can be caught."""
+    import torch
+
+    if enable_gqa:
+        groups = query.shape[-3] // key.shape[-3]
+        key, value = key.repeat_interleave(groups, -3), value.repeat_interleave(groups, -3)
+    scores = query @ key.mT * (query.shape[-1] ** -0.5 if scale is None else scale)
+    hidden = None
+    if is_causal:
+        hidden = ~torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
+    elif attn_mask is not None and attn_mask.dtype == torch.bool:
+        hidden = ~attn_mask
+    elif attn_mask is not None:
+        scores = scores + attn_mask
+    if hidden is not None:
+        scores = scores.masked_fill(hidden, -math.inf)
+    weights = torch.softmax(scores, -1)
+    if hidden is not None:
+        weights = weights.masked_fill(hidden, 0.0)
+    if dropout_p:
+        weights = torch.nn.functional.dropout(weights, dropout_p)
+    return weights @ value
+
+
+# The faults.
+
+
+def scaled(word: str, factor: Callable[[Any, int], float]) -> Points:
+    """Scores times `factor(module, head_dim)`."""
+
+    def scores(forward: Forward, queries: Any, keys: Any, product: Any) -> Any:
+        width = queries.shape[-1]
+        times = factor(queries, width)
+        if times == 1.0:
+            return product
+        forward.acts.add(word, "scores / sqrt(head_dim)")
+        return product * times
+
+    return Points(scores=scores)
+
+
+def _heads(queries: Any) -> int:
+    return queries.shape[-3] if queries.ndim == 4 else 1
+
+
+def swapped(forward: Forward, queries: Any, keys: Any, product: Any) -> Any:
+    """Keys by queries."""
+    if product.shape[-1] != product.shape[-2]:
+        return product
+    forward.acts.add("k qᵀ", "q kᵀ")
+    return product.mT
+
+
+def other_heads(forward: Forward, queries: Any, keys: Any, product: Any) -> Any:
+    """The first head of the queries meets the last of the keys."""
+    if queries.ndim != 4 or queries.shape[-3] == 1 or product.shape[-3] != queries.shape[-3]:
+        return product
+    forward.acts.add("heads of q in the opposite order", "in the order of k's")
+    return queries.flip(-3) @ keys
+
+
+def _interleaved(x: Any) -> Any:
+    """Heads of neighbouring features, `(b, n, t, h)`, as heads of every n-th feature."""
+    heads, width = x.shape[-3], x.shape[-1]
+    together = x.transpose(-3, -2).flatten(-2)
+    return together.unflatten(-1, (width, heads)).movedim(-1, -3)
+
+
+def interleaved_scores(forward: Forward, queries: Any, keys: Any, product: Any) -> Any:
+    """Queries and keys split by every n-th feature."""
+    if queries.ndim != 4 or queries.shape[-3] == 1 or keys.shape[-1] != product.shape[-1]:
+        return product
+    forward.acts.add("a head is every n-th feature", "a head is neighbouring features")
+    return _interleaved(queries) @ _interleaved(keys.mT).mT
+
+
+def interleaved_values(forward: Forward, weights: Any, values: Any) -> Any:
+    """Values split by every n-th feature."""
+    return weights @ (_interleaved(values) if values.ndim == 4 and values.shape[-3] > 1 else values)
+
+
+def inverted(forward: Forward, scores: Any, hidden: Any, fill: Any) -> Any:
+    """What may be seen is hidden."""
+    forward.acts.add("True = masked", "True = attend")
+    forward.state["inverted"] = True
+    return scores.masked_fill(~hidden, fill)
+
+
+def inverted_rezero(forward: Forward, weights: Any, hidden: Any) -> Any:
+    """The same after the softmax."""
+    return weights.masked_fill(~hidden if forward.state.get("inverted") else hidden, 0.0)
+
+
+def left_alone(forward: Forward, weights: Any, hidden: Any) -> Any:
+    """A row without a key keeps what the softmax made of it."""
+    return weights
+
+
+def ignored(forward: Forward, scores: Any, hidden: Any, fill: Any) -> Any:
+    """No mask."""
+    forward.acts.add("no mask", "a mask")
+    return scores
+
+
+def _shifted(hidden: Any) -> Any:
+    """A query sees one more key."""
+    return hidden & hidden.roll(1, -1) | _first_column(hidden)
+
+
+def _first_column(hidden: Any) -> Any:
+    first = hidden.clone()
+    first[..., 1:] = False
+    return first
+
+
+def one_more(forward: Forward, scores: Any, hidden: Any, fill: Any) -> Any:
+    """The mask, a key off."""
+    forward.acts.add("one key more is seen", "the mask's keys")
+    forward.state["shift"] = True
+    return scores.masked_fill(_shifted(hidden), fill)
+
+
+def one_more_rezero(forward: Forward, weights: Any, hidden: Any) -> Any:
+    """The same after the softmax."""
+    return weights.masked_fill(_shifted(hidden), 0.0)
+
+
+def one_less(forward: Forward, scores: Any, hidden: Any, fill: Any) -> Any:
+    """A causal mask that hides the token itself too."""
+    if hidden.shape[-1] != hidden.shape[-2]:
+        return scores.masked_fill(hidden, fill)
+    forward.acts.add("a token does not see itself", "a token sees itself")
+    return scores.masked_fill(hidden | _diagonal(hidden), fill)
+
+
+def _diagonal(hidden: Any) -> Any:
+    import torch
+
+    return torch.eye(hidden.shape[-1], dtype=torch.bool, device=hidden.device)
+
+
+def added(amount: float) -> Callable[..., Any]:
+    """A number is added where -inf should be."""
+
+    def hide(forward: Forward, scores: Any, hidden: Any, fill: Any) -> Any:
+        forward.acts.add(f"{amount:g} is added to masked scores", "-inf is put there")
+        return scores + hidden.to(scores.dtype) * amount
+
+    return hide
+
+
+def filled(forward: Forward, scores: Any, hidden: Any, fill: Any) -> Any:
+    """The lowest number where -inf should be: a row without a key is a mean of all values."""
+    import torch
+
+    forward.acts.add("a fully masked row is the mean of all values", "it is 0")
+    return scores.masked_fill(hidden, torch.finfo(scores.dtype).min)
+
+
+def wrong_axis(forward: Forward, scores: Any, dim: Any) -> Any:
+    """Softmax over the queries."""
+    forward.acts.add("softmax over the queries", "softmax over the keys")
+    return scores.softmax(-2 if dim in (-1, scores.ndim - 1) else -1)
+
+
+def narrow_softmax(forward: Forward, scores: Any, dim: Any) -> Any:
+    """Softmax in float32 where more is asked for."""
+    forward.acts.add("softmax in float32", f"softmax in {str(scores.dtype).removeprefix('torch.')}")
+    return scores.float().softmax(dim).to(scores.dtype)
+
+
+def one_to_spare(forward: Forward, scores: Any, dim: Any) -> Any:
+    """A softmax with one more key of score 0."""
+    import torch
+
+    forward.acts.add("softmax with 1 added to the sum", "softmax")
+    return (
+        torch.cat([scores, torch.zeros_like(scores.narrow(dim, 0, 1))], dim)
+        .softmax(dim)
+        .narrow(dim, 0, scores.shape[dim])
+    )
+
+
+def _fault(
+    name: str,
+    summary: str,
+    setting: str,
+    points: Points,
+    *pitfalls: int,
+    fits: Callable[[Any], bool] | None = None,
+) -> Fault:
+    return Fault(name, summary, "attention", setting, fits or is_attention, partial(_watch, points), pitfalls)
+
+
+def _watch(points: Points, module: Any, acts: Acts) -> None:
+    watch(module, points, acts)
+
+
+MASK = "mask"
+SCALE = "scale"
+
+ATTENTION = [
+    _fault("scale-missing", "scores are not divided by sqrt(head_dim)", SCALE,
+           scaled("scores as they are", lambda q, width: width**0.5), 26),
+    _fault("scale-twice", "scores divided by head_dim: the scale is applied twice", SCALE,
+           scaled("scores / head_dim", lambda q, width: width**-0.5), 26),
+    _fault("scale-by-width", "scores divided by sqrt(embed_dim), all heads' width", SCALE,
+           scaled("scores / sqrt(embed_dim)", lambda q, width: _heads(q) ** -0.5), 26),
+    _fault("swapped-qk", "queries and keys are swapped", "queries and keys", Points(scores=swapped), 13),
+    _fault("heads-order", "heads of the queries in another order than those of the keys", "heads",
+           Points(scores=other_heads), 13),
+    _fault("heads-interleaved", "the width is split into heads by every n-th feature", "heads",
+           Points(scores=interleaved_scores, mix=interleaved_values), 13, 20),
+    _fault("mask-inverted", "True = attend is taken for True = masked", MASK,
+           Points(hide=inverted, rezero=inverted_rezero), 18),
+    _fault("mask-missing", "the mask, causal or given, is not applied", MASK,
+           Points(hide=ignored, rezero=left_alone), 18),
+    _fault("mask-one-more", "each query sees one key more", MASK,
+           Points(hide=one_more, rezero=one_more_rezero), 25),
+    _fault("mask-not-itself", "a token does not see itself", MASK, Points(hide=one_less), 25),
+    _fault("mask-adds-1e4", "-1e4 is added in place of -inf", MASK,
+           Points(hide=added(-1e4), rezero=left_alone), 19),
+    _fault("mask-adds-1e9", "-1e9 is added in place of -inf", MASK,
+           Points(hide=added(-1e9), rezero=left_alone), 19),
+    _fault("empty-row-mean", "a fully masked row gives the mean of all values, not 0", MASK,
+           Points(hide=filled, rezero=left_alone), 19),
+    _fault("softmax-axis", "softmax over the queries", "softmax", Points(softmax=wrong_axis)),
+    _fault("softmax-float32", "softmax in float32 inside a float64 model", "softmax",
+           Points(softmax=narrow_softmax), 21),
+    _fault("softmax-plus-one", "softmax with 1 added to its sum", "softmax", Points(softmax=one_to_spare)),
+]  # fmt: skip

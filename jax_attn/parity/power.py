@@ -1,0 +1,313 @@
+"""What a comparison can see: known faults are planted into one side, one by one, and it has to find each.
+
+A comparison that passes says as much as its inputs ask: without a mask no inverted mask is seen, and in
+bfloat16 no GELU of another form.
+"""
+
+import copy
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from flax import nnx
+
+from jax_attn.parity import bounds
+from jax_attn.parity.cases import Case
+from jax_attn.parity.compare import Weights, carry_weights
+from jax_attn.parity.faults import Fault, Planted, faults_for, plant
+from jax_attn.parity.judge import Pair
+from jax_attn.parity.lane_run import LaneRun, Sides
+from jax_attn.parity.lanes import LANES, Lane, lanes_named
+from jax_attn.parity.report import Report, Result, table
+from jax_attn.parity.torch_side import TorchSide
+from jax_attn.weights.rules import Names
+
+# A noise ratio this far above its bound is no bad luck, and is not measured again.
+BEYOND_DOUBT = 10.0
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a lane saw of a fault.
+
+    Attributes:
+        caught: whether any tensor failed.
+        error: the largest error of any tensor, infinite where a side could not be run or compared.
+        judged: the worst number that the lane judges by: that error, or the noise ratio.
+        cases: the cases that caught it.
+        output: the largest error of an output.
+    """
+
+    caught: bool
+    error: float
+    judged: float
+    cases: tuple[str, ...]
+    output: float
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A fault, and what became of it.
+
+    Attributes:
+        fault: its name.
+        summary: what it is.
+        pair: what it was planted into.
+        words: what it did: (with it, without it).
+        lanes: what each lane saw; a lane in which the correct pair fails is not there.
+        acted: whether the inputs reached it.
+        expected: the lane that has to catch it.
+    """
+
+    fault: str
+    summary: str
+    pair: str
+    words: tuple[tuple[str, str], ...]
+    lanes: Mapping[str, Seen]
+    acted: bool
+    expected: str = "float64"
+
+    @property
+    def caught(self) -> bool:
+        """Whether the exact lane that has to catch it did."""
+        return self.expected in self.lanes and self.lanes[self.expected].caught
+
+    @property
+    def error(self) -> float:
+        """The largest error in that lane; NaN where it was not run."""
+        return self.lanes[self.expected].error if self.expected in self.lanes else math.nan
+
+    @property
+    def caught_by(self) -> list[str]:
+        """The lanes that caught it."""
+        return [lane for lane, seen in self.lanes.items() if seen.caught]
+
+    @property
+    def verdict(self) -> str:
+        """ "caught", "not reached" by the inputs, "without effect" on them, "not run", or "MISSED"."""
+        if self.caught:
+            return "caught"
+        if self.expected not in self.lanes:
+            return "not run"
+        if not self.acted:
+            return "not reached"
+        return "without effect" if self.error <= bounds.MODULE / 10 else "MISSED"
+
+
+@dataclass
+class PowerReport:
+    """The trials of one pair.
+
+    Attributes:
+        title: what was tried.
+        trials: one for each fault.
+        baseline: the correct pair, compared in the same way.
+        tolerance: the user's, as the largest `max|a - b| / max(1, max|b|)` of an output that would pass.
+        seconds: the time it took.
+    """
+
+    title: str = ""
+    trials: list[Trial] = field(default_factory=list)
+    baseline: Report = field(default_factory=Report)
+    tolerance: float | None = None
+    seconds: float = 0.0
+
+    @property
+    def passed(self) -> bool:
+        """Whether the correct pair passes, and each fault that the inputs reach is caught."""
+        return self.baseline.passed and bool(self.trials) and not self.missed
+
+    @property
+    def caught(self) -> list[Trial]:
+        """The faults that were caught."""
+        return [trial for trial in self.trials if trial.caught]
+
+    @property
+    def missed(self) -> list[Trial]:
+        """Those that changed something, and were not caught."""
+        return [trial for trial in self.trials if trial.verdict in ("MISSED", "not run")]
+
+    @property
+    def unseen(self) -> list[Trial]:
+        """Those that these inputs cannot show."""
+        return [trial for trial in self.trials if trial.verdict in ("not reached", "without effect")]
+
+    @property
+    def tolerated(self) -> list[Trial]:
+        """Those that are caught, and that the user's tolerance would let through."""
+        if self.tolerance is None:
+            return []
+        return [trial for trial in self.caught if trial.lanes[trial.expected].output <= self.tolerance]
+
+    def assert_passed(self) -> None:
+        """Raise an AssertionError that says what was missed, unless everything was caught."""
+        if not self.passed:
+            raise AssertionError(str(self))
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything, in the types of JSON."""
+        trials = []
+        for trial in self.trials:
+            lanes = {lane: _plain(asdict(seen)) for lane, seen in trial.lanes.items()}
+            words = [list(pair) for pair in trial.words]
+            row = {"fault": trial.fault, "summary": trial.summary, "pair": trial.pair, "words": words}
+            trials.append({**row, "expected": trial.expected, "verdict": trial.verdict, "lanes": lanes})
+        tolerated = [trial.fault for trial in self.tolerated]
+        head = {"title": self.title, "passed": self.passed, "seconds": self.seconds}
+        return {**head, "tolerance": self.tolerance, "tolerated": tolerated, "trials": trials}
+
+    def __str__(self) -> str:
+        lanes = list(dict.fromkeys(lane for trial in self.trials for lane in trial.lanes))
+        rows = [["fault", "error", *lanes, "verdict"]]
+        for trial in self.trials:
+            rows.append(
+                [trial.fault, number(trial.error), *(cell(trial, lane) for lane in lanes), trial.verdict]
+            )
+        title = f"{self.title}: " if self.title else ""
+        counts = f"{len(self.caught)} of {len(self.trials)} faults caught"
+        lines = [f"{title}{counts}", table(rows)]
+        if not self.baseline.passed:
+            lines.insert(0, f"the pair differs without any fault; see its report\n{self.baseline}")
+        if self.unseen:
+            names = ", ".join(trial.fault for trial in self.unseen)
+            lines.append(f"these inputs could not have seen: {names}")
+        if self.tolerated:
+            names = ", ".join(f"{t.fault} ({number(t.lanes[t.expected].output)})" for t in self.tolerated)
+            lines.append(f"a tolerance of {self.tolerance:g} lets through: {names}")
+        return "\n\n".join(lines)
+
+
+def power(
+    flax_module: nnx.Module,
+    torch_module: Any,
+    cases: Sequence[Case],
+    lanes: Sequence[str] = LANES,
+    faults: Iterable[Fault] | None = None,
+    *,
+    tolerance: float | None = None,
+    names: Names = (),
+    weights: Weights = "torch",
+    whole_model: bool = False,
+    call_flax: Callable[..., Any] | None = None,
+    call_torch: Callable[..., Any] | None = None,
+    seed: int = 0,
+    title: str = "",
+    progress: Callable[[str, str], None] = lambda lane, fault: None,
+) -> PowerReport:
+    """Plant each fault into a copy of the torch module, and compare it with Flax on the same calls.
+
+    What your inputs cannot see, whether the lanes see all else, and whether a tolerance would:
+
+    >>> print(power(flax_module, torch_module, [Case("", (x,))], tolerance=1e-3))  # doctest: +SKIP
+
+    Args:
+        flax_module: any NNX module.
+        torch_module: its counterpart; neither is changed.
+        cases: the calls, as in `compare_cases`.
+        lanes: some of `LANES`.
+        faults: those to plant; None is all that fit the module.
+        tolerance: an error of the outputs that you would accept; the faults with a smaller one are named.
+        names: as in `compare_cases`, and so are the others.
+        weights: whose weights both sides get.
+        whole_model: hold float64 to the bound of a whole model.
+        call_flax: in place of calling the module.
+        call_torch: in place of calling the module.
+        seed: of cotangents and dropout masks.
+        title: what the report is called.
+        progress: called with (lane, fault) before each trial.
+    """
+    started = time.perf_counter()
+    flax, torch = carry_weights(flax_module, torch_module, weights, names)
+    chosen = faults_for(flax, torch) if faults is None else list(faults)
+    bound = bounds.WHOLE_MODEL if whole_model else bounds.MODULE
+    sides = Sides(flax, torch, names, bound, call_flax, call_torch, seed, True)
+    report = PowerReport(title, tolerance=tolerance, baseline=Report(title))
+    planted = [plant(fault, torch) for fault in chosen]
+    seen: dict[str, dict[str, Seen]] = {fault.name: {} for fault in chosen}
+    for lane in lanes_named(lanes):
+        run = _PlantedRun(sides, lane)
+        right = list(_results(run, [case for case in cases if case.runs_in(lane.name)]))
+        report.baseline.results += right
+        if not right or not all(result.passed for result in right):
+            continue
+        for trial in planted:
+            progress(lane.name, trial.fault.name)
+            with_fault = run.of(trial, lane)
+            results = list(_results(with_fault, [case for case in cases if case.runs_in(lane.name)]))
+            seen[trial.fault.name][lane.name] = _seen(results)
+    for trial in planted:
+        fault = trial.fault
+        report.trials.append(
+            Trial(
+                fault.name,
+                fault.summary,
+                title,
+                tuple(trial.acts.words),
+                seen[fault.name],
+                bool(trial.acts.words),
+                fault.lane,
+            )
+        )
+    report.seconds = time.perf_counter() - started
+    return report
+
+
+class _PlantedRun(LaneRun):
+    """A lane whose torch module is exchanged, while Flax's stays compiled."""
+
+    def of(self, planted: Planted, lane: Lane) -> "_PlantedRun":
+        """The same lane with a fault in torch."""
+        run = copy.copy(self)
+        object.__setattr__(run.sides, "torch", planted.module)
+        run.torch = TorchSide(planted.module, lane, self.sides.call_torch)
+        truth = None if lane.exact else TorchSide(planted.module, lane, self.sides.call_torch, truth=True)
+        run.truth = truth
+        return run
+
+    def _measured_again(
+        self, case: Case, call: Any, pairs: Sequence[Pair], noisy: Sequence[Result]
+    ) -> dict[tuple[str, str], Result]:
+        if any(not result.judged <= BEYOND_DOUBT * result.bound for result in noisy):
+            return {}
+        return super()._measured_again(case, call, pairs, noisy)
+
+
+def _results(run: LaneRun, cases: Sequence[Case]) -> Iterator[Result]:
+    for case in cases:
+        attempt = run.attempt(case, lambda lane, case: None)
+        run.run_flax(attempt)
+        results, _ = run.verdict(attempt)
+        yield from results
+
+
+def _seen(results: Sequence[Result]) -> Seen:
+    failed = [result for result in results if not result.passed]
+    cases = tuple(dict.fromkeys(result.case for result in failed))
+    outputs = [result for result in results if result.kind in ("output", "run")]
+    judged = max((_or_infinite(result.judged) for result in results), default=0.0)
+    return Seen(bool(failed), _largest(results), judged, cases, _largest(outputs))
+
+
+def _largest(results: Sequence[Result]) -> float:
+    return max((_or_infinite(result.error) for result in results), default=0.0)
+
+
+def _or_infinite(value: float) -> float:
+    return math.inf if math.isnan(value) else value
+
+
+def cell(trial: Trial, lane: str) -> str:
+    """What a lane makes of a trial, in a word."""
+    seen = trial.lanes.get(lane)
+    return "-" if seen is None else "caught" if seen.caught else "no"
+
+
+def number(value: float) -> str:
+    """An error in a table."""
+    return "-" if math.isnan(value) else "raises" if math.isinf(value) else f"{value:.1e}"
+
+
+def _plain(row: dict[str, Any]) -> dict[str, Any]:
+    return {k: str(v) if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
