@@ -11,9 +11,14 @@ import tyro
 from rich.console import Console
 
 from jax_attn.cli.user_file import load_port
-from jax_attn.parity.compare import compare_cases
+from jax_attn.parity import bounds
+from jax_attn.parity.compare import SMALL, carry_weights, compare_cases
+from jax_attn.parity.error_maps import error_maps
 from jax_attn.parity.junit import junit as junit_text
+from jax_attn.parity.lane_run import Sides
 from jax_attn.parity.lanes import LANES
+from jax_attn.parity.locate import trace_modules
+from jax_attn.parity.page import page
 from jax_attn.parity.port import Port
 from jax_attn.parity.report import Report
 from jax_attn.parity.training import TRAINING_LANES, compare_training
@@ -89,6 +94,8 @@ def diff(
     if json is not None:
         text = json_text.dumps(findings.to_json(), indent=1, ensure_ascii=False, allow_nan=False)
         json.write_text(text + "\n", encoding="utf-8")
+    if html is not None:
+        html.write_text(page_of(port, findings), encoding="utf-8")
     if junit is not None:
         junit.write_text(junit_text(report, training), encoding="utf-8")
     return 0 if findings.passed else 1
@@ -112,6 +119,25 @@ def compared(port: Port, lanes: Sequence[str], progress: Progress) -> Report:
         trace=True,
         modules=port.modules,
     )
+
+
+def page_of(port: Port, findings: Findings) -> str:
+    """The page: for it the worst tensors are computed once more, and modules that agree are traced."""
+    report, bound = findings.report, bounds.WHOLE_MODEL if port.whole_model else bounds.MODULE
+    options: dict[str, Any] = {
+        "names": port.names,
+        "call_flax": port.call_flax,
+        "call_torch": port.call_torch,
+        "seed": port.seed,
+    }
+    if report.trace is None:
+        args, kwargs = port.case.args, port.case.kwargs
+        report.trace = trace_modules(
+            port.flax, port.torch, *args, kwargs=kwargs, weights=port.weights, modules=port.modules, **options
+        )
+    flax, torch = carry_weights(port.flax, port.torch, port.weights, port.names)
+    sides = Sides(flax, torch, bound=bound, quick=report.parameters <= SMALL, **options)
+    return page(report, maps=error_maps(sides, port.case, report), training=findings.training)
 
 
 def require_training(port: Port, lanes: Sequence[str]) -> None:

@@ -1,0 +1,142 @@
+"""The page of a report: one file, whole, that shows where and how much."""
+
+import copy
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from flax import nnx
+
+from jax_attn.parity import bounds
+from jax_attn.parity.compare import carry_weights, compare_cases
+from jax_attn.parity.differences import Difference
+from jax_attn.parity.error_maps import CELLS, along, error_maps
+from jax_attn.parity.lane_run import Sides
+from jax_attn.parity.locate import trace_modules
+from jax_attn.parity.page import colour, page
+from jax_attn.parity.report import Report
+from parity_tests.parity.pairs import CASES, FlaxBlock, TorchBlock
+
+VOID = {"meta", "line", "rect", "circle", "polyline", "br"}
+
+
+class Page(HTMLParser):
+    """Checks that all is closed in order, and keeps what the tests ask for."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text: list[str] = []
+        self.feed(text)
+        self.close()
+        assert not self.open
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        if tag not in VOID:
+            assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+    def count(self, tag, **wanted) -> int:
+        return sum(
+            each == tag and all(wanted[key] in (attrs.get(key) or "") for key in wanted)
+            for each, attrs in self.tags
+        )
+
+
+@pytest.fixture(scope="module")
+def failed():
+    flax, torch = FlaxBlock("eps of LayerNorm", rngs=nnx.Rngs(0)), TorchBlock()
+    case = replace(CASES[0], name="")
+    report = compare_cases(flax, torch, [case], lanes=["float64"], title="a <port> & more", trace=True)
+    pair = carry_weights(flax, torch, "torch", ())
+    sides = Sides(*pair, (), bounds.MODULE, None, None, 0, True)
+    return report, error_maps(sides, case, report)
+
+
+def test_a_failed_report_shows_where_and_how_much(failed):
+    report, maps = failed
+    text = page(report, maps=maps, diagnosis="the epsilon: 1e-06 in flax, 1e-05 in torch")
+    found = Page(text)
+    told = " ".join(found.text)
+    assert "FAILED" in told
+    assert "a <port> & more" in told  # escaped
+    assert "first divergence, forward: norm (LayerNorm)" in told
+    assert "the epsilon: 1e-06 in flax" in told
+    assert found.count("strong") == 1
+    names = {call.path for call in report.trace.calls}
+    assert {"norm", "q", "k", "v", "out", "dropout"} <= names
+    for name in names - {""}:
+        assert found.count("span", title=f"{name} | {name}")
+    assert found.count("span", **{"class": "chip e"}) > found.count("span", **{"class": "chip ok"}) > 0
+    assert found.count("circle") == 2 * len(report.trace.calls)
+    assert found.count("svg") == 1 + sum(len(each.axes) for each in maps)
+    assert found.count("line", **{"class": "here"}) == 1
+
+
+def test_nothing_is_fetched_and_nothing_runs(failed):
+    text = page(failed[0], maps=failed[1])
+    assert not re.search(r"(?i)https?:|//|<script|<link|<img|@import|url\(|\son\w+=", text)
+    assert "prefers-color-scheme: dark" in text
+
+
+def test_a_passed_report(failed):
+    flax, torch = FlaxBlock(rngs=nnx.Rngs(0)), TorchBlock()
+    report = compare_cases(flax, torch, CASES[:1], lanes=["float64"], title="good")
+    assert report.passed
+    report.trace = trace_modules(flax, torch, *CASES[0].args)
+    found = Page(page(report))
+    told = " ".join(found.text)
+    assert "passed" in told
+    assert "FAILED" not in told
+    assert "nearest to their bounds" in told
+    assert "forward and backward" in told
+    assert found.count("span", **{"class": "chip ok"}) > 10
+    assert found.count("span", **{"class": "chip e"}) == found.count("strong") == 0
+
+
+def test_a_report_without_a_trace_and_one_of_nothing(failed):
+    report = copy.copy(failed[0])
+    report.trace = report.first_divergence = None
+    assert "Modules" not in " ".join(Page(page(report)).text)
+    told = " ".join(Page(page(Report())).text)
+    assert "FAILED" in told
+    assert "Nothing was compared" in told
+
+
+def test_maps_lie_where_the_error_lies(failed):
+    report, maps = failed
+    assert [each.result for each in maps] == report.failures[: len(maps)]
+    for each in maps:
+        assert tuple(map(len, each.axes)) == each.shape
+    error = np.zeros((3, 5, 100))
+    error[1, 4, 99] = 2.0
+    assert along(error, 0) == (0, 2, 0)
+    assert along(error, 1) == (0, 0, 0, 0, 2)
+    assert along(error, 2) == (*[0.0] * (CELLS - 1), 2)
+    error[0, 0, 0] = np.nan
+    assert np.isnan(along(error, 2)[0])
+
+
+def test_the_colours_grow_with_the_error():
+    def of(error: float, bound: float = 1e-12) -> str:
+        return colour(Difference("x", error, bound))
+
+    assert colour(None) == "none"
+    assert [of(e) for e in (0, 1e-12, 2e-12, 1e-7, 1e-2, 1, np.nan, np.inf)] == [
+        *("ok", "ok", "e1", "e2", "e4", "e5", "e5", "e5")
+    ]
+    assert of(1, bound=0) == "e5"
+    assert of(0, bound=0) == "ok"
