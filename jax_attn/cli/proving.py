@@ -21,6 +21,7 @@ WORTH_A_PROCESS = 4  # rows: a process takes as long to start as a few of them t
 # A forked process cannot use the threads that JAX and torch have started.
 SPAWN = get_context("spawn")
 
+S = TypeVar("S")
 T = TypeVar("T")
 
 
@@ -33,13 +34,17 @@ def processes_for(rows: int) -> int:
 
 def proofs(twins: Sequence[Twin], lanes: Sequence[str]) -> Iterator[Report]:
     """The report of each twin, in order."""
-    names = [twin.name for twin in twins]
-    processes = processes_for(len(names))
+    yield from spread(prove, [twin.name for twin in twins], lanes)
+
+
+def spread(work: Callable[[S, Sequence[str]], T], items: Sequence[S], lanes: Sequence[str]) -> Iterator[T]:
+    """`work(item, lanes)` of each item, in order, by as many processes as are worth it."""
+    processes = processes_for(len(items))
     if processes < 2:
-        yield from (prove(name, lanes) for name in names)
+        yield from (work(item, lanes) for item in items)
         return
     with ProcessPoolExecutor(processes, SPAWN, _surroundings, (quick_flags(),)) as pool:
-        yield from pool.map(prove, names, repeat(lanes))
+        yield from pool.map(work, items, repeat(lanes))
 
 
 def prove(name: str, lanes: Sequence[str]) -> Report:

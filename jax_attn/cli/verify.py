@@ -32,6 +32,7 @@ def verify(
         tuple[tuple[str, ...], ...], tyro.conf.arg(metavar="SENTENCE"), tyro.conf.UseAppendAction
     ] = (),
     json: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None,
+    power: bool = False,
 ) -> int:
     """Prove that each Flax module computes what its torch twin computes.
 
@@ -48,7 +49,17 @@ def verify(
         checkpoint: folder with config.json, weights and tokenizer.json, in place of the sample encoder.
         text: a sentence to read in place of the sample ones; give it as often as there are sentences.
         json: write everything that was measured to this file.
+        power: plant known faults into the catalogue instead, and show which lanes see each; the exit status
+            is 0 only if each is caught. The names are then those of faults, or of their families.
     """
+    if power:
+        if checkpoint is not None or text:
+            raise ValueError(
+                "--power plants faults into the catalogue; it takes no --checkpoint and no --text"
+            )
+        from jax_attn.cli.power import verify_power
+
+        return verify_power(names, lanes, json)
     sentences = tuple(sentence for group in text for sentence in group) or SENTENCES
     twins = chosen_twins(names)
     wants_pretrained = not names or PRETRAINED in names or checkpoint is not None or bool(text)

@@ -260,7 +260,6 @@ class _PlantedRun(LaneRun):
     def of(self, planted: Planted, lane: Lane) -> "_PlantedRun":
         """The same lane with a fault in torch."""
         run = copy.copy(self)
-        object.__setattr__(run.sides, "torch", planted.module)
         run.torch = TorchSide(planted.module, lane, self.sides.call_torch)
         truth = None if lane.exact else TorchSide(planted.module, lane, self.sides.call_torch, truth=True)
         run.truth = truth
@@ -306,7 +305,7 @@ def cell(trial: Trial, lane: str) -> str:
 
 def number(value: float) -> str:
     """An error in a table."""
-    return "-" if math.isnan(value) else "raises" if math.isinf(value) else f"{value:.1e}"
+    return "-" if math.isnan(value) else "no value" if math.isinf(value) else f"{value:.1e}"
 
 
 def _plain(row: dict[str, Any]) -> dict[str, Any]:

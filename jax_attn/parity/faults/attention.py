@@ -57,7 +57,7 @@ class Points:
             value = self._soft(forward, function, args, kwargs)
             weights[id(value)] = value
             return value
-        value = PASS
+        value: Any = PASS
         if from_scores:
             value = self._hidden(forward, name, args, kwargs)
         elif from_weights and name.startswith("masked_fill") and self.rezero:
@@ -129,11 +129,8 @@ def _are_activations(tensors: list[Any]) -> bool:
 
 
 def _is_low(fill: Any, scores: Any) -> bool:
-    return (
-        (not hasattr(fill, "any")
-        and isinstance(fill, int | float)
-        and fill < -1e3)
-        or (hasattr(fill, "any") and bool((fill < -1e3).all()))
+    return (not hasattr(fill, "any") and isinstance(fill, int | float) and fill < -1e3) or (
+        hasattr(fill, "any") and bool((fill < -1e3).all())
     )
 
 

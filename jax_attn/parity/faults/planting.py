@@ -6,7 +6,7 @@ copy whose class is derived from the original's, so names, weights and signature
 
 import copy
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from functools import cache, wraps
 from typing import Any
@@ -66,12 +66,10 @@ class Forward:
 
 def opened(forward: Forward) -> AbstractContextManager[Any]:
     """Within it torch's own multi-head attention is run, not handed on, and its inside is caught."""
-    from contextlib import ExitStack
-
     import torch
 
     stack = ExitStack()
-    stack.enter_context(mock.patch.object(torch.nn.functional, "has_torch_function", lambda *tensors: False))
+    stack.enter_context(mock.patch.object(torch.nn.functional, "has_torch_function", return_value=False))
     stack.enter_context(forward.mode)
     return stack
 

@@ -1,0 +1,187 @@
+"""`jax-attn verify --power`: known faults are planted into the catalogue, and each has to be found."""
+
+import difflib
+import json as json_text
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from jax_attn.catalogue import CATALOGUE
+from jax_attn.cli.progress import progress_over
+from jax_attn.cli.proving import spread
+from jax_attn.parity.cases import EXACT, Case
+from jax_attn.parity.faults import FAULTS
+from jax_attn.parity.faults.loss_pair import FlaxLosses, loss_cases, torch_losses
+from jax_attn.parity.lanes import LANES
+from jax_attn.parity.power import PowerReport, Trial, cell, number, power
+
+
+@dataclass(frozen=True)
+class Bed:
+    """A row of the catalogue into which faults are planted.
+
+    Attributes:
+        row: its name; "losses" is a pair of its own.
+        faults: names of the faults.
+        arguments: constructor arguments in place of the row's.
+        cases: which of the row's calls are made; none is all.
+        more: further calls.
+    """
+
+    row: str
+    faults: tuple[str, ...]
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    cases: tuple[str, ...] = ()
+    more: Callable[[], list[Case]] = list
+
+
+def far_from_zero() -> list[Case]:
+    """A mean at which a variance in one pass cancels, in float64 too."""
+    return [Case("mean 1000", (1e3 + np.random.default_rng(0).standard_normal((3, 5, 91)),), lanes=EXACT)]
+
+
+BEDS = [
+    Bed(
+        "encoder-layer-post",
+        ("eps-1e-5", "eps-1e-6", "eps-outside", "variance-unbiased", "norm-uncentred", "norm-bias-missing",
+         "norm-scale-plus-one", "norm-missing", "norm-placement", "skip-missing", "gelu-form",
+         "mask-inverted"),
+        cases=("plain", "tiny variance", "padding"),
+    ),
+    Bed(
+        "encoder-layer-pre", ("eps-1e-12", "variance-one-pass", "norm-placement", "skip-missing"),
+        arguments={"eps": 1e-5}, cases=("tiny variance",), more=far_from_zero,
+    ),
+    Bed(
+        "attention-masked",
+        ("scale-missing", "scale-twice", "scale-by-width", "swapped-qk", "heads-order", "heads-interleaved",
+         "mask-inverted", "mask-missing", "mask-adds-1e4", "mask-adds-1e9", "empty-row-mean", "softmax-axis",
+         "softmax-float32", "softmax-plus-one", "weight-transposed", "weight-constant"),
+    ),
+    Bed(
+        "sdpa", ("mask-one-more", "mask-not-itself", "qkv-by-heads", "axes-swapped", "scale-missing",
+                 "heads-interleaved"),
+        cases=("plain", "tiny variance"),
+    ),
+    Bed("torch-multihead-padding", ("qkv-by-heads", "mask-one-more", "softmax-axis", "weight-transposed")),
+    Bed("feed-forward-gelu", ("gelu-form", "gelu-sigmoid", "relu-for-gelu", "bias-missing", "input-constant",
+                              "dropout-rate", "dropout-missing", "dropout-unscaled",
+                              "dropout-in-evaluation")),
+    Bed("feed-forward-relu", ("gelu-for-relu", "tanh-gelu-for-relu")),
+    Bed("embeddings", ("position-off-by-one", "position-missing", "embedding-scaled", "embedding-padding",
+                       "ids-off-by-one", "segments-ignored", "eps-1e-6")),
+    Bed("embeddings-sinusoidal", ("position-halves", "position-off-by-one")),
+    Bed("pooler", ("pooled-last", "pooled-mean", "pooler-tanh")),
+    Bed("classification-head", ("pooled-last", "bias-missing", "dropout-rate")),
+    Bed("encoder", ("layer-missing", "weight-constant"), cases=("plain",)),
+    Bed("losses", ("loss-reduction", "loss-ignore-index", "loss-mean-of-all", "loss-smoothing",
+                   "loss-softmax", "loss-half")),
+]  # fmt: skip
+
+
+def verify_power(names: Sequence[str], lanes: Sequence[str], json: Path | None) -> int:
+    """Plant each fault, and tell which lanes see it; 0 if each is caught by the lane that has to."""
+    beds = chosen_beds(names, lanes)
+    if json is not None:
+        json.touch()
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(_line("fault", "planted into", "error", lanes, "verdict"), style="bold")
+    reports: list[PowerReport] = []
+    with progress_over(console, len(beds)) as advance:
+        for bed, report in zip(beds, spread(try_bed, beds, lanes), strict=True):
+            reports.append(report)
+            for trial in report.trials:
+                console.print(row(trial, lanes))
+            advance(bed.row)
+    for report in reports:
+        if not report.baseline.passed:
+            console.print(f"\n{report.baseline}", markup=False)
+    if json is not None:
+        data = {"passed": _passed(reports), "pairs": [report.to_json() for report in reports]}
+        json.write_text(json_text.dumps(data, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    console.print(f"\n{_summary(reports)}")
+    return 0 if _passed(reports) else 1
+
+
+def chosen_beds(names: Sequence[str], lanes: Sequence[str]) -> list[Bed]:
+    """The rows, each with those of its faults that are wanted and that these lanes can see.
+
+    Raises:
+        ValueError: a name that is neither a fault's nor a family's, or float64 is not among the lanes.
+    """
+    if "float64" not in lanes:
+        raise ValueError("--power needs the float64 lane: the others cannot see every fault")
+    families = {fault.family for fault in FAULTS.values()}
+    for name in names:
+        if name not in FAULTS and name not in families:
+            nearest = difflib.get_close_matches(name, [*FAULTS, *families], n=3, cutoff=0.4)
+            hint = f"; the nearest are {', '.join(nearest)}" if nearest else ""
+            raise ValueError(
+                f"no fault is called {name!r}{hint}; the families are {', '.join(sorted(families))}"
+            )
+
+    def wanted(name: str) -> bool:
+        fault = FAULTS[name]
+        return fault.lane in lanes and (not names or name in names or fault.family in names)
+
+    beds = [replace(bed, faults=tuple(filter(wanted, bed.faults))) for bed in BEDS]
+    beds = [bed for bed in beds if bed.faults]
+    if not beds:
+        raise ValueError("these lanes see none of these faults: dropout's show in the dropout lane alone")
+    return beds
+
+
+def try_bed(bed: Bed, lanes: Sequence[str]) -> PowerReport:
+    """Plant the faults of one row."""
+    faults = [FAULTS[name] for name in bed.faults]
+    if bed.row == "losses":
+        return power(FlaxLosses(), torch_losses(), loss_cases(), lanes, faults, title=bed.row)
+    twin = CATALOGUE[bed.row]
+    twin = replace(twin, arguments={**twin.arguments, **bed.arguments})
+    cases = [case for case in twin.cases() if not bed.cases or case.name in bed.cases]
+    return power(
+        twin.flax(), twin.torch(), [*cases, *bed.more()], lanes, faults,
+        whole_model=twin.whole_model, title=bed.row,
+    )  # fmt: skip
+
+
+def row(trial: Trial, lanes: Sequence[str]) -> str:
+    """The line of one fault, with rich's markup."""
+    colour = "green" if trial.caught else "bold red"
+    cells = [cell(trial, lane) for lane in lanes]
+    verdict = (
+        "caught" if trial.caught else "MISSED" if trial.verdict == "MISSED" else f"MISSED, {trial.verdict}"
+    )
+    return _line(trial.fault, trial.pair, number(trial.error), cells, f"[{colour}]{verdict}[/{colour}]")
+
+
+def _line(fault: str, pair: str, error: str, lanes: Sequence[str], verdict: str) -> str:
+    names = max(map(len, FAULTS))
+    pairs = max(len(bed.row) for bed in BEDS)
+    cells = [text.rjust(max(map(len, LANES))) for text in lanes]
+    return "  ".join([fault.ljust(names), pair.ljust(pairs), error.rjust(8), *cells, verdict])
+
+
+def _passed(reports: Sequence[PowerReport]) -> bool:
+    return all(report.baseline.passed and len(report.caught) == len(report.trials) for report in reports)
+
+
+def _summary(reports: Sequence[PowerReport]) -> str:
+    trials = [trial for report in reports for trial in report.trials]
+    caught = sum(trial.caught for trial in trials)
+    seconds = sum(report.seconds for report in reports)
+    blind = {
+        lane: sum(lane in trial.lanes and not trial.lanes[lane].caught for trial in trials)
+        for lane in ("float32", "bfloat16")
+    }
+    passed = sum(report.baseline.passed for report in reports)
+    tested = len({trial.fault for trial in trials})
+    return (
+        f"{caught} of {len(trials)} plantings of {tested} faults caught, in {seconds:.0f} s; "
+        f"{passed} of {len(reports)} pairs pass without a fault\n"
+        f"float32 does not see {blind['float32']} of them, bfloat16 {blind['bfloat16']}"
+    )
