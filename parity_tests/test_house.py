@@ -29,7 +29,7 @@ FLOORS = (
     ("parity",),
     ("catalogue",),
     ("bench",),
-    ("cli",),
+    ("cli", "pytest_plugin"),
 )
 
 # Constructor arguments of torch's own classes that are not ours to mirror.
