@@ -4,6 +4,7 @@ Common to all: in step t, from 1, `m ← β₁ · m + (1 - β₁) · g` and `v �
 `optimizers.py` says of its arguments holds here.
 """
 
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -115,8 +116,7 @@ def radam(
     above, the step is multiplied by `r · sqrt(1 - β₂ᵗ) / (sqrt(v) + eps)`, with
     `r = sqrt((ρₜ - 4) (ρₜ - 2) ρ∞ / ((ρ∞ - 4) (ρ∞ - 2) ρₜ))`.
 
-    `optax.radam` adds eps after the correction of `v`. Both terms of `ρₜ` are near 2000 with the usual `β₂`:
-    without `jax_enable_x64`, `r` is right to 1e-4 in the first steps that adapt. torch has float64 there.
+    `optax.radam` adds eps after the correction of `v`, and loses digits of `ρₜ` in float32.
 
     Raises:
         ValueError: a beta that is not in [0, 1), or another argument below 0.
@@ -197,7 +197,7 @@ def _scale_by_radam(betas: Betas, eps: Number) -> optax.GradientTransformation:
         beta1, beta2, step, exp_avg, exp_avg_sq = _moments(updates, state, betas)
         correction = bias_correction(beta2, step)
         limit = 2 / (1 - beta2) - 1
-        length = limit - 2 * step * (1 - correction) / correction
+        length = _length(beta2, step)
         adapts = length > 5.0
         known = jnp.maximum(length, 5.0)  # below 4 the root would be of a negative number
         rectifier = jnp.sqrt((known - 4) * (known - 2) * limit / ((limit - 4) * (limit - 2) * known))
@@ -210,6 +210,22 @@ def _scale_by_radam(betas: Betas, eps: Number) -> optax.GradientTransformation:
         return scaled, AdamState(step, exp_avg, exp_avg_sq)
 
     return optax.GradientTransformation(init, update)
+
+
+def _length(beta: Number, step: jax.Array) -> jax.Array:
+    """`ρₜ = 2 / (1 - β) - 1 - 2t βᵗ / (1 - βᵗ)`, how many gradients `v` stands for, to the last digits.
+
+    With `λ = -ln β` this is `coth(λ/2) - 2t / (exp(λt) - 1)`. In the first steps both terms are near `2/λ`,
+    and in float32 little is left of their difference; their series begin with the terms that are.
+    """
+    rate = -math.log(beta) if isinstance(beta, int | float) and beta > 0 else -jnp.log(beta)
+    x = rate * step
+
+    def rest(t: Any, x: Any) -> Any:  # t - 2t / (exp(x) - 1) + 2t / x, to 1e-14 below x = 0.1
+        return t * x * (1 / 6 - x * x * (1 / 360 - x * x * (1 / 15120 - x * x / 604800)))
+
+    whole = 2 / (1 - beta) - 1 - 2 * step / jnp.expm1(x)
+    return jnp.where(x < 0.1, step + rest(1, rate) - rest(step, x), whole)
 
 
 def _moments(grads: Any, state: Any, betas: Betas) -> tuple[Any, Any, jax.Array, Any, Any]:
