@@ -4,6 +4,7 @@ import json as json_text
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -12,15 +13,17 @@ from rich.console import Console
 
 from jax_attn.cli.user_file import load_port
 from jax_attn.parity import bounds
+from jax_attn.parity.against import RecordedLaneRun, compare_with_trace, recorded_sides, trace_against
 from jax_attn.parity.compare import SMALL, carry_weights, compare_cases
 from jax_attn.parity.error_maps import error_maps
 from jax_attn.parity.junit import junit as junit_text
-from jax_attn.parity.lane_run import Sides
+from jax_attn.parity.lane_run import LaneRun, Sides
 from jax_attn.parity.lanes import LANES
 from jax_attn.parity.locate import trace_modules
 from jax_attn.parity.page import page
 from jax_attn.parity.port import Port
 from jax_attn.parity.report import Report
+from jax_attn.parity.trace_files import TorchTrace
 from jax_attn.parity.training import TRAINING_LANES, compare_training
 from jax_attn.parity.training_report import TrainingReport
 
@@ -57,6 +60,7 @@ def diff(
     /,
     lanes: tuple[Lane, ...] = LANES,
     train: bool = False,
+    against: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None,
     json: File = None,
     junit: File = None,
     html: File = None,
@@ -74,6 +78,8 @@ def diff(
         file: the Python file, and the function in it.
         lanes: the lanes to run.
         train: compare trainings too; the function also returns "batches", "losses" and "optimizers".
+        against: compare with the run of torch that `jax-attn trace` recorded there, on the inputs recorded
+            with it; the function then need not return more than the flax module.
         json: write everything that was measured to this file.
         junit: write a test case for each tensor and lane to this file, as JUnit has it.
         html: write a page to read to this file.
@@ -81,13 +87,16 @@ def diff(
     for path in (json, junit, html):
         if path is not None:
             path.touch()  # a path that cannot be written to is told now, not after the work
-    port = load_port(file, "flax", "torch")
+    if train and against is not None:
+        raise ValueError("--train needs torch; it cannot be combined with --against")
+    recorded = None if against is None else TorchTrace.load(against)
+    port = load_port(file, *(("flax", "torch") if recorded is None else ("flax",)))
     port = replace(port, title=port.title or Path(file).name)
     console = Console(highlight=False, soft_wrap=True)
     with progress_on(console) as progress:
         if train:
             require_training(port, lanes)
-        report = compared(port, lanes, progress)
+        report = compared(port, recorded, lanes, progress)
         training = trained(port, lanes, progress) if train else None
     findings = Findings(report, training)
     show(console, findings)
@@ -95,35 +104,40 @@ def diff(
         text = json_text.dumps(findings.to_json(), indent=1, ensure_ascii=False, allow_nan=False)
         json.write_text(text + "\n", encoding="utf-8")
     if html is not None:
-        html.write_text(page_of(port, findings), encoding="utf-8")
+        html.write_text(page_of(port, recorded, findings), encoding="utf-8")
     if junit is not None:
         junit.write_text(junit_text(report, training), encoding="utf-8")
     return 0 if findings.passed else 1
 
 
-def compared(port: Port, lanes: Sequence[str], progress: Progress) -> Report:
-    """Outputs and gradients."""
-    return compare_cases(
-        port.flax,
-        port.torch,
-        [port.case],
-        lanes=lanes,
-        weights=port.weights,
-        names=port.names,
-        whole_model=port.whole_model,
-        call_flax=port.call_flax,
-        call_torch=port.call_torch,
-        seed=port.seed,
-        title=port.title,
-        progress=progress,
-        trace=True,
-        modules=port.modules,
-    )
+def compared(port: Port, recorded: TorchTrace | None, lanes: Sequence[str], progress: Progress) -> Report:
+    """Outputs and gradients, against torch or what was recorded of it."""
+    options: dict[str, Any] = {
+        "lanes": lanes,
+        "names": port.names,
+        "whole_model": port.whole_model,
+        "call_flax": port.call_flax,
+        "title": port.title,
+        "progress": progress,
+        "trace": True,
+        "modules": port.modules,
+    }
+    if recorded is not None:
+        return compare_with_trace(port.flax, recorded, **options)
+    options |= {"weights": port.weights, "call_torch": port.call_torch, "seed": port.seed}
+    return compare_cases(port.flax, port.torch, [port.case], **options)
 
 
-def page_of(port: Port, findings: Findings) -> str:
+def page_of(port: Port, recorded: TorchTrace | None, findings: Findings) -> str:
     """The page: for it the worst tensors are computed once more, and modules that agree are traced."""
-    report, bound = findings.report, bounds.WHOLE_MODEL if port.whole_model else bounds.MODULE
+    report = findings.report
+    if recorded is not None:
+        case = recorded.case
+        sides = recorded_sides(port.flax, recorded, port.names, port.whole_model, port.call_flax)
+        report.trace = report.trace or trace_against(port.flax, recorded, sides, port.modules)
+        maps = error_maps(partial(RecordedLaneRun, sides, recorded=recorded), case, report)
+        return page(report, maps=maps)
+    case = port.case
     options: dict[str, Any] = {
         "names": port.names,
         "call_flax": port.call_flax,
@@ -131,13 +145,14 @@ def page_of(port: Port, findings: Findings) -> str:
         "seed": port.seed,
     }
     if report.trace is None:
-        args, kwargs = port.case.args, port.case.kwargs
+        weights: dict[str, Any] = {"weights": port.weights, "modules": port.modules}
         report.trace = trace_modules(
-            port.flax, port.torch, *args, kwargs=kwargs, weights=port.weights, modules=port.modules, **options
+            port.flax, port.torch, *case.args, kwargs=case.kwargs, **weights, **options
         )
+    bound = bounds.WHOLE_MODEL if port.whole_model else bounds.MODULE
     flax, torch = carry_weights(port.flax, port.torch, port.weights, port.names)
     sides = Sides(flax, torch, bound=bound, quick=report.parameters <= SMALL, **options)
-    return page(report, maps=error_maps(sides, port.case, report), training=findings.training)
+    return page(report, maps=error_maps(partial(LaneRun, sides), case, report), training=findings.training)
 
 
 def require_training(port: Port, lanes: Sequence[str]) -> None:

@@ -31,6 +31,7 @@ def _application() -> Any:
     from jax_attn.cli.bench import bench
     from jax_attn.cli.diff import diff
     from jax_attn.cli.list import list_catalogue
+    from jax_attn.cli.trace import trace
     from jax_attn.cli.verify import verify
 
     application = tyro.extras.SubcommandApp()
@@ -38,6 +39,7 @@ def _application() -> Any:
         "list": list_catalogue,
         "verify": verify,
         "diff": diff,
+        "trace": trace,
         "bench": bench,
     }
     for name, command in commands.items():

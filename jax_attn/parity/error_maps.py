@@ -1,12 +1,13 @@
 """Where in a tensor its error lies: along each axis, the largest error at each place."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
 from jax_attn.parity.cases import Case
-from jax_attn.parity.lane_run import LaneRun, Sides
-from jax_attn.parity.lanes import lanes_named
+from jax_attn.parity.lane_run import LaneRun
+from jax_attn.parity.lanes import Lane, lanes_named
 from jax_attn.parity.report import Report, Result
 from jax_attn.parity.trees import names_of
 
@@ -28,11 +29,13 @@ class ErrorMap:
     axes: tuple[tuple[float, ...], ...]
 
 
-def error_maps(sides: Sides, case: Case, report: Report, most: int = 8) -> list[ErrorMap]:
+def error_maps(
+    lane_run: Callable[[Lane], LaneRun], case: Case, report: Report, most: int = 8
+) -> list[ErrorMap]:
     """Maps of the worst tensors of a case, those of a lane in which it runs once more.
 
     Args:
-        sides: the two modules, as `compare_cases` had them.
+        lane_run: both sides, ready to run in a lane.
         case: the case.
         report: what was found.
         most: how many.
@@ -43,7 +46,7 @@ def error_maps(sides: Sides, case: Case, report: Report, most: int = 8) -> list[
     if worst is None:
         return []
     chosen = [result for result in failed if result.lane == worst.lane][:most]
-    tensors = _tensors(LaneRun(sides, lanes_named([worst.lane])[0]), case)
+    tensors = _tensors(lane_run(lanes_named([worst.lane])[0]), case)
     maps = ((result, tensors.get((result.kind, result.name))) for result in chosen)
     return [_map(result, *arrays) for result, arrays in maps if arrays is not None]
 

@@ -63,13 +63,15 @@ class Port:
         Args:
             value: a `Port`; a mapping or a dataclass with some of its fields; or a tuple of the flax module,
                 the torch module and the inputs, then for a training the batches, the losses and the
-                optimizers.
+                optimizers; or a flax module alone.
 
         Raises:
             ValueError: it is something else, or a module of it is none.
         """
         if isinstance(value, cls):
             port = value
+        elif isinstance(value, nnx.Module):
+            port = cls(flax=value)
         elif isinstance(value, Mapping):
             port = cls(**_known(dict(value)))
         elif is_dataclass(value) and not isinstance(value, type | nnx.Module):

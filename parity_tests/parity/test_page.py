@@ -3,6 +3,7 @@
 import copy
 import re
 from dataclasses import replace
+from functools import partial
 from html.parser import HTMLParser
 
 import numpy as np
@@ -13,7 +14,7 @@ from jax_attn.parity import bounds
 from jax_attn.parity.compare import carry_weights, compare_cases
 from jax_attn.parity.differences import Difference
 from jax_attn.parity.error_maps import CELLS, along, error_maps
-from jax_attn.parity.lane_run import Sides
+from jax_attn.parity.lane_run import LaneRun, Sides
 from jax_attn.parity.locate import trace_modules
 from jax_attn.parity.page import colour, page
 from jax_attn.parity.report import Report
@@ -63,7 +64,7 @@ def failed():
     report = compare_cases(flax, torch, [case], lanes=["float64"], title="a <port> & more", trace=True)
     pair = carry_weights(flax, torch, "torch", ())
     sides = Sides(*pair, (), bounds.MODULE, None, None, 0, True)
-    return report, error_maps(sides, case, report)
+    return report, error_maps(partial(LaneRun, sides), case, report)
 
 
 def test_a_failed_report_shows_where_and_how_much(failed):

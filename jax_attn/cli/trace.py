@@ -1,0 +1,40 @@
+"""`jax-attn trace`: record a run of torch, to be compared on a machine that has none."""
+
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from rich.console import Console
+
+from jax_attn.cli.user_file import load_port
+from jax_attn.parity.trace_torch import record_trace
+
+
+def trace(
+    file: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="FILE.py[:function]")],
+    /,
+    out: Annotated[Path, tyro.conf.arg(metavar="DIR")],
+) -> int:
+    """Record a run of a torch model: weights, inputs, outputs, every gradient, and every submodule's calls.
+
+    The function is that of `jax-attn diff`; its flax module may be None. What is written, trace.json and
+    trace.safetensors, `jax-attn diff FILE.py --against DIR` compares with Flax where there is no torch.
+
+    Args:
+        file: the Python file, and the function in it.
+        out: the folder to write to; a trace that is there is replaced.
+    """
+    port = load_port(file, "torch")
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"--out must be a folder, got the file {out}")
+    found = record_trace(port.torch, port.case, call=port.call_torch, seed=port.seed)
+    size = found.save(out)
+    calls = len(found.recordings["float64"].calls)
+    lanes = " and ".join(found.draws)
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(
+        f"{out}: {calls} calls of submodules, {len(found.module.weights)} weights, in {lanes}, "
+        f"{size / 2**20:.1f} MiB",
+        markup=False,
+    )
+    return 0

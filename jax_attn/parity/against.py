@@ -1,0 +1,155 @@
+"""Compare a Flax module with a recorded run of torch. No torch is needed for it."""
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+from flax import nnx
+
+from jax_attn.parity import bounds
+from jax_attn.parity.calls import Call
+from jax_attn.parity.compare import SMALL, _judge_training
+from jax_attn.parity.flax_side import FlaxSide, fixed_dtype
+from jax_attn.parity.lane_run import ByTorch, LaneRun, Sides
+from jax_attn.parity.lanes import LANES, Lane, lanes_named
+from jax_attn.parity.module_pairs import Entry, ModuleNames, ModulePairs, _flax_entries, _Matching
+from jax_attn.parity.recording import Recording
+from jax_attn.parity.report import LeftOut, Report
+from jax_attn.parity.search import find
+from jax_attn.parity.trace import Tracer
+from jax_attn.parity.trace_files import RecordedModule, TorchTrace
+from jax_attn.parity.wrapping import first_paths
+from jax_attn.weights.rules import Names, slots
+from jax_attn.weights.state_dict import load_state_dict
+
+Progress = Callable[[str, str], None]
+
+
+def compare_with_trace(
+    flax_module: nnx.Module,
+    recorded: TorchTrace,
+    *,
+    lanes: Sequence[str] = LANES,
+    names: Names = (),
+    whole_model: bool = False,
+    call_flax: Callable[..., Any] | None = None,
+    title: str = "",
+    progress: Progress = lambda lane, case: None,
+    trace: bool = True,
+    modules: ModuleNames | None = None,
+) -> Report:
+    """`compare`, with what torch gave on another machine. The inputs are the recorded ones.
+
+    The arguments are those of `compare_cases`.
+
+    Raises:
+        StateDictError: the recorded weights do not fit Flax.
+        ValueError: a lane that does not exist.
+    """
+    started = time.perf_counter()
+    chosen = lanes_named(lanes)
+    sides = recorded_sides(flax_module, recorded, names, whole_model, call_flax)
+    weights = jax.tree.leaves(nnx.state(sides.flax, nnx.Param))
+    report = Report(title, parameters=sum(leaf.size for leaf in weights))
+    _judge_training(report, sides.flax, recorded.module, names, chosen[0].name)
+    for lane in chosen:
+        if lane.name not in recorded.draws:
+            report.left_out.append(LeftOut("", lane.name, "(all)", "the trace does not hold this lane"))
+            continue
+        run = RecordedLaneRun(sides, lane, recorded)
+        attempt = run.attempt(recorded.case, progress)
+        run.run_flax(attempt)
+        results, left_out = run.verdict(attempt)
+        report.results += results
+        report.left_out += left_out
+    if trace and not report.passed:
+        report.trace = trace_against(flax_module, recorded, sides, modules, progress)
+        report.first_divergence = find(report.trace)
+        if report.first_divergence is None:
+            reason = "every submodule that was compared agrees in float64"
+            report.left_out.append(LeftOut("", "float64", "first divergence", reason))
+    report.seconds = time.perf_counter() - started
+    return report
+
+
+def recorded_sides(
+    flax_module: nnx.Module,
+    recorded: TorchTrace,
+    names: Names,
+    whole_model: bool,
+    call_flax: Callable[..., Any] | None,
+) -> Sides:
+    """Flax with torch's weights, beside what is known of torch."""
+    flax = load_state_dict(nnx.clone(flax_module, graph=True), recorded.module.weights, names=names)
+    size = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(flax, nnx.Param)))
+    bound = bounds.WHOLE_MODEL if whole_model else bounds.MODULE
+    return Sides(flax, recorded.module, names, bound, call_flax, None, recorded.seed, size <= SMALL)
+
+
+def trace_against(
+    original: nnx.Module,
+    recorded: TorchTrace,
+    sides: Sides,
+    modules: ModuleNames | None = None,
+    progress: Progress = lambda lane, case: None,
+) -> Any:
+    """A `ModuleTrace` of every submodule, in float64."""
+    tracer = RecordedTracer(original, recorded, sides, modules)
+    return tracer.trace(recorded.case, progress=lambda what: progress("float64", f"tracing {what}"))
+
+
+class RecordedLaneRun(LaneRun):
+    """A lane in which torch has run before."""
+
+    def __init__(self, sides: Sides, lane: Lane, recorded: TorchTrace):
+        self.sides = sides
+        self.lane = lane
+        self.draws = recorded.draws[lane.name]
+        self.fault = ""
+        try:
+            self.flax = FlaxSide(sides.flax, lane, sides.names, sides.call_flax, sides.quick)
+        except Exception as error:
+            self.fault = f"flax raised {type(error).__name__}: {error}"
+        self.hint = fixed_dtype(sides.flax, lane) if lane.exact else ""
+
+    def _run_torch(self, call: Call, seed: int) -> ByTorch:
+        draw = self.draws[seed - self.sides.seed]  # where there are no more, the first one stands
+        return ByTorch(call, draw.skeleton, draw.run, draw.truth, None)
+
+
+class RecordedTracer(Tracer):
+    """A tracer that reads torch's side."""
+
+    def __init__(self, original: nnx.Module, recorded: TorchTrace, sides: Sides, modules: ModuleNames | None):
+        (self.lane,) = lanes_named(["float64"])
+        self.bound = bounds.MODULE
+        self.seed = recorded.seed
+        self.pairs = _paired(original, recorded.module, sides.names, modules)
+        self.notes = ["torch's side is a recorded trace, in evaluation mode"]
+        self.recording = recorded.recordings["float64"]
+        self._flax = sides.flax
+        self._flax_options = sides.names, sides.call_flax, first_paths(original)
+
+    def record_torch(self, call: Call, *, backward: bool = False) -> tuple[Recording, None]:
+        """What was recorded, forward and backward at once."""
+        return self.recording, None
+
+
+def _paired(
+    flax: nnx.Module, torch: RecordedModule, names: Names, modules: ModuleNames | None
+) -> ModulePairs:
+    """`pair_modules`, with the paths that were recorded."""
+    shared = {place.key for slot in slots(flax, names) for place in slot.places} & torch.weights.keys()
+    ours = list(_flax_entries(flax, names, shared))
+    theirs = [
+        Entry(path, first, kind, frozenset(key for key in shared if not path or key.startswith(f"{path}.")))
+        for first, paths, kind in torch.modules
+        for path in paths
+    ]
+    matching = _Matching(ours, theirs, names)
+    matching.by_hand(modules or {})
+    matching.by_weights()
+    matching.by_name()
+    pairs = dict.fromkeys((mine.first, other.first) for mine, other in matching.pairs)
+    return ModulePairs(list(pairs), {e.first: e.kind for e in ours}, {e.first: e.kind for e in theirs})
