@@ -65,9 +65,10 @@ def colour(difference: Difference | None) -> str:
 
 def _verdict(report: Report, passed: bool, title: str) -> str:
     failed = len(report.failures)
+    compared = sum(result.kind != "run" for result in report.results)
     counts = [
-        (f"{len(report.results):,}", "tensors compared"),
-        (f"{failed:,}", "differ"),
+        (f"{compared:,}", "tensors compared"),
+        (f"{failed:,}", "failed"),
         (f"{len(report.left_out):,}", "left out"),
         (f"{report.parameters:,}", "parameters"),
         (f"{report.seconds:.1f} s", "taken"),
