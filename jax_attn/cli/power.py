@@ -174,14 +174,14 @@ def _summary(reports: Sequence[PowerReport]) -> str:
     trials = [trial for report in reports for trial in report.trials]
     caught = sum(trial.caught for trial in trials)
     seconds = sum(report.seconds for report in reports)
-    blind = {
-        lane: sum(lane in trial.lanes and not trial.lanes[lane].caught for trial in trials)
+    blind = [
+        f"{lane} does not see {count} of them"
         for lane in ("float32", "bfloat16")
-    }
+        if (count := sum(lane in trial.lanes and not trial.lanes[lane].caught for trial in trials))
+    ]
     passed = sum(report.baseline.passed for report in reports)
     tested = len({trial.fault for trial in trials})
     return (
         f"{caught} of {len(trials)} plantings of {tested} faults caught, in {seconds:.0f} s; "
-        f"{passed} of {len(reports)} pairs pass without a fault\n"
-        f"float32 does not see {blind['float32']} of them, bfloat16 {blind['bfloat16']}"
+        f"{passed} of {len(reports)} pairs pass without a fault" + "".join(f"\n{line}" for line in blind)
     )

@@ -227,15 +227,15 @@ def power(
     planted = [plant(fault, torch) for fault in chosen]
     seen: dict[str, dict[str, Seen]] = {fault.name: {} for fault in chosen}
     for lane in lanes_named(lanes):
-        run = _PlantedRun(sides, lane)
-        right = list(_results(run, [case for case in cases if case.runs_in(lane.name)]))
+        run = PlantedRun(sides, lane)
+        right = list(results_of(run, [case for case in cases if case.runs_in(lane.name)]))
         report.baseline.results += right
         if not right or not all(result.passed for result in right):
             continue
         for trial in planted:
             progress(lane.name, trial.fault.name)
             with_fault = run.of(trial, lane)
-            results = list(_results(with_fault, [case for case in cases if case.runs_in(lane.name)]))
+            results = list(results_of(with_fault, [case for case in cases if case.runs_in(lane.name)]))
             seen[trial.fault.name][lane.name] = _seen(results)
     for trial in planted:
         fault = trial.fault
@@ -254,10 +254,10 @@ def power(
     return report
 
 
-class _PlantedRun(LaneRun):
+class PlantedRun(LaneRun):
     """A lane whose torch module is exchanged, while Flax's stays compiled."""
 
-    def of(self, planted: Planted, lane: Lane) -> "_PlantedRun":
+    def of(self, planted: Planted, lane: Lane) -> "PlantedRun":
         """The same lane with a fault in torch."""
         run = copy.copy(self)
         run.torch = TorchSide(planted.module, lane, self.sides.call_torch)
@@ -273,7 +273,8 @@ class _PlantedRun(LaneRun):
         return super()._measured_again(case, call, pairs, noisy)
 
 
-def _results(run: LaneRun, cases: Sequence[Case]) -> Iterator[Result]:
+def results_of(run: LaneRun, cases: Sequence[Case]) -> Iterator[Result]:
+    """The results of each case in turn."""
     for case in cases:
         attempt = run.attempt(case, lambda lane, case: None)
         run.run_flax(attempt)

@@ -64,8 +64,7 @@ class Points:
             value = self.rezero(forward, args[0], args[1])
         if (from_scores or from_weights) and tensors:
             value = function(*args, **kwargs) if value is PASS else value
-            shape = getattr(value, "shape", None)
-            if shape is not None and shape[-1:] == tensors[0].shape[-1:] and value.is_floating_point():
+            if _is_like(value, tensors[0]):
                 (scores if from_scores else weights)[id(value)] = value
         return value
 
@@ -126,6 +125,14 @@ def _are_activations(tensors: list[Any]) -> bool:
         and min(t.ndim for t in tensors) > 1
         and not any(isinstance(t, torch.nn.Parameter) for t in tensors)
     )
+
+
+def _is_like(value: Any, tensor: Any) -> bool:
+    """Whether a value is a floating tensor with the same last axis."""
+    import torch
+
+    floating = isinstance(value, torch.Tensor) and value.is_floating_point()
+    return floating and value.shape[-1:] == tensor.shape[-1:]
 
 
 def _is_low(fill: Any, scores: Any) -> bool:

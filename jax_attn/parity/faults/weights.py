@@ -4,6 +4,7 @@ The parameter itself stays as it is: a comparison hands the weights on to the ot
 """
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 from jax_attn.parity.faults.fault import Fault
@@ -240,3 +241,36 @@ WEIGHTS = [
     _fault("position-halves", "sines in one half and cosines in the other, not in turn", "models",
            "positions", waves, halves, ("sines, then cosines", "in turn"), 16),
 ]  # fmt: skip
+
+
+def variants(module: Any) -> list[Fault]:
+    """The faults that befall one weight, for each weight of a module that they may befall."""
+    import torch
+
+    tables = {id(p) for m in module.modules() if isinstance(m, torch.nn.Embedding) for p in m.parameters()}
+    kinds = {
+        "weight-transposed": (transposed, lambda p: p.ndim == 2 and p.shape[0] == p.shape[1]),
+        "bias-missing": (zeros, lambda p: p.ndim == 1),
+        "weight-constant": (detached, lambda p: True),
+    }
+    of_norms = norm_tensor("bias")(module)
+    found = []
+    for fault in WEIGHTS:
+        change, fits = kinds.get(fault.name, (None, None))
+        if change is None or fits is None:
+            continue
+        for key, parameter in module.named_parameters():
+            bias_only = fault.name != "bias-missing" or ("bias" in key and key not in of_norms)
+            if fits(parameter) and bias_only and not (change is transposed and id(parameter) in tables):
+                found.append(_of_one(fault, key, change))
+    return found
+
+
+def _of_one(fault: Fault, key: str, change: Callable[[Any, Any, str], Any]) -> Fault:
+    right, wrong = {
+        "weight-transposed": (key, f"the transpose of {key}"),
+        "bias-missing": (key, f"no {key}"),
+        "weight-constant": (f"a gradient of {key}", "none"),
+    }[fault.name]
+    substitute = Substitute(lambda module: {key: module.get_parameter(key)}, change, (wrong, right))
+    return replace(fault, fits=lambda module: True, planter=substitute.plant)

@@ -1,0 +1,132 @@
+"""Small pairs of modules into which every known fault can be planted."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from jax_attn.catalogue.twin import Twin
+from jax_attn.parity.cases import Case, text_cases, token_cases
+from jax_attn.parity.faults import FAULTS, Fault, faults_for
+from jax_attn.parity.faults.loss_pair import FlaxLosses, loss_cases, torch_losses
+
+WIDTH = 6
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Both modules, and calls on which each fault shows: `only` these, or all that fit but those in `but`."""
+
+    flax: Callable[[], Any]
+    torch: Callable[[], Any]
+    cases: Callable[[], list[Case]]
+    only: tuple[str, ...] = ()
+    but: tuple[str, ...] = ()
+
+    def faults(self) -> list[Fault]:
+        if self.only:
+            return [FAULTS[name] for name in self.only]
+        return [fault for fault in faults_for(self.flax(), self.torch()) if fault.name not in self.but]
+
+
+def pair_of(
+    where: str, cases: Callable[[], list[Case]], only: Any = (), but: Any = (), **arguments: Any
+) -> Pair:
+    twin = Twin("", where, "", "", arguments)
+
+    def torch() -> Any:
+        module = twin.torch()
+        for number, parameter in enumerate(module.parameters()):
+            draw = np.random.default_rng([5, number]).normal(size=parameter.shape)
+            if parameter.ndim == 1:  # norms begin with ones and zeros, which hide much
+                parameter.data += 0.2 * parameter.new_tensor(draw)
+        return module
+
+    return Pair(twin.flax, torch, cases, tuple(only), tuple(but))
+
+
+def layer_cases() -> list[Case]:
+    draw = np.random.default_rng(3).standard_normal
+    pairs = np.array([[[True, False, True], [False] * 3, [True, True, False]]] * 2)
+    return [Case("small", (0.02 * draw((2, 3, WIDTH)),), {"mask": pairs})]
+
+
+def far_cases() -> list[Case]:
+    """Far from zero, a variance in one pass cancels."""
+    return [Case("far", (1e3 + np.random.default_rng(3).standard_normal((2, 3, WIDTH)),))]
+
+
+def ids() -> list[Case]:
+    return text_cases(7, context=5)[-1:]
+
+
+PAIRS = {
+    "layer": pair_of(
+        "layers.encoder_layer:EncoderLayer",
+        layer_cases,
+        but=("eps-1e-5", "axes-swapped", "variance-one-pass"),
+        embed_dim=WIDTH,
+        num_heads=2,
+        hidden_dim=5,
+        dropout=0.2,
+        attention_dropout=0.3,
+        eps=1e-5,
+    ),
+    "attention": pair_of(
+        "from_scratch.sdpa:MultiHeadAttentionSDPA",
+        lambda: token_cases(WIDTH)[:1],
+        only=("mask-one-more", "qkv-by-heads", "axes-swapped", "scale-missing", "mask-missing", "swapped-qk"),
+        d_in=WIDTH,
+        d_out=WIDTH,
+        num_heads=2,
+        context_length=5,
+    ),
+    "relu": pair_of(
+        "layers.feed_forward:FeedForward",
+        lambda: token_cases(WIDTH)[:1],
+        only=("gelu-for-relu", "tanh-gelu-for-relu"),
+        embed_dim=WIDTH,
+        hidden_dim=5,
+        activation="relu",
+    ),
+    "pre": pair_of(
+        "layers.encoder_layer:EncoderLayer",
+        far_cases,
+        only=("variance-one-pass", "norm-placement"),
+        embed_dim=WIDTH,
+        num_heads=2,
+        hidden_dim=5,
+        norm_placement="pre",
+        eps=1e-5,
+    ),
+    "eps": pair_of(
+        "layers.encoder_layer:EncoderLayer",
+        layer_cases,
+        only=("eps-1e-5",),
+        embed_dim=WIDTH,
+        num_heads=2,
+        hidden_dim=5,
+    ),
+    "bert": pair_of(
+        "models.bert:Bert",
+        ids,
+        only=[
+            fault.name for fault in FAULTS.values() if fault.family == "models" and "halves" not in fault.name
+        ],
+        vocab_size=7,
+        hidden_size=WIDTH,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=5,
+        max_position_embeddings=5,
+    ),
+    "waves": pair_of(
+        "positions.sinusoidal:SinusoidalPositions",
+        lambda: token_cases(WIDTH)[:1],
+        only=("position-halves",),
+        num_embeddings=5,
+        embedding_dim=WIDTH,
+    ),
+    "losses": Pair(FlaxLosses, torch_losses, loss_cases, but=("axes-swapped",)),
+}

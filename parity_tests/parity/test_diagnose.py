@@ -1,0 +1,195 @@
+"""The cause of a difference: the right one is named, and a wrong one never as certain."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from flax import nnx
+
+from jax_attn.parity.compare import compare
+from jax_attn.parity.diagnose import diagnose
+from jax_attn.parity.faults import FAULTS, faults_for, plant
+from jax_attn.parity.lint_modules import lint_pair
+from jax_attn.weights.state_dict import load_state_dict
+from jax_attn.weights.tensors import as_numpy
+from parity_tests.parity.fault_pairs import PAIRS
+from parity_tests.parity.pairs import CASES, flax_block, torch_block
+
+pytestmark = pytest.mark.unchecked_shapes  # for speed
+
+FORWARD = [
+    (name, fault.name)
+    for name, pair in PAIRS.items()
+    for fault in pair.faults()
+    if fault.lane == "float64" and not fault.setting.startswith("gradient")
+]
+
+
+def as_flax(module):
+    """Call a torch module as if it were Flax: with the planted fault, it is a port that is wrong."""
+    module = module.double().eval()
+
+    def tensor(value):
+        return torch.tensor(np.asarray(value)) if isinstance(value, jax.Array | np.ndarray) else value
+
+    def call(_, *args, **kwargs):
+        with torch.no_grad():
+            value = module(*map(tensor, args), **{key: tensor(value) for key, value in kwargs.items()})
+        return jax.tree.map(lambda leaf: jnp.asarray(as_numpy(leaf)), value)
+
+    return call
+
+
+def found(name, fault):
+    pair = PAIRS[name]
+    flax, reference = pair.flax(), pair.torch()
+    load_state_dict(flax, reference.state_dict())
+    case = pair.cases()[0]
+    planted = plant(FAULTS[fault], reference)
+    return diagnose(
+        flax, reference, *case.args, kwargs=case.kwargs, weights=None, call_flax=as_flax(planted.module)
+    )
+
+
+def test_the_right_cause_is_named_and_no_wrong_one_is_certain():
+    right, wrong, unsure = [], [], []
+    for name, fault in FORWARD:
+        diagnosis = found(name, fault)
+        cause = diagnosis.cause
+        named = cause is not None and fault in {c.fault for c in diagnosis.likely}
+        exact = named and cause is not None and cause.fault == fault
+        if diagnosis.certainty == "certain" and not exact:
+            wrong.append((name, fault, str(diagnosis)))
+        (right if exact else unsure).append((name, fault, str(diagnosis)))
+    assert not wrong
+    assert len(right) >= 0.9 * len(FORWARD), unsure
+
+
+FLAX_FAULTS = {
+    "eps of LayerNorm": ("eps-1e-6", "1e-06", "1e-05"),
+    "swapped q and k": ("swapped-qk", "k qᵀ", "q kᵀ"),
+    "transposed weight": ("weight-transposed", "the transpose of weight", "weight"),
+    "no scale": ("scale-missing", "scores as they are", "scores / sqrt(head_dim)"),
+    "inverted mask": ("mask-inverted", "True = masked", "True = attend"),
+    "tanh GELU": ("gelu-form", "tanh GELU", "erf GELU"),
+}
+
+
+@pytest.mark.parametrize("fault", FLAX_FAULTS)
+def test_a_fault_in_flax(fault):
+    """A module that is called otherwise than torch's is not blamed: "transposed weight" leaves one out."""
+    flax, reference = flax_block(fault), torch_block(0.0)
+    case = CASES[1] if fault == "eps of LayerNorm" else CASES[0]
+    names = [("kernel", "weight")]
+    diagnosis = diagnose(flax, reference, *case.args, names=names)
+    name, ours, theirs = FLAX_FAULTS[fault]
+    assert diagnosis.certainty == "certain", diagnosis
+    assert diagnosis.cause.fault == name
+    assert diagnosis.cause.flax == ours or name == "weight-transposed"
+    assert diagnosis.cause.torch == theirs or name == "weight-transposed"
+    assert f"flax {diagnosis.cause.flax}, torch {diagnosis.cause.torch}" in str(diagnosis)
+
+
+def test_a_fault_of_gradients():
+    diagnosis = diagnose(flax_block("cut gradient"), torch_block(0.0), *CASES[0].args)
+    assert diagnosis.divergence.direction == "backward"
+    assert (diagnosis.certainty, diagnosis.cause.fault) == ("certain", "input-constant")
+
+
+def test_dropout_shows_in_training_alone():
+    diagnosis = diagnose(flax_block("dropout rate"), torch_block(), *CASES[0].args)
+    assert diagnosis.cause.setting == "dropout rate"
+    assert (diagnosis.cause.flax, diagnosis.cause.torch) == ("0.26", "0.25")
+    assert "0.26" in str(diagnosis)
+
+
+def test_a_report_tells_where_to_look():
+    pair = flax_block("tanh GELU"), torch_block(0.0)
+    report = compare(*pair, *CASES[0].args, lanes=["float64"], trace=True)
+    diagnosis = diagnose(*pair, *CASES[0].args, report=report)
+    assert diagnosis.divergence is report.first_divergence
+    assert diagnosis.cause.fault == "gelu-form"
+    assert diagnosis.to_json()["cause"]["fault"] == "gelu-form"
+
+
+def test_a_correct_pair_has_no_cause():
+    diagnosis = diagnose(flax_block(), torch_block(), *CASES[0].args)
+    assert (diagnosis.certainty, diagnosis.cause, diagnosis.lint) == ("no difference", None, [])
+
+
+def test_what_is_not_known_is_not_named():
+    diagnosis = diagnose(
+        flax_block(),
+        torch_block(0.0),
+        *CASES[0].args,
+        call_flax=lambda module, x, mask: module(x, mask) * 1.01,
+    )
+    assert diagnosis.certainty == "unknown"
+    assert "unknown" in str(diagnosis)
+    assert "axes-swapped" in diagnosis.tried
+
+
+# The lint.
+
+
+def settings(flax, reference, **options):
+    return {(f.flax_path, f.setting): (f.flax, f.torch) for f in lint_pair(flax, reference, **options)}
+
+
+def test_lint_finds_both_values():
+    rngs = nnx.Rngs(0)
+    assert settings(nnx.LayerNorm(5, rngs=rngs), torch.nn.LayerNorm(5)) == {
+        ("", "eps"): (1e-6, 1e-5),
+        ("", "variance"): ("E[x²] - E[x]²", "E[(x - E[x])²]"),
+    }
+    found = settings(nnx.BatchNorm(5, use_fast_variance=False, rngs=rngs), torch.nn.BatchNorm1d(5))
+    assert found[("", "momentum")] == (pytest.approx(0.01), 0.1)
+    found = settings(nnx.RMSNorm(5, rngs=rngs), torch.nn.RMSNorm(5), names=[("scale", "weight")])
+    assert found[("", "eps")] == (1e-6, torch.finfo(torch.float32).eps)
+    found = settings(nnx.Linear(5, 3, rngs=rngs), torch.nn.Linear(5, 3, bias=False))
+    assert found[("", "bias")] == (True, False)
+    found = settings(nnx.Conv(3, 5, (3, 3), 2, rngs=rngs), torch.nn.Conv2d(3, 5, 3, 2, 1))
+    assert found == {("", "padding"): ("SAME", ((1, 1), (1, 1)))}
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "words"),
+    [
+        (nnx.gelu, torch.nn.functional.gelu, ("tanh GELU", "erf GELU")),
+        (jax.nn.relu, torch.nn.GELU(), ("ReLU", "erf GELU")),
+        ("gelu_new", torch.nn.GELU(), ("tanh GELU", "erf GELU")),
+        (nnx.silu, torch.nn.SiLU(), None),
+        (jnp.tanh, torch.tanh, None),
+    ],
+)
+def test_lint_of_activations(ours, theirs, words):
+    class Ours(nnx.Module):
+        def __init__(self):
+            self.activation = ours
+            self.up = nnx.Linear(3, 5, rngs=nnx.Rngs(0))
+
+        def __call__(self, x):
+            return x
+
+    class Theirs(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.activation = theirs
+            self.up = torch.nn.Linear(3, 5)
+
+        def forward(self, x):
+            return x
+
+    assert settings(Ours(), Theirs()) == ({} if words is None else {("", "activation"): words})
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_lint_says_nothing_of_a_correct_pair(name):
+    assert lint_pair(PAIRS[name].flax(), PAIRS[name].torch()) == []
+
+
+def test_every_fault_has_a_pair():
+    planted = {fault.name for pair in PAIRS.values() for fault in pair.faults()}
+    assert planted == set(FAULTS)
+    assert faults_for(None, torch_block())

@@ -1,0 +1,124 @@
+"""Every known fault is caught in float64 (what only training shows: with dropout), and no correct pair is."""
+
+import copy
+import json
+
+import numpy as np
+import pytest
+import torch
+from flax import nnx
+
+from jax_attn.parity.cases import Case
+from jax_attn.parity.faults import FAULTS, eps_fault, faults_for, plant
+from jax_attn.parity.power import power
+from parity_tests.parity.fault_pairs import PAIRS
+from parity_tests.parity.pairs import CASES, MASK, flax_block, torch_block
+
+pytestmark = pytest.mark.unchecked_shapes  # for speed
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_every_fault_is_caught(name):
+    pair = PAIRS[name]
+    lanes = ["float64", "dropout"] if name == "layer" else ["float64"]
+    report = power(pair.flax(), pair.torch(), pair.cases(), lanes, pair.faults(), title=name)
+    assert report.baseline.passed, report.baseline
+    assert [trial.fault for trial in report.trials if not trial.caught] == []
+    assert all(trial.words for trial in report.trials)
+    assert report.passed
+
+
+def test_the_pairs_take_in_every_fault():
+    assert {fault.name for pair in PAIRS.values() for fault in pair.faults()} == set(FAULTS)
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_planting_changes_a_copy_alone(name):
+    pair = next(p for p in PAIRS.values() if name in {fault.name for fault in p.faults()})
+    module = pair.torch()
+    before, attributes = copy.deepcopy(module), [dict(vars(child)) for child in module.modules()]
+    planted = plant(FAULTS[name], module)
+    assert [type(child) for child in module.modules()] == [type(child) for child in before.modules()]
+    assert [vars(child).keys() for child in module.modules()] == [a.keys() for a in attributes]
+    assert planted.module.state_dict().keys() == module.state_dict().keys()
+    for ours, theirs in zip(planted.module.state_dict().values(), module.state_dict().values(), strict=True):
+        assert torch.equal(ours, theirs)
+    assert FAULTS[name].summary
+    assert FAULTS[name].family in ("attention", "layers", "models", "losses")
+
+
+def test_a_module_that_is_not_ours():
+    """Torch's own encoder layer, whose attention is fused."""
+    layer = torch.nn.TransformerEncoderLayer(6, 2, 5, batch_first=True, activation="gelu").double().eval()
+    x = torch.randn(2, 3, 6, dtype=torch.float64)
+    mask = torch.ones(3, 3, dtype=torch.bool).triu(1)
+    right = layer(x, src_mask=mask)
+    names = {fault.name for fault in faults_for(None, layer)}
+    expected = {
+        "gelu-form",
+        "norm-placement",
+        "eps-1e-12",
+        "mask-inverted",
+        "scale-missing",
+        "weight-transposed",
+    }
+    assert expected <= names
+    for name in sorted(expected):
+        planted = plant(FAULTS[name], layer)
+        assert not torch.equal(planted.module(x, src_mask=mask), right), name
+        assert planted.acts.words, name
+    assert torch.equal(layer(x, src_mask=mask), right)
+
+
+def test_two_faults_that_undo_each_other():
+    block, (x, mask) = torch_block(0.0).double(), map(torch.tensor, (CASES[0].args[0], MASK))
+    for name in ("gelu-form", "swapped-qk", "weight-transposed", "mask-inverted"):
+        once = plant(FAULTS[name], block).module
+        twice = plant(FAULTS[name], once).module
+        assert (once(x, mask) - block(x, mask)).abs().max() > 1e-6
+        assert torch.allclose(twice(x, mask), block(x, mask), rtol=0, atol=1e-14)
+
+
+def test_a_fault_in_one_submodule():
+    block, (x, mask) = torch_block(0.0).double(), map(torch.tensor, (CASES[0].args[0], MASK))
+    planted = plant(FAULTS["weight-transposed"], block, "out")
+    assert planted.module.q.forward.__func__ is torch.nn.Linear.forward
+    assert not torch.equal(planted.module(x, mask), block(x, mask))
+    assert planted.acts.words == [("the transpose", "the weight")]
+
+
+def test_what_inputs_cannot_show():
+    """Without a hidden key no mask matters, and one rounding more is no fault."""
+    everything = np.ones_like(MASK)
+    faults = [FAULTS["mask-missing"], FAULTS["gelu-form"], FAULTS["segments-ignored"]]
+    cases = [Case("", (CASES[0].args[0], everything))]
+    with pytest.raises(IndexError):
+        power(flax_block(), torch_block(0.0), cases, ["float64"], faults)
+    report = power(flax_block(), torch_block(0.0), cases, ["float64"], faults[:2], tolerance=1e-2)
+    assert [trial.fault for trial in report.unseen] == ["mask-missing"]
+    assert [trial.fault for trial in report.tolerated] == ["gelu-form"]
+    assert report.passed
+    text = str(report)
+    assert "could not have seen: mask-missing" in text
+    assert "a tolerance of 0.01 lets through: gelu-form" in text
+    data = json.loads(json.dumps(report.to_json(), allow_nan=False))
+    assert [trial["verdict"] for trial in data["trials"]] == ["without effect", "caught"]
+    assert data["tolerated"] == ["gelu-form"]
+
+
+def test_a_pair_that_differs_anyway_catches_nothing():
+    report = power(flax_block("tanh GELU"), torch_block(0.0), CASES[:1], ["float64"], [FAULTS["gelu-form"]])
+    assert not report.passed
+    assert report.trials[0].verdict == "not run"
+    with pytest.raises(AssertionError, match="without any fault"):
+        report.assert_passed()
+
+
+def test_an_eps_of_any_value():
+    norm = torch.nn.LayerNorm(5)
+    fault = eps_fault(3e-4)
+    assert fault.fits(norm)
+    assert not eps_fault(1e-5).fits(norm)
+    ours = nnx.LayerNorm(5, epsilon=1e-5, use_fast_variance=False, rngs=nnx.Rngs(0))
+    case = Case("", (CASES[0].args[0][..., :5],))
+    assert power(ours, norm, [case], ["float64"], [fault]).trials[0].words == (("0.0003", "1e-05"),)
