@@ -15,10 +15,12 @@ from jax_attn.cli.user_file import load_port
 from jax_attn.parity import bounds
 from jax_attn.parity.against import RecordedLaneRun, compare_with_trace, recorded_sides, trace_against
 from jax_attn.parity.compare import SMALL, carry_weights, compare_cases
+from jax_attn.parity.diagnose import Diagnosis, diagnose
 from jax_attn.parity.error_maps import error_maps
 from jax_attn.parity.junit import junit as junit_text
 from jax_attn.parity.lane_run import LaneRun, Sides
 from jax_attn.parity.lanes import LANES
+from jax_attn.parity.lint_optimizer import Finding, lint_optimizer
 from jax_attn.parity.locate import trace_modules
 from jax_attn.parity.page import page
 from jax_attn.parity.port import Port
@@ -38,11 +40,24 @@ class Findings:
 
     report: Report
     training: TrainingReport | None = None
+    diagnosis: Diagnosis | None = None
+    optimizer: tuple[Finding, ...] = ()
 
     @property
     def passed(self) -> bool:
         """Whether all of it passed."""
         return self.report.passed and (self.training is None or self.training.passed)
+
+    @property
+    def why(self) -> str:
+        """The causes that were found, of either difference."""
+        parts = ["" if self.diagnosis is None else str(self.diagnosis), self.why_training]
+        return "\n\n".join(part for part in parts if part)
+
+    @property
+    def why_training(self) -> str:
+        """The optimizers' settings that differ."""
+        return "\n".join(f"the optimizers' settings differ: {finding}" for finding in self.optimizer)
 
     def to_json(self) -> dict[str, Any]:
         """Everything, as JSON has it."""
@@ -51,6 +66,8 @@ class Findings:
             "passed": self.passed,
             "report": self.report.to_json(),
             "trace": None if trace is None else trace.to_json(),
+            "diagnosis": None if self.diagnosis is None else self.diagnosis.to_json(),
+            "optimizer": [str(finding) for finding in self.optimizer],
             "training": None if self.training is None else self.training.to_json(),
         }
 
@@ -71,15 +88,15 @@ def diff(
     dict with "flax", "torch", "inputs" and whatever else `jax_attn.parity.port.Port` knows: "kwargs", "names"
     for weights that are called otherwise, "call_flax" and "call_torch" for modules that are called otherwise.
 
-    Both sides get torch's weights. Where they differ, the first submodule that does something else is told.
+    Both sides get torch's weights. Where they differ, the first submodule that does something else is told,
+    and which known fault explains it.
     The exit status is 0 if everything agrees, 1 if anything differs, and 2 if there is nothing to compare.
 
     Args:
         file: the Python file, and the function in it.
         lanes: the lanes to run.
         train: compare trainings too; the function also returns "batches", "losses" and "optimizers".
-        against: compare with the run of torch that `jax-attn trace` recorded there, on the inputs recorded
-            with it; the function then need not return more than the flax module.
+        against: compare with what `jax-attn trace` recorded there; the function may then lack inputs.
         json: write everything that was measured to this file.
         junit: write a test case for each tensor and lane to this file, as JUnit has it.
         html: write a page to read to this file.
@@ -98,7 +115,12 @@ def diff(
             require_training(port, lanes)
         report = compared(port, recorded, lanes, progress)
         training = trained(port, lanes, progress) if train else None
-    findings = Findings(report, training)
+        diagnosis = None
+        if report.first_divergence is not None and recorded is None:
+            progress("why", "planting known faults")
+            diagnosis = diagnosed(port, report)
+        optimizer = () if training is None or training.passed else optimizer_settings(port)
+    findings = Findings(report, training, diagnosis, optimizer)
     show(console, findings)
     if json is not None:
         text = json_text.dumps(findings.to_json(), indent=1, ensure_ascii=False, allow_nan=False)
@@ -128,6 +150,31 @@ def compared(port: Port, recorded: TorchTrace | None, lanes: Sequence[str], prog
     return compare_cases(port.flax, port.torch, [port.case], **options)
 
 
+def diagnosed(port: Port, report: Report) -> Diagnosis:
+    """Why they differ."""
+    return diagnose(
+        port.flax,
+        port.torch,
+        *port.case.args,
+        report=report,
+        kwargs=port.case.kwargs,
+        weights=port.weights,
+        names=port.names,
+        modules=port.modules,
+        call_flax=port.call_flax,
+        call_torch=port.call_torch,
+        seed=port.seed,
+    )
+
+
+def optimizer_settings(port: Port) -> tuple[Finding, ...]:
+    """The settings of the optimizers that differ, where they are of a kind that can be looked into."""
+    try:
+        return tuple(lint_optimizer(*port.optimizers, clip=port.clip))
+    except ValueError:  # an optimizer with several groups
+        return ()
+
+
 def page_of(port: Port, recorded: TorchTrace | None, findings: Findings) -> str:
     """The page: for it the worst tensors are computed once more, and modules that agree are traced."""
     report = findings.report
@@ -152,7 +199,8 @@ def page_of(port: Port, recorded: TorchTrace | None, findings: Findings) -> str:
     bound = bounds.WHOLE_MODEL if port.whole_model else bounds.MODULE
     flax, torch = carry_weights(port.flax, port.torch, port.weights, port.names)
     sides = Sides(flax, torch, bound=bound, quick=report.parameters <= SMALL, **options)
-    return page(report, maps=error_maps(partial(LaneRun, sides), case, report), training=findings.training)
+    maps = error_maps(partial(LaneRun, sides), case, report)
+    return page(report, maps=maps, training=findings.training, diagnosis=findings.why)
 
 
 def require_training(port: Port, lanes: Sequence[str]) -> None:
@@ -195,8 +243,12 @@ def show(console: Console, findings: Findings) -> None:
     tell(replace(report, first_divergence=None))
     if report.first_divergence is not None:
         tell(report.first_divergence)
+    if findings.diagnosis is not None:
+        tell(findings.diagnosis)
     if findings.training is not None:
         tell(findings.training)
+    if findings.optimizer:
+        tell(findings.why_training)
 
 
 @contextmanager

@@ -177,7 +177,8 @@ def test_a_port_that_agrees(capsys, file, tmp_path):
 
 
 def test_a_port_that_differs_names_the_module(capsys, file, tmp_path):
-    files = ("--json", tmp_path / "found.json", "--junit", tmp_path / "found.xml")
+    page = tmp_path / "found.html"
+    files = ("--json", tmp_path / "found.json", "--junit", tmp_path / "found.xml", "--html", page)
     status, out, _ = run(capsys, f"{file}:wrong", "--lanes", "float64", *files)
     assert status == 1
     table, _, where = out.partition("first divergence, forward: norm (LayerNorm)")
@@ -187,6 +188,10 @@ def test_a_port_that_differs_names_the_module(capsys, file, tmp_path):
     found = json.loads((tmp_path / "found.json").read_text())
     assert not found["passed"]
     assert found["report"]["first_divergence"]["flax_path"] == "norm"
+    assert "cause, certain in norm (LayerNorm): eps: flax 0.001, torch 1e-05" in where
+    assert found["diagnosis"]["certainty"] == "certain"
+    assert "cause, certain in norm (LayerNorm)" in page.read_text()
+    assert "first divergence" in page.read_text()
     assert [call["flax"] for call in found["trace"]["calls"]] == ["", "norm", "out"]
     (suite,) = xml.parse(tmp_path / "found.xml").getroot()
     failed = [case for case in suite if case.find("failure") is not None]
@@ -214,6 +219,7 @@ def test_trainings_are_compared_too(capsys, file, tmp_path):
     )
     assert status == 1
     assert "port.py:trains_otherwise: passed" in out
+    assert "the optimizers' settings differ: learning rate: flax 0.2, torch 0.1" in out
     assert "learning rate" in out.partition("training: FAILED")[2].splitlines()[2]
     forward, training = xml.parse(where).getroot()
     assert int(forward.get("failures")) == 0

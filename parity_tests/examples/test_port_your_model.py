@@ -4,21 +4,35 @@ from port_your_model import stages
 
 from jax_attn.cli.main import main
 
-# Where each mistake shows first: the stage; the module at fault, and where in its own code.
+# Where each mistake shows first: the stage; the module at fault, and where in its own code. And the cause.
 FOUND = {
-    "epsilon": ("stage 2, layer", "norm1", (None, None)),
-    "gelu": ("stage 1, feed-forward", "", ("linear1", "dropout")),
-    "mask": ("stage 2, layer", "self_attn", (None, None)),
-    "norm-first": ("stage 2, layer", "", (None, "self_attn")),
+    "epsilon": ("stage 2, layer", "norm1", (None, None), "eps: flax 1e-06, torch 1e-05"),
+    "gelu": (
+        "stage 1, feed-forward",
+        "",
+        ("linear1", "dropout"),
+        "activation: flax tanh GELU, torch erf GELU",
+    ),
+    "mask": ("stage 2, layer", "self_attn", (None, None), "mask: flax True = masked, torch True = attend"),
+    "norm-first": (
+        "stage 2, layer",
+        "",
+        (None, "self_attn"),
+        "norm placement: flax pre-norm, torch post-norm",
+    ),
 }
 
 
 @pytest.mark.parametrize("mistake", FOUND)
-def test_each_mistake_is_found_in_the_first_stage_that_has_it(mistake):
+def test_each_mistake_is_found_in_the_first_stage_that_has_it(mistake, capsys):
     *passed, failed = stages(mistake, ["float64"])
     assert all(report.passed for report in passed)
     where = failed.first_divergence
-    assert (failed.title, where.flax_path, (where.after, where.before)) == FOUND[mistake]
+    *expected, cause = FOUND[mistake]
+    assert [failed.title, where.flax_path, (where.after, where.before)] == expected
+    told = capsys.readouterr().out
+    assert "cause, certain" in told
+    assert cause in told
 
 
 def test_the_repaired_port_agrees_in_every_lane():
