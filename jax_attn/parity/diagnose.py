@@ -316,7 +316,7 @@ def _candidates(
         try:
             if not fault.fits(target):
                 continue
-            planted = plant(fault, trial.sides.torch, where.torch_path)
+            planted = plant(fault, trial.sides.torch, where.torch_path, share_weights=True)
             error = trial.of(planted)
         except Exception:  # it does not fit after all
             continue

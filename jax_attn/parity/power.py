@@ -224,7 +224,7 @@ def power(
     bound = bounds.WHOLE_MODEL if whole_model else bounds.MODULE
     sides = Sides(flax, torch, names, bound, call_flax, call_torch, seed, True)
     report = PowerReport(title, tolerance=tolerance, baseline=Report(title))
-    planted = [plant(fault, torch) for fault in chosen]
+    planted = [plant(fault, torch, share_weights=True) for fault in chosen]
     seen: dict[str, dict[str, Seen]] = {fault.name: {} for fault in chosen}
     for lane in lanes_named(lanes):
         run = PlantedRun(sides, lane)

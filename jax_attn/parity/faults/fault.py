@@ -44,14 +44,16 @@ class Planted:
     acts: Acts
 
 
-def plant(fault: Fault, module: Any, at: str = "") -> Planted:
+def plant(fault: Fault, module: Any, at: str = "", *, share_weights: bool = False) -> Planted:
     """A copy of a torch module with a fault in it; the original is never changed.
 
     Args:
         fault: one that fits the module.
         module: any torch module.
         at: path of the submodule that gets it, with all that is in it.
+        share_weights: whether the copy holds the original's own tensors, to save memory: what trains the one
+            then trains the other.
     """
-    copy, acts = copied(module), Acts()
+    copy, acts = copied(module, share_weights), Acts()
     fault.planter(copy.get_submodule(at), acts)
     return Planted(fault, copy, acts)

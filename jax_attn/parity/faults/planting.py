@@ -123,9 +123,12 @@ def _derive(module: Any, forward: Any) -> None:
     module.__class__ = type(kind.__name__, (kind,), inside)
 
 
-def copied(module: Any) -> Any:
-    """A copy of a torch module that may be changed."""
-    return copy.deepcopy(module)
+def copied(module: Any, share_weights: bool = False) -> Any:
+    """A copy of a torch module that may be changed; its weights are copied too, unless it shares them."""
+    memo: dict[int, Any] = {}
+    if share_weights:
+        memo = {id(tensor): tensor for tensor in [*module.parameters(), *module.buffers()]}
+    return copy.deepcopy(module, memo)
 
 
 @cache

@@ -1,0 +1,54 @@
+"""`jax-attn verify --power`."""
+
+import json
+
+import pytest
+
+from jax_attn.cli.main import main
+from jax_attn.cli.power import BEDS, chosen_beds
+from jax_attn.parity.faults import FAULTS
+from jax_attn.parity.lanes import LANES
+
+pytestmark = pytest.mark.unchecked_shapes  # for speed
+
+
+def test_every_fault_is_planted_once_or_more():
+    assert {name for bed in BEDS for name in bed.faults} == set(FAULTS)
+    assert chosen_beds((), LANES) == BEDS
+
+
+def test_a_family_and_a_fault(capsys, tmp_path):
+    file = tmp_path / "power.json"
+    status = main(["verify", "losses", "pooled-last", "--power", "--lanes", "float64", "--json", str(file)])
+    lines = capsys.readouterr().out.splitlines()
+    assert status == 0
+    assert [line.split()[0] for line in lines if line.endswith("caught")][:2] == [
+        "pooled-last",
+        "pooled-last",
+    ]
+    assert "8 of 8 plantings of 7 faults caught" in lines[-1]
+    data = json.loads(file.read_text())
+    assert data["passed"]
+    assert {trial["verdict"] for pair in data["pairs"] for trial in pair["trials"]} == {"caught"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["gelu-frm"], "the nearest are gelu-form"),
+        (["losses", "--lanes", "float32"], "needs the float64 lane"),
+        (["dropout-rate", "--lanes", "float64"], "in the dropout lane alone"),
+        (["--text", "Hello"], "takes no --checkpoint and no --text"),
+    ],
+)
+def test_what_is_refused(arguments, message, capsys):
+    assert main(["verify", "--power", *arguments]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_fault_that_is_missed_fails(monkeypatch, capsys):
+    from jax_attn.cli import power
+
+    monkeypatch.setattr(power, "BEDS", [power.Bed("pooler", ("pooled-last", "gelu-form"))])
+    assert main(["verify", "--power", "--lanes", "float64"]) == 1
+    assert "MISSED, not reached" in capsys.readouterr().out
