@@ -22,7 +22,8 @@ def assert_parity() -> Callable[..., Any]:
         __tracebackhide__ = True
         from jax_attn.parity.compare import compare
 
-        report = compare(flax_module, torch_module, *inputs, **{"trace": True, **options})
+        options.setdefault("trace", True)
+        report = compare(flax_module, torch_module, *inputs, **options)
         report.assert_passed()
         return report
 
