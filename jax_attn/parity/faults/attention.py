@@ -93,9 +93,9 @@ class Points:
         """Every way to hide scores, as one."""
         if self.hide is None:
             return PASS
-        if name.startswith("masked_fill") and len(args) > 2 and _is_low(args[2], args[0]):
+        if name.startswith("masked_fill") and len(args) > 2 and _is_low(args[2]):
             return self.hide(forward, args[0], args[1], args[2])
-        if name == "where" and len(args) > 2 and _is_low(args[2], args[1]):
+        if name == "where" and len(args) > 2 and _is_low(args[2]):
             return self.hide(forward, args[1], ~args[0], -math.inf)
         if name in SUMS and all(hasattr(value, "shape") for value in args[:2]):
             known = _known(forward, "scores")
@@ -135,10 +135,9 @@ def _is_like(value: Any, tensor: Any) -> bool:
     return floating and value.shape[-1:] == tensor.shape[-1:]
 
 
-def _is_low(fill: Any, scores: Any) -> bool:
-    return (not hasattr(fill, "any") and isinstance(fill, int | float) and fill < -1e3) or (
-        hasattr(fill, "any") and bool((fill < -1e3).all())
-    )
+def _is_low(fill: Any) -> bool:
+    """Whether a number, or a tensor of them, is what hides a score."""
+    return bool((fill < -1e3).all()) if hasattr(fill, "all") else fill < -1e3
 
 
 def _written_out(

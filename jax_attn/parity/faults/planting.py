@@ -8,7 +8,7 @@ import copy
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
-from functools import cache, wraps
+from functools import cache, lru_cache, wraps
 from typing import Any
 from unittest import mock
 
@@ -153,9 +153,7 @@ def functions_of(module: Any) -> set[str]:
     """Names that the methods of a module and of its submodules mention, and of the functions they hold."""
     names: set[str] = set()
     for child in module.modules():
-        names |= _mentioned(
-            next(kind for kind in type(child).__mro__ if kind.__name__ == type(child).__name__)
-        )
+        names |= _mentioned(type(child))
         for value in vars(child).values():
             value = getattr(value, "func", value)
             if callable(value):
@@ -163,7 +161,7 @@ def functions_of(module: Any) -> set[str]:
     return names
 
 
-@cache
+@lru_cache(256)  # classes of planted modules are let go again
 def _mentioned(kind: type) -> frozenset[str]:
     import torch
 
