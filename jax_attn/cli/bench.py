@@ -15,6 +15,7 @@ from rich.console import Console
 from jax_attn.bench import attention, flex, ladder, sentences
 from jax_attn.bench.chart import save_chart
 from jax_attn.bench.comparison import Comparison, geometric_mean
+from jax_attn.cli.files import require_writable
 from jax_attn.cli.progress import progress_over
 
 Sizes = Annotated[tuple[int, int, int, int] | None, tyro.conf.arg(metavar="B T N H")]
@@ -83,6 +84,8 @@ class Ladder(Common):
 
     def comparisons(self) -> tuple[int, tuple[str, ...], Iterator[Comparison]]:
         """How many there will be, whose times they hold, and the comparisons themselves."""
+        if not self.variants:
+            raise ValueError(f"variants must be some of {', '.join(ladder.VARIANTS)}; got none")
         passes = (False, True) if self.backward else (False,)
         shape = _shape(self.shape or ladder.SHAPE)
         found = ladder.bench_ladder(shape, variants=self.variants, passes=passes, rounds=self.rounds)
@@ -102,6 +105,9 @@ class Sentences(Common):
 
     def comparisons(self) -> tuple[int, tuple[str, ...], Iterator[Comparison]]:
         """How many there will be, whose times they hold, and the comparisons themselves."""
+        for option, value in {"count": self.count, "batch_size": self.batch_size}.items():
+            if value < 1:
+                raise ValueError(f"{option} must be at least 1, got {value}")
         found = sentences.bench_sentences(self.checkpoint, self.count, self.batch_size, self.rounds)
         return 1, sentences.NAMES, iter([found])
 
@@ -128,9 +134,8 @@ def bench(what: tyro.conf.OmitArgPrefixes[Benchmark] = Everything()) -> int:
     """
     if what.rounds < 1:
         raise ValueError(f"rounds must be at least 1, got {what.rounds}")
-    for path in (what.json, what.plot):
-        if path is not None:
-            path.touch()  # a path that cannot be written to is told now, not after the work
+    require_writable(what.json)
+    require_writable(what.plot, ".png", ".svg", ".pdf")
     name = type(what).__name__.lower()
     console = Console(highlight=False, soft_wrap=True)
     kinds = (Attention, Flex, Ladder)

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 import tyro
 from rich.console import Console
 
+from jax_attn.cli.files import require_writable
 from jax_attn.cli.user_file import load_port
 from jax_attn.parity import bounds
 from jax_attn.parity.against import RecordedLaneRun, compare_with_trace, recorded_sides, trace_against
@@ -102,8 +103,7 @@ def diff(
         html: write a page to read to this file.
     """
     for path in (json, junit, html):
-        if path is not None:
-            path.touch()  # a path that cannot be written to is told now, not after the work
+        require_writable(path)
     if train and against is not None:
         raise ValueError("--train needs torch; it cannot be combined with --against")
     recorded = None if against is None else TorchTrace.load(against)

@@ -11,6 +11,7 @@ import numpy as np
 from rich.console import Console
 
 from jax_attn.catalogue import CATALOGUE
+from jax_attn.cli.files import require_writable
 from jax_attn.cli.progress import progress_over
 from jax_attn.cli.proving import spread
 from jax_attn.parity.cases import EXACT, Case
@@ -86,8 +87,7 @@ BEDS = [
 def verify_power(names: Sequence[str], lanes: Sequence[str], json: Path | None) -> int:
     """Plant each fault, and tell which lanes see it; 0 if each is caught by the lane that has to."""
     beds = chosen_beds(names, lanes)
-    if json is not None:
-        json.touch()
+    require_writable(json)
     console = Console(highlight=False, soft_wrap=True)
     console.print(_line("fault", "planted into", "error", lanes, "verdict"), style="bold")
     reports: list[PowerReport] = []

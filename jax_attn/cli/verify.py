@@ -12,6 +12,7 @@ from rich.console import Console
 
 from jax_attn.catalogue import CATALOGUE, Twin
 from jax_attn.cli.columns import Columns
+from jax_attn.cli.files import require_writable
 from jax_attn.cli.progress import progress_over
 from jax_attn.cli.proving import beside, processes_for, proofs
 from jax_attn.parity.lanes import LANES
@@ -63,8 +64,7 @@ def verify(
     sentences = tuple(sentence for group in text for sentence in group) or SENTENCES
     twins = chosen_twins(names)
     wants_pretrained = not names or PRETRAINED in names or checkpoint is not None or bool(text)
-    if json is not None:
-        json.touch()  # a path that cannot be written to is told now, not after the work
+    require_writable(json)
 
     console = Console(highlight=False, soft_wrap=True)
     own = checkpoint is not None or bool(text)

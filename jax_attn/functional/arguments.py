@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
+from jax.core import Tracer
 from jaxtyping import Array
 
 SegmentIds = Array | tuple[Array, Array]
@@ -40,6 +41,17 @@ class Call(NamedTuple):
     dropout_key: Array | None
     return_residual: bool
     return_weights: bool
+
+
+def as_scale(query: Array, scale: Any) -> tuple[Array, float]:
+    """The scale as a number, `H^-1/2` for None. A traced one goes into the query, and leaves 1."""
+    if scale is None:
+        return query, query.shape[-1] ** -0.5
+    if isinstance(scale, Tracer):
+        return (query * scale).astype(query.dtype), 1.0
+    if jnp.ndim(scale) or not jnp.isrealobj(scale):
+        raise ValueError(f"scale must be a number, got {scale!r}")
+    return query, float(scale)
 
 
 def as_operands(query: Any, key: Any, value: Any) -> Operands:

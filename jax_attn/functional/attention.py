@@ -22,7 +22,7 @@ def dot_product_attention(
     bias: Float[Array, "..."] | None = None,
     mask: Bool[Array, "..."] | None = None,
     *,
-    scale: float | None = None,
+    scale: float | Float[Array, ""] | None = None,
     is_causal: bool = False,
     query_seq_lengths: Int[Array, "B"] | None = None,
     key_value_seq_lengths: Int[Array, "B"] | None = None,
@@ -46,7 +46,7 @@ def dot_product_attention(
     bias: Float[Array, "..."] | None = None,
     mask: Bool[Array, "..."] | None = None,
     *,
-    scale: float | None = None,
+    scale: float | Float[Array, ""] | None = None,
     is_causal: bool = False,
     query_seq_lengths: Int[Array, "B"] | None = None,
     key_value_seq_lengths: Int[Array, "B"] | None = None,
@@ -69,7 +69,7 @@ def dot_product_attention(
     bias: Float[Array, "..."] | None = None,
     mask: Bool[Array, "..."] | None = None,
     *,
-    scale: float | None = None,
+    scale: float | Float[Array, ""] | None = None,
     is_causal: bool = False,
     query_seq_lengths: Int[Array, "B"] | None = None,
     key_value_seq_lengths: Int[Array, "B"] | None = None,
@@ -86,8 +86,9 @@ def dot_product_attention(
     """`softmax(softcap(query keyᵀ · scale) + bias, over what is allowed) value`, for each head.
 
     A drop-in replacement of `jax.nn.dot_product_attention`: the same arguments, defaults and layouts, with
-    more of them, and two differences: a query that may attend to nothing gives 0 (there: the mean of all
-    values), and float64 is computed in float64.
+    more of them, and three differences: a query that may attend to nothing gives 0 (there: the mean of all
+    values), float64 is computed in float64, and long sequences, computed in blocks, have no forward-mode
+    derivative (`jax.jvp`, `jax.hessian`): `implementation="xla"` has.
 
     Query head `n` uses key/value head `n // (N / K)`: `K = N` is multi-head, `K = 1` multi-query attention.
 
@@ -97,7 +98,7 @@ def dot_product_attention(
         value: as `key`, but `Hv` may differ from `H`.
         bias: added to the scaled scores; broadcasts against `(B, N, T, S)`.
         mask: True = attend; broadcasts against `(B, N, T, S)`.
-        scale: factor of the scores; None is `H^-1/2`.
+        scale: factor of the scores, which may be traced; None is `H^-1/2`.
         is_causal: a query sees the keys up to its own position, counted from the top left.
         query_seq_lengths: `(B,)`, queries from there on are padding and give 0.
         key_value_seq_lengths: `(B,)`, keys from there on are padding that nobody sees.
@@ -125,7 +126,8 @@ def dot_product_attention(
         Soft-cap: 2408.00118. Sinks: 2309.17453.
     """
     q, k, v = arguments.as_operands(query, key, value)
-    batch, queries, heads, head_dim = q.shape
+    q, scale = arguments.as_scale(q, scale)
+    batch, queries, heads, _ = q.shape
     keys = k.shape[1]
     scores = (batch, heads, queries, keys)
     check_dropout(dropout_rate, dropout_key)
@@ -135,7 +137,7 @@ def dot_product_attention(
         v,
         bias=arguments.as_scores_like("bias", bias, scores, jnp.floating),
         mask=arguments.as_scores_like("mask", mask, scores, jnp.bool_),
-        scale=head_dim**-0.5 if scale is None else scale,
+        scale=scale,
         is_causal=is_causal,
         query_seq_lengths=arguments.as_lengths("query_seq_lengths", query_seq_lengths, batch),
         key_value_seq_lengths=arguments.as_lengths("key_value_seq_lengths", key_value_seq_lengths, batch),

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jax_attn.functional.dropout import drop
-from jax_attn.functional.softmax import masked_softmax
+from jax_attn.functional.softmax import masked_logsumexp, masked_softmax
 from jax_attn.functional.terms import Place, Terms, modified, over_tile
 
 
@@ -48,8 +48,10 @@ def dense_attention(
     weights = masked_softmax(scores, allowed)
     if allowed is not None:
         scores = jnp.where(allowed, scores, -jnp.inf)
+        # Zeros already, but what comes back for them may be infinite in 16 bits, and must not meet the zeros.
+        weights = jnp.where(allowed, weights, 0)
     max_scores = jax.lax.stop_gradient(jnp.max(scores, axis=-1))
-    lse = jax.nn.logsumexp(scores, axis=-1, where=allowed)
+    lse = masked_logsumexp(scores)
     weights = drop(weights, dropout_rate, dropout_key)
 
     weights = weights.astype(value.dtype)

@@ -42,7 +42,7 @@ def flex_attention(
     value: Float[Array, "B S K Hv"],
     score_mod: ScoreMod | None = None,
     block_mask: BlockMask | None = None,
-    scale: float | None = None,
+    scale: float | Float[Array, ""] | None = None,
     enable_gqa: bool = False,
     *,
     return_aux: None = None,
@@ -57,7 +57,7 @@ def flex_attention(
     value: Float[Array, "B S K Hv"],
     score_mod: ScoreMod | None = None,
     block_mask: BlockMask | None = None,
-    scale: float | None = None,
+    scale: float | Float[Array, ""] | None = None,
     enable_gqa: bool = False,
     *,
     return_aux: AuxRequest,
@@ -71,7 +71,7 @@ def flex_attention(
     value: Float[Array, "B S K Hv"],
     score_mod: ScoreMod | None = None,
     block_mask: BlockMask | None = None,
-    scale: float | None = None,
+    scale: float | Float[Array, ""] | None = None,
     enable_gqa: bool = False,
     *,
     return_aux: AuxRequest | None = None,
@@ -105,7 +105,8 @@ def flex_attention(
     Source: FlexAttention (arXiv 2412.05496); `torch.nn.attention.flex_attention`.
     """
     q, k, v = arguments.as_operands(query, key, value)
-    (batch, queries, heads, head_dim), (_, keys, kv_heads, _) = q.shape, k.shape
+    q, scale = arguments.as_scale(q, scale)
+    (batch, queries, heads, _), (_, keys, kv_heads, _) = q.shape, k.shape
     if heads != kv_heads and not enable_gqa:
         raise ValueError(
             f"query has {heads} heads and key has {kv_heads}: pass enable_gqa=True if that is meant"
@@ -116,7 +117,6 @@ def flex_attention(
         check_mod(call, score_mod, jnp.floating, jax.ShapeDtypeStruct((), wide))
     if block_mask is not None:
         check_block_mask(block_mask, (batch, heads, queries, keys))
-    scale = head_dim**-0.5 if scale is None else scale
     if implementation is None:
         implementation = "blockwise" if has_many_scores(q, k) else "xla"
     if implementation not in _IMPLEMENTATIONS:

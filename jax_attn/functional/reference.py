@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from jax_attn.functional.dropout import drop
-from jax_attn.functional.softmax import masked_softmax
+from jax_attn.functional.softmax import masked_logsumexp, masked_softmax
 
 
 class Attention(NamedTuple):
@@ -97,7 +97,7 @@ def reference_attention(
         columns = jnp.concatenate([scores, column], axis=-1)
         open_columns = jnp.concatenate([allowed, jnp.ones_like(column, bool)], axis=-1)
     weights = masked_softmax(columns, open_columns)[..., :keys]
-    lse = jax.nn.logsumexp(columns, axis=-1, where=open_columns)
+    lse = masked_logsumexp(columns, open_columns)
 
     weights = drop(weights, dropout_rate, dropout_key)
 

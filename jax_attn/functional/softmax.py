@@ -29,6 +29,19 @@ def masked_softmax(
     return _softmax(wide).astype(scores.dtype)
 
 
+def masked_logsumexp(scores: Float[Array, "*rows S"], mask: Bool[Array, "..."] | None = None) -> Array:
+    """`log Σ exp(scores)` over the positions of the last axis that `mask` keeps; -inf where there are none.
+
+    A row in which nothing is kept, by the mask or by scores of -inf, has a gradient of 0, never NaN.
+    """
+    if mask is not None:
+        scores = jnp.where(mask, scores, -jnp.inf)
+    peak = jax.lax.stop_gradient(jnp.max(scores, axis=-1, initial=-jnp.inf))
+    base = jnp.where(peak == -jnp.inf, 0.0, peak)
+    total = jnp.sum(jnp.exp(scores - base[..., None]), axis=-1)
+    return jnp.where(total == 0, -jnp.inf, base + jnp.log(jnp.where(total == 0, 1.0, total)))
+
+
 @jax.custom_jvp
 def _softmax(scores: Array) -> Array:
     peak = jnp.max(scores, axis=-1, keepdims=True, initial=-jnp.inf)

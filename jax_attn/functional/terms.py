@@ -12,25 +12,50 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import ShapedArray, eval_jaxpr
-from jax.extend.core import Jaxpr, Literal
+from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 from jaxtyping import Array, Float, Int
 
 Leaf = Any  # an array (or tree of them), or what a transformation of trees puts in its place
 
 
 class Program:
-    """A jaxpr that equals another with the same text, so that `jax.jit` finds what it has compiled."""
+    """A jaxpr that equals another with the same text, so that `jax.jit` finds what it has compiled.
+
+    Only where the text says everything. It leaves out the arrays inside a nested `jax.jit` and the rules of a
+    custom derivative: a program with any of those equals itself alone.
+    """
 
     def __init__(self, jaxpr: Jaxpr):
         self.jaxpr = jaxpr
-        arrays = (x for eqn in jaxpr.eqns for x in eqn.invars if isinstance(x, Literal) and np.ndim(x.val))
-        self._text = id(jaxpr) if any(True for _ in arrays) else str(jaxpr)  # a long array prints abridged
+        self._text = str(jaxpr) if _text_says_all(jaxpr) else None
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Program) and self._text == other._text
+        if not isinstance(other, Program) or self._text is None:
+            return self is other
+        return self._text == other._text
 
     def __hash__(self) -> int:
-        return hash(self._text)
+        return id(self) if self._text is None else hash(self._text)
+
+
+def _text_says_all(value: Any) -> bool:
+    """Whether two jaxprs, or two parameters of an equation, are the same if they are printed the same."""
+    if isinstance(value, ClosedJaxpr):
+        return not value.consts and _text_says_all(value.jaxpr)
+    if isinstance(value, Jaxpr):
+        literals = (x for eqn in value.eqns for x in eqn.invars if isinstance(x, Literal))
+        if any(np.ndim(x.val) for x in literals):  # a long array is printed abridged
+            return False
+        if any("custom" in eqn.primitive.name or "callback" in eqn.primitive.name for eqn in value.eqns):
+            return False
+        return all(_text_says_all(list(eqn.params.values())) for eqn in value.eqns)
+    if isinstance(value, dict):
+        return _text_says_all(list(value.values()))
+    if isinstance(value, list | tuple):
+        return all(_text_says_all(item) for item in value)
+    if isinstance(value, type | jax.sharding.Mesh):  # a mesh can be called, as a decorator
+        return True
+    return not (callable(value) or isinstance(value, np.ndarray | jax.Array))
 
 
 @jax.tree_util.register_dataclass

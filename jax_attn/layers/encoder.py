@@ -65,6 +65,9 @@ class Encoder(nnx.Module):
     ):
         require_positive("num_layers", num_layers)
         self.embed_dim = embed_dim
+        self.norm_placement = norm_placement
+        self.dtype = dtype
+        self.param_dtype = param_dtype
         self.stacked = ("layers",) if scan else ()
         self.remat = remat
         layers = [
@@ -101,6 +104,9 @@ class Encoder(nnx.Module):
             for layer in self.layers:
                 x = step(layer, x, mask)
         else:
+            # A loop cannot widen what it carries, as the first of the layers in a list does.
+            given = jnp.promote_types(x.dtype, self.param_dtype) if self.dtype is None else self.dtype
+            x = x.astype(given if self.norm_placement == "post" else jnp.promote_types(x.dtype, given))
             loop = nnx.scan(step, in_axes=(0, nnx.Carry, None), out_axes=nnx.Carry, graph=False)
             x = loop(self.layers, x, mask)
         return x if self.norm is None else self.norm(x)

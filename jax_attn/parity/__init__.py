@@ -2,21 +2,28 @@
 
 from jax_attn.parity.cases import Case
 from jax_attn.parity.compare import compare, compare_cases
+from jax_attn.parity.diagnose import Diagnosis, diagnose, lint_pair
 from jax_attn.parity.lanes import LANES
 from jax_attn.parity.locate import first_divergence, trace_modules
+from jax_attn.parity.power import PowerReport, power
 from jax_attn.parity.report import LeftOut, Report, Result
 from jax_attn.parity.training import TrainingReport, compare_training
 
 __all__ = [
     "LANES",
     "Case",
+    "Diagnosis",
     "LeftOut",
+    "PowerReport",
     "Report",
     "Result",
     "TrainingReport",
     "compare",
     "compare_cases",
     "compare_training",
+    "diagnose",
     "first_divergence",
+    "lint_pair",
+    "power",
     "trace_modules",
 ]

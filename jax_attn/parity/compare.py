@@ -211,6 +211,8 @@ def _judge_training(report: Report, flax: nnx.Module, torch: Any, names: Names, 
             fail(key, "a parameter in torch, a constant in flax")
         elif not trained[key]:
             report.left_out.append(LeftOut("", lane, key, "gradient: a constant on both sides"))
+        elif not parameter.requires_grad:
+            report.left_out.append(LeftOut("", lane, key, "gradient: frozen in torch"))
     for key, trains_in_flax in trained.items():
         if trains_in_flax and key in buffers:
             fail(key, "a buffer in torch, a parameter in flax")

@@ -199,11 +199,15 @@ def test_bench_attention_takes_any_shape(capsys):
 def test_a_bad_size_is_refused(capsys, folder, tmp_path):
     assert "rounds must be at least 1, got 0" in refusal(capsys, "bench", "ladder", "--rounds", "0")
     assert "four positive sizes" in refusal(capsys, "bench", "flex", "--shape", 1, 0, 2, 3)
+    assert "batch_size must be at least 1" in refusal(capsys, "bench", "sentences", "--batch-size", "-1")
+    assert "variants must be some of" in refusal(capsys, "bench", "ladder", "--variants")
+    assert "must end in one of .png" in refusal(capsys, "bench", "flex", "--plot", tmp_path / "chart.foo")
+    assert "is a folder" in refusal(capsys, "verify", "flex", "--json", tmp_path)
     missing = tmp_path / "missing" / "bench.json"
     assert "missing" in refusal(capsys, "bench", "attention", "--json", missing)
-    assert "count must be from 1 to" in refusal(
-        capsys, "bench", "sentences", "--count", "0", "--checkpoint", folder
-    )
+    where = ("--checkpoint", folder)
+    assert "count must be at least 1" in refusal(capsys, "bench", "sentences", "--count", 0, *where)
+    assert "count must be from 1 to" in refusal(capsys, "bench", "sentences", "--count", 10**6, *where)
 
 
 @pytest.mark.parametrize("command", [(), ("list",), ("verify",), ("bench",), ("bench", "flex")])

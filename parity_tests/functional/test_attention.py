@@ -170,3 +170,41 @@ def test_what_is_picked_suits_the_device_and_the_call(monkeypatch, device, dtype
     with jax.enable_x64(dtype == jnp.float64):
         assert picked(1024) == expected
         assert picked(16) == "xla"
+
+
+@pytest.mark.parametrize("implementation", ["reference", "xla", "blockwise"])
+def test_a_row_that_a_bias_closes_leaves_the_others_gradients_alone(implementation):
+    q, k, v = operands()
+    bias = jnp.zeros((T, S)).at[3].set(-jnp.inf)
+
+    def first_row(q, k):
+        options = {"implementation": implementation, "return_residual": True}
+        return dot_product_attention(q, k, v, bias, **options)[1][0, 0, 0]
+
+    for gradient in jax.grad(first_row, (0, 1))(q, k):
+        assert jnp.isfinite(gradient).all()
+        assert jnp.any(gradient != 0)
+
+
+@pytest.mark.parametrize("implementation", ["reference", "xla", "blockwise"])
+def test_large_values_behind_the_padding_leave_float16_gradients_finite(implementation):
+    q, k, v = operands(jnp.float16)
+    k, v = (x.at[:, 9:].set(6e4) for x in (k, v))
+    options = {"key_value_seq_lengths": jnp.array([9, 9]), "implementation": implementation}
+    loss = lambda *x: dot_product_attention(*x, **options).astype(jnp.float32).sum()  # noqa: E731
+    assert all(jnp.isfinite(gradient).all() for gradient in jax.grad(loss, (0, 1, 2))(q, k, v))
+
+
+@pytest.mark.parametrize("implementation", ["reference", "xla", "blockwise"])
+def test_a_scale_may_be_traced_and_learned(implementation):
+    def total(scale):
+        return dot_product_attention(*operands(), scale=scale, implementation=implementation).sum()
+
+    ahead, behind = total(0.5 + 1e-2), total(0.5 - 1e-2)
+    assert float(jax.jit(total)(0.5)) == pytest.approx(float(total(0.5)), rel=bounds.SAME_FLOAT32)
+    assert float(jax.grad(total)(0.5)) == pytest.approx(float(ahead - behind) / 2e-2, rel=1e-2)
+
+
+def test_a_bad_scale_is_refused():
+    with pytest.raises(ValueError, match="scale must be a number"):
+        dot_product_attention(*operands(), scale=jnp.ones(2))

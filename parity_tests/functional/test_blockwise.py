@@ -10,6 +10,7 @@ from jax_attn.functional.block_mask import create_block_mask
 from jax_attn.functional.flex import flex_attention
 from jax_attn.functional.mask_mods import causal, sliding_window
 from jax_attn.functional.plan import FULL, best_plans, grid_of_band, grid_of_block_mask, make_plan
+from jax_attn.parity import bounds
 from parity_tests.functional.attention_contract import AttentionContract
 
 MEGABYTE = 2**20
@@ -89,3 +90,37 @@ def test_captured_arrays_change_without_compiling_again():
     q = jnp.ones((1, 5, 1, 2))
     assert not jnp.array_equal(attend(q, jnp.float32(0)), attend(q * jnp.arange(2), jnp.float32(1)))
     assert len(traces) == 1
+
+
+def scaled_gradient(factor: float):
+    """The identity, with a gradient that is not its own."""
+
+    @jax.custom_jvp
+    def f(x):
+        return x
+
+    f.defjvp(lambda primals, tangents: (primals[0], factor * tangents[0]))
+    return f
+
+
+def test_what_was_compiled_for_one_mod_is_not_used_for_another():
+    """What a jaxpr's text leaves out: arrays within a nested jit, and the rules of custom derivatives."""
+    q = jnp.asarray(np.random.default_rng(0).standard_normal((1, 7, 1, 3)), jnp.float32)
+
+    def attend(q, score_mod, implementation):
+        return flex_attention(q, q, q, score_mod, implementation=implementation)
+
+    def nested(table):
+        look = jax.jit(lambda i: table[i])
+        return lambda s, b, h, i, j: s + look(j)
+
+    for table in (jnp.zeros(7), jnp.arange(7.0)):
+        ours, truth = (attend(q, nested(table), name) for name in ("blockwise", "reference"))
+        np.testing.assert_allclose(ours, truth, atol=bounds.SAME_FLOAT32)
+    for factor in (1.0, 3.0):
+        f = scaled_gradient(factor)
+        ours, truth = (
+            jax.grad(lambda q, f=f, name=name: attend(q, lambda s, b, h, i, j: f(s), name)[..., 0].sum())(q)
+            for name in ("blockwise", "reference")
+        )
+        np.testing.assert_allclose(ours, truth, atol=bounds.SAME_FLOAT32)

@@ -83,3 +83,15 @@ def test_bad_arguments_and_input_are_refused():
             module(jnp.ones((5, 25)))
         with pytest.raises(ValueError, match="mask must be a boolean array, True = attend, got float32"):
             module(jnp.ones((3, 5, 26)), jnp.ones((3, 5)))
+
+
+@pytest.mark.parametrize("norm_placement", ["post", "pre"])
+@pytest.mark.parametrize("dtype", [None, jnp.bfloat16])
+@pytest.mark.parametrize("given", [jnp.float32, jnp.bfloat16])
+def test_a_stack_takes_and_gives_the_dtypes_that_a_list_does(norm_placement, dtype, given):
+    x = jnp.ones((2, 5, 8), given)
+    options = {"norm_placement": norm_placement, "dtype": dtype}
+    one_by_one, scanned = (
+        Encoder(2, 8, 2, 16, scan=scan, rngs=nnx.Rngs(0), **options)(x) for scan in (False, True)
+    )
+    assert scanned.dtype == one_by_one.dtype

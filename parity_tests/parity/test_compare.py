@@ -370,7 +370,7 @@ def test_nothing_to_compare_is_no_pass():
     for nothing in (lambda x: None, lambda x: ()):
         report = compare_functions(nothing, nothing, draw(2, 3), lanes=("float64", "bfloat16"))
         assert not report.passed
-        assert "no tensor to compare" in report.failures[0].detail
+        assert "nothing to compare" in report.failures[0].detail
 
 
 def test_nan_never_passes():
@@ -563,3 +563,17 @@ def test_progress_is_told():
         progress=lambda lane, case: seen.append((lane, case)),
     )  # fmt: skip
     assert seen == [("float64", "one")]
+
+
+def test_what_holds_no_values_is_not_compared():
+    report = compare_functions(lambda x: (x[:0] * 7, x), lambda x: (x[:0], x), np.ones((3, 2)))
+    assert report.passed
+    assert any(left.reason == "it holds no values" for left in report.left_out)
+    assert not compare_functions(lambda x: x[:0] * 7, lambda x: x[:0], np.ones((3, 2))).passed
+
+
+def test_a_weight_that_is_frozen_in_torch_is_told():
+    flax, torch_module = nnx.Linear(3, 5, rngs=nnx.Rngs(0)), torch.nn.Linear(3, 5)
+    torch_module.bias.requires_grad_(False)
+    report = compare(flax, torch_module, np.ones((2, 3)))
+    assert [left.name for left in report.left_out if left.reason == "gradient: frozen in torch"] == ["bias"]
