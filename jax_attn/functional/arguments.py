@@ -1,5 +1,6 @@
 """What attention is called with, checked and brought to one form before any computing."""
 
+import operator
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -113,14 +114,17 @@ def as_lengths(name: str, x: Any, batch: int) -> Array | None:
     return x
 
 
-def as_window(x: int | Sequence[int] | None) -> tuple[int, int] | None:
+def as_window(x: Any) -> tuple[int, int] | None:
     """How many positions before and after a query it sees, or None."""
     if x is None:
         return None
-    window = (x, x) if isinstance(x, int) else tuple(x)
-    if len(window) != 2 or min(window) < 0:
-        raise ValueError(f"local_window_size must be one or two numbers from 0 up, got {x}")
-    return window
+    try:
+        before, after = map(operator.index, x if isinstance(x, tuple | list) else (x, x))
+    except (TypeError, ValueError):
+        before = after = -1
+    if min(before, after) < 0:
+        raise ValueError(f"local_window_size must be one or two whole numbers from 0 up, got {x!r}")
+    return before, after
 
 
 def as_segments(x: SegmentIds | None, batch: int, queries: int, keys: int) -> tuple[Array, Array] | None:

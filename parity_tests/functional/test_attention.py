@@ -208,3 +208,15 @@ def test_a_scale_may_be_traced_and_learned(implementation):
 def test_a_bad_scale_is_refused():
     with pytest.raises(ValueError, match="scale must be a number"):
         dot_product_attention(*operands(), scale=jnp.ones(2))
+
+
+@pytest.mark.parametrize("window", [-1, 1.5, "ab", (1, 2, 3), (1.5, 2)])
+def test_a_bad_window_is_refused(window):
+    with pytest.raises(ValueError, match="local_window_size must be one or two whole numbers"):
+        dot_product_attention(*operands(), local_window_size=window)
+
+
+@pytest.mark.unchecked_shapes
+def test_a_window_may_be_a_number_of_numpy():
+    ours = dot_product_attention(*operands(), local_window_size=np.int64(2))
+    np.testing.assert_array_equal(ours, dot_product_attention(*operands(), local_window_size=(2, 2)))
