@@ -9,11 +9,11 @@ from flax import nnx
 
 from jax_attn.parity import bounds
 from jax_attn.parity.calls import Call
-from jax_attn.parity.compare import SMALL, _judge_training
+from jax_attn.parity.compare import SMALL, judge_training
 from jax_attn.parity.flax_side import FlaxSide, fixed_dtype
 from jax_attn.parity.lane_run import ByTorch, LaneRun, Sides
 from jax_attn.parity.lanes import LANES, Lane, lanes_named
-from jax_attn.parity.module_pairs import Entry, ModuleNames, ModulePairs, _flax_entries, _Matching
+from jax_attn.parity.module_pairs import Entry, Matching, ModuleNames, ModulePairs, flax_entries
 from jax_attn.parity.recording import Recording
 from jax_attn.parity.report import LeftOut, Report
 from jax_attn.parity.search import find
@@ -52,7 +52,7 @@ def compare_with_trace(
     sides = recorded_sides(flax_module, recorded, names, whole_model, call_flax)
     weights = jax.tree.leaves(nnx.state(sides.flax, nnx.Param))
     report = Report(title, parameters=sum(leaf.size for leaf in weights))
-    _judge_training(report, sides.flax, recorded.module, names, chosen[0].name)
+    judge_training(report, sides.flax, recorded.module, names, chosen[0].name)
     for lane in chosen:
         if lane.name not in recorded.draws:
             report.left_out.append(LeftOut("", lane.name, "(all)", "the trace does not hold this lane"))
@@ -141,13 +141,13 @@ def _paired(
 ) -> ModulePairs:
     """`pair_modules`, with the paths that were recorded."""
     shared = {place.key for slot in slots(flax, names) for place in slot.places} & torch.weights.keys()
-    ours = list(_flax_entries(flax, names, shared))
+    ours = list(flax_entries(flax, names, shared))
     theirs = [
         Entry(path, first, kind, frozenset(key for key in shared if not path or key.startswith(f"{path}.")))
         for first, paths, kind in torch.modules
         for path in paths
     ]
-    matching = _Matching(ours, theirs, names)
+    matching = Matching(ours, theirs, names)
     matching.by_hand(modules or {})
     matching.by_weights()
     matching.by_name()

@@ -114,7 +114,7 @@ def compare_cases(
     flax_copy, torch_copy = carry_weights(flax_module, torch_module, weights, names)
     weights_of_flax = jax.tree.leaves(nnx.state(flax_copy, nnx.Param))
     report = Report(title, parameters=sum(leaf.size for leaf in weights_of_flax))
-    _judge_training(report, flax_copy, torch_copy, names, chosen[0].name)
+    judge_training(report, flax_copy, torch_copy, names, chosen[0].name)
     pair = Sides(
         flax_copy,
         torch_copy,
@@ -195,7 +195,7 @@ def _trace_failure(
         report.left_out.append(LeftOut(case.name, lane.name, "first divergence", reason))
 
 
-def _judge_training(report: Report, flax: nnx.Module, torch: Any, names: Names, lane: str) -> None:
+def judge_training(report: Report, flax: nnx.Module, torch: Any, names: Names, lane: str) -> None:
     """A weight that learns on one side and is a constant on the other is a difference, whatever its value."""
     trained = {place.key: trains(slot) for slot in slots(flax, names) for place in slot.places}
     parameters = dict(torch.named_parameters(remove_duplicate=False))

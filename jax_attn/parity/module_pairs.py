@@ -85,9 +85,9 @@ def pair_modules(
     shared_keys = {place.key for slot in slots(flax, names) for place in slot.places} & set(
         torch.state_dict()
     )
-    ours = list(_flax_entries(flax, names, shared_keys))
+    ours = list(flax_entries(flax, names, shared_keys))
     theirs = list(_torch_entries(torch, shared_keys))
-    matching = _Matching(ours, theirs, names)
+    matching = Matching(ours, theirs, names)
     matching.by_hand(modules or {})
     matching.by_weights()
     matching.by_name()
@@ -95,7 +95,8 @@ def pair_modules(
     return ModulePairs(list(pairs), {e.first: e.kind for e in ours}, {e.first: e.kind for e in theirs})
 
 
-def _flax_entries(module: nnx.Module, names: Names, shared: set[str]) -> Iterator[Entry]:
+def flax_entries(module: nnx.Module, names: Names, shared: set[str]) -> Iterator[Entry]:
+    """The Flax modules that are called, each with the weights below it, under torch's keys."""
     table = slots(module, names)
     whole: dict[str, int] = {}
     for slot in table:
@@ -122,7 +123,7 @@ def _torch_entries(module: Any, shared: set[str]) -> Iterator[Entry]:
             yield Entry(path, first, kind, keys)
 
 
-class _Matching:
+class Matching:
     """Modules that are paired so far, and those still waiting."""
 
     def __init__(self, flax: Sequence[Entry], torch: Sequence[Entry], names: Names):

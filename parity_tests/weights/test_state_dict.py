@@ -90,9 +90,10 @@ def test_torch_loads_it_strictly_and_back(dtype):
     assert tensors.keys() == torch_net.state_dict().keys()
     torch_net.load_state_dict(tensors)
     x = torch.ones(3, dtype=getattr(torch, dtype))
-    np.testing.assert_allclose(
-        np.asarray(module.out(jnp.ones(3, dtype)), np.float64), torch_net.out(x).detach().double(), rtol=2e-2
-    )
+    ours, theirs = np.asarray(module.out(jnp.ones(3, dtype)), np.float64), torch_net.out(x).detach().double()
+    # Either side rounds a sum of three products: they may end on neighbouring numbers.
+    neighbour = float(jnp.finfo(dtype).eps) * max(1.0, float(theirs.abs().max()))
+    assert np.abs(ours - theirs.numpy()).max() <= 2 * neighbour
 
 
 def test_float8_passes():
