@@ -18,6 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from jax_attn.parity.torch_attention import attention_written_out
+
 
 class DropoutMismatch(Exception):
     """The two sides call dropout differently."""
@@ -102,24 +104,10 @@ def record(tape: Tape) -> Generator[None]:
         attn_mask: Any = None,
         dropout_p: float = 0.0,
         is_causal: bool = False,
-        scale: float | None = None,
-        enable_gqa: bool = False,
+        **options: Any,
     ) -> Any:
-        if dropout_p == 0.0:
-            return fused(query, key, value, attn_mask, 0.0, is_causal, scale=scale, enable_gqa=enable_gqa)
-        if enable_gqa:
-            groups = query.shape[-3] // key.shape[-3]
-            key, value = key.repeat_interleave(groups, -3), value.repeat_interleave(groups, -3)
-        scores = query @ key.mT * (query.shape[-1] ** -0.5 if scale is None else scale)
-        if is_causal:
-            keep = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
-            scores = scores.masked_fill(~keep, -torch.inf)
-        if attn_mask is not None:
-            boolean = attn_mask.dtype == torch.bool
-            scores = scores.masked_fill(~attn_mask, -torch.inf) if boolean else scores + attn_mask
-        empty = (scores == -torch.inf).all(-1, keepdim=True)
-        weights = scores.masked_fill(empty, 0.0).softmax(-1).masked_fill(empty, 0.0)
-        return drop(weights, dropout_p, weights.shape) @ value
+        function = attention_written_out if dropout_p else fused
+        return function(query, key, value, attn_mask, dropout_p, is_causal, **options)
 
     in_functional: dict[str, Any] = {
         "dropout": dropout,

@@ -13,6 +13,7 @@ from typing import Any
 
 from jax_attn.parity.faults.fault import Fault
 from jax_attn.parity.faults.planting import PASS, Acts, Forward, is_attention, watch
+from jax_attn.parity.torch_attention import attention_written_out
 
 PRODUCTS = ("matmul", "__matmul__", "bmm", "baddbmm", "einsum")
 SUMS = ("add", "__add__", "__radd__")
@@ -42,7 +43,7 @@ class Points:
         """See what a torch function is to attention, and act there. What comes of it is remembered."""
         if name == "scaled_dot_product_attention":
             with forward.mode:
-                return _written_out(*args, **kwargs)
+                return attention_written_out(*args, **kwargs)
         scores, weights = _known(forward, "scores"), _known(forward, "weights")
         tensors = [value for value in (*args, *kwargs.values()) if hasattr(value, "shape")]
         from_scores = any(id(t) in scores for t in tensors)
@@ -138,40 +139,6 @@ def _is_like(value: Any, tensor: Any) -> bool:
 def _is_low(fill: Any) -> bool:
     """Whether a number, or a tensor of them, is what hides a score."""
     return bool((fill < -1e3).all()) if hasattr(fill, "all") else fill < -1e3
-
-
-def _written_out(
-    query: Any,
-    key: Any,
-    value: Any,
-    attn_mask: Any = None,
-    dropout_p: float = 0.0,
-    is_causal: bool = False,
-    scale: float | None = None,
-    enable_gqa: bool = False,
-) -> Any:
-    """`scaled_dot_product_attention`, whose every step can be caught."""
-    import torch
-
-    if enable_gqa:
-        groups = query.shape[-3] // key.shape[-3]
-        key, value = key.repeat_interleave(groups, -3), value.repeat_interleave(groups, -3)
-    scores = query @ key.mT * (query.shape[-1] ** -0.5 if scale is None else scale)
-    hidden = None
-    if is_causal:
-        hidden = ~torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
-    elif attn_mask is not None and attn_mask.dtype == torch.bool:
-        hidden = ~attn_mask
-    elif attn_mask is not None:
-        scores = scores + attn_mask
-    if hidden is not None:
-        scores = scores.masked_fill(hidden, -math.inf)
-    weights = torch.softmax(scores, -1)
-    if hidden is not None:
-        weights = weights.masked_fill(hidden, 0.0)
-    if dropout_p:
-        weights = torch.nn.functional.dropout(weights, dropout_p)
-    return weights @ value
 
 
 # The faults.
