@@ -13,7 +13,7 @@ from jax_attn.parity.compare import SMALL, judge_training
 from jax_attn.parity.flax_side import FlaxSide, fixed_dtype
 from jax_attn.parity.lane_run import ByTorch, LaneRun, Sides
 from jax_attn.parity.lanes import LANES, Lane, lanes_named
-from jax_attn.parity.module_pairs import Entry, Matching, ModuleNames, ModulePairs, flax_entries
+from jax_attn.parity.module_pairs import Entry, ModuleNames, ModulePairs, flax_entries, pair_entries
 from jax_attn.parity.recording import Recording
 from jax_attn.parity.report import LeftOut, Report
 from jax_attn.parity.search import find
@@ -141,15 +141,9 @@ def _paired(
 ) -> ModulePairs:
     """`pair_modules`, with the paths that were recorded."""
     shared = {place.key for slot in slots(flax, names) for place in slot.places} & torch.weights.keys()
-    ours = list(flax_entries(flax, names, shared))
-    theirs = [
+    theirs = (
         Entry(path, first, kind, frozenset(key for key in shared if not path or key.startswith(f"{path}.")))
         for first, paths, kind in torch.modules
         for path in paths
-    ]
-    matching = Matching(ours, theirs, names)
-    matching.by_hand(modules or {})
-    matching.by_weights()
-    matching.by_name()
-    pairs = dict.fromkeys((mine.first, other.first) for mine, other in matching.pairs)
-    return ModulePairs(list(pairs), {e.first: e.kind for e in ours}, {e.first: e.kind for e in theirs})
+    )
+    return pair_entries(flax_entries(flax, names, shared), theirs, names, modules)

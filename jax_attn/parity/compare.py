@@ -174,18 +174,7 @@ def _trace_failure(
     if failed is None or case is None:
         return
     lane = lanes_named([failed.lane if exact else "float64"])[0]
-    tracer = Tracer(
-        pair.flax,
-        pair.torch,
-        lane,
-        names=pair.names,
-        modules=modules,
-        bound=bounds.MODULE,
-        call_flax=pair.call_flax,
-        call_torch=pair.call_torch,
-        seed=pair.seed,
-        original=original,
-    )
+    tracer = Tracer.of(pair, lane, modules, original)
     report.trace = tracer.trace(
         case, progress=lambda what: progress(lane.name, f"{case.name}: tracing {what}")
     )

@@ -191,7 +191,7 @@ def diagnose(
     for lane in lanes_named(["float64", "dropout"]):
         if lane.training and not (has_dropout(flax) or _drops(torch)):
             continue
-        where = divergence or _first_divergence(sides, lane, case, modules, flax_module)
+        where = divergence or find(Tracer.of(sides, lane, modules, flax_module).trace(case))
         if where is None:
             continue
         trial = (_Backward if where.direction == "backward" else _Forward)(sides, lane, case, where)
@@ -201,24 +201,6 @@ def diagnose(
         break
     found.seconds = time.perf_counter() - started
     return found
-
-
-def _first_divergence(
-    sides: Sides, lane: Lane, case: Case, modules: ModuleNames | None, original: nnx.Module
-) -> Divergence | None:
-    tracer = Tracer(
-        sides.flax,
-        sides.torch,
-        lane,
-        names=sides.names,
-        modules=modules,
-        bound=sides.bound,
-        call_flax=sides.call_flax,
-        call_torch=sides.call_torch,
-        seed=sides.seed,
-        original=original,
-    )
-    return find(tracer.trace(case))
 
 
 def _drops(torch: Any) -> bool:

@@ -5,7 +5,7 @@ What holds no weights is paired by its name below a pair, or by its class and or
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -85,8 +85,15 @@ def pair_modules(
     shared_keys = {place.key for slot in slots(flax, names) for place in slot.places} & set(
         torch.state_dict()
     )
-    ours = list(flax_entries(flax, names, shared_keys))
-    theirs = list(_torch_entries(torch, shared_keys))
+    ours, theirs = flax_entries(flax, names, shared_keys), _torch_entries(torch, shared_keys)
+    return pair_entries(ours, theirs, names, modules)
+
+
+def pair_entries(
+    flax: Iterable[Entry], torch: Iterable[Entry], names: Names = (), modules: ModuleNames | None = None
+) -> ModulePairs:
+    """Pair the submodules of which these are all the paths; see `pair_modules`."""
+    ours, theirs = list(flax), list(torch)
     matching = Matching(ours, theirs, names)
     matching.by_hand(modules or {})
     matching.by_weights()

@@ -10,12 +10,14 @@ from typing import Any
 
 from flax import nnx
 
+from jax_attn.parity import bounds
 from jax_attn.parity.calls import Call, cotangents
 from jax_attn.parity.cases import Case
 from jax_attn.parity.comparing import Comparer
 from jax_attn.parity.dropout import Tape
 from jax_attn.parity.forcing import GradientTeacher, Lesson, Teacher
 from jax_attn.parity.gradients import Gradients
+from jax_attn.parity.lane_run import Sides
 from jax_attn.parity.lanes import Lane
 from jax_attn.parity.module_pairs import ModuleNames, pair_modules
 from jax_attn.parity.recording import Recording
@@ -64,6 +66,22 @@ class Tracer:
         self._call_torch = call_torch
         self._flax = flax
         self._flax_options = names, call_flax, first_paths(original)
+
+    @classmethod
+    def of(cls, sides: Sides, lane: Lane, modules: ModuleNames | None, original: nnx.Module) -> "Tracer":
+        """The tracer of two sides. Submodules are held to the bound of one module, whatever the whole is."""
+        return cls(
+            sides.flax,
+            sides.torch,
+            lane,
+            names=sides.names,
+            modules=modules,
+            bound=bounds.MODULE,
+            call_flax=sides.call_flax,
+            call_torch=sides.call_torch,
+            seed=sides.seed,
+            original=original,
+        )
 
     @cached_property
     def flax(self) -> FlaxRecorder:
