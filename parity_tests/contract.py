@@ -10,6 +10,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import torch
 from flax import nnx
 
 from jax_attn.catalogue import CATALOGUE
@@ -20,6 +21,8 @@ from jax_attn.parity.flax_side import quick_options
 from jax_attn.parity.lanes import is_floating
 from jax_attn.weights.state_dict import load_state_dict, state_dict
 from jax_attn.weights.tensors import as_numpy
+
+_FLOAT32 = {np.dtype(np.float64): torch.float32}
 
 
 class TwinContract:
@@ -82,6 +85,15 @@ class TwinContract:
             with nnx.set_graph_mode(mode):
                 run = nnx.jit(lambda module, args: outputs(module, args, case))
                 assert_close(run(module, case.args), expected)
+
+    def test_takes_an_empty_batch(self, row_of_each_class: str):
+        """As torch does: what is left of a batch when all of it was filtered out."""
+        twin = CATALOGUE[row_of_each_class]
+        empty = [arg[:0] for arg in twin.cases()[0].args]
+        theirs = twin.torch()(*(torch.from_numpy(arg).to(_FLOAT32.get(arg.dtype)) for arg in empty))
+        ours = twin.flax()(*map(jnp.asarray, empty))
+        shapes = [tuple(leaf.shape) for leaf in jax.tree.leaves(theirs)]
+        assert [leaf.shape for leaf in jax.tree.leaves(ours)] == shapes
 
     def test_runs_in_linen(self, row_of_each_class: str):
         twin = CATALOGUE[row_of_each_class]

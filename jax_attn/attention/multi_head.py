@@ -122,7 +122,8 @@ class MultiHeadAttention(nnx.Module):
 
     def split_heads(self, projected: Float[Array, "b t nh"]) -> Float[Array, "b t n h"]:
         """Neighbouring features make up a head."""
-        return projected.reshape(*projected.shape[:2], -1, self.head_dim)
+        heads = projected.shape[-1] // self.head_dim
+        return projected.reshape(*projected.shape[:2], heads, self.head_dim)
 
 
 def four_axes(mask: Bool[Array, "..."], shape: tuple[int, int, int, int]) -> Bool[Array, "b n t s"]:

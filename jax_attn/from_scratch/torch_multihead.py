@@ -170,7 +170,8 @@ class TorchMultiheadAttention(nnx.Module):
         masks = []
         trust_hint = is_causal and key_padding_mask is None and not need_weights
         if attn_mask is not None and not trust_hint:
-            masks.append(attn_mask.reshape(-1, 1 if attn_mask.ndim == 2 else self.num_heads, tokens, others))
+            sheets = (1, 1) if attn_mask.ndim == 2 else (batch, self.num_heads)
+            masks.append(attn_mask.reshape(*sheets, tokens, others))
         if key_padding_mask is not None:
             masks.append(key_padding_mask.reshape(batch, 1, 1, others))
 

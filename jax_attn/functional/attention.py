@@ -1,5 +1,6 @@
 """Scaled dot-product attention: one function, and the implementation that suits the call."""
 
+import math
 from itertools import compress
 from typing import Literal, cast, overload
 
@@ -153,6 +154,8 @@ def dot_product_attention(
     name = best(call) if implementation is None else implementation
     if reason := why_not(name, call):
         raise ValueError(f"implementation={name!r} cannot serve this call: {reason}")
+    if not math.prod(scores):  # an empty batch or sequence, of which no tiles can be made
+        name = "reference"
     # What the call asks for is there: only the rest may be None.
     result = cast("tuple[Array, Array, Array]", IMPLEMENTATIONS[name](call))
 

@@ -122,6 +122,8 @@ def flex_attention(
     if implementation not in _IMPLEMENTATIONS:
         known = sorted(_IMPLEMENTATIONS)
         raise ValueError(f"implementation must be one of {known} or None, got {implementation!r}")
+    if not batch * queries * keys:  # an empty batch or sequence, of which no tiles can be made
+        implementation = "reference"
     output, lse, max_scores = _IMPLEMENTATIONS[implementation](q, k, v, score_mod, block_mask, scale)
     if return_aux is None:
         return output

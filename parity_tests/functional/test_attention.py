@@ -220,3 +220,23 @@ def test_a_bad_window_is_refused(window):
 def test_a_window_may_be_a_number_of_numpy():
     ours = dot_product_attention(*operands(), local_window_size=np.int64(2))
     np.testing.assert_array_equal(ours, dot_product_attention(*operands(), local_window_size=(2, 2)))
+
+
+@pytest.mark.parametrize("implementation", [None, "reference", "xla", "blockwise"])
+@pytest.mark.parametrize("empty", ["batch", "queries", "keys"])
+def test_of_nothing_is_zero(empty, implementation):
+    """An empty batch or sequence, as the last batch of a filtered data set may be one."""
+    shapes = [(B, T, N, H), (B, S, K, H)]
+    axis, at = {"batch": ((0, 1), 0), "queries": ((0,), 1), "keys": ((1,), 1)}[empty]
+    q, k = (
+        jnp.ones(tuple(0 if i in axis and j == at else n for j, n in enumerate(shape)))
+        for i, shape in enumerate(shapes)
+    )
+
+    def attend(q, k):
+        return dot_product_attention(q, k, k, is_causal=True, implementation=implementation)
+
+    assert attend(q, k).shape == q.shape
+    assert not attend(q, k).any()
+    gradients = jax.grad(lambda q, k: attend(q, k).sum(), (0, 1))(q, k)
+    assert not any(gradient.any() for gradient in gradients)

@@ -58,4 +58,4 @@ class MultiHeadAttentionFlex(nn.Module):
             scores = score_mod(scores, b, h, q_idx, kv_idx).to(scores.dtype)
         weights = torch.softmax(scores.masked_fill(kv_idx > q_idx, -torch.inf), dim=-1)
         context = self.dropout(weights) @ values
-        return self.proj(context.transpose(-3, -2).flatten(-2).reshape(*x.shape[:-1], -1))
+        return self.proj(context.transpose(-3, -2).flatten(-2).reshape(*x.shape[:-1], self.proj.in_features))
