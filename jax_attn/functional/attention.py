@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from jax_attn.functional import arguments
+from jax_attn.functional.checks import require_cap
 from jax_attn.functional.dropout import check_dropout
 from jax_attn.functional.implementations import IMPLEMENTATIONS, best, why_not
 
@@ -132,6 +133,8 @@ def dot_product_attention(
     keys = k.shape[1]
     scores = (batch, heads, queries, keys)
     check_dropout(dropout_rate, dropout_key)
+    if softcap is not None:
+        require_cap("softcap", softcap)
     call = arguments.Call(
         q,
         k,

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
 
@@ -25,6 +26,12 @@ def require_positive(name: str, value: int) -> None:
     """A ValueError unless `value` is at least 1."""
     if value < 1:
         raise ValueError(f"{name} must be at least 1, got {name}={value}")
+
+
+def require_cap(name: str, value: Any) -> None:
+    """A ValueError unless `value`, where it is known, is above 0."""
+    if not isinstance(value, jax.core.Tracer) and not value > 0:
+        raise ValueError(f"{name} must be above 0, got {name}={value}")
 
 
 def require_last_dim(

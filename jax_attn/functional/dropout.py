@@ -16,6 +16,8 @@ def drop(weights: Float[Array, "*s"], rate: float, key: Array | None) -> Float[A
     check_dropout(rate, key)
     if rate == 0 or key is None:
         return weights
+    if rate == 1:  # nothing is kept: 1 / (1 - rate) would make NaN of the gradient
+        return jnp.zeros_like(weights)
     keep = jax.random.bernoulli(key, 1 - rate, weights.shape)
     return jnp.where(keep, weights / (1 - rate), 0)
 

@@ -10,6 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from jax_attn.functional.checks import require_cap
+
 ScoreMod = Callable[[Array, Array, Array, Array, Array], Array]
 
 
@@ -46,8 +48,12 @@ def alibi(slopes: Float[Array, "N"]) -> ScoreMod:
 def softcap(cap: float) -> ScoreMod:
     """`cap · tanh(score / cap)`: scores stay within ±cap.
 
+    Raises:
+        ValueError: a cap that is not above 0.
+
     Source: Gemma 2 (arXiv 2408.00118), section 2.
     """
+    require_cap("cap", cap)
 
     def score_mod(score: Array, b: Array, h: Array, q_idx: Array, kv_idx: Array) -> Array:
         return cap * jnp.tanh(score / cap)

@@ -132,6 +132,8 @@ def test_float64_stays_float64():
         ({"sinks": jnp.ones(K)}, r"sinks must be floating of shape \(6,\)"),
         ({"dropout_rate": 0.1}, "needs dropout_key"),
         ({"dropout_rate": 1.5, "dropout_key": KEY}, "probability"),
+        ({"softcap": 0.0}, "softcap must be above 0"),
+        ({"softcap": float("nan")}, "softcap must be above 0"),
         ({"implementation": "fast"}, "not one of"),
         ({"implementation": "cudnn"}, "NVIDIA GPUs, not on cpu"),
         ({"implementation": "pallas"}, "TPU and GPU"),
@@ -240,3 +242,11 @@ def test_of_nothing_is_zero(empty, implementation):
     assert not attend(q, k).any()
     gradients = jax.grad(lambda q, k: attend(q, k).sum(), (0, 1))(q, k)
     assert not any(gradient.any() for gradient in gradients)
+
+
+def test_dropout_of_everything_gives_zero_and_its_gradient():
+    def total(q, k, v):
+        return dot_product_attention(q, k, v, dropout_rate=1.0, dropout_key=KEY).sum()
+
+    assert total(*operands()) == 0
+    assert not any(gradient.any() for gradient in jax.grad(total, (0, 1, 2))(*operands()))
