@@ -60,8 +60,9 @@ BEDS = [
     Bed(
         "attention-masked",
         ("scale-missing", "scale-twice", "scale-by-width", "swapped-qk", "heads-order", "heads-interleaved",
-         "mask-inverted", "mask-missing", "mask-adds-1e4", "mask-adds-1e9", "empty-row-mean", "softmax-axis",
-         "softmax-float32", "softmax-plus-one", "weight-transposed", "weight-constant"),
+         "mask-inverted", "mask-inverted-mean", "mask-missing", "mask-adds-1e4", "mask-adds-1e9",
+         "empty-row-mean", "softmax-axis", "softmax-float32", "softmax-plus-one", "weight-transposed",
+         "weight-constant"),
     ),
     Bed(
         "sdpa", ("mask-one-more", "mask-not-itself", "qkv-by-heads", "axes-swapped", "scale-missing",

@@ -198,16 +198,25 @@ def interleaved_values(forward: Forward, weights: Any, values: Any) -> Any:
     return weights @ (_interleaved(values) if values.ndim == 4 and values.shape[-3] > 1 else values)
 
 
-def inverted(forward: Forward, scores: Any, hidden: Any, fill: Any) -> Any:
-    """What may be seen is hidden."""
-    forward.acts.add("True = masked", "True = attend")
-    forward.state["inverted"] = True
-    return scores.masked_fill(~hidden, fill)
+def inverted(empty_row: str) -> Points:
+    """What may be seen is hidden; a row that then sees nothing comes to "zero", or to the "mean"."""
 
+    def hide(forward: Forward, scores: Any, hidden: Any, fill: Any) -> Any:
+        import torch
 
-def inverted_rezero(forward: Forward, weights: Any, hidden: Any) -> Any:
-    """The same after the softmax."""
-    return weights.masked_fill(~hidden if forward.state.get("inverted") else hidden, 0.0)
+        forward.acts.add("True = masked", "True = attend")
+        forward.state["inverted"] = forward.state["not yet zero"] = ~hidden
+        return scores.masked_fill(~hidden, torch.finfo(scores.dtype).min)
+
+    def softmax(forward: Forward, scores: Any, dim: Any) -> Any:
+        hidden = forward.state.pop("not yet zero", None)
+        weights = scores.softmax(dim)
+        return weights if hidden is None or empty_row == "mean" else weights.masked_fill(hidden, 0.0)
+
+    def rezero(forward: Forward, weights: Any, hidden: Any) -> Any:
+        return weights if "inverted" in forward.state else weights.masked_fill(hidden, 0.0)
+
+    return Points(hide=hide, softmax=softmax, rezero=rezero)
 
 
 def left_alone(forward: Forward, weights: Any, hidden: Any) -> Any:
@@ -330,8 +339,9 @@ ATTENTION = [
            Points(scores=other_heads), 13),
     _fault("heads-interleaved", "the width is split into heads by every n-th feature", "heads",
            Points(scores=interleaved_scores, mix=interleaved_values), 13, 20),
-    _fault("mask-inverted", "True = attend is taken for True = masked", MASK,
-           Points(hide=inverted, rezero=inverted_rezero), 18),
+    _fault("mask-inverted", "True = attend is taken for True = masked", MASK, inverted("zero"), 18),
+    _fault("mask-inverted-mean", "True = attend is taken for True = masked, and a row that then sees nothing "
+           "gives the mean of all values", MASK, inverted("mean"), 18, 19),
     _fault("mask-missing", "the mask, causal or given, is not applied", MASK,
            Points(hide=ignored, rezero=left_alone), 18),
     _fault("mask-one-more", "each query sees one key more", MASK,
