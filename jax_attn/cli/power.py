@@ -65,8 +65,8 @@ BEDS = [
          "weight-constant"),
     ),
     Bed(
-        "sdpa", ("mask-one-more", "mask-not-itself", "qkv-by-heads", "axes-swapped", "scale-missing",
-                 "heads-interleaved"),
+        "sdpa", ("mask-one-more", "mask-not-itself", "mask-not-itself-mean", "qkv-by-heads", "axes-swapped",
+                 "scale-missing", "heads-interleaved"),
         cases=("plain", "tiny variance"),
     ),
     Bed("torch-multihead-padding", ("qkv-by-heads", "mask-one-more", "softmax-axis", "weight-transposed")),

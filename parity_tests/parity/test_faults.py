@@ -70,6 +70,25 @@ def test_a_module_that_is_not_ours():
     assert torch.equal(layer(x, src_mask=mask), right)
 
 
+@pytest.mark.parametrize("fault", [fault for fault in FAULTS.values() if fault.family == "attention"])
+def test_attention_of_torch_itself_in_both_its_ways(fault):
+    """With `need_weights` it multiplies `(b n, t, h)`, without it calls the fused function."""
+    torch.manual_seed(0)
+    module = torch.nn.MultiheadAttention(6, 2, batch_first=True).double()
+    x = torch.randn(2, 3, 6, dtype=torch.float64)
+    future = torch.ones(3, 3, dtype=torch.bool).triu(1)
+    future[1] = fault.name == "empty-row-mean"
+    found = []
+    for need_weights in (True, False):
+        planted = plant(fault, module)
+        found.append(planted.module(x, x, x, attn_mask=future, need_weights=need_weights)[0])
+        assert planted.acts.words
+    torch.testing.assert_close(*found, rtol=0, atol=1e-14)
+    right = module(x, x, x, attn_mask=future, need_weights=False)[0]
+    if fault.name not in ("mask-adds-1e4", "mask-adds-1e9"):  # of no effect in a row that sees a key
+        assert not torch.allclose(found[0], right, rtol=0, atol=1e-12)
+
+
 def test_two_faults_that_undo_each_other():
     block, (x, mask) = torch_block(0.0).double(), map(torch.tensor, (CASES[0].args[0], MASK))
     for name in ("gelu-form", "swapped-qk", "weight-transposed", "mask-inverted"):

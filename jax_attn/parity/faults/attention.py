@@ -144,12 +144,13 @@ def _is_low(fill: Any) -> bool:
 # The faults.
 
 
-def scaled(word: str, factor: Callable[[Any, int], float]) -> Points:
-    """Scores times `factor(module, head_dim)`."""
+def scaled(word: str, factor: Callable[[int, int], float]) -> Points:
+    """Scores times `factor(heads, head_dim)`."""
 
     def scores(forward: Forward, queries: Any, keys: Any, product: Any) -> Any:
-        width = queries.shape[-1]
-        times = factor(queries, width)
+        apart = _heads_apart(forward, queries)
+        heads = 1 if apart is None else apart.shape[-3]
+        times = factor(heads, queries.shape[-1])
         if times == 1.0:
             return product
         forward.acts.add(word, "scores / sqrt(head_dim)")
@@ -158,8 +159,20 @@ def scaled(word: str, factor: Callable[[Any, int], float]) -> Points:
     return Points(scores=scores)
 
 
-def _heads(queries: Any) -> int:
-    return queries.shape[-3] if queries.ndim == 4 else 1
+def _heads_apart(forward: Forward, x: Any) -> Any | None:
+    """`(b, n, t, h)`, also of torch's own `(b n, t, h)`; None where there are no heads, or one."""
+    import torch
+
+    if x.ndim == 3:
+        known = {
+            child.num_heads
+            for child in forward.module.modules()
+            if isinstance(child, torch.nn.MultiheadAttention)
+        }
+        if len(known) != 1 or x.shape[0] % max(known):
+            return None
+        x = x.unflatten(0, (-1, max(known)))
+    return x if x.ndim == 4 and x.shape[-3] > 1 else None
 
 
 def swapped(forward: Forward, queries: Any, keys: Any, product: Any) -> Any:
@@ -172,10 +185,11 @@ def swapped(forward: Forward, queries: Any, keys: Any, product: Any) -> Any:
 
 def other_heads(forward: Forward, queries: Any, keys: Any, product: Any) -> Any:
     """The first head of the queries meets the last of the keys."""
-    if queries.ndim != 4 or queries.shape[-3] == 1 or product.shape[-3] != queries.shape[-3]:
+    apart = _heads_apart(forward, queries), _heads_apart(forward, keys)
+    if apart[0] is None or apart[1] is None or apart[0].shape[-3] != apart[1].shape[-3]:
         return product
     forward.acts.add("heads of q in the opposite order", "in the order of k's")
-    return queries.flip(-3) @ keys
+    return (apart[0].flip(-3) @ apart[1]).view_as(product)
 
 
 def _interleaved(x: Any) -> Any:
@@ -187,26 +201,39 @@ def _interleaved(x: Any) -> Any:
 
 def interleaved_scores(forward: Forward, queries: Any, keys: Any, product: Any) -> Any:
     """Queries and keys split by every n-th feature."""
-    if queries.ndim != 4 or queries.shape[-3] == 1 or keys.shape[-1] != product.shape[-1]:
+    apart = _heads_apart(forward, queries), _heads_apart(forward, keys)
+    if apart[0] is None or apart[1] is None or keys.shape[-1] != product.shape[-1]:
         return product
     forward.acts.add("a head is every n-th feature", "a head is neighbouring features")
-    return _interleaved(queries) @ _interleaved(keys.mT).mT
+    return (_interleaved(apart[0]) @ _interleaved(apart[1].mT).mT).view_as(product)
 
 
 def interleaved_values(forward: Forward, weights: Any, values: Any) -> Any:
     """Values split by every n-th feature."""
-    return weights @ (_interleaved(values) if values.ndim == 4 and values.shape[-3] > 1 else values)
+    apart = _heads_apart(forward, values)
+    if apart is None:
+        return weights @ values
+    context = _heads_apart(forward, weights) @ _interleaved(apart)
+    return context.reshape(*values.shape[:-2], *context.shape[-2:])
 
 
-def inverted(empty_row: str) -> Points:
-    """What may be seen is hidden; a row that then sees nothing comes to "zero", or to the "mean"."""
+def hidden_otherwise(
+    faulty: str, right: str, other: Callable[[Any], Any | None], empty_row: str = "zero"
+) -> Points:
+    """`other(hidden)` is hidden; a row that then sees nothing comes to "zero", or to the "mean".
+
+    `other` gives None where the fault does not apply.
+    """
 
     def hide(forward: Forward, scores: Any, hidden: Any, fill: Any) -> Any:
         import torch
 
-        forward.acts.add("True = masked", "True = attend")
-        forward.state["inverted"] = forward.state["not yet zero"] = ~hidden
-        return scores.masked_fill(~hidden, torch.finfo(scores.dtype).min)
+        instead = other(hidden)
+        if instead is None:
+            return scores.masked_fill(hidden, fill)
+        forward.acts.add(faulty, right)
+        forward.state["hidden"] = forward.state["not yet zero"] = instead
+        return scores.masked_fill(instead, torch.finfo(scores.dtype).min)
 
     def softmax(forward: Forward, scores: Any, dim: Any) -> Any:
         hidden = forward.state.pop("not yet zero", None)
@@ -214,9 +241,26 @@ def inverted(empty_row: str) -> Points:
         return weights if hidden is None or empty_row == "mean" else weights.masked_fill(hidden, 0.0)
 
     def rezero(forward: Forward, weights: Any, hidden: Any) -> Any:
-        return weights if "inverted" in forward.state else weights.masked_fill(hidden, 0.0)
+        return weights if "hidden" in forward.state else weights.masked_fill(hidden, 0.0)
 
     return Points(hide=hide, softmax=softmax, rezero=rezero)
+
+
+def without_itself(hidden: Any) -> Any | None:
+    """The mask, and the token itself."""
+    import torch
+
+    tokens = hidden.shape[-1]
+    if hidden.shape[-2] != tokens:
+        return None
+    return hidden | torch.eye(tokens, dtype=torch.bool, device=hidden.device)
+
+
+def one_key_more(hidden: Any) -> Any:
+    """The mask, a key off."""
+    first = hidden.clone()
+    first[..., 1:] = False
+    return hidden & hidden.roll(1, -1) | first
 
 
 def left_alone(forward: Forward, weights: Any, hidden: Any) -> Any:
@@ -228,43 +272,6 @@ def ignored(forward: Forward, scores: Any, hidden: Any, fill: Any) -> Any:
     """No mask."""
     forward.acts.add("no mask", "a mask")
     return scores
-
-
-def _shifted(hidden: Any) -> Any:
-    """A query sees one more key."""
-    return hidden & hidden.roll(1, -1) | _first_column(hidden)
-
-
-def _first_column(hidden: Any) -> Any:
-    first = hidden.clone()
-    first[..., 1:] = False
-    return first
-
-
-def one_more(forward: Forward, scores: Any, hidden: Any, fill: Any) -> Any:
-    """The mask, a key off."""
-    forward.acts.add("one key more is seen", "the mask's keys")
-    forward.state["shift"] = True
-    return scores.masked_fill(_shifted(hidden), fill)
-
-
-def one_more_rezero(forward: Forward, weights: Any, hidden: Any) -> Any:
-    """The same after the softmax."""
-    return weights.masked_fill(_shifted(hidden), 0.0)
-
-
-def one_less(forward: Forward, scores: Any, hidden: Any, fill: Any) -> Any:
-    """A causal mask that hides the token itself too."""
-    if hidden.shape[-1] != hidden.shape[-2]:
-        return scores.masked_fill(hidden, fill)
-    forward.acts.add("a token does not see itself", "a token sees itself")
-    return scores.masked_fill(hidden | _diagonal(hidden), fill)
-
-
-def _diagonal(hidden: Any) -> Any:
-    import torch
-
-    return torch.eye(hidden.shape[-1], dtype=torch.bool, device=hidden.device)
 
 
 def added(amount: float) -> Callable[..., Any]:
@@ -326,27 +333,32 @@ def _watch(points: Points, module: Any, acts: Acts) -> None:
 
 MASK = "mask"
 SCALE = "scale"
+INVERTED = "True = masked", "True = attend", lambda hidden: ~hidden
+NOT_ITSELF = "a token does not see itself", "a token sees itself", without_itself
 
 ATTENTION = [
     _fault("scale-missing", "scores are not divided by sqrt(head_dim)", SCALE,
-           scaled("scores as they are", lambda q, width: width**0.5), 26),
+           scaled("scores as they are", lambda heads, width: width**0.5), 26),
     _fault("scale-twice", "scores divided by head_dim: the scale is applied twice", SCALE,
-           scaled("scores / head_dim", lambda q, width: width**-0.5), 26),
+           scaled("scores / head_dim", lambda heads, width: width**-0.5), 26),
     _fault("scale-by-width", "scores divided by sqrt(embed_dim), all heads' width", SCALE,
-           scaled("scores / sqrt(embed_dim)", lambda q, width: _heads(q) ** -0.5), 26),
+           scaled("scores / sqrt(embed_dim)", lambda heads, width: heads**-0.5), 26),
     _fault("swapped-qk", "queries and keys are swapped", "queries and keys", Points(scores=swapped), 13),
     _fault("heads-order", "heads of the queries in another order than those of the keys", "heads",
            Points(scores=other_heads), 13),
     _fault("heads-interleaved", "the width is split into heads by every n-th feature", "heads",
            Points(scores=interleaved_scores, mix=interleaved_values), 13, 20),
-    _fault("mask-inverted", "True = attend is taken for True = masked", MASK, inverted("zero"), 18),
-    _fault("mask-inverted-mean", "True = attend is taken for True = masked, and a row that then sees nothing "
-           "gives the mean of all values", MASK, inverted("mean"), 18, 19),
+    _fault("mask-inverted", "True = attend is taken for True = masked", MASK,
+           hidden_otherwise(*INVERTED), 18),
+    _fault("mask-inverted-mean", "the same, and a row that then sees nothing is the mean of all values", MASK,
+           hidden_otherwise(*INVERTED, "mean"), 18, 19),
     _fault("mask-missing", "the mask, causal or given, is not applied", MASK,
            Points(hide=ignored, rezero=left_alone), 18),
     _fault("mask-one-more", "each query sees one key more", MASK,
-           Points(hide=one_more, rezero=one_more_rezero), 25),
-    _fault("mask-not-itself", "a token does not see itself", MASK, Points(hide=one_less), 25),
+           hidden_otherwise("one key more is seen", "the mask's keys", one_key_more), 25),
+    _fault("mask-not-itself", "a token does not see itself", MASK, hidden_otherwise(*NOT_ITSELF), 25),
+    _fault("mask-not-itself-mean", "the same, and a row that then sees nothing is the mean of all values",
+           MASK, hidden_otherwise(*NOT_ITSELF, "mean"), 25, 19),
     _fault("mask-adds-1e4", "-1e4 is added in place of -inf", MASK,
            Points(hide=added(-1e4), rezero=left_alone), 19),
     _fault("mask-adds-1e9", "-1e9 is added in place of -inf", MASK,
