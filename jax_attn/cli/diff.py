@@ -117,8 +117,7 @@ def diff(
         training = trained(port, lanes, progress) if train else None
         diagnosis = None
         if report.first_divergence is not None and recorded is None:
-            progress("why", "planting known faults")
-            diagnosis = diagnosed(port, report)
+            diagnosis = diagnosed(port, report, progress)
         optimizer = () if training is None or training.passed else optimizer_settings(port)
     findings = Findings(report, training, diagnosis, optimizer)
     show(console, findings)
@@ -150,7 +149,7 @@ def compared(port: Port, recorded: TorchTrace | None, lanes: Sequence[str], prog
     return compare_cases(port.flax, port.torch, [port.case], **options)
 
 
-def diagnosed(port: Port, report: Report) -> Diagnosis:
+def diagnosed(port: Port, report: Report, progress: Progress) -> Diagnosis:
     """Why they differ."""
     return diagnose(
         port.flax,
@@ -164,6 +163,7 @@ def diagnosed(port: Port, report: Report) -> Diagnosis:
         call_flax=port.call_flax,
         call_torch=port.call_torch,
         seed=port.seed,
+        progress=lambda what: progress("why", what),
     )
 
 

@@ -33,7 +33,7 @@ from jax_attn.parity.recording_flax import FlaxRecorder
 from jax_attn.parity.recording_torch import TorchRecorder
 from jax_attn.parity.report import Report, table
 from jax_attn.parity.search import find
-from jax_attn.parity.trace import Tracer
+from jax_attn.parity.trace import Progress, Tracer
 from jax_attn.parity.wrapping import first_paths
 from jax_attn.weights.rules import Names
 
@@ -154,6 +154,7 @@ def diagnose(
     call_torch: Callable[..., Any] | None = None,
     faults: Sequence[Fault] | None = None,
     seed: int = 0,
+    progress: Progress = lambda what: None,
 ) -> Diagnosis:
     """Find the submodule at which two modules begin to differ, and which known fault explains it.
 
@@ -177,6 +178,7 @@ def diagnose(
         call_torch: in place of calling the torch module.
         faults: what may be the cause; None is all that are known.
         seed: of cotangents and dropout masks.
+        progress: called with what is done next.
 
     Raises:
         StateDictError: the weights of one side do not fit the other.
@@ -191,13 +193,15 @@ def diagnose(
     for lane in lanes_named(["float64", "dropout"]):
         if lane.training and not (has_dropout(flax) or _drops(torch)):
             continue
-        where = divergence or find(Tracer.of(sides, lane, modules, flax_module).trace(case))
+        where = divergence or find(
+            Tracer.of(sides, lane, modules, flax_module).trace(case, progress=progress)
+        )
         if where is None:
             continue
         trial = (_Backward if where.direction == "backward" else _Forward)(sides, lane, case, where)
         if trial.error <= trial.bound:  # it was found in the other lane, or is not to be seen again
             continue
-        found = _diagnosis(trial, where, lint, list(_candidates(trial, where, faults)))
+        found = _diagnosis(trial, where, lint, list(_candidates(trial, where, faults, progress)))
         break
     found.seconds = time.perf_counter() - started
     return found
@@ -291,13 +295,14 @@ class _Backward:
 
 
 def _candidates(
-    trial: _Forward | _Backward, where: Divergence, faults: Sequence[Fault] | None
+    trial: _Forward | _Backward, where: Divergence, faults: Sequence[Fault] | None, progress: Progress
 ) -> Iterator[Candidate]:
     target = trial.sides.torch.get_submodule(where.torch_path)
     for fault in _fitting(trial, where, target) if faults is None else faults:
         try:
             if not fault.fits(target):
                 continue
+            progress(fault.name)
             planted = plant(fault, trial.sides.torch, where.torch_path, share_weights=True)
             error = trial.of(planted)
         except Exception:  # it does not fit after all

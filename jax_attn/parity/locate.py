@@ -12,7 +12,7 @@ from jax_attn.parity.divergence import Divergence
 from jax_attn.parity.lanes import lanes_named
 from jax_attn.parity.module_pairs import ModuleNames
 from jax_attn.parity.search import find
-from jax_attn.parity.trace import Tracer
+from jax_attn.parity.trace import Progress, Tracer
 from jax_attn.parity.traced import ModuleTrace
 from jax_attn.weights.rules import Names
 
@@ -32,6 +32,7 @@ def trace_modules(
     call_flax: Callable[..., Any] | None = None,
     call_torch: Callable[..., Any] | None = None,
     seed: int = 0,
+    progress: Progress = lambda what: None,
 ) -> ModuleTrace:
     """Compare every submodule of two modules on one call, in float64. Neither module is changed.
 
@@ -52,6 +53,7 @@ def trace_modules(
         call_flax: `call_flax(module, *args, **kwargs)` in place of `module(*args, **kwargs)`.
         call_torch: the same for torch.
         seed: of the cotangents that gradients are taken with, and of the dropout masks.
+        progress: called with what is done next.
 
     Raises:
         StateDictError: the weights of one side do not fit the other.
@@ -70,7 +72,9 @@ def trace_modules(
         seed=seed,
         original=flax_module,
     )
-    return tracer.trace(Case("", inputs, dict(kwargs or {})), isolated=isolated, backward=backward)
+    return tracer.trace(
+        Case("", inputs, dict(kwargs or {})), isolated=isolated, backward=backward, progress=progress
+    )
 
 
 def first_divergence(

@@ -153,6 +153,13 @@ def test_a_report_tells_where_to_look():
     assert diagnosis.to_json()["cause"]["fault"] == "gelu-form"
 
 
+def test_long_work_tells_what_it_does():
+    told = []
+    diagnose(flax_block("tanh GELU"), torch_block(0.0), *CASES[0].args, progress=told.append)
+    assert told[:3] == ["torch", "flax", "flax on torch's inputs"]
+    assert "gelu-form" in told
+
+
 def test_a_correct_pair_has_no_cause():
     diagnosis = diagnose(flax_block(), torch_block(), *CASES[0].args)
     assert (diagnosis.certainty, diagnosis.cause, diagnosis.lint) == ("no difference", None, [])
