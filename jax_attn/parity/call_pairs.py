@@ -1,4 +1,11 @@
-"""Which call of Flax corresponds to which of torch: the n-th of a module to the n-th of its counterpart."""
+"""Which call of Flax corresponds to which of torch.
+
+It is the n-th of a module to the n-th of its counterpart, unless that was given something else, and another
+call was given the same: a shared module may be called in another order.
+"""
+
+from collections import Counter
+from collections.abc import Callable
 
 from jax_attn.parity.module_pairs import ModulePairs
 from jax_attn.parity.recording import CallRecord, Recording
@@ -25,12 +32,22 @@ class CallPairs:
                 self.waiting.setdefault(number, []).append(call)
         self.found: dict[int, CallRecord] = {}  # by the index of the call in Flax
 
-    def take(self, call: CallRecord) -> CallRecord | None:
-        """The counterpart of the next call of Flax."""
+    def take(self, call: CallRecord, same_inputs: Callable[[CallRecord], bool]) -> None:
+        """Find the counterpart of the next call of Flax; `same_inputs` tells of a call of torch."""
         waiting = self.waiting.get(self.pairs.groups.get(("flax", call.path), -1))
-        if waiting:
-            self.found[call.index] = waiting.pop()
-        return self.found.get(call.index)
+        if not waiting:
+            return
+        last = len(waiting) - 1
+        order = range(last, -1, -1) if last else ()
+        self.found[call.index] = waiting.pop(next((i for i in order if same_inputs(waiting[i])), last))
+
+    def uneven(self, flax: Recording) -> set[int]:
+        """The groups of modules that one side calls more often than the other."""
+        counts = [
+            Counter(self.pairs.groups.get((side.side, call.path), -1) for call in side.calls)
+            for side in (flax, self.torch)
+        ]
+        return {number for number in counts[0] if counts[0][number] != counts[1][number]}
 
     def left_out(self, flax: Recording) -> list[LeftOutCall]:
         """The calls without a counterpart, each module once."""

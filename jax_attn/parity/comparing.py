@@ -1,10 +1,11 @@
 """Compares the calls of Flax with torch's while Flax runs, so that no more is kept of them than errors."""
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
-from jax_attn.parity.call_pairs import CallPairs
+from jax_attn.parity.call_pairs import CallPairs, LeftOutCall
 from jax_attn.parity.differences import Matched, match_inputs, match_outputs, worst
 from jax_attn.parity.forcing import Lesson
 from jax_attn.parity.module_pairs import ModulePairs
@@ -35,8 +36,10 @@ class Comparer(Observer):
 
     def given(self, call: CallRecord, args: object, kwargs: object) -> tuple[object, object]:
         """The arguments as they are."""
-        self.calls.take(call)
-        return super().given(call, args, kwargs)
+        try:
+            return super().given(call, args, kwargs)
+        finally:  # also of a call that shows nothing, inside jit: it has its turn
+            self.calls.take(call, partial(self._same_inputs, call))
 
     def returned(self, call: CallRecord, value: object) -> object:
         """The output as it is."""
@@ -52,7 +55,7 @@ class Comparer(Observer):
                 self._compare(call)
         failure = self.torch.failure or flax.failure
         trace = ModuleTrace(case, lane, self._row(flax.whole, self.torch.whole), failure=failure)
-        trace.left_out = self.calls.left_out(flax)
+        trace.left_out = self.calls.left_out(flax) + self._drop_misfits(flax)
         place = {index: number for number, index in enumerate(sorted(self.rows))}
         for index in place:
             row = self.rows[index]
@@ -64,6 +67,22 @@ class Comparer(Observer):
                 row.lesson = replace(row.lesson, parent=self.rows[above].flax.index)
             trace.calls.append(row)
         return trace
+
+    def _same_inputs(self, flax: CallRecord, torch: CallRecord) -> bool:
+        matched, alone = match_inputs(flax, torch, self.bound)
+        return bool(matched) and not alone and all(m.difference.agrees for m in matched)
+
+    def _drop_misfits(self, flax: Recording) -> list[LeftOutCall]:
+        """Leave out calls of other shapes where one side calls the module less often, perhaps on a batch."""
+        uneven, left_out = self.calls.uneven(flax), []
+        for index, row in list(self.rows.items()):
+            number = self.pairs.groups[("flax", row.flax.path)]
+            fits = all(m.layout is not None for m in (*row.lesson.inputs, *row.lesson.outputs))
+            if number in uneven and not fits:
+                del self.rows[index]
+                reason = "the sides call it on tensors of other shapes, and not equally often"
+                left_out.append(("flax", row.flax.path, reason))
+        return left_out
 
     def _compare(self, call: CallRecord) -> None:
         theirs = self.calls.found.get(call.index)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from itertools import permutations
 from typing import Any
@@ -87,16 +87,17 @@ def measure(
 ) -> tuple[Difference, Layout | None]:
     """How far two tensors are apart, in the layout that brings them closest, and that layout.
 
+    Where the shapes are equal there is but one layout: what agrees in another order of the axes, as the
+    transpose of a square matrix does, differs, and is told to agree in that order.
     `scale` is the size of all gradients, beside which a gradient of zero is judged.
     """
     kinds = kind_of(flax.dtype), kind_of(torch.dtype)
     if kinds[0] != kinds[1]:
         return Difference(name, math.nan, bound, detail=f"{kinds[0]} in flax, {kinds[1]} in torch"), None
+    bound = bound if kinds[0] in _INEXACT else 0.0
     best: tuple[Difference, Layout] | None = None
     for layout in _layouts(flax.shape, torch.shape):
-        found = _apart(
-            name, flax, layout.of(torch), bound if kinds[0] in _INEXACT else 0.0, scale, layout.note
-        )
+        found = _apart(name, flax, layout.of(torch), bound, scale, layout.note)
         if best is None or found.agrees or found.error < best[0].error:
             best = found, layout
         if found.agrees:
@@ -104,6 +105,10 @@ def measure(
     if best is None:
         detail = f"shape {flax.shape} in flax, {torch.shape} in torch"
         return Difference(name, math.nan, bound, detail=detail), None
+    if not best[0].agrees and flax.shape == torch.shape:
+        for axes in _orders(flax.shape, torch.shape):
+            if _apart(name, flax, torch.transpose(axes), bound, scale, "").agrees:
+                return replace(best[0], detail=f"it agrees with torch's axes in the order {axes}"), best[1]
     return best
 
 
@@ -219,14 +224,22 @@ def _agree(flax: np.ndarray, torch: np.ndarray, bound: float) -> bool:
 
 def _layouts(flax: tuple[int, ...], torch: tuple[int, ...]) -> Iterator[Layout]:
     """The layouts that have Flax's shape, the plainest first."""
-    found = False
-    if sorted(flax) == sorted(torch):
-        for axes in permutations(range(len(torch))) if len(torch) <= 4 else [tuple(range(len(torch)))]:
-            if tuple(torch[axis] for axis in axes) == flax:
-                found = True
-                yield Layout(flax, axes)
-    if not found and math.prod(flax) == math.prod(torch):
+    if flax == torch:
+        yield Layout(flax, tuple(range(len(flax))))
+        return
+    orders = list(_orders(flax, torch))
+    yield from (Layout(flax, axes) for axes in orders)
+    if not orders and math.prod(flax) == math.prod(torch):
         yield Layout(flax)
+
+
+def _orders(flax: tuple[int, ...], torch: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
+    """The orders of torch's axes, other than its own, that have Flax's shape."""
+    if sorted(flax) == sorted(torch) and len(torch) <= 4:
+        own = tuple(range(len(torch)))
+        for axes in permutations(own):
+            if axes != own and tuple(torch[axis] for axis in axes) == flax:
+                yield axes
 
 
 def _apart(name: str, a: np.ndarray, b: np.ndarray, bound: float, scale: float, note: str) -> Difference:

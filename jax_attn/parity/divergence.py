@@ -24,6 +24,7 @@ class Divergence:
         given: error of what it was given: its inputs, or backward the gradient of its output.
         isolated: its error when given torch's, submodules included; what is left is its own doing.
         own_code: whether the module has submodules that were compared, and all of them are right.
+        unseen: its submodules that were not compared, each with the reason.
         after: the submodule before whose call, in the order of the direction, all was well.
         before: the submodule which was given something wrong.
         handed: how far apart what `before` was given is.
@@ -42,6 +43,7 @@ class Divergence:
     given: Difference | None = None
     isolated: Difference | None = None
     own_code: bool = False
+    unseen: tuple[str, ...] = ()
     after: str | None = None
     before: str | None = None
     handed: Difference | None = None
@@ -63,12 +65,16 @@ class Divergence:
         plain = {name: value for name, value in vars(self).items() if name != "trace_call"}
         for name in _DIFFERENCES:
             plain[name] = None if plain[name] is None else plain[name].to_json()
-        return {**plain, "notes": list(self.notes)}
+        return {**plain, "notes": list(self.notes), "unseen": list(self.unseen)}
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> "Divergence":
         """The inverse of `to_json`."""
-        read: dict[str, Any] = {**data, "notes": tuple(data["notes"])}
+        read: dict[str, Any] = {
+            **data,
+            "notes": tuple(data["notes"]),
+            "unseen": tuple(data["unseen"]),
+        }
         for name in _DIFFERENCES:
             read[name] = data[name] and Difference.from_json(data[name])
         return cls(**read)
@@ -91,9 +97,17 @@ class Divergence:
             ends = [("after", self.after), ("before", self.before)]
             where = " and ".join(f"{word} {path}" for word, path in ends if path)
             order = "" if self.direction == "forward" else ", backward"
-            lines.append(
-                f"  its submodules are right: it is in its own code{order}{', ' + where if where else ''}"
+            which, rest = (
+                ("its submodules", "")
+                if not self.unseen
+                else ("those of its submodules that were compared", " or in what was not")
             )
+            lines.append(
+                f"  {which} are right: it is in its own code{rest}{order}{', ' + where if where else ''}"
+            )
+        if self.unseen:
+            more = f" and {len(self.unseen) - 6} more" if len(self.unseen) > 6 else ""
+            lines.append(f"  not compared inside it: {', '.join(self.unseen[:6])}{more}")
         return "\n".join([*lines, *(f"  {note}" for note in self.notes)])
 
 

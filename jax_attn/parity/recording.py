@@ -147,14 +147,14 @@ def opened(value: Any) -> tuple[Skeleton, list[Any]]:
     return take_apart(value)
 
 
-def argument_names(function: Callable[..., Any]) -> tuple[str, ...]:
-    """The names of a method's arguments, without `self`; those of `*args` and `**kwargs` with their stars."""
+def argument_names(method: Callable[..., Any]) -> tuple[str, ...]:
+    """The names of a bound method's arguments; those of `*args` and `**kwargs` with their stars."""
     stars = {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Parameter.VAR_KEYWORD: "**"}
     try:
-        parameters = inspect.signature(function).parameters.values()
+        parameters = inspect.signature(method).parameters.values()
     except (TypeError, ValueError):
         return ()
-    return tuple(stars.get(p.kind, "") + p.name for p in parameters if p.name != "self")
+    return tuple(stars.get(p.kind, "") + p.name for p in parameters)
 
 
 def named_tensors(

@@ -11,16 +11,14 @@ from jax_attn.parity.traced import ModuleTrace, TracedCall
 
 def find(trace: ModuleTrace) -> Divergence | None:
     """The first divergence of a trace, forward before backward; None if the whole was compared and agrees."""
-    if trace.failure is None and trace.whole.output is not None and trace.whole.output.agrees:
-        return find_backward(trace)
-    return find_forward(trace)
+    return find_backward(trace) if _whole_agrees(trace) else find_forward(trace)
 
 
 def find_forward(trace: ModuleTrace) -> Divergence | None:
     """The first divergence of the outputs; None if the whole output was compared and agrees."""
-    whole = trace.whole.output
-    if trace.failure is None and whole is not None and whole.agrees:
+    if _whole_agrees(trace):
         return None
+    whole = trace.whole.output
     place, after, before = _search(trace, TOP, _forward_step, reverse=False)
     while _passed_on(trace, place):
         after, before = None, trace.calls[place]
@@ -28,7 +26,7 @@ def find_forward(trace: ModuleTrace) -> Divergence | None:
     output = whole if place == TOP else trace.calls[place].output
     if trace.failure is not None and output is None and before is None:
         return _raised(trace)
-    if place == TOP and whole is None and before is None:
+    if place == TOP and not _differs(whole) and before is None:
         return _divergence(trace, TOP, "forward", "not comparable", None, None)
     found = _divergence(trace, place, "forward", "output", after, before)
     if trace.failure is not None:
@@ -47,6 +45,12 @@ def find_backward(trace: ModuleTrace) -> Divergence | None:
     row = whole if place == TOP else trace.calls[place]
     kind = "input gradient" if _differs(row.input_gradient) else "parameter gradient"
     return _divergence(trace, place, "backward", kind, after, before)
+
+
+def _whole_agrees(trace: ModuleTrace) -> bool:
+    """Whether the whole output was compared, and agrees."""
+    whole = trace.whole
+    return trace.failure is None and whole.output is not None and whole.output.agrees and not whole.note
 
 
 Found = tuple[int, TracedCall | None, TracedCall | None]
@@ -122,32 +126,36 @@ def _divergence(
         row.inputs if forward else row.output_gradient,
         None if passed_on else row.isolated if forward else row.isolated_gradient,
         bool(trace.children(place)),
+        tuple(_unseen(trace, place, row)),
         None if after is None else after.path,
         None if before is None else before.path,
         None if passed_on else handed,
-        tuple(_notes(trace, place, row, before)),
+        tuple(_notes(trace, row, before)),
         row,
     )
 
 
-def _notes(trace: ModuleTrace, place: int, row: TracedCall, before: TracedCall | None) -> Iterable[str]:
+def _notes(trace: ModuleTrace, row: TracedCall, before: TracedCall | None) -> Iterable[str]:
     yield from trace.notes
     if row.note:
         yield f"not compared of its output: {row.note}"
     for call in [row] if before is None else [row, before]:
         for word in call.other_inputs:
             yield f"an input of {call.path or 'the module'} differs: {word}"
-    path = row.flax.path, row.torch.path
-    inside = [
-        f"{name} of {side} ({reason})"
-        for side, name, reason in trace.left_out
-        if place == TOP or name.startswith(f"{path[side == 'torch']}.") or not path[side == "torch"]
-    ]
-    nearer = {call.path for _, call in trace.children(place)}
-    inside = [text for text in inside if not any(text.startswith(f"{other}.") for other in nearer)]
-    if inside:
-        more = f" and {len(inside) - 6} more" if len(inside) > 6 else ""
-        yield f"not compared inside it: {', '.join(inside[:6])}{more}"
+
+
+def _unseen(trace: ModuleTrace, place: int, row: TracedCall) -> Iterable[str]:
+    """The calls inside one, and inside none of its submodules that were compared, not compared."""
+    path = {"flax": row.flax.path, "torch": row.torch.path}
+    children = [child for _, child in trace.children(place)]
+    nearer = {"flax": [c.flax.path for c in children], "torch": [c.torch.path for c in children]}
+    for side, name, reason in trace.left_out:
+        inside = place == TOP or not path[side] or name.startswith(f"{path[side]}.")
+        if inside and not any(name.startswith(f"{other}.") for other in nearer[side]):
+            yield f"{name} of {side} ({reason})"
+    for child in children:
+        if child.output is None:
+            yield f"{child.path} of flax ({child.note or 'it returns nothing to compare'})"
 
 
 def _raised(trace: ModuleTrace) -> Divergence:

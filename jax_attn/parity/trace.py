@@ -10,7 +10,6 @@ from typing import Any
 
 from flax import nnx
 
-from jax_attn.parity import bounds
 from jax_attn.parity.calls import Call, cotangents
 from jax_attn.parity.cases import Case
 from jax_attn.parity.comparing import Comparer
@@ -69,14 +68,14 @@ class Tracer:
 
     @classmethod
     def of(cls, sides: Sides, lane: Lane, modules: ModuleNames | None, original: nnx.Module) -> "Tracer":
-        """The tracer of two sides. Submodules are held to the bound of one module, whatever the whole is."""
+        """The tracer of two sides, which holds submodules to the bound of the whole: they add up to it."""
         return cls(
             sides.flax,
             sides.torch,
             lane,
             names=sides.names,
             modules=modules,
-            bound=bounds.MODULE,
+            bound=sides.bound,
             call_flax=sides.call_flax,
             call_torch=sides.call_torch,
             seed=sides.seed,

@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Generator, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cache
+from types import MethodType
 from typing import Any
 from unittest import mock
 
@@ -186,7 +187,8 @@ def _wrapper(kind: type) -> Callable[..., Any]:
 
 @cache
 def _names(kind: type) -> tuple[str, ...]:
-    return argument_names(getattr(kind.__call__, _ORIGINAL, kind.__call__))
+    function: Any = getattr(kind.__call__, _ORIGINAL, kind.__call__)
+    return argument_names(MethodType(function, kind))  # bound to anything: what comes first is the module
 
 
 _real_scan = jax.lax.scan
