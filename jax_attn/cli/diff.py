@@ -14,7 +14,13 @@ from rich.console import Console
 from jax_attn.cli.files import require_writable
 from jax_attn.cli.user_file import load_port
 from jax_attn.parity import bounds
-from jax_attn.parity.against import RecordedLaneRun, compare_with_trace, recorded_sides, trace_against
+from jax_attn.parity.against import (
+    RecordedLaneRun,
+    carry_recorded,
+    compare_with_trace,
+    recorded_sides,
+    trace_against,
+)
 from jax_attn.parity.compare import SMALL, carry_weights, compare_cases
 from jax_attn.parity.diagnose import Diagnosis, diagnose
 from jax_attn.parity.error_maps import error_maps
@@ -143,9 +149,10 @@ def compared(port: Port, recorded: TorchTrace | None, lanes: Sequence[str], prog
         "trace": True,
         "modules": port.modules,
     }
+    options["weights"] = port.weights
     if recorded is not None:
         return compare_with_trace(port.flax, recorded, **options)
-    options |= {"weights": port.weights, "call_torch": port.call_torch, "seed": port.seed}
+    options |= {"call_torch": port.call_torch, "seed": port.seed}
     return compare_cases(port.flax, port.torch, [port.case], **options)
 
 
@@ -180,7 +187,8 @@ def page_of(port: Port, recorded: TorchTrace | None, findings: Findings) -> str:
     report = findings.report
     if recorded is not None:
         case = recorded.case
-        sides = recorded_sides(port.flax, recorded, port.names, port.whole_model, port.call_flax)
+        carried = carry_recorded(port.flax, recorded, port.weights, port.names)
+        sides = recorded_sides(carried, recorded, port.names, port.whole_model, port.call_flax)
         report.trace = report.trace or trace_against(port.flax, recorded, sides, port.modules)
         maps = error_maps(partial(RecordedLaneRun, sides, recorded=recorded), case, report)
         return page(report, maps=maps)

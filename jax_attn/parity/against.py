@@ -9,6 +9,7 @@ from flax import nnx
 
 from jax_attn.parity import bounds
 from jax_attn.parity.calls import Call
+from jax_attn.parity.carrying import Carried, Weights, carry
 from jax_attn.parity.compare import SMALL, judge_training
 from jax_attn.parity.flax_side import FlaxSide, fixed_dtype
 from jax_attn.parity.lane_run import ByTorch, LaneRun, Sides
@@ -21,7 +22,6 @@ from jax_attn.parity.trace import Tracer
 from jax_attn.parity.trace_files import RecordedModule, TorchTrace
 from jax_attn.parity.wrapping import first_paths
 from jax_attn.weights.rules import Names, slots
-from jax_attn.weights.state_dict import load_state_dict
 
 Progress = Callable[[str, str], None]
 
@@ -38,21 +38,23 @@ def compare_with_trace(
     progress: Progress = lambda lane, case: None,
     trace: bool = True,
     modules: ModuleNames | None = None,
+    weights: Weights = "torch",
 ) -> Report:
     """`compare`, with what torch gave on another machine. The inputs are the recorded ones.
 
-    The arguments are those of `compare_cases`.
+    The arguments are those of `compare_cases`; the weights are torch's, or None for Flax with its own.
 
     Raises:
         StateDictError: the recorded weights do not fit Flax.
-        ValueError: a lane that does not exist.
+        ValueError: a lane that does not exist, or Flax's weights, with which torch has not run.
     """
     started = time.perf_counter()
     chosen = lanes_named(lanes)
-    sides = recorded_sides(flax_module, recorded, names, whole_model, call_flax)
-    weights = jax.tree.leaves(nnx.state(sides.flax, nnx.Param))
-    report = Report(title, parameters=sum(leaf.size for leaf in weights))
-    judge_training(report, sides.flax, recorded.module, names, chosen[0].name)
+    carried = carry_recorded(flax_module, recorded, weights, names)
+    sides = recorded_sides(carried, recorded, names, whole_model, call_flax)
+    report = Report(title, parameters=_size(carried.flax))
+    report.left_out += carried.told(chosen[0].name)
+    judge_training(report, carried, names, chosen[0].name)
     for lane in chosen:
         if lane.name not in recorded.draws:
             report.left_out.append(LeftOut("", lane.name, "(all)", "the trace does not hold this lane"))
@@ -73,18 +75,28 @@ def compare_with_trace(
     return report
 
 
+def carry_recorded(flax: nnx.Module, recorded: TorchTrace, weights: Weights, names: Names) -> Carried:
+    """Flax with torch's weights, or its own."""
+    if weights == "flax":
+        raise ValueError('weights="flax" needs torch; a recorded run has torch\'s weights ("torch", or None)')
+    return carry(flax, recorded.module, weights, names)
+
+
 def recorded_sides(
-    flax_module: nnx.Module,
+    carried: Carried,
     recorded: TorchTrace,
     names: Names,
     whole_model: bool,
     call_flax: Callable[..., Any] | None,
 ) -> Sides:
-    """Flax with torch's weights, beside what is known of torch."""
-    flax = load_state_dict(nnx.clone(flax_module, graph=True), recorded.module.weights, names=names)
-    size = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(flax, nnx.Param)))
+    """Flax, beside what is known of torch."""
     bound = bounds.WHOLE_MODEL if whole_model else bounds.MODULE
-    return Sides(flax, recorded.module, names, bound, call_flax, None, recorded.seed, size <= SMALL)
+    quick = _size(carried.flax) <= SMALL
+    return Sides(carried.flax, recorded.module, names, bound, call_flax, None, recorded.seed, quick)
+
+
+def _size(flax: nnx.Module) -> int:
+    return sum(leaf.size for leaf in jax.tree.leaves(nnx.state(flax, nnx.Param)))
 
 
 def trace_against(

@@ -1,15 +1,15 @@
 """Compare a Flax module with a torch module: outputs and every gradient, in every lane."""
 
-import copy
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import numpy as np
 from flax import nnx
 
 from jax_attn.parity import bounds
+from jax_attn.parity.carrying import Carried, Weights, carry
 from jax_attn.parity.cases import Case
 from jax_attn.parity.flax_side import trains
 from jax_attn.parity.lane_run import LaneRun, Sides
@@ -19,9 +19,7 @@ from jax_attn.parity.report import LeftOut, Report, Result
 from jax_attn.parity.search import find
 from jax_attn.parity.trace import Tracer
 from jax_attn.weights.rules import Names, slots
-from jax_attn.weights.state_dict import load_state_dict, state_dict
 
-Weights = Literal["torch", "flax"] | None
 Caller = Callable[..., Any]
 
 # Parameters up to which a module takes longer to compile than to run. Code that was compiled quickly adds up
@@ -111,10 +109,12 @@ def compare_cases(
     """
     started = time.perf_counter()
     chosen = lanes_named(lanes)
-    flax_copy, torch_copy = carry_weights(flax_module, torch_module, weights, names)
+    carried = carry(flax_module, torch_module, weights, names)
+    flax_copy, torch_copy = carried.flax, carried.torch
     weights_of_flax = jax.tree.leaves(nnx.state(flax_copy, nnx.Param))
     report = Report(title, parameters=sum(leaf.size for leaf in weights_of_flax))
-    judge_training(report, flax_copy, torch_copy, names, chosen[0].name)
+    report.left_out += carried.told(chosen[0].name)
+    judge_training(report, carried, names, chosen[0].name)
     pair = Sides(
         flax_copy,
         torch_copy,
@@ -144,17 +144,9 @@ def compare_cases(
 
 
 def carry_weights(flax: nnx.Module, torch: Any, weights: Weights, names: Names) -> tuple[nnx.Module, Any]:
-    """The two modules with the same weights; the one that receives them is a copy."""
-    if weights is None:
-        return flax, torch
-    if weights not in ("torch", "flax"):
-        raise ValueError(f'weights must be "torch", "flax" or None, got {weights!r}')
-    loaded = load_state_dict(nnx.clone(flax, graph=True), torch.state_dict(), names=names)
-    if weights == "torch":
-        return loaded, torch
-    torch = copy.deepcopy(torch)
-    torch.load_state_dict({**torch.state_dict(), **state_dict(flax, names=names)})
-    return flax, torch
+    """The two modules with the same weights; the one that receives them is a copy. See `carry`."""
+    carried = carry(flax, torch, weights, names)
+    return carried.flax, carried.torch
 
 
 def _trace_failure(
@@ -184,16 +176,18 @@ def _trace_failure(
         report.left_out.append(LeftOut(case.name, lane.name, "first divergence", reason))
 
 
-def judge_training(report: Report, flax: nnx.Module, torch: Any, names: Names, lane: str) -> None:
+def judge_training(report: Report, carried: Carried, names: Names, lane: str) -> None:
     """A weight that learns on one side and is a constant on the other is a difference, whatever its value."""
-    trained = {place.key: trains(slot) for slot in slots(flax, names) for place in slot.places}
-    parameters = dict(torch.named_parameters(remove_duplicate=False))
-    buffers = dict(torch.named_buffers(remove_duplicate=False))
+    trained = {place.key: trains(slot) for slot in slots(carried.flax, names) for place in slot.places}
+    parameters = dict(carried.torch.named_parameters(remove_duplicate=False))
+    buffers = dict(carried.torch.named_buffers(remove_duplicate=False))
 
     def fail(key: str, detail: str) -> None:
         report.results.append(Result("", lane, "gradient", key, np.nan, 0.0, None, False, detail))
 
     for key, parameter in parameters.items():
+        if key in carried.left_out:
+            continue
         if key not in trained:
             report.left_out.append(LeftOut("", lane, key, "gradient: no counterpart in flax"))
         elif not trained[key] and parameter.requires_grad:
@@ -205,5 +199,5 @@ def judge_training(report: Report, flax: nnx.Module, torch: Any, names: Names, l
     for key, trains_in_flax in trained.items():
         if trains_in_flax and key in buffers:
             fail(key, "a buffer in torch, a parameter in flax")
-        elif trains_in_flax and key not in parameters:
+        elif trains_in_flax and key not in parameters and key not in carried.left_out:
             report.left_out.append(LeftOut("", lane, key, "gradient: no counterpart in torch"))

@@ -23,6 +23,7 @@ from flax import nnx
 
 from jax_attn.parity import bounds
 from jax_attn.parity.calls import Call
+from jax_attn.parity.carrying import carry
 from jax_attn.parity.cases import Case
 from jax_attn.parity.lanes import lanes_named
 from jax_attn.parity.training_flax import FlaxRecipe
@@ -30,7 +31,6 @@ from jax_attn.parity.training_lanes import exact_lane, noise_lane
 from jax_attn.parity.training_report import TrainingReport, merged
 from jax_attn.parity.training_torch import TorchRecipe
 from jax_attn.weights.rules import Names
-from jax_attn.weights.state_dict import load_state_dict
 
 Pair = tuple[Any, Any]
 Progress = Callable[[str, str], None]
@@ -110,16 +110,19 @@ def compare_training(
         raise ValueError(
             f"lanes must be some of {', '.join(TRAINING_LANES)}, got {', '.join(unknown) or 'none'}"
         )
-    module = load_state_dict(nnx.clone(flax_module, graph=True), torch_module.state_dict(), names=names)
+    carried = carry(flax_module, torch_module, "torch", names)
+    module = carried.flax
     size = sum(parameter.numel() for parameter in torch_module.parameters())
     flax = FlaxRecipe(module, loss[0], optimizer[0], clip[0], training, wrt, names, quick=size <= SMALL)
-    torch = TorchRecipe(torch_module, loss[1], optimizer[1], clip[1], training)
+    left_out = carried.left_out.keys()
+    torch = TorchRecipe(torch_module, loss[1], optimizer[1], clip[1], training, left_out)
     bound = bounds.WHOLE_MODEL if whole_model else bounds.MODULE
     reports = []
     for lane in lanes_named(lanes):
         run = exact_lane if lane.exact else noise_lane
         reports.append(run(flax, torch, calls, lane, bound, seed, progress or (lambda lane, what: None)))
     report = merged(reports, title)
+    report.left_out += carried.told(lanes[0])
     _compare_lanes(report)
     report.seconds = time.perf_counter() - started
     return report

@@ -3,7 +3,7 @@
 import copy
 import inspect
 import math
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -22,13 +22,14 @@ class BadLoss(ValueError):
 
 @dataclass(frozen=True)
 class TorchRecipe:
-    """What torch trains, and how. See `compare_training`."""
+    """What torch trains, and how. See `compare_training`; keys of `left_out` are not told of."""
 
     module: Any
     loss: Callable[..., Any]
     optimizer: Any
     clip: Callable[[list[Any]], Any] | None = None
     training: bool = False
+    left_out: Collection[str] = ()
 
 
 @dataclass(frozen=True)
@@ -181,8 +182,9 @@ class TorchTrainer:
         return {name: self._named(tensors) for name, tensors in found.items()}
 
     def _named(self, by_key: dict[str, Any]) -> dict[str, Any]:
-        """The same with the further names of what is shared."""
-        return {**by_key, **{name: by_key[key] for name, key in self.aliases.items() if key in by_key}}
+        """The same with the further names of what is shared, without what is left out."""
+        named = {**by_key, **{name: by_key[key] for name, key in self.aliases.items() if key in by_key}}
+        return {key: value for key, value in named.items() if key not in self.recipe.left_out}
 
     @contextmanager
     def _surroundings(self) -> Generator[None]:

@@ -55,6 +55,11 @@ CONVOLUTION = Layout(
     lambda array: np.moveaxis(array, (-1, -2), (0, 1)),
     lambda array, shape: np.moveaxis(array, (0, 1), (-1, -2)),
 )
+# (spatial..., in, out), mirrored, against (in, out, spatial...)
+MIRRORED = Layout(
+    lambda array: np.moveaxis(np.flip(array, tuple(range(array.ndim - 2))), (-2, -1), (0, 1)),
+    lambda array, shape: np.flip(np.moveaxis(array, (0, 1), (-2, -1)), tuple(range(array.ndim - 2))),
+)
 FLATTENED = Layout(lambda array: array.reshape(-1), lambda array, shape: array.reshape(shape))
 
 
@@ -130,10 +135,12 @@ def slots(module: nnx.Module, names: Names = ()) -> list[Slot]:
     `stacked = ("layers",)`: its leaves live at `layers.0`, `layers.1`, and so on.
 
     Raises:
-        ValueError: `names` gives two variables the same key, or there is a stack within a stack.
+        ValueError: `names` gives two variables the same key or is no list of pairs, or there is a stack
+            within a stack.
     """
+    require_names(names)
     table = [
-        replace(slot, places=tuple(replace(place, key=_rename(place.key, names)) for place in slot.places))
+        replace(slot, places=tuple(replace(place, key=rename(place.key, names)) for place in slot.places))
         for slot in _walk(module)
     ]
     taken: dict[Place, str] = {}
@@ -143,6 +150,20 @@ def slots(module: nnx.Module, names: Names = ()) -> list[Slot]:
                 raise ValueError(f"{taken[place]} and {slot.path} have the same torch key, {place.key}")
             taken[place] = slot.path
     return table
+
+
+def require_names(names: Any) -> None:
+    """A ValueError unless `names` is a list of pairs (pattern, replacement) that can be applied."""
+    expected = 'a list of pairs (pattern, replacement), such as [(r"\\battn\\b", "attention")]'
+    if isinstance(names, str) or not isinstance(names, Sequence):
+        raise ValueError(f"names must be {expected}, got a {type(names).__name__}")
+    for pair in names:
+        if not (isinstance(pair, tuple | list) and len(pair) == 2 and all(isinstance(x, str) for x in pair)):
+            raise ValueError(f"names must be {expected}, got {pair!r} among them")
+        try:
+            re.compile(pair[0])
+        except re.error as error:
+            raise ValueError(f"names holds {pair!r}, which is no regular expression: {error}") from None
 
 
 def _walk(node: Any) -> Iterator[Slot]:
@@ -190,6 +211,8 @@ def _layout(owner: Any, name: str) -> Layout:
         return general_linear(len(owner.in_features)) if name == "kernel" else FLATTENED
     if isinstance(owner, nnx.Conv) and name == "kernel":
         return CONVOLUTION
+    if isinstance(owner, nnx.ConvTranspose) and name == "kernel":
+        return CONVOLUTION if owner.transpose_kernel else MIRRORED  # which has out before in
     return TRANSPOSED if name == "kernel" else SAME
 
 
@@ -201,7 +224,11 @@ def _join(name: str, key: str) -> str:
     return f"{name}.{key}" if name else key
 
 
-def _rename(key: str, names: Names) -> str:
+def rename(key: str, names: Names) -> str:
+    """The key, once each pair of `names` has been applied."""
     for pattern, replacement in names:
-        key = re.sub(pattern, replacement, key)
+        try:
+            key = re.sub(pattern, replacement, key)
+        except re.error as error:  # a group that the pattern does not have
+            raise ValueError(f"names holds {(pattern, replacement)!r}, which cannot be: {error}") from None
     return key

@@ -10,6 +10,7 @@ import numpy as np
 from flax import nnx
 
 from jax_attn.primitives import Buffer
+from jax_attn.weights.remedies import remedies
 from jax_attn.weights.rules import Names, Place, Slot, slots
 from jax_attn.weights.tensors import as_numpy, as_torch
 
@@ -24,12 +25,18 @@ class StateDictError(ValueError):
 
     Attributes:
         faults: every fault, one line each.
+        advice: how to go on.
     """
 
-    def __init__(self, message: str, faults: Sequence[str]):
-        self.faults = list(faults)
+    def __init__(
+        self, message: str, faults: Sequence[str], advice: Sequence[str] = (), most: int | None = None
+    ):
+        self.faults, self.advice = list(faults), list(advice)
         count = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
-        super().__init__(f"{message} ({count}):\n  " + "\n  ".join(faults))
+        shown = self.faults[:most]
+        more = [f"... and {len(faults) - len(shown)} more"] if len(shown) < len(faults) else []
+        lines = [f"{message} ({count}):", *(f"  {fault}" for fault in [*shown, *more]), *self.advice]
+        super().__init__("\n".join(lines))
 
 
 def load_state_dict(
@@ -56,7 +63,8 @@ def load_state_dict(
     table = slots(module, names)
     faults = find_faults(table, state_dict, strict)
     if faults:
-        raise StateDictError(f"the state_dict does not fit {type(module).__name__}", faults)
+        advice = remedies(module, table, state_dict)
+        raise StateDictError(f"the state_dict does not fit {type(module).__name__}", faults, advice)
     assign(table, state_dict)
     return module
 

@@ -112,12 +112,13 @@ def test_a_port_is_compared_where_there_is_no_torch(folder, tmp_path):
 def test_gradients_are_traced_as_with_torch_itself(folder, capsys):
     """The same divergence, and the same numbers, as a comparison with torch gives."""
     from jax_attn.cli.user_file import load_port
-    from jax_attn.parity.against import recorded_sides, trace_against
+    from jax_attn.parity.against import carry_recorded, recorded_sides, trace_against
     from jax_attn.parity.locate import trace_modules
 
     flax, torch = (load_port(str(folder / name)) for name in ("ported.py:port", "original.py"))
     recorded = TorchTrace.load(folder / "run")
-    sides = recorded_sides(flax.flax, recorded, (), False, flax.call_flax)
+    carried = carry_recorded(flax.flax, recorded, "torch", ())
+    sides = recorded_sides(carried, recorded, (), False, flax.call_flax)
     from_files = trace_against(flax.flax, recorded, sides)
     direct = trace_modules(flax.flax, torch.torch, call_flax=flax.call_flax, kwargs=torch.case.kwargs)
     assert from_files.backward

@@ -1,0 +1,132 @@
+"""What can be done about a `state_dict` that does not fit: the last lines of the error."""
+
+import difflib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from flax import nnx
+
+from jax_attn.weights.rules import Names, Slot, rename
+
+Shape = tuple[int, ...]
+Shapes = Mapping[str, Shape]
+
+MOST_KEYS = 400  # a model with more of them repeats itself
+MOST_RULES = 8
+
+
+def remedies(module: nnx.Module, table: Sequence[Slot], state_dict: Mapping[str, Any]) -> list[str]:
+    """A line for each thing that would mend some of the faults.
+
+    Args:
+        module: the Flax module.
+        table: its slots.
+        state_dict: what does not fit them.
+    """
+    given = {key: tuple(np.shape(value)) for key, value in state_dict.items()}
+    lines = [*_parametrized(given), *_stacks(module, table, given)]
+    rules, mended, missing = _renaming(table, given)
+    if rules:
+        lines.append(f"names={rules} would find {mended} of the {missing} that are missing")
+    return list(dict.fromkeys(lines))
+
+
+def _parametrized(given: Shapes) -> Iterator[str]:
+    """Weights that torch computes from others before each call."""
+    for key in given:
+        match = re.fullmatch(r"(?:(.+)\.)?parametrizations\.([^.]+)\.original\d*", key)
+        if match:
+            owner, name = "module" + (f".{match[1]}" if match[1] else ""), match[2]
+            yield (
+                f"torch computes {name} of {owner} from other tensors; "
+                f'torch.nn.utils.parametrize.remove_parametrizations({owner}, "{name}") leaves it as it is'
+            )
+        path, _, last = key.rpartition(".")
+        owner = f"module.{path}" if path else "module"
+        if last == "weight_g" and f"{path}.weight_v".lstrip(".") in given:
+            yield f"torch.nn.utils.remove_weight_norm({owner}) leaves the weight that they make up"
+        if last == "weight_orig":
+            yield f"torch.nn.utils.remove_spectral_norm({owner}) leaves the weight that it makes up"
+
+
+def _stacks(module: nnx.Module, table: Sequence[Slot], given: Shapes) -> Iterator[str]:
+    """Layers that Flax holds as one stack, undeclared."""
+    for slot in table:
+        key, shape = slot.places[0].key, slot.layer_shape
+        if slot.stacked or key in given or not shape:
+            continue
+        parts = key.split(".")
+        for depth in range(1, len(parts)):
+            below = ".".join(parts[depth:])
+            layers = [f"{'.'.join(parts[:depth])}.{number}.{below}" for number in range(shape[0])]
+            if all(sorted(given.get(layer, ())) == sorted(shape[1:]) and layer in given for layer in layers):
+                path = slot.path.split(".")[: depth - len(parts)]
+                yield (
+                    f"{'.'.join(path)} is a stack of {shape[0]} layers here, and "
+                    f"{parts[depth - 1]}.0 to {parts[depth - 1]}.{shape[0] - 1} there: "
+                    f'say so with stacked = ("{path[-1]}",) in class {_class_at(module, path[:-1])}'
+                )
+                break
+
+
+def _class_at(module: Any, path: Sequence[str]) -> str:
+    for part in path:
+        if isinstance(module, list | tuple | nnx.List):
+            module = module[int(part)]
+        else:
+            module = module[part] if isinstance(module, dict) else getattr(module, part)
+    return type(module).__name__
+
+
+def _renaming(table: Sequence[Slot], given: Shapes) -> tuple[list[tuple[str, str]], int, int]:
+    """Pairs for `names`, how many missing keys they find in `given`, and how many there are."""
+    ours = {
+        place.key: (slot.torch_shape[0] * place.parts, *slot.torch_shape[1:])
+        if place.parts > 1
+        else slot.torch_shape
+        for slot in table
+        for place in slot.places
+    }
+    missing = {key: ours[key] for key in list(ours)[:MOST_KEYS] if key not in given}
+    unexpected = {key: given[key] for key in list(given)[:MOST_KEYS] if key not in ours}
+    fitting = [key for key in ours if key in given]
+
+    def found(names: Names) -> int:
+        """How many they find; none if they lose one that fits."""
+        if any(rename(key, names) != key for key in fitting):
+            return 0
+        return len({name for key in missing if unexpected.get(name := rename(key, names)) == missing[key]})
+
+    rules: list[tuple[str, str]] = []
+    for key, shape in missing.items():
+        alike = [name for name, other in unexpected.items() if other == shape]
+        if len(rules) == MOST_RULES or unexpected.get(rename(key, rules)) == shape or not alike:
+            continue
+        nearest = max(alike, key=lambda name: _likeness(key, name))
+        steps = list(_steps(key.split("."), nearest.split(".")))
+        if found([*rules, *steps]) > found(rules):
+            rules += [step for step in steps if step not in rules]
+    return rules, found(rules), len(missing)
+
+
+def _likeness(ours: str, theirs: str) -> tuple[float, float]:
+    parts = difflib.SequenceMatcher(None, ours.split("."), theirs.split(".")).ratio()
+    return parts, difflib.SequenceMatcher(None, ours, theirs).ratio()
+
+
+def _steps(ours: list[str], theirs: list[str]) -> Iterator[tuple[str, str]]:
+    """The pairs that turn the one key into the other."""
+    for kind, start, end, other_start, other_end in difflib.SequenceMatcher(None, ours, theirs).get_opcodes():
+        old, new = r"\.".join(map(re.escape, ours[start:end])), ".".join(theirs[other_start:other_end])
+        if kind == "replace":
+            yield rf"\b{old}\b", new
+        elif kind == "delete":
+            yield rf"\b{old}\.", ""
+        elif kind == "insert" and start == 0:
+            yield r"^", f"{new}."
+        elif kind == "insert" and start == len(ours):
+            yield r"$", f".{new}"
+        elif kind == "insert":
+            yield rf"\b{re.escape(ours[start])}\b", f"{new}.{ours[start]}"
