@@ -14,9 +14,11 @@ from jax_attn.catalogue import CATALOGUE
 from jax_attn.cli.files import require_writable
 from jax_attn.cli.progress import progress_over
 from jax_attn.cli.proving import spread
+from jax_attn.cli.training_beds import TRAINING_BEDS, TrainingBed, try_training_bed
 from jax_attn.parity.cases import EXACT, Case
-from jax_attn.parity.faults import FAULTS
+from jax_attn.parity.faults import FAULTS, Fault
 from jax_attn.parity.faults.loss_pair import FlaxLosses, loss_cases, torch_losses
+from jax_attn.parity.faults.training import TRAINING_FAULTS, TrainingFault
 from jax_attn.parity.lanes import LANES
 from jax_attn.parity.power import PowerReport, Trial, cell, number, power
 
@@ -108,7 +110,10 @@ def verify_power(names: Sequence[str], lanes: Sequence[str], json: Path | None) 
     return 0 if _passed(reports) else 1
 
 
-def chosen_beds(names: Sequence[str], lanes: Sequence[str]) -> list[Bed]:
+ALL_FAULTS: dict[str, Fault | TrainingFault] = {**FAULTS, **TRAINING_FAULTS}
+
+
+def chosen_beds(names: Sequence[str], lanes: Sequence[str]) -> list[Bed | TrainingBed]:
     """The rows, each with those of its faults that are wanted and that these lanes can see.
 
     Raises:
@@ -116,28 +121,30 @@ def chosen_beds(names: Sequence[str], lanes: Sequence[str]) -> list[Bed]:
     """
     if "float64" not in lanes:
         raise ValueError("--power needs the float64 lane: the others cannot see every fault")
-    families = {fault.family for fault in FAULTS.values()}
+    families = {fault.family for fault in ALL_FAULTS.values()}
     for name in names:
-        if name not in FAULTS and name not in families:
-            nearest = difflib.get_close_matches(name, [*FAULTS, *families], n=3, cutoff=0.4)
+        if name not in ALL_FAULTS and name not in families:
+            nearest = difflib.get_close_matches(name, [*ALL_FAULTS, *families], n=3, cutoff=0.4)
             hint = f"; the nearest are {', '.join(nearest)}" if nearest else ""
             raise ValueError(
                 f"no fault is called {name!r}{hint}; the families are {', '.join(sorted(families))}"
             )
 
     def wanted(name: str) -> bool:
-        fault = FAULTS[name]
+        fault = ALL_FAULTS[name]
         return fault.lane in lanes and (not names or name in names or fault.family in names)
 
-    beds = [replace(bed, faults=tuple(filter(wanted, bed.faults))) for bed in BEDS]
+    beds = [replace(bed, faults=tuple(filter(wanted, bed.faults))) for bed in [*BEDS, *TRAINING_BEDS]]
     beds = [bed for bed in beds if bed.faults]
     if not beds:
         raise ValueError("these lanes see none of these faults: dropout's show in the dropout lane alone")
     return beds
 
 
-def try_bed(bed: Bed, lanes: Sequence[str]) -> PowerReport:
+def try_bed(bed: Bed | TrainingBed, lanes: Sequence[str]) -> PowerReport:
     """Plant the faults of one row."""
+    if isinstance(bed, TrainingBed):
+        return try_training_bed(bed)
     faults = [FAULTS[name] for name in bed.faults]
     if bed.row == "losses":
         return power(FlaxLosses(), torch_losses(), loss_cases(), lanes, faults, title=bed.row)
@@ -161,8 +168,8 @@ def row(trial: Trial, lanes: Sequence[str]) -> str:
 
 
 def _line(fault: str, pair: str, error: str, lanes: Sequence[str], verdict: str) -> str:
-    names = max(map(len, FAULTS))
-    pairs = max(len(bed.row) for bed in BEDS)
+    names = max(map(len, ALL_FAULTS))
+    pairs = max(len(bed.row) for bed in [*BEDS, *TRAINING_BEDS])
     cells = [text.rjust(max(map(len, LANES))) for text in lanes]
     return "  ".join([fault.ljust(names), pair.ljust(pairs), error.rjust(8), *cells, verdict])
 

@@ -38,6 +38,7 @@ class Seen:
         judged: the worst number that the lane judges by: that error, or the noise ratio.
         cases: the cases that caught it.
         output: the largest error of an output.
+        raised: what torch raised with the fault in it; then nothing was compared, and nothing was caught.
     """
 
     caught: bool
@@ -45,6 +46,7 @@ class Seen:
     judged: float
     cases: tuple[str, ...]
     output: float
+    raised: str = ""
 
 
 @dataclass(frozen=True)
@@ -71,8 +73,8 @@ class Trial:
 
     @property
     def caught(self) -> bool:
-        """Whether the exact lane that has to catch it did."""
-        return self.expected in self.lanes and self.lanes[self.expected].caught
+        """Whether the fault acted, and the exact lane that has to catch it did."""
+        return self.acted and self.expected in self.lanes and self.lanes[self.expected].caught
 
     @property
     def error(self) -> float:
@@ -86,11 +88,13 @@ class Trial:
 
     @property
     def verdict(self) -> str:
-        """ "caught", "not reached" by the inputs, "without effect" on them, "not run", or "MISSED"."""
+        """ "caught", "not reached" by the inputs, "without effect", "not run", "raised", or "MISSED"."""
         if self.caught:
             return "caught"
         if self.expected not in self.lanes:
             return "not run"
+        if self.lanes[self.expected].raised:
+            return "raised"
         if not self.acted:
             return "not reached"
         return "without effect" if self.error <= bounds.MODULE / 10 else "MISSED"
@@ -116,8 +120,11 @@ class PowerReport:
 
     @property
     def passed(self) -> bool:
-        """Whether the correct pair passes, and each fault that the inputs reach is caught."""
-        return self.baseline.passed and bool(self.trials) and not self.missed
+        """Whether the correct pair passes, and each fault that the inputs reach is caught, one at least.
+
+        A tolerance that lets one of them through does not pass.
+        """
+        return self.baseline.passed and bool(self.caught) and not self.missed and not self.tolerated
 
     @property
     def caught(self) -> list[Trial]:
@@ -127,7 +134,7 @@ class PowerReport:
     @property
     def missed(self) -> list[Trial]:
         """Those that changed something, and were not caught."""
-        return [trial for trial in self.trials if trial.verdict in ("MISSED", "not run")]
+        return [trial for trial in self.trials if trial.verdict in ("MISSED", "not run", "raised")]
 
     @property
     def unseen(self) -> list[Trial]:
@@ -173,6 +180,9 @@ class PowerReport:
         if self.unseen:
             names = ", ".join(trial.fault for trial in self.unseen)
             lines.append(f"these inputs could not have seen: {names}")
+        for trial in self.trials:
+            if trial.verdict == "raised":
+                lines.append(f"{trial.fault} was not compared: {trial.lanes[trial.expected].raised}")
         if self.tolerated:
             names = ", ".join(f"{t.fault} ({number(t.lanes[t.expected].output)})" for t in self.tolerated)
             lines.append(f"a tolerance of {self.tolerance:g} lets through: {names}")
@@ -217,10 +227,20 @@ def power(
         seed: of cotangents and dropout masks.
         title: what the report is called.
         progress: called with (lane, fault) before each trial.
+
+    Raises:
+        StateDictError: the weights of one side do not fit the other.
+        ValueError: no cases, a fault that does not fit the module, or a tolerance that is none.
     """
     started = time.perf_counter()
+    _require_cases(cases)
+    if tolerance is not None and not tolerance >= 0:
+        raise ValueError(f"tolerance must be 0 or above, got {tolerance}")
     flax, torch = carry_weights(flax_module, torch_module, weights, names)
     chosen = faults_for(flax, torch) if faults is None else list(faults)
+    for fault in chosen:
+        if not fault.fits(torch):
+            raise ValueError(f"the fault {fault.name!r} does not fit {type(torch).__name__}")
     bound = bounds.WHOLE_MODEL if whole_model else bounds.MODULE
     sides = Sides(flax, torch, names, bound, call_flax, call_torch, seed, True)
     report = PowerReport(title, tolerance=tolerance, baseline=Report(title))
@@ -252,6 +272,13 @@ def power(
         )
     report.seconds = time.perf_counter() - started
     return report
+
+
+def _require_cases(cases: Sequence[Case]) -> None:
+    strangers = [type(case).__name__ for case in cases if not isinstance(case, Case)]
+    if strangers or not cases:
+        given = f"a {strangers[0]} among them" if strangers else "none"
+        raise ValueError(f"cases must be a list of Case(name, args, kwargs), got {given}")
 
 
 class PlantedRun(LaneRun):
@@ -286,8 +313,10 @@ def _seen(results: Sequence[Result]) -> Seen:
     failed = [result for result in results if not result.passed]
     cases = tuple(dict.fromkeys(result.case for result in failed))
     outputs = [result for result in results if result.kind in ("output", "run")]
+    raised = [result.detail for result in results if (result.kind, result.name) == ("run", "torch")]
     judged = max((_or_infinite(result.judged) for result in results), default=0.0)
-    return Seen(bool(failed), _largest(results), judged, cases, _largest(outputs))
+    caught = bool(failed) and not raised
+    return Seen(caught, _largest(results), judged, cases, _largest(outputs), next(iter(raised), ""))
 
 
 def _largest(results: Sequence[Result]) -> float:

@@ -5,16 +5,20 @@ import json
 import pytest
 
 from jax_attn.cli.main import main
-from jax_attn.cli.power import BEDS, chosen_beds
-from jax_attn.parity.faults import FAULTS
+from jax_attn.cli.power import ALL_FAULTS, BEDS, TRAINING_BEDS, chosen_beds
 from jax_attn.parity.lanes import LANES
 
 pytestmark = pytest.mark.unchecked_shapes  # for speed
 
 
 def test_every_fault_is_planted_once_or_more():
-    assert {name for bed in BEDS for name in bed.faults} == set(FAULTS)
-    assert chosen_beds((), LANES) == BEDS
+    assert {name for bed in [*BEDS, *TRAINING_BEDS] for name in bed.faults} == set(ALL_FAULTS)
+    assert chosen_beds((), LANES) == [*BEDS, *TRAINING_BEDS]
+
+
+def test_the_faults_of_training(capsys):
+    assert main(["verify", "clipping", "schedule-late", "--power", "--lanes", "float64"]) == 0
+    assert "5 of 5 plantings of 4 faults caught" in capsys.readouterr().out
 
 
 def test_a_family_and_a_fault(capsys, tmp_path):
@@ -49,6 +53,8 @@ def test_what_is_refused(arguments, message, capsys):
 def test_a_fault_that_is_missed_fails(monkeypatch, capsys):
     from jax_attn.cli import power
 
-    monkeypatch.setattr(power, "BEDS", [power.Bed("pooler", ("pooled-last", "gelu-form"))])
+    bed = power.Bed("attention", ("scale-missing", "mask-missing"), cases=("plain",))
+    monkeypatch.setattr(power, "BEDS", [bed])
+    monkeypatch.setattr(power, "TRAINING_BEDS", [])
     assert main(["verify", "--power", "--lanes", "float64"]) == 1
-    assert "MISSED, not reached" in capsys.readouterr().out
+    assert "MISSED, without effect" in capsys.readouterr().out

@@ -9,7 +9,8 @@ import torch
 from flax import nnx
 
 from jax_attn.parity.cases import Case
-from jax_attn.parity.faults import FAULTS, eps_fault, faults_for, plant
+from jax_attn.parity.faults import FAULTS, Fault, eps_fault, faults_for, plant
+from jax_attn.parity.faults.planting import wrap
 from jax_attn.parity.power import power
 from parity_tests.parity.fault_pairs import PAIRS
 from parity_tests.parity.pairs import CASES, MASK, flax_block, torch_block
@@ -111,12 +112,13 @@ def test_what_inputs_cannot_show():
     everything = np.ones_like(MASK)
     faults = [FAULTS["mask-missing"], FAULTS["gelu-form"], FAULTS["segments-ignored"]]
     cases = [Case("", (CASES[0].args[0], everything))]
-    with pytest.raises(IndexError):
+    with pytest.raises(ValueError, match="'segments-ignored' does not fit TorchBlock"):
         power(flax_block(), torch_block(0.0), cases, ["float64"], faults)
     report = power(flax_block(), torch_block(0.0), cases, ["float64"], faults[:2], tolerance=1e-2)
     assert [trial.fault for trial in report.unseen] == ["mask-missing"]
     assert [trial.fault for trial in report.tolerated] == ["gelu-form"]
-    assert report.passed
+    assert not report.passed  # by the tolerance alone
+    assert power(flax_block(), torch_block(0.0), cases, ["float64"], faults[:2], tolerance=0.0).passed
     text = str(report)
     assert "could not have seen: mask-missing" in text
     assert "a tolerance of 0.01 lets through: gelu-form" in text
@@ -131,6 +133,43 @@ def test_a_pair_that_differs_anyway_catches_nothing():
     assert report.trials[0].verdict == "not run"
     with pytest.raises(AssertionError, match="without any fault"):
         report.assert_passed()
+
+
+def test_nothing_caught_is_no_pass():
+    everything = [Case("", (CASES[0].args[0], np.ones_like(MASK)))]
+    report = power(flax_block(), torch_block(0.0), everything, ["float64"], [FAULTS["mask-missing"]])
+    assert (report.baseline.passed, report.passed) == (True, False)
+    assert not power(flax_block(), torch_block(0.0), everything, ["float64"], []).passed
+
+
+def test_a_fault_that_makes_torch_raise_is_not_caught():
+    """Nothing was compared: the inputs may as well not have seen it."""
+
+    def broken(module, acts):
+        def raises(module, forward, *args, **kwargs):
+            acts.add("raises", "does not")
+            raise RuntimeError("a fault in the fault")
+
+        wrap(module, raises)
+
+    fault = Fault("broken", "it raises", "layers", "", lambda module: True, broken)
+    report = power(flax_block(), torch_block(0.0), CASES[:1], ["float64"], [fault])
+    assert (report.passed, report.trials[0].verdict) == (False, "raised")
+    assert "broken was not compared: torch raised RuntimeError: a fault in the fault" in str(report)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"cases": []}, "cases must be .* got none"),
+        ({"cases": [(1, 2)]}, "cases must be .* got a tuple among them"),
+        ({"tolerance": float("nan")}, "tolerance must be 0 or above, got nan"),
+        ({"tolerance": -1.0}, "tolerance must be 0 or above, got -1.0"),
+    ],
+)
+def test_what_power_refuses(options, message):
+    with pytest.raises(ValueError, match=message):
+        power(flax_block(), torch_block(0.0), **{"cases": CASES, **options})
 
 
 def test_an_eps_of_any_value():

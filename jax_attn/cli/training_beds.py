@@ -1,0 +1,126 @@
+"""Pairs of trainings into which the faults of optimizers, schedules and clipping are planted."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+
+from jax_attn.parity.faults.training import TRAINING_FAULTS
+from jax_attn.parity.power import PowerReport
+from jax_attn.parity.training_power import training_power
+from jax_attn.training import torch_like
+
+LARGEST_NORM = 0.3  # less than the gradients have, so that clipping acts
+
+
+@dataclass(frozen=True)
+class TrainingBed:
+    """A pair of optimizers.
+
+    Attributes:
+        row: its name.
+        faults: names of the faults.
+        flax: makes the optax transformation.
+        torch: makes torch's optimizer, or one with its scheduler, from `torch.optim` and the parameters.
+        clipped: whether gradients are clipped to `LARGEST_NORM`.
+    """
+
+    row: str
+    faults: tuple[str, ...]
+    flax: Callable[[], Any]
+    torch: Callable[[Any, Any], Any]
+    clipped: bool = False
+
+
+def _adam_with_cosine(optim: Any, parameters: Any) -> Any:
+    adam = optim.Adam(parameters, 0.1, weight_decay=0.1)
+    return adam, optim.lr_scheduler.CosineAnnealingLR(adam, T_max=3)
+
+
+def _sgd_with_warmup(optim: Any, parameters: Any) -> Any:
+    sgd = optim.SGD(parameters, 0.1, momentum=0.9, nesterov=True)
+    return sgd, optim.lr_scheduler.LinearLR(sgd)
+
+
+TRAINING_BEDS = [
+    TrainingBed("sgd", ("dampening-missing", "decay-missing", "parameter-frozen"),
+                lambda: torch_like.sgd(0.1, momentum=0.9, dampening=0.3, weight_decay=0.01),
+                lambda optim, p: optim.SGD(p, 0.1, momentum=0.9, dampening=0.3, weight_decay=0.01)),
+    TrainingBed("sgd-linear-lr", ("nesterov-missing", "schedule-late", "schedule-early"),
+                lambda: torch_like.sgd(torch_like.linear_lr(0.1), momentum=0.9, nesterov=True),
+                _sgd_with_warmup),
+    TrainingBed("adam-cosine", ("decay-coupling", "correction-missing", "schedule-late", "schedule-stays-low"),
+                lambda: torch_like.adam(torch_like.cosine_annealing_lr(0.1, 3), weight_decay=0.1),
+                _adam_with_cosine),
+    TrainingBed("adamw-clipped",
+                ("decay-of-optax", "decay-coupling", "eps-larger", "eps-inside", "beta2-smaller",
+                 "correction-missing", "clip-without-eps", "clip-each", "clip-missing"),
+                lambda: torch_like.adamw(0.01), lambda optim, p: optim.AdamW(p, 0.01), clipped=True),
+    TrainingBed("rmsprop", ("alpha-of-optax", "eps-inside", "momentum-missing"),
+                lambda: torch_like.rmsprop(0.01, momentum=0.5),
+                lambda optim, p: optim.RMSprop(p, 0.01, momentum=0.5)),
+    TrainingBed("adagrad", ("accumulator-of-optax", "eps-larger"), lambda: torch_like.adagrad(0.01),
+                lambda optim, p: optim.Adagrad(p, 0.01)),
+    TrainingBed("nadam", ("momentum-decay-missing", "eps-larger"), lambda: torch_like.nadam(0.01),
+                lambda optim, p: optim.NAdam(p, 0.01)),
+    TrainingBed("radam", ("beta2-smaller", "parameter-frozen"), lambda: torch_like.radam(0.01),
+                lambda optim, p: optim.RAdam(p, 0.01)),
+]  # fmt: skip
+
+
+class Net(nnx.Module):
+    """`W2 tanh(W1 x)`."""
+
+    def __init__(self) -> None:
+        rngs = nnx.Rngs(0)
+        self.hidden, self.out = nnx.Linear(5, 7, rngs=rngs), nnx.Linear(7, 3, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """`(b, 5) -> (b, 3)`."""
+        return self.out(jax.numpy.tanh(self.hidden(x)))
+
+
+def torch_net() -> Any:
+    """The same in torch."""
+    import torch
+
+    class TorchNet(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.hidden, self.out = torch.nn.Linear(5, 7), torch.nn.Linear(7, 3)
+
+        def forward(self, x: Any) -> Any:
+            return self.out(torch.tanh(self.hidden(x)))
+
+    return TorchNet()
+
+
+def try_training_bed(bed: TrainingBed) -> PowerReport:
+    """Plant the faults of one pair."""
+    import torch
+
+    rng = np.random.default_rng(0)
+    batches = [(rng.standard_normal((11, 5)), rng.standard_normal((11, 3))) for _ in range(3)]
+    clip: Any = (None, None)
+    if bed.clipped:
+        clip = (
+            torch_like.clip_grad_norm(LARGEST_NORM),
+            lambda parameters: torch.nn.utils.clip_grad_norm_(parameters, LARGEST_NORM),
+        )
+    return training_power(
+        Net(),
+        torch_net(),
+        batches,
+        (_squares, _squares),
+        (bed.flax(), lambda parameters: bed.torch(torch.optim, parameters)),
+        faults=[TRAINING_FAULTS[name] for name in bed.faults],
+        clip=clip,
+        title=bed.row,
+    )
+
+
+def _squares(model: Any, x: Any, y: Any) -> Any:
+    return ((model(x) - y) ** 2).mean()
