@@ -128,6 +128,7 @@ CASES = {
     "adam amsgrad": (torch.optim.Adam, dict(amsgrad=True, betas=(0.9, 0.9), maximize=True)),
     "adam decoupled": (torch.optim.Adam, dict(decoupled_weight_decay=True, weight_decay=0.3)),
     "adam betas 0": (torch.optim.Adam, dict(betas=(0.0, 0.0), eps=1.0)),
+    "adam long memory": (torch.optim.Adam, dict(betas=(0.9, 0.99999))),
     "adamw": (torch.optim.AdamW, {}),
     "adamw amsgrad": (torch.optim.AdamW, dict(amsgrad=True, weight_decay=0.3, betas=(0.5, 0.6))),
     "nadam": (torch.optim.NAdam, {}),
@@ -136,6 +137,8 @@ CASES = {
     "radam": (torch.optim.RAdam, {}),
     "radam coupled": (torch.optim.RAdam, dict(lr=0.1, weight_decay=0.3, betas=(0.7, 0.95), maximize=True)),
     "radam decoupled": (torch.optim.RAdam, dict(weight_decay=0.3, decoupled_weight_decay=True)),
+    "radam long memory": (torch.optim.RAdam, dict(lr=0.1, betas=(0.9, 0.9999))),
+    "radam longer memory": (torch.optim.RAdam, dict(lr=0.1, betas=(0.9, 0.99999))),
     "radam never adapts": (torch.optim.RAdam, dict(betas=(0.9, 0.6))),
 }
 
@@ -164,7 +167,7 @@ def test_any_hyperparameters_equal_torch(data, kind, seed):
         if name in ranges:
             arguments[name] = data.draw(st.floats(*ranges[name]), label=name)
         elif name == "betas":
-            arguments[name] = data.draw(st.tuples(st.floats(0.0, 0.95), st.floats(0.3, 0.9995)), label=name)
+            arguments[name] = data.draw(st.tuples(st.floats(0.0, 0.95), st.floats(0.3, 0.99999)), label=name)
         elif name != "nesterov" and name != "centered":  # one has rules, the other's rounding is below
             arguments[name] = data.draw(st.booleans(), label=name)
     assert difference(kind, data=problem(seed, smallest=0.1), **arguments) <= MODULE
@@ -278,6 +281,18 @@ def test_the_rate_changes_without_compiling_anew():
     assert len(traces) == 1
     np.testing.assert_allclose(second, 2.0 * first)
     assert jax.tree.structure(new) == jax.tree.structure(state)
+
+
+def test_injected_hyperparameters_pass_the_checks():
+    """They are arrays, and traced once compiled: whether they are 0, or above it, is not known."""
+    data = problem()
+    arguments = dict(lr=0.1, momentum=0.9, nesterov=True)
+    injected = optax.inject_hyperparams(optimizers.sgd)(**arguments)
+    assert error(run_jax(injected, *data), run_jax(optimizers.sgd(**arguments), *data)) <= MODULE
+    for norm_type in (1.0, 2.0, np.inf):
+        injected = optax.inject_hyperparams(clip_grad_norm)(max_norm=0.5, norm_type=norm_type)
+        plain = clip_grad_norm(0.5, norm_type)
+        assert error(run_jax(injected, *data), run_jax(plain, *data)) <= MODULE
 
 
 @pytest.mark.parametrize("kind", OURS)

@@ -46,7 +46,7 @@ def assert_equal(schedule, build, lr=0.1, steps=STEPS):
     (expected,) = torch_values(build, lr, steps)
     given = values(schedule, steps)
     assert given.dtype == np.float64
-    np.testing.assert_allclose(given, expected, rtol=0, atol=MODULE)
+    np.testing.assert_allclose(given, expected, rtol=0, atol=MODULE * max(1.0, expected.max()))
 
 
 CASES = {
@@ -72,6 +72,16 @@ CASES = {
     "linear of no steps": (ours.linear_lr(0.1, total_iters=0), partial(theirs.LinearLR, total_iters=0)),
     "step": (ours.step_lr(0.1, 7), partial(theirs.StepLR, step_size=7)),
     "step up": (ours.step_lr(0.1, 1, 1.01), partial(theirs.StepLR, step_size=1, gamma=1.01)),
+    "step by an integer": (
+        ours.step_lr(1e-7, 1, 2),
+        partial(theirs.StepLR, step_size=1, gamma=2),
+        1e-7,
+    ),
+    "exponential by an integer": (
+        ours.exponential_lr(1e-14, 3),
+        partial(theirs.ExponentialLR, gamma=3),
+        1e-14,
+    ),
     "exponential": (ours.exponential_lr(0.1, 0.9), partial(theirs.ExponentialLR, gamma=0.9)),
     "cosine": (ours.cosine_annealing_lr(0.1, 49), partial(theirs.CosineAnnealingLR, T_max=49)),
     "cosine climbs again": (
@@ -156,7 +166,7 @@ def test_any_arguments_equal_torch(lr, start, end, total, eta_min):
     )
 
 
-@pytest.mark.parametrize(("warmup", "training"), [(7, 40), (0, 40), (10, None), (50, 50)])
+@pytest.mark.parametrize(("warmup", "training"), [(7, 40), (0, 40), (10, None), (0, None), (50, 50)])
 def test_linear_warmup_equals_transformers(warmup, training):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -186,6 +196,14 @@ def test_steps_of_any_integer_type(case, steps):
     np.testing.assert_allclose([schedule(steps(t)) for t in (0, 4, 31)], expected[[0, 4, 31]], atol=MODULE)
 
 
+def test_what_torch_has_in_another_place_is_given_by_name():
+    """torch's eighth argument is `cycle_momentum`: taken by place, it would be the `div_factor`."""
+    with pytest.raises(TypeError):
+        ours.one_cycle_lr(0.1, 10, None, None, 0.3, "cos", False)
+    with pytest.raises(TypeError):
+        ours.one_cycle_momentum(10, None, None, 0.3, "cos", True)
+
+
 @pytest.mark.parametrize(
     ("build", "named"),
     [
@@ -196,7 +214,11 @@ def test_steps_of_any_integer_type(case, steps):
         (lambda: ours.cosine_annealing_lr(0.1, 0), "T_max"),
         (lambda: ours.one_cycle_lr(0.1), "total_steps"),
         (lambda: ours.one_cycle_lr(0.1, epochs=3), "steps_per_epoch"),
+        (lambda: ours.one_cycle_lr(0.1, 2.5), "total_steps"),
+        (lambda: ours.one_cycle_lr(0.1, epochs=2, steps_per_epoch=0), "steps_per_epoch"),
         (lambda: ours.one_cycle_lr(0.1, 10, pct_start=1.5), "pct_start"),
+        (lambda: ours.one_cycle_lr(0.1, 10, pct_start=1), "pct_start"),
+        (lambda: ours.one_cycle_lr(0.1, 10, pct_start=0.1), "pct_start"),
         (lambda: ours.one_cycle_lr(0.1, 10, anneal_strategy="cosine"), "anneal_strategy"),
         (lambda: ours.sequential_lr([], []), "milestones"),
         (lambda: ours.sequential_lr([ours.linear_lr(0.1)], [5]), "milestones"),

@@ -20,6 +20,7 @@ from jax_attn.training.torch_like.transformation import (
     average_square,
     bias_correction,
     each_leaf,
+    in_float64,
     require_hyperparameters,
 )
 
@@ -213,11 +214,16 @@ def _scale_by_radam(betas: Betas, eps: Number) -> optax.GradientTransformation:
 
 
 def _length(beta: Number, step: jax.Array) -> jax.Array:
-    """`ρₜ = 2 / (1 - β) - 1 - 2t βᵗ / (1 - βᵗ)`, how many gradients `v` stands for, to the last digits.
+    """`ρₜ = 2 / (1 - β) - 1 - 2t βᵗ / (1 - βᵗ)`, how many gradients `v` stands for.
 
-    With `λ = -ln β` this is `coth(λ/2) - 2t / (exp(λt) - 1)`. In the first steps both terms are near `2/λ`,
-    and in float32 little is left of their difference; their series begin with the terms that are.
+    In the first steps both terms are near `2 / (1 - β)`, and their difference loses the square of that. In
+    float64 it is taken as torch takes it, operation by operation, and so loses the same digits. In float32
+    none would be left. With `λ = -ln β` it is `coth(λ/2) - 2t / (exp(λt) - 1)`; the series of the two begin
+    with what is left of them.
     """
+    if in_float64():
+        power = beta ** step.astype(float)
+        return 2 / (1 - beta) - 1 - 2 * step * power / (1 - power)
     rate = -math.log(beta) if isinstance(beta, int | float) and beta > 0 else -jnp.log(beta)
     x = rate * step
 

@@ -24,6 +24,7 @@ from jax_attn.training.torch_like.transformation import (
     assemble,
     at,
     each_leaf,
+    is_known,
     is_zero,
     require_hyperparameters,
 )
@@ -51,7 +52,7 @@ def sgd(
     Source: `torch.optim.SGD`.
     """
     require_hyperparameters(lr=lr, momentum=momentum, weight_decay=weight_decay)
-    if nesterov and (is_zero(momentum) or not is_zero(dampening)):
+    if nesterov and (is_zero(momentum) or (is_known(dampening) and not is_zero(dampening))):
         raise ValueError(
             "nesterov needs a momentum above 0 and a dampening of 0, "
             f"got momentum={momentum} and dampening={dampening}"

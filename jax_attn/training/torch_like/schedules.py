@@ -38,8 +38,8 @@ def lambda_lr(lr: Number, lr_lambda: Schedule) -> Schedule:
 def linear_warmup(lr: Number, num_warmup_steps: int, num_training_steps: int | None = None) -> Schedule:
     """From 0 up to `lr` in a straight line over the warm-up, then down to 0 at `num_training_steps`.
 
-    The first update has a rate of 0, and so have those past the end. Without `num_training_steps` the rate
-    stays at `lr`.
+    With a warm-up the first update has a rate of 0; past the end all have. Without `num_training_steps` the
+    rate stays at `lr`.
 
     Source: transformers' `get_linear_schedule_with_warmup` and `get_constant_schedule_with_warmup`, both a
     `LambdaLR`.
@@ -48,7 +48,7 @@ def linear_warmup(lr: Number, num_warmup_steps: int, num_training_steps: int | N
     def factor(step: Any) -> jax.Array:
         climbing = step / max(1, num_warmup_steps)
         if num_training_steps is None:
-            return jnp.minimum(climbing, 1.0)
+            return jnp.where(step < num_warmup_steps, climbing, 1.0)
         left = jnp.maximum(0.0, num_training_steps - step)
         falling = left / max(1, num_training_steps - num_warmup_steps)
         return jnp.where(step < num_warmup_steps, climbing, falling)
@@ -98,7 +98,7 @@ def step_lr(lr: Number, step_size: int, gamma: float = 0.1) -> Schedule:
     Source: `torch.optim.lr_scheduler.StepLR`.
     """
     require_positive("step_size", step_size)
-    return lambda_lr(lr, lambda step: gamma ** (step // step_size))
+    return lambda_lr(lr, lambda step: (1.0 * gamma) ** (step // step_size))  # an integer would overflow
 
 
 def exponential_lr(lr: Number, gamma: float) -> Schedule:
@@ -106,7 +106,7 @@ def exponential_lr(lr: Number, gamma: float) -> Schedule:
 
     Source: `torch.optim.lr_scheduler.ExponentialLR`.
     """
-    return lambda_lr(lr, lambda step: gamma**step)
+    return lambda_lr(lr, lambda step: (1.0 * gamma) ** step)  # an integer would overflow
 
 
 def cosine_annealing_lr(lr: Number, T_max: int, eta_min: float = 0.0) -> Schedule:
@@ -127,6 +127,7 @@ def one_cycle_lr(
     steps_per_epoch: int | None = None,
     pct_start: float = 0.3,
     anneal_strategy: Literal["cos", "linear"] = "cos",
+    *,
     div_factor: float = 25.0,
     final_div_factor: float = 1e4,
     three_phase: bool = False,
@@ -140,8 +141,9 @@ def one_cycle_lr(
     `cycle_momentum=False`: that is `one_cycle_momentum`.
 
     Raises:
-        ValueError: neither `total_steps` nor `epochs` and `steps_per_epoch`, one of them below 1, a
-            `pct_start` that is not in [0, 1], or an unknown `anneal_strategy`.
+        ValueError: neither `total_steps` nor `epochs` and `steps_per_epoch`, one of them no integer from 1
+            on, a `pct_start` that is not in [0, 1] or leaves a phase of no length (torch divides by it), or
+            an unknown `anneal_strategy`.
 
     Source: `torch.optim.lr_scheduler.OneCycleLR`; Smith and Topin (arXiv 1708.07120).
     """
@@ -157,6 +159,7 @@ def one_cycle_momentum(
     steps_per_epoch: int | None = None,
     pct_start: float = 0.3,
     anneal_strategy: Literal["cos", "linear"] = "cos",
+    *,
     base_momentum: float = 0.85,
     max_momentum: float = 0.95,
     three_phase: bool = False,
@@ -206,12 +209,17 @@ def _one_cycle(values: Sequence[Any], total_steps: int, pct_start: float, anneal
     # torch counts the peak from step 0, and so both ends come early: by one step, and by two.
     ends = [pct_start * total_steps - 1.0, 2 * pct_start * total_steps - 2.0][: len(values) - 2]
     ends.append(total_steps - 1.0)
+    starts = [0.0, *ends[:-1]]
+    if any(start == end for start, end in zip(starts, ends, strict=True)):
+        raise ValueError(
+            "pct_start must leave each phase a length, "
+            f"got pct_start={pct_start} of total_steps={total_steps}"
+        )
 
     def schedule(step: Any) -> jax.Array:
         step = jnp.where(step > total_steps, total_steps - 1, step)
-        starts = [0.0, *ends[:-1]]
         phases = [
-            partial(anneal, values[i], values[i + 1], (step - begin) / ((end - begin) or 1.0))
+            partial(anneal, values[i], values[i + 1], (step - begin) / (end - begin))
             for i, (begin, end) in enumerate(zip(starts, ends, strict=True))
         ]
         value = phases[-1]()
@@ -240,11 +248,16 @@ def _total_steps(total_steps: int | None, epochs: int | None, steps_per_epoch: i
                 "total_steps, or both epochs and steps_per_epoch, must be given, got "
                 f"epochs={epochs} and steps_per_epoch={steps_per_epoch}"
             )
-        require_positive("epochs", epochs)
-        require_positive("steps_per_epoch", steps_per_epoch)
+        _require_count("epochs", epochs)
+        _require_count("steps_per_epoch", steps_per_epoch)
         return epochs * steps_per_epoch
-    require_positive("total_steps", total_steps)
+    _require_count("total_steps", total_steps)
     return total_steps
+
+
+def _require_count(name: str, value: int) -> None:
+    if not isinstance(value, int) or value < 1:
+        raise ValueError(f"{name} must be an integer of at least 1, got {name}={value}")
 
 
 def _require_between(name: str, value: float, low: float, high: float, open_below: bool = False) -> None:

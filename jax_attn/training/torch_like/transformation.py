@@ -60,11 +60,19 @@ def average_square(moment: Any, grads: Any, beta: Number) -> Any:
 def bias_correction(beta: Number, step: jax.Array) -> jax.Array:
     """`1 - beta**step` for a step that counts from 1.
 
-    `optax.tree.bias_correction` subtracts: in float32 and at `beta=0.999` that leaves five digits of the
-    first step. torch has float64 here; through `expm1` float32 keeps all its digits.
+    torch subtracts, in float64, and so is done here where float64 is at hand: at `beta=0.99999` the
+    subtraction loses five digits of the first step, and the same ones. In float32 no more than two would be
+    left of it (`optax.tree.bias_correction` does that): through `expm1` it keeps them all.
     """
+    if in_float64():
+        return 1.0 - beta ** step.astype(float)
     log = math.log(beta) if isinstance(beta, int | float) and beta > 0 else jnp.log(beta)
     return -jnp.expm1(step * log)
+
+
+def in_float64() -> bool:
+    """Whether scalars are computed in float64, as torch does always: under `jax_enable_x64`."""
+    return jnp.result_type(float) == jnp.float64
 
 
 def at(value: Hyperparameter, step: jax.Array) -> Any:
@@ -72,8 +80,13 @@ def at(value: Hyperparameter, step: jax.Array) -> Any:
     return value(step) if callable(value) else value
 
 
+def is_known(value: Hyperparameter) -> bool:
+    """Whether a hyper-parameter is a plain number; a schedule or an array may become anything."""
+    return isinstance(value, int | float)
+
+
 def is_zero(value: Hyperparameter) -> bool:
-    """Whether a hyper-parameter is known to be 0; a schedule or an array may become anything."""
+    """Whether a hyper-parameter is known to be 0."""
     return isinstance(value, int | float) and value == 0
 
 
