@@ -15,7 +15,7 @@ from rich.console import Console
 from jax_attn.bench import attention, flex, ladder, sentences
 from jax_attn.bench.chart import save_chart
 from jax_attn.bench.comparison import Comparison, geometric_mean
-from jax_attn.cli.files import require_writable
+from jax_attn.cli.files import require_writable, write_texts
 from jax_attn.cli.progress import progress_over
 
 Sizes = Annotated[tuple[int, int, int, int] | None, tyro.conf.arg(metavar="B T N H")]
@@ -202,7 +202,7 @@ def save(path: Path, name: str, comparisons: list[Comparison]) -> None:
         "versions": {package: version(package) for package in ("jax", "flax", "torch")},
         "comparisons": [comparison.to_json() for comparison in comparisons],
     }
-    path.write_text(json_text.dumps(data, indent=1) + "\n", encoding="utf-8")
+    write_texts({path: json_text.dumps(data, indent=1) + "\n"})
 
 
 def _shape(sizes: tuple[int, int, int, int]) -> attention.Shape:

@@ -3,7 +3,7 @@
 import json as json_text
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -11,7 +11,8 @@ from typing import Annotated, Any, Literal
 import tyro
 from rich.console import Console
 
-from jax_attn.cli.files import require_writable
+from jax_attn.cli.files import require_outputs, write_texts
+from jax_attn.cli.findings import DIFFERS, Findings
 from jax_attn.cli.user_file import load_port
 from jax_attn.parity import bounds
 from jax_attn.parity.against import (
@@ -27,12 +28,14 @@ from jax_attn.parity.error_maps import error_maps
 from jax_attn.parity.junit import junit as junit_text
 from jax_attn.parity.lane_run import LaneRun, Sides
 from jax_attn.parity.lanes import LANES
+from jax_attn.parity.lint_modules import lint_pair
 from jax_attn.parity.lint_optimizer import Finding, lint_optimizer
 from jax_attn.parity.locate import trace_modules
 from jax_attn.parity.page import page
 from jax_attn.parity.port import Port
+from jax_attn.parity.recorded_inputs import require_recorded_inputs
 from jax_attn.parity.report import Report
-from jax_attn.parity.trace_files import TorchTrace
+from jax_attn.parity.trace_files import JSON, TENSORS, TorchTrace
 from jax_attn.parity.training import TRAINING_LANES, compare_training
 from jax_attn.parity.training_report import TrainingReport
 
@@ -40,43 +43,7 @@ Lane = Literal["float64", "float32", "bfloat16", "dropout"]
 File = Annotated[Path | None, tyro.conf.arg(metavar="FILE")]
 Progress = Callable[[str, str], None]
 
-
-@dataclass(frozen=True)
-class Findings:
-    """What one command found."""
-
-    report: Report
-    training: TrainingReport | None = None
-    diagnosis: Diagnosis | None = None
-    optimizer: tuple[Finding, ...] = ()
-
-    @property
-    def passed(self) -> bool:
-        """Whether all of it passed."""
-        return self.report.passed and (self.training is None or self.training.passed)
-
-    @property
-    def why(self) -> str:
-        """The causes that were found, of either difference."""
-        parts = ["" if self.diagnosis is None else str(self.diagnosis), self.why_training]
-        return "\n\n".join(part for part in parts if part)
-
-    @property
-    def why_training(self) -> str:
-        """The optimizers' settings that differ."""
-        return "\n".join(f"the optimizers' settings differ: {finding}" for finding in self.optimizer)
-
-    def to_json(self) -> dict[str, Any]:
-        """Everything, as JSON has it."""
-        trace = self.report.trace
-        return {
-            "passed": self.passed,
-            "report": self.report.to_json(),
-            "trace": None if trace is None else trace.to_json(),
-            "diagnosis": None if self.diagnosis is None else self.diagnosis.to_json(),
-            "optimizer": [str(finding) for finding in self.optimizer],
-            "training": None if self.training is None else self.training.to_json(),
-        }
+UNDIAGNOSED = "no cause was looked for: that takes torch, into which known faults are planted"
 
 
 def diff(
@@ -91,50 +58,100 @@ def diff(
 ) -> int:
     """Compare a port with its original: outputs and every gradient, in every lane.
 
-    The function (by default `pair`) takes no arguments and returns (flax module, torch module, inputs), or a
-    dict with "flax", "torch", "inputs" and whatever else `jax_attn.parity.port.Port` knows: "kwargs", "names"
-    for weights that are called otherwise, "call_flax" and "call_torch" for modules that are called otherwise.
+    FILE.py has a function, by default `pair`, that takes no arguments and returns both modules and the
+    inputs of a call:
 
-    Both sides get torch's weights. Where they differ, the first submodule that does something else is told,
-    and which known fault explains it.
-    The exit status is 0 if everything agrees, 1 if anything differs, and 2 if there is nothing to compare.
+        import numpy as np, torch
+        from flax import nnx
+
+        def pair():
+            flax = nnx.LayerNorm(8, rngs=nnx.Rngs(0))
+            original = torch.nn.LayerNorm(8)
+            x = np.random.default_rng(0).standard_normal((2, 5, 8))
+            return flax, original, (x,)
+
+        def more():
+            flax, original, inputs = pair()
+            return {"flax": flax, "torch": original, "inputs": inputs, "title": "my norm"}
+
+    `jax-attn diff FILE.py` compares what `pair` returns, `jax-attn diff FILE.py:more` what `more` does.
+    A dict may also have
+
+        kwargs       keyword arguments of the call
+        names        [(pattern, replacement), ...] turn Flax's names of weights into torch's
+        modules      {"flax path": "torch path", ...}, where the weights do not tell which belong together
+        weights      "torch" (both get torch's), "flax" (both get Flax's), or None (each keeps its own)
+        call_flax    function of (module, *inputs, **kwargs), where it is not module(*inputs, **kwargs)
+        call_torch   the same for torch
+        whole_model  True for a whole model: its bound in float64 is 1e-10 in place of 1e-12
+        seed, title  of all that is random; of the report
+
+    and for --train
+
+        batches      [(x, y), ...]: tuples or dicts of arrays
+        losses       (flax_loss, torch_loss), each a function of (module, *batch)
+        optimizers   (optax.sgd(0.1), lambda parameters: torch.optim.SGD(parameters, 0.1))
+        clip, steps  a pair as optimizers is, of clippings; how many steps
+
+    Where the two differ, the first submodule that does something else is told, and which known fault
+    explains it.
+
+    The exit status is 0 if everything agrees, 1 if anything differs, and 2 if there was nothing to compare or
+    something is wrong with what was given.
 
     Args:
         file: the Python file, and the function in it.
-        lanes: the lanes to run.
-        train: compare trainings too; the function also returns "batches", "losses" and "optimizers".
-        against: compare with what `jax-attn trace` recorded there; the function may then lack inputs.
+        lanes: the lanes to run: what is computed in; "dropout" is float64 with the same dropout masks.
+        train: compare trainings too.
+        against: compare with what `jax-attn trace` recorded there; torch is not needed, and the function
+            returns the Flax module alone, or a dict without torch.
         json: write everything that was measured to this file.
         junit: write a test case for each tensor and lane to this file, as JUnit has it.
         html: write a page to read to this file.
     """
-    for path in (json, junit, html):
-        require_writable(path)
+    source = Path(file if Path(file).exists() else file.rpartition(":")[0])
+    recording = [] if against is None else [against / name for name in (JSON, TENSORS)]
+    require_outputs({"--json": json, "--junit": junit, "--html": html}, [source, *recording])
     if train and against is not None:
         raise ValueError("--train needs torch; it cannot be combined with --against")
     recorded = None if against is None else TorchTrace.load(against)
     port = load_port(file, *(("flax", "torch") if recorded is None else ("flax",)))
     port = replace(port, title=port.title or Path(file).name)
+    if recorded is not None:
+        require_recorded_inputs(port.case, recorded.case)
     console = Console(highlight=False, soft_wrap=True)
     with progress_on(console) as progress:
         if train:
             require_training(port, lanes)
-        report = compared(port, recorded, lanes, progress)
-        training = trained(port, lanes, progress) if train else None
-        diagnosis = None
-        if report.first_divergence is not None and recorded is None:
-            diagnosis = diagnosed(port, report, progress)
-        optimizer = () if training is None or training.passed else optimizer_settings(port)
-    findings = Findings(report, training, diagnosis, optimizer)
-    show(console, findings)
+        findings = found(port, recorded, lanes, train, progress)
+    findings.show(console)
+    texts: dict[Path, str] = {}
     if json is not None:
         text = json_text.dumps(findings.to_json(), indent=1, ensure_ascii=False, allow_nan=False)
-        json.write_text(text + "\n", encoding="utf-8")
+        texts[json] = text + "\n"
     if html is not None:
-        html.write_text(page_of(port, recorded, findings), encoding="utf-8")
+        texts[html] = page_of(port, recorded, findings)
     if junit is not None:
-        junit.write_text(junit_text(report, training), encoding="utf-8")
-    return 0 if findings.passed else 1
+        texts[junit] = junit_text(findings.report, findings.training)
+    write_texts(texts)
+    return findings.status
+
+
+def found(
+    port: Port, recorded: TorchTrace | None, lanes: Sequence[str], train: bool, progress: Progress
+) -> Findings:
+    """Everything that is to be found."""
+    report = compared(port, recorded, lanes, progress)
+    training = trained(port, lanes, progress) if train else None
+    differs = report.first_divergence is not None and Findings(report).status == DIFFERS
+    return Findings(
+        report,
+        training,
+        diagnosed(port, report, progress) if differs and recorded is None else None,
+        UNDIAGNOSED if differs and recorded is not None else "",
+        () if training is None or training.passed else optimizer_settings(port),
+        () if recorded is not None else tuple(lint_pair(port.flax, port.torch, port.names, port.modules)),
+    )
 
 
 def compared(port: Port, recorded: TorchTrace | None, lanes: Sequence[str], progress: Progress) -> Report:
@@ -191,7 +208,7 @@ def page_of(port: Port, recorded: TorchTrace | None, findings: Findings) -> str:
         sides = recorded_sides(carried, recorded, port.names, port.whole_model, port.call_flax)
         report.trace = report.trace or trace_against(port.flax, recorded, sides, port.modules)
         maps = error_maps(partial(RecordedLaneRun, sides, recorded=recorded), case, report)
-        return page(report, maps=maps)
+        return page(report, maps=maps, diagnosis=findings.why)
     case = port.case
     options: dict[str, Any] = {
         "names": port.names,
@@ -208,7 +225,13 @@ def page_of(port: Port, recorded: TorchTrace | None, findings: Findings) -> str:
     flax, torch = carry_weights(port.flax, port.torch, port.weights, port.names)
     sides = Sides(flax, torch, bound=bound, quick=report.parameters <= SMALL, **options)
     maps = error_maps(partial(LaneRun, sides), case, report)
-    return page(report, maps=maps, training=findings.training, diagnosis=findings.why)
+    return page(
+        report,
+        maps=maps,
+        training=findings.training,
+        diagnosis=findings.why,
+        settings=findings.told_settings,
+    )
 
 
 def require_training(port: Port, lanes: Sequence[str]) -> None:
@@ -239,24 +262,6 @@ def trained(port: Port, lanes: Sequence[str], progress: Progress) -> TrainingRep
         title=f"{port.title}, training",
         progress=progress,
     )
-
-
-def show(console: Console, findings: Findings) -> None:
-    """The table, then where, then why."""
-
-    def tell(text: object) -> None:
-        console.print(f"{text}\n", markup=False)
-
-    report = findings.report
-    tell(replace(report, first_divergence=None))
-    if report.first_divergence is not None:
-        tell(report.first_divergence)
-    if findings.diagnosis is not None:
-        tell(findings.diagnosis)
-    if findings.training is not None:
-        tell(findings.training)
-    if findings.optimizer:
-        tell(findings.why_training)
 
 
 @contextmanager

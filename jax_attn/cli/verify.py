@@ -12,7 +12,7 @@ from rich.console import Console
 
 from jax_attn.catalogue import CATALOGUE, Twin
 from jax_attn.cli.columns import Columns
-from jax_attn.cli.files import require_writable
+from jax_attn.cli.files import require_writable, write_texts
 from jax_attn.cli.progress import progress_over
 from jax_attn.cli.proving import beside, processes_for, proofs
 from jax_attn.parity.lanes import LANES
@@ -143,6 +143,4 @@ def save(path: Path, reports: Sequence[Report], proof: Proof | None) -> None:
         "variants": [report.to_json() for report in reports],
         "pretrained": None if proof is None else proof.to_json(),
     }
-    path.write_text(
-        json_text.dumps(data, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8"
-    )
+    write_texts({path: json_text.dumps(data, indent=1, ensure_ascii=False, allow_nan=False) + "\n"})

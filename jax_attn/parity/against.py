@@ -65,7 +65,7 @@ def compare_with_trace(
         results, left_out = run.verdict(attempt)
         report.results += results
         report.left_out += left_out
-    if trace and not report.passed:
+    if trace and report.failures:
         report.trace = trace_against(flax_module, recorded, sides, modules, progress)
         report.first_divergence = find(report.trace)
         if report.first_divergence is None:

@@ -168,7 +168,8 @@ def _trace_failure(
     lane = lanes_named([failed.lane if exact else "float64"])[0]
     tracer = Tracer.of(pair, lane, modules, original)
     report.trace = tracer.trace(
-        case, progress=lambda what: progress(lane.name, f"{case.name}: tracing {what}")
+        case,
+        progress=lambda what: progress(lane.name, f"{case.name}: tracing {what}".removeprefix(": ")),
     )
     report.first_divergence = find(report.trace)
     if report.first_divergence is None:

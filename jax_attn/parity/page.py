@@ -21,6 +21,7 @@ def page(
     maps: Sequence[ErrorMap] = (),
     training: TrainingReport | None = None,
     diagnosis: str = "",
+    settings: str = "",
 ) -> str:
     """The page.
 
@@ -29,6 +30,7 @@ def page(
         maps: where in the worst tensors the error lies.
         training: what was found of the trainings.
         diagnosis: the causes that were found.
+        settings: the modules' settings that differ, where the diagnosis does not tell them.
     """
     passed = report.passed and (training is None or training.passed)
     title = report.title or "parity"
@@ -36,6 +38,7 @@ def page(
         _verdict(report, passed, title),
         _where(report.first_divergence),
         _section("Why", _pre(diagnosis)) if diagnosis else "",
+        _section("Settings", _pre(settings)) if settings else "",
         _lanes(report),
         _depth(report.trace, report.first_divergence),
         _tree(report.trace, report.first_divergence),

@@ -18,7 +18,8 @@ def depth_chart(trace: ModuleTrace, marked: TracedCall | None) -> str:
 
     Args:
         trace: the calls; they are drawn in the order in which they end.
-        marked: the call to mark.
+        marked: the call at which they begin to differ; the mark stands where it is seen first, which is at a
+            submodule if what is wrong is given to one.
     """
     calls = list(_in_order_of_end(trace, RUN))
     fields = {"output": "error of the output", "isolated": "the module's own"}
@@ -30,7 +31,7 @@ def depth_chart(trace: ModuleTrace, marked: TracedCall | None) -> str:
         }
     series = [[getattr(call, name) for call in calls] for name in fields]
     labels = [_label(call) for call in calls]
-    place = next((place for place, call in enumerate(calls) if call is marked), None)
+    place = None if marked is None else _first_risen(calls, marked)
     parts = [*_grid(), *_bound(series), *_mark(place, len(labels))]
     for number, (errors, word) in enumerate(zip(series, fields.values(), strict=True)):
         parts += _series(errors, labels, number, word)
@@ -42,6 +43,12 @@ def depth_chart(trace: ModuleTrace, marked: TracedCall | None) -> str:
         f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
         f'aria-label="errors along the depth, logarithmic">{"".join(parts)}</svg>'
     )
+
+
+def _first_risen(calls: Sequence[TracedCall], marked: TracedCall) -> int | None:
+    """The place of the first output that differs; that of `marked` if only gradients do."""
+    risen = (place for place, call in enumerate(calls) if call.output is not None and not call.output.agrees)
+    return next(risen, next((place for place, call in enumerate(calls) if call is marked), None))
 
 
 def _label(call: TracedCall) -> str:

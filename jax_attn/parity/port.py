@@ -1,7 +1,7 @@
 """A port that somebody wants compared: what the function in their file returns."""
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
@@ -10,7 +10,7 @@ from flax import nnx
 
 from jax_attn.parity.cases import Case
 from jax_attn.parity.module_pairs import ModuleNames
-from jax_attn.weights.rules import Names
+from jax_attn.weights.rules import Names, require_names
 from jax_attn.weights.tensors import is_torch_tensor
 
 
@@ -116,12 +116,60 @@ class Port:
             isinstance(self.inputs, Sequence | Mapping | np.ndarray) or hasattr(self.inputs, "shape")
         ) or isinstance(self.inputs, str):
             raise ValueError(f"its inputs are {_described(self.inputs)}; expected a tuple of arrays")
-        if not (self.kwargs is None or isinstance(self.kwargs, Mapping)):
-            raise ValueError(f"its kwargs are {_described(self.kwargs)}; expected a dict")
+        require_names(self.names)
+        for name, (fits, expected) in FIELDS.items():
+            value = getattr(self, name)
+            if not fits(value):
+                given = repr(value) if isinstance(value, bool | int | float | str) else _described(value)
+                raise ValueError(f"{name} must be {expected}, got {given}")
 
 
 POSITIONS = ("flax", "torch", "inputs", "batches", "losses", "optimizers")
 EXPECTED = "(flax module, torch module, inputs), or a dict or jax_attn.parity.port.Port with such entries"
+
+
+def _is_int(value: Any) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
+
+
+def _is_modules(value: Any) -> bool:
+    return value is None or (
+        isinstance(value, Mapping)
+        and all(isinstance(k, str) and (v is None or isinstance(v, str)) for k, v in value.items())
+    )
+
+
+def _is_batches(value: Any) -> bool:
+    return value is None or (isinstance(value, Iterable) and not isinstance(value, str | Mapping))
+
+
+def _pair_of(fits: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, tuple | list) and len(value) == 2 and all(map(fits, value))
+
+
+def _or_none(fits: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: value is None or fits(value)
+
+
+# What a field must be, where no more is known of it than its kind.
+FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "kwargs": (_or_none(lambda value: isinstance(value, Mapping)), "a dict"),
+    "modules": (_is_modules, "a dict of Flax paths to torch paths, or to None"),
+    "call_flax": (_or_none(callable), "a function of (module, *inputs, **kwargs)"),
+    "call_torch": (_or_none(callable), "a function of (module, *inputs, **kwargs)"),
+    "weights": (lambda value: value is None or value in ("torch", "flax"), '"torch", "flax" or None'),
+    "whole_model": (lambda value: isinstance(value, bool), "True or False"),
+    "seed": (lambda value: _is_int(value) and value >= 0, "an integer from 0 up"),
+    "title": (lambda value: isinstance(value, str), "text"),
+    "batches": (_is_batches, "a list of batches, each a tuple or a dict of arrays"),
+    "losses": (_or_none(_pair_of(callable)), "a pair of functions of (module, *batch), flax's and torch's"),
+    "optimizers": (
+        _or_none(_pair_of(lambda value: value is not None)),
+        "a pair: an optax transformation, and a function of the parameters that makes torch's optimizer",
+    ),
+    "clip": (_pair_of(lambda value: True), "a pair, flax's clipping and torch's; None for none"),
+    "steps": (lambda value: _is_int(value) and value >= 1, "an integer from 1 up"),
+}
 
 
 def is_torch_module(value: Any) -> bool:

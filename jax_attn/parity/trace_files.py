@@ -129,7 +129,7 @@ class TorchTrace:
         get = arrays.__getitem__
         try:
             module = content["module"]
-            return cls(
+            found = cls(
                 RecordedModule(
                     {key: get(name) for key, name in module["weights"].items()},
                     {key: Parameter(trained) for key, trained in module["parameters"].items()},
@@ -142,8 +142,13 @@ class TorchTrace:
                 {lane: [_read_draw(draw, get) for draw in draws] for lane, draws in content["draws"].items()},
                 {lane: _read_recording(found, get) for lane, found in content["recordings"].items()},
             )
-        except (KeyError, TypeError, IndexError) as error:
+        except (KeyError, TypeError, IndexError, AttributeError, ValueError) as error:
             raise ValueError(f"{folder / JSON} does not fit {TENSORS}: {error!r}") from error
+        if "float64" not in found.recordings or not all(found.draws.values()):
+            raise ValueError(
+                f"{folder / JSON} is no whole trace: it lacks a run, or what was called in float64"
+            )
+        return found
 
     @property
     def call(self) -> Call:

@@ -6,6 +6,7 @@ import xml.etree.ElementTree as xml
 import pytest
 
 from jax_attn.cli.main import main
+from jax_attn.parity.port import FIELDS
 
 FILE = '''
 """A port of a layer, and what people return in its place."""
@@ -123,6 +124,53 @@ def exits():
 
 def takes(an_argument):
     return pair()
+
+
+def agrees_by_chance():
+    flax, original, _ = pair()
+    flax.norm.use_fast_variance = False
+    flax.norm.momentum, original.norm.momentum = 0.5, 0.25
+    return flax, original, (x,)
+
+
+def torch_raises():
+    return Flax(EPSILON), Torch(), (x[:, :2],)
+
+
+def bad(name, value):
+    return {"flax": Flax(EPSILON), "torch": Torch(), "inputs": (x,), name: value}
+
+
+def bad_names():
+    return bad("names", {"a": "b"})
+
+
+def bad_regex():
+    return bad("names", [("(", "b")])
+
+
+def bad_seed():
+    return bad("seed", "x")
+
+
+def bad_modules():
+    return bad("modules", [("norm", "norm")])
+
+
+def bad_whole_model():
+    return bad("whole_model", "yes")
+
+
+def bad_steps():
+    return bad("steps", 0)
+
+
+def bad_losses():
+    return bad("losses", loss)
+
+
+def bad_weights():
+    return bad("weights", "jax")
 
 
 def other_weights():
@@ -264,6 +312,14 @@ def test_a_bad_file_names_its_own_line(capsys, file, tmp_path):
         ("returns_a_typo", "'input' that means nothing here; did you mean 'inputs'?"),
         ("returns_no_torch", "no torch module"),
         ("returns_text", "its inputs are a str"),
+        ("bad_names", "names must be a list of pairs (pattern, replacement)"),
+        ("bad_regex", "no regular expression: missing )"),
+        ("bad_seed", "seed must be an integer from 0 up, got 'x'"),
+        ("bad_modules", "modules must be a dict of Flax paths to torch paths, or to None, got a list"),
+        ("bad_whole_model", "whole_model must be True or False, got 'yes'"),
+        ("bad_steps", "steps must be an integer from 1 up, got 0"),
+        ("bad_losses", "losses must be a pair of functions"),
+        ("bad_weights", 'weights must be "torch", "flax" or None, got \'jax\''),
         ("takes", "without arguments: missing a required argument: 'an_argument'"),
     ],
 )
@@ -277,8 +333,62 @@ def test_bad_weights_are_all_told(capsys, file):
     status, _, err = run(capsys, f"{file}:other_weights")
     assert status == 2
     assert "missing: norm.weight" in err
+    assert "pass weights=None" in err.splitlines()[-1]
 
 
 def test_a_bad_training_says_what_is_lacking(capsys, file):
     assert '"batches"' in refusal(capsys, file, "--train")
     assert "--lanes" in refusal(capsys, f"{file}:trains", "--train", "--lanes", "bfloat16")
+
+
+def test_a_setting_that_differs_is_told_where_all_agrees(capsys, file, tmp_path):
+    files = ("--json", tmp_path / "found.json", "--html", tmp_path / "page.html")
+    status, out, _ = run(capsys, f"{file}:agrees_by_chance", "--lanes", "float64", *files)
+    assert status == 0
+    told = "norm: momentum: flax 0.5, torch 0.25"
+    assert f"settings differ, though these inputs do not show it:\n  {told}" in out
+    (found,) = json.loads((tmp_path / "found.json").read_text())["settings"]
+    assert (found["flax_path"], found["setting"]) == ("norm", "momentum")
+    assert told in (tmp_path / "page.html").read_text()
+
+
+def test_where_torch_cannot_run_there_is_nothing_to_compare(capsys, file):
+    status, out, _ = run(capsys, f"{file}:torch_raises", "--lanes", "float64")
+    assert status == 2
+    assert "torch raised RuntimeError" in out
+    assert "cause" not in out
+
+
+def test_files_are_written_whole_or_not_at_all(capsys, file, tmp_path):
+    before = file.read_text()
+    assert "would replace what this command reads" in refusal(capsys, f"{file}:wrong", "--json", file)
+    both = tmp_path / "both"
+    assert "--html and --json are one file" in refusal(capsys, file, "--json", both, "--html", both)
+    assert "there is no folder" in refusal(capsys, file, "--html", tmp_path / "none" / "page.html")
+    assert "is a folder" in refusal(capsys, file, "--html", tmp_path)
+    (tmp_path / "old.json").write_text("old")
+    for function in ("raises", "bad_seed", "other_weights"):
+        files = ("--html", tmp_path / "page.html", "--json", tmp_path / "old.json")
+        assert run(capsys, f"{file}:{function}", *files)[0] == 2
+    assert file.read_text() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["old.json"]
+    assert (tmp_path / "old.json").read_text() == "old"
+
+
+def test_the_help_teaches(capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(["diff", "--help"])
+    assert caught.value.code == 0
+    told = capsys.readouterr().out
+    example = told.partition("inputs of a call:")[2].partition("`jax-attn diff")[0]
+    scope: dict[str, object] = {}
+    exec("\n".join(line.removeprefix("    ") for line in example.splitlines()), scope)
+    assert len(scope["pair"]()) == 3
+    assert set(scope["more"]()) == {"flax", "torch", "inputs", "title"}
+    for word in [*FIELDS, "names", "0 if everything agrees", "2 if there was nothing to compare"]:
+        assert word in told
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    short = capsys.readouterr().out
+    assert len(short.splitlines()) < 40
+    assert "1 if something differs" in short

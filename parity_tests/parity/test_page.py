@@ -87,6 +87,21 @@ def test_a_failed_report_shows_where_and_how_much(failed):
     assert found.count("line", **{"class": "here"}) == 1
 
 
+def test_the_mark_stands_where_the_error_is_seen_first():
+    """A module's own fault shows in the submodule that is given it, which returns before the module does."""
+    flax, torch = FlaxBlock("no scale", rngs=nnx.Rngs(0)), TorchBlock()
+    case = replace(CASES[0], name="")
+    report = compare_cases(flax, torch, [case], lanes=["float64"], trace=True)
+    assert report.first_divergence.flax_path == ""
+    found = Page(page(report))
+    (mark,) = (attrs for tag, attrs in found.tags if tag == "line" and attrs.get("class") == "here")
+    dots = [attrs for tag, attrs in found.tags if tag == "circle" and attrs["class"] == "s0"]
+    bound = next(attrs for tag, attrs in found.tags if tag == "line" and attrs.get("class") == "bound")
+    risen = [dot for dot in dots if float(dot["cy"]) < float(bound["y1"])]
+    assert 1 < len(risen) < len(dots)
+    assert float(mark["x1"]) == float(risen[0]["cx"])
+
+
 def test_nothing_is_fetched_and_nothing_runs(failed):
     text = page(failed[0], maps=failed[1])
     assert not re.search(r"(?i)https?:|//|<script|<link|<img|@import|url\(|\son\w+=", text)

@@ -28,6 +28,7 @@ def takes_a_set():
 """
 
 FLAX = """
+import numpy as np
 from flax import nnx
 
 def port(epsilon=1e-5):
@@ -38,6 +39,21 @@ def port(epsilon=1e-5):
 
 def wrong():
     return port(1e-4)
+
+def other_inputs():
+    return {**port(), "inputs": {"input": np.zeros((2, 5, 4))}}
+
+def other_names():
+    return {**port(), "inputs": (np.zeros((2, 5, 4)),)}
+
+def same_inputs():
+    return {**port(), "inputs": {"input": np.random.default_rng(0).standard_normal((2, 5, 4))}}
+
+def own_weights():
+    return {**port(), "weights": None}
+
+def from_flax():
+    return {**port(), "weights": "flax"}
 
 def alone():
     return nnx.Linear(4, 6, rngs=nnx.Rngs(0))
@@ -104,6 +120,7 @@ def test_a_port_is_compared_where_there_is_no_torch(folder, tmp_path):
     assert "the trace does not hold this lane" in good
     assert "first divergence, forward: layers.1 (LayerNorm); in torch 1 (LayerNorm)" in bad
     assert "isolated: DIFFERS" in bad
+    assert "no cause was looked for: that takes torch" in bad
     found = json.loads((tmp_path / "found.json").read_text())
     assert found["report"]["first_divergence"]["torch_path"] == "1"
     assert "first divergence" in (tmp_path / "page.html").read_text()
@@ -125,6 +142,36 @@ def test_gradients_are_traced_as_with_torch_itself(folder, capsys):
     assert [call.to_json() for call in from_files.calls] == [call.to_json() for call in direct.calls]
 
 
+def test_the_inputs_are_the_recorded_ones(folder, capsys):
+    def run(name: str) -> tuple[int, str]:
+        place = f"{folder / 'ported.py'}:{name}"
+        return told(capsys, "diff", place, "--against", folder / "run", "--lanes", "float64")
+
+    assert run("same_inputs")[0] == 0
+    status, text = run("other_inputs")
+    assert status == 2
+    assert "input is an array (2, 5, 4) of other values; return none, and the recorded ones are taken" in text
+    status, text = run("other_names")
+    assert status == 2
+    assert "input 0 in place of input;" in text
+
+
+def test_weights_are_the_recorded_ones_or_its_own(folder, capsys):
+    def run(name: str, *lanes: str) -> tuple[int, str]:
+        place = f"{folder / 'ported.py'}:{name}"
+        return told(capsys, "diff", place, "--against", folder / "run", "--lanes", *lanes)
+
+    status, text = run("own_weights", "float64")
+    assert status == 1
+    assert "first divergence, forward: layers.0 (Linear)" in text
+    status, text = run("from_flax", "float64")
+    assert status == 2
+    assert 'weights="flax" needs torch' in text
+    status, text = run("port", "bfloat16", "dropout")
+    assert status == 2
+    assert "nothing was compared" in text
+
+
 def test_bad_traces_are_told(folder, capsys, tmp_path):
     port = f"{folder / 'ported.py'}:port"
 
@@ -140,6 +187,12 @@ def test_bad_traces_are_told(folder, capsys, tmp_path):
     (tmp_path / "trace.json").write_bytes((folder / "run" / "trace.json").read_bytes())
     (tmp_path / "trace.safetensors").write_bytes(b"nonsense")
     assert "corrupt" in refusal("diff", port, "--against", tmp_path)
+    content = json.loads((folder / "run" / "trace.json").read_text())
+    (tmp_path / "trace.safetensors").write_bytes((folder / "run" / "trace.safetensors").read_bytes())
+    for part in ("recordings", "draws"):
+        emptied = {**content, part: {lane: [] for lane in content["draws"]} if part == "draws" else {}}
+        (tmp_path / "trace.json").write_text(json.dumps(emptied))
+        assert "no whole trace" in refusal("diff", port, "--against", tmp_path)
     assert "--train needs torch" in refusal("diff", port, "--against", folder / "run", "--train")
     assert "unexpected: 1.weight" in refusal(
         "diff", f"{folder / 'ported.py'}:alone", "--against", folder / "run"
