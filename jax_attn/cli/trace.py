@@ -17,8 +17,14 @@ def trace(
 ) -> int:
     """Record a run of a torch model: weights, inputs, outputs, every gradient, and every submodule's calls.
 
-    The function is that of `jax-attn diff`; its flax module may be None. What is written, trace.json and
-    trace.safetensors, `jax-attn diff FILE.py --against DIR` compares with Flax where there is no torch.
+    The function is that of `jax-attn diff`, and the Flax module may be lacking:
+
+        def pair():
+            return {"torch": torch.nn.LayerNorm(8), "inputs": (np.ones((2, 5, 8)),)}
+
+    What is written, trace.json and trace.safetensors, `jax-attn diff FILE.py --against DIR` compares with Flax
+    where there is no torch. There the function returns the Flax module alone, or a dict with "flax"; the
+    inputs are the recorded ones.
 
     Args:
         file: the Python file, and the function in it.

@@ -102,8 +102,9 @@ class Fitting:
 
     def __init__(self, flax: nnx.Module, torch: Any, names: Names):
         self.table = slots(flax, names)
-        self.given: dict[str, Any] = dict(torch.state_dict())
-        self.left_out: dict[str, str] = {}
+        state = dict(torch.state_dict())
+        self.given = {key: value for key, value in state.items() if hasattr(value, "shape")}
+        self.left_out = dict.fromkeys(state.keys() - self.given.keys(), "state of torch that is no tensor")
         self.width: np.dtype[Any] | None = None
         self._leave_out_constants({key for key, _ in torch.named_buffers(remove_duplicate=False)})
         self._leave_out_shared()
@@ -206,7 +207,10 @@ def _is_another(slot: Slot, value: Any) -> bool:
 
 
 def _dtype(value: Any) -> np.dtype[Any]:
-    return np.dtype(jnp.dtype(str(value.dtype).removeprefix("torch.")))
+    try:
+        return np.dtype(jnp.dtype(str(value.dtype).removeprefix("torch.")))
+    except TypeError:  # one that JAX does not have, such as a quantised one
+        return np.dtype(object)
 
 
 def _is_float(dtype: np.dtype[Any]) -> bool:

@@ -161,6 +161,19 @@ def test_weights_of_another_dtype_are_the_same_numbers(dtype, weights):
     assert theirs.emb.weight.dtype == dtype
 
 
+def test_state_that_is_no_tensor_is_left_out():
+    class Torch(torch.nn.Linear):
+        def get_extra_state(self):
+            return {"scale": 1.0}
+
+        def set_extra_state(self, state):
+            pass
+
+    report = compare(nnx.Linear(3, 5, rngs=rngs()), Torch(3, 5), draw(2, 3), **EXACT)
+    assert report.passed
+    assert told(report) == {"_extra_state": "state of torch that is no tensor"}
+
+
 def test_trainings_and_traces_do_with_less_too():
     assert first_divergence(FlaxTied(), TorchTied(), IDS) is None
     loss = (lambda m, x: (m(x) ** 2).mean(),) * 2
