@@ -22,9 +22,9 @@ def trace(
         def pair():
             return {"torch": torch.nn.LayerNorm(8), "inputs": (np.ones((2, 5, 8)),)}
 
-    What is written, trace.json and trace.safetensors, `jax-attn diff FILE.py --against DIR` compares with Flax
-    where there is no torch. There the function returns the Flax module alone, or a dict with "flax"; the
-    inputs are the recorded ones.
+    What is written, trace.json and trace.safetensors, `jax-attn diff FILE.py --against DIR` compares with
+    Flax where there is no torch. There the function returns the Flax module alone, or a dict with "flax";
+    the inputs are the recorded ones.
 
     Args:
         file: the Python file, and the function in it.
