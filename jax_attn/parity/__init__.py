@@ -4,6 +4,7 @@ from jax_attn.parity.cases import Case
 from jax_attn.parity.compare import compare, compare_cases
 from jax_attn.parity.diagnose import Diagnosis, diagnose, lint_pair
 from jax_attn.parity.lanes import LANES
+from jax_attn.parity.lint_optimizer import lint_optimizer
 from jax_attn.parity.locate import first_divergence, trace_modules
 from jax_attn.parity.power import PowerReport, power
 from jax_attn.parity.report import LeftOut, Report, Result
@@ -23,6 +24,7 @@ __all__ = [
     "compare_training",
     "diagnose",
     "first_divergence",
+    "lint_optimizer",
     "lint_pair",
     "power",
     "trace_modules",

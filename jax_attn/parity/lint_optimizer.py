@@ -1,33 +1,27 @@
 """What an optax chain does otherwise than a torch optimizer, told without any training.
 
-Both get the same gradients and the same parameters, step by step; the parameters are set, not trained, so an
-update is the learning rate times something that does not depend on it. That something is computed from the
-settings that torch's optimizer tells of itself, then with one of them changed, then two, until it is what the
-chain gave, in every step and to the last digits: that change is the cause. If none is, the cause is unknown.
+Both get the same gradients and the same parameters, step by step. Where their updates agree, there is nothing
+to tell. Where they do not, the settings that torch's optimizer tells of itself are changed until they make
+what the chain made, in every step and to the last digits: what had to be changed is what differs.
 """
 
-import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 
 from jax_attn.parity import bounds
-from jax_attn.parity.optimizer_settings import Probe, Settings, alternatives, directions, of_torch
-from jax_attn.weights.tensors import as_numpy
+from jax_attn.parity.optimizer_fit import fitted
+from jax_attn.parity.optimizer_probe import TorchRun, draw_probe, run_flax, run_torch
+from jax_attn.parity.optimizer_settings import Probe, Settings, directions, of_torch
 
 STEPS = 12
 
-# The largest gradients, and so sizes at which clipping shows, and at which eps does.
-SIZES = (30.0, 1e-5)
-
-# How many settings may differ at once.
-CHANGES = 3
+# The largest gradients, and so sizes at which clipping shows, at which little does, and at which eps does.
+SIZES = (1e6, 30.0, 1e-5)
 
 SHAPES: dict[str, tuple[int, ...]] = {"bias": (5,), "kernel": (3, 4)}
 
@@ -57,13 +51,14 @@ def lint_optimizer(
     *,
     clip: tuple[Any, Any] = (None, None),
     seed: int = 0,
+    steps: int = STEPS,
 ) -> list[Finding]:
     """What differs between an optax chain and a torch optimizer; nothing if they do the same.
 
         lint_optimizer(optax.adamw(1e-3), lambda params: torch.optim.AdamW(params, 1e-3))
         # [weight_decay: flax 0.0001, torch 0.01]
 
-    Twelve steps in float64, with gradients of two sizes. A difference that shows later only, such as the end
+    Some steps in float64, with gradients of three sizes. A difference that shows later only, such as the end
     of a schedule, is not seen.
 
     Args:
@@ -74,191 +69,65 @@ def lint_optimizer(
             "kernel" and a vector "bias" if not given. torch gets them in the dict's order of keys, sorted.
         clip: as in `compare_training`.
         seed: of the gradients.
+        steps: how many.
 
     Raises:
-        ValueError: torch's optimizer has several groups, and is not given as a function.
+        ValueError: torch's optimizer has several groups or a scheduler, and is not given as a function, or
+            the scheduler goes by a metric; or `params` is nested.
     """
+    nested = [name for name, value in (params or {}).items() if isinstance(value, Mapping)]
+    if nested:
+        raise ValueError(f"params must be a flat dict of arrays, got a dict in {', '.join(nested)}")
     shapes = {name: np.shape(value) for name, value in params.items()} if params else SHAPES
     shapes = dict(sorted(shapes.items()))
-    probes = [_probe(shapes, size, seed + number) for number, size in enumerate(SIZES)]
-    settings, rates, agrees = _of_torch(torch_optimizer, clip[1], probes, shapes)
+    probes = [draw_probe(shapes, size, steps, seed + number) for number, size in enumerate(SIZES)]
+    runs = [run_torch(torch_optimizer, clip[1], probe, shapes) for probe in probes]
     chain = flax_optimizer if clip[0] is None else optax.chain(clip[0], flax_optimizer)
-    updates = _of_flax(chain, probes, shapes)
-    if settings is None or not agrees:
-        return [Finding("unknown", "not looked for", "an optimizer that is not known here")]
-    for changed in _changed(settings, list(shapes.values())):
-        found = _explained(changed, probes, updates)
-        if found is not None:
-            return [*_differences(settings, found[0]), *_rates(found[1], rates)]
-    return [Finding("unknown", "none of the settings that were tried", settings)]
-
-
-def _probe(shapes: Mapping[str, tuple[int, ...]], size: float, seed: int) -> Probe:
-    rng = np.random.default_rng([seed, 5])
-    sizes = [math.prod(shape) for shape in shapes.values()]
-    shape = (STEPS, sum(sizes))
-    grads = size * np.exp(rng.uniform(-5, 0, shape)) * rng.choice([-1.0, 1.0], shape)
-    return Probe(rng.normal(size=shape), grads, np.repeat(np.arange(len(sizes)), sizes))
-
-
-def _tensors(flat: np.ndarray, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
-    ends = np.cumsum([math.prod(shape) for shape in shapes.values()])[:-1]
-    parts = zip(shapes.items(), np.split(flat, ends), strict=True)
-    return {name: part.reshape(shape) for (name, shape), part in parts}
-
-
-def _of_flax(
-    tx: optax.GradientTransformation, probes: Sequence[Probe], shapes: Mapping[str, Any]
-) -> list[np.ndarray]:
-    """The updates of every step, of each probe."""
-    tx = optax.with_extra_args_support(tx)
-
-    def step(state: Any, given: Any) -> Any:
-        updates, state = tx.update(given[1], state, given[0])
-        return state, updates
-
-    @jax.jit
-    def run(params: Any, grads: Any) -> Any:
-        state = tx.init({name: leaf[0] for name, leaf in params.items()})
-        return jax.lax.scan(step, state, (params, grads))[1]
-
-    with jax.enable_x64(True):
-        found = [run(*(_stacked(rows, shapes) for rows in (probe.params, probe.grads))) for probe in probes]
-        flat = [[np.asarray(updates[name]).reshape(STEPS, -1) for name in shapes] for updates in found]
-        return [np.concatenate(parts, axis=1) for parts in flat]
-
-
-def _stacked(rows: np.ndarray, shapes: Mapping[str, Any]) -> dict[str, jax.Array]:
-    """Each tensor of every step."""
-    steps = [_tensors(row, shapes) for row in rows]
-    return {name: jnp.stack([tensors[name] for tensors in steps]) for name in shapes}
-
-
-def _of_torch(
-    given: Any, clip: Any, probes: Sequence[Probe], shapes: Mapping[str, Any]
-) -> tuple[Settings | None, list[float], bool]:
-    """The settings, the rate of every step, and whether these are what the optimizer does."""
-    import torch
-
-    default = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    try:
-        runs = [_torch_run(given, clip, probe, shapes) for probe in probes]
-    finally:
-        torch.set_default_dtype(default)
-    optimizer, rates, _, seen = runs[0]
-    max_norm = math.inf
-    raw, clipped = np.linalg.norm(probes[0].grads, axis=1), np.linalg.norm(seen, axis=1)
-    if (clipped < raw * (1 - 1e-9)).any():
-        step = int(np.argmin(clipped / raw))
-        max_norm = float(f"{clipped[step] * (raw[step] + 1e-6) / raw[step]:.10g}")
-    settings = of_torch(optimizer, (max_norm, 1e-6))
-    if settings is None:
-        return None, rates, False
-    agrees = all(
-        np.abs(update + rate * d).max() <= bounds.UPDATE * np.abs(update).max() + 1e-15 * np.abs(p).max()
-        for (_, rates, updates, _), probe in zip(runs, probes, strict=True)
-        for rate, update, d, p in zip(rates, updates, directions(settings, probe), probe.params, strict=True)
+    updates = run_flax(chain, probes, shapes)
+    if all(_same(probe, run.updates, ours) for probe, run, ours in zip(probes, runs, updates, strict=True)):
+        return []
+    settings = of_torch(runs[0].optimizer, (_max_norm(probes, runs), 1e-6))
+    name = type(runs[0].optimizer).__name__
+    if settings is None or not all(map(_made_by, [settings] * len(probes), probes, runs)):
+        told = f"{name}, or its groups, clipping or momentum, which are not known here"
+        return [Finding("unknown", "other updates", told)]
+    together = Probe(
+        np.stack([probe.params for probe in probes], 1),
+        np.stack([p.grads for p in probes], 1),
+        probes[0].tensor,
     )
-    return settings, rates, agrees
+    found = fitted(settings, list(shapes.values()), together, np.stack(updates, 1))
+    if found is None:
+        return [Finding("unknown", "other updates than any settings that were tried make", name)]
+    return [*_differences(settings, found[0]), *_rates(found[1], runs[0].rates)]
 
 
-def _torch_run(given: Any, clip: Any, probe: Probe, shapes: Mapping[str, Any]) -> tuple[Any, Any, Any, Any]:
-    """The optimizer, its rates, its updates, and the gradients that it saw."""
-    import torch
-
-    parameters = [torch.nn.Parameter(torch.tensor(p)) for p in _tensors(probe.params[0], shapes).values()]
-    optimizer, scheduler = _built(given, parameters)
-    rates, updates, seen = [], [], []
-    for p, g in zip(probe.params, probe.grads, strict=True):
-        values = zip(parameters, _tensors(p, shapes).values(), _tensors(g, shapes).values(), strict=True)
-        for parameter, value, gradient in values:
-            parameter.data = torch.tensor(value)
-            parameter.grad = torch.tensor(gradient)
-        if clip is not None:
-            clip(parameters)
-        seen.append(np.concatenate([as_numpy(q.grad).ravel() for q in parameters]))
-        rates.append(float(optimizer.param_groups[0]["lr"]))
-        optimizer.step()
-        if scheduler is not None:
-            scheduler.step()
-        updates.append(np.concatenate([q.detach().numpy().ravel() for q in parameters]) - p)
-    return optimizer, rates, np.stack(updates), np.stack(seen)
+def _same(probe: Probe, theirs: np.ndarray, ours: np.ndarray) -> bool:
+    """Whether two lists of updates agree in every step, up to the rounding of torch's parameters."""
+    apart = np.abs(ours - theirs) - 1e-15 * np.abs(probe.params).max(axis=1, keepdims=True)
+    return bool((apart <= bounds.UPDATE * np.abs(theirs).max(axis=1, keepdims=True)).all())
 
 
-def _built(given: Any, parameters: list[Any]) -> tuple[Any, Any]:
-    if not hasattr(given, "param_groups"):
-        built = given(parameters)
-        return built if isinstance(built, tuple) else (built, None)
-    if len(given.param_groups) != 1:
-        raise ValueError(
-            "torch_optimizer must be a function that takes parameters, or have one group, "
-            f"got {len(given.param_groups)} groups"
-        )
-    from jax_attn.parity.training_torch import rebuilt
-
-    return rebuilt(given, {}, parameters), None
+def _made_by(settings: Settings, probe: Probe, run: TorchRun) -> bool:
+    """Whether these settings are what torch's optimizer does."""
+    made = [-rate * way for rate, way in zip(run.rates, directions(settings, probe), strict=True)]
+    return _same(probe, run.updates, np.stack(made))
 
 
-def _changed(settings: Settings, shapes: Sequence[tuple[int, ...]]) -> Iterator[Settings]:
-    """The settings, those with one change, with two, and so on; each once."""
-    changes = alternatives(settings, shapes)
-    seen = set()
-    for count in range(CHANGES + 1):
-        for chosen in itertools.combinations(changes, count):
-            fields = [name for change in chosen for name in change]
-            if len(fields) == len(set(fields)):
-                candidate = replace(settings, **{k: v for change in chosen for k, v in change.items()})
-                if candidate not in seen:
-                    seen.add(candidate)
-                    yield candidate
-
-
-def _explained(
-    settings: Settings, probes: Sequence[Probe], updates: Sequence[np.ndarray]
-) -> tuple[Settings, list[float]] | None:
-    """The settings and the rate of every step, if they make these updates."""
-    if math.isnan(settings.weight_decay):
-        settings = _with_decay(settings, probes[0], updates[0])
-    rates: list[list[float]] = []
-    for probe, given in zip(probes, updates, strict=True):
-        own = []
-        for direction, update in zip(directions(settings, probe), given, strict=True):
-            rate = _rate(direction, update)
-            if rate is None:
-                return None
-            own.append(rate)
-        rates.append(own)
-    same = all(abs(a - b) <= 1e-9 * max(abs(a), abs(b)) for a, b in zip(*rates, strict=True))
-    return (settings, rates[0]) if same else None
-
-
-def _rate(direction: np.ndarray, update: np.ndarray) -> float | None:
-    """The rate that makes the update of the direction; None if there is none."""
-    largest = float(np.abs(update).max())
-    if not largest:
-        return 0.0
-    square = float(direction @ direction)
-    rate = -float(update @ direction) / square if square else math.nan
-    apart = float(np.abs(update + rate * direction).max())
-    return rate if apart <= bounds.UPDATE * largest else None
-
-
-def _with_decay(settings: Settings, probe: Probe, updates: np.ndarray) -> Settings:
-    """With the decay that the first update tells, where it is added as it is."""
-    plain = replace(settings, weight_decay=0.0)
-    step = next((k for k, update in enumerate(updates) if update.any()), None)
-    if step is None or not (settings.decoupled or settings.kind == "sgd"):
-        return plain
-    direction = next(itertools.islice(directions(plain, probe), step, None))
-    decay = probe.params[step] * np.asarray(settings.decayed, float)[probe.tensor]
-    (rate, share), *_ = np.linalg.lstsq(np.stack([direction, decay], 1), -updates[step], rcond=None)
-    measured = share / rate if rate else 0.0
-    return replace(plain, weight_decay=float(f"{measured:.9g}") if abs(measured) > 1e-12 else 0.0)
+def _max_norm(probes: Sequence[Probe], runs: Sequence[TorchRun]) -> float:
+    """The norm that torch clips to; inf where it never does."""
+    for probe, run in zip(probes, runs, strict=True):
+        raw, clipped = np.linalg.norm(probe.grads, axis=1), np.linalg.norm(run.seen, axis=1)
+        if (clipped < raw * (1 - 1e-9)).any():
+            step = int(np.argmin(clipped / raw))
+            return float(f"{clipped[step] * (raw[step] + 1e-6) / raw[step]:.10g}")
+    return math.inf
 
 
 def _differences(torch: Settings, flax: Settings) -> list[Finding]:
     names = [name for name in Settings.__dataclass_fields__ if getattr(torch, name) != getattr(flax, name)]
+    if not flax.weight_decay:  # what does not decay may do so in any way
+        names = [name for name in names if name not in ("decayed", "decoupled")]
     return [Finding(name, getattr(flax, name), getattr(torch, name)) for name in names]
 
 

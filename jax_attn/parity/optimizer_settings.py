@@ -1,12 +1,12 @@
-"""The settings of an optimizer, what it makes of given gradients, and settings that a port may have instead.
+"""The settings of an optimizer, and what it makes of given gradients.
 
 torch's formulas in NumPy, over one flat vector of numbers, and a few that torch does not have but optax does:
 an eps inside the root, no correction of the moments' bias, Nesterov's Adam without a momentum schedule.
 """
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -59,7 +59,10 @@ class Settings:
 
 @dataclass(frozen=True)
 class Probe:
-    """Gradients and parameters of some steps, flat, and which tensor each number is of."""
+    """Gradients and parameters of some steps, flat, and which tensor each number is of.
+
+    Several problems at once have an axis of their own, after that of the steps.
+    """
 
     params: np.ndarray
     grads: np.ndarray
@@ -106,7 +109,8 @@ def directions(s: Settings, probe: Probe) -> Iterator[np.ndarray]:
     decays = s.weight_decay * np.asarray(s.decayed, float)[probe.tensor]
     for t, (p, g) in enumerate(zip(probe.params, probe.grads, strict=True), start=1):
         if s.max_norm < math.inf:
-            g = g * min(1.0, s.max_norm / (float(np.linalg.norm(g)) + s.norm_eps))
+            norm = np.linalg.norm(g, axis=-1, keepdims=True)
+            g = g * np.minimum(1.0, s.max_norm / (norm + s.norm_eps))
         g = -g if s.maximize else g
         g = g if s.decoupled else g + decays * p
         if s.kind == "sgd":
@@ -137,40 +141,6 @@ def directions(s: Settings, probe: Probe) -> Iterator[np.ndarray]:
             else:
                 d = _rectified(first / c1, largest, beta2, t, s.eps)
         yield d + decays * p if s.decoupled else d
-
-
-def alternatives(s: Settings, shapes: Sequence[tuple[int, ...]]) -> list[dict[str, Any]]:
-    """Single changes that a port of `s` may show, each as the fields that it changes."""
-    eps = [10.0**-k for k in range(2, 17)] + [0.0]
-    shares = [0.0, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.999, 0.9999]
-    decays = [0.0, 1e-5, 1e-4, 5e-4, 1e-3, 5e-3, 1e-2, 0.05, 0.1, 0.2, 0.3]
-    norms = [math.inf, 0.01, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0]
-    matrices = tuple(len(shape) > 1 for shape in shapes)
-    found: list[dict[str, Any]] = [{"weight_decay": math.nan}]  # to be measured
-    found += [{"decoupled": not s.decoupled}, {"decayed": tuple(True for _ in shapes)}, {"decayed": matrices}]
-    found += [{"weight_decay": decay} for decay in decays]
-    found += [{"max_norm": norm} for norm in norms] + [{"norm_eps": 0.0}]
-    if s.kind != "sgd":
-        found += [{"eps": value} for value in eps]
-        found += [{"eps": 0.0, "eps_root": value} for value in eps]
-    if s.kind in ("adam", "nadam", "radam"):
-        found += [{"betas": (share, s.betas[1])} for share in shares]
-        found += [{"betas": (s.betas[0], share)} for share in shares]
-        found += [{"corrected": not s.corrected}, {"amsgrad": not s.amsgrad}]
-        found += [{"kind": kind} for kind in ("adam", "nadam", "radam")] + [
-            {"kind": "adam", "nesterov": True}
-        ]
-        found += [{"kind": "sgd", "momentum": 0.0}, {"kind": "sgd", "momentum": 0.9}]
-    else:
-        found += [{"momentum": share} for share in shares]
-        found += [{"kind": "adam", "decoupled": decoupled} for decoupled in (False, True)]
-    if s.kind == "sgd":
-        found += [{"nesterov": not s.nesterov}] + [{"dampening": share} for share in (0.0, s.momentum)]
-    if s.kind == "rmsprop":
-        found += [{"alpha": share} for share in shares] + [{"centered": not s.centered}]
-    if s.kind == "adagrad":
-        found += [{"initial_accumulator_value": value} for value in (0.0, 0.1, 1.0)] + [{"lr_decay": 0.0}]
-    return [change for change in found if replace(s, **change) != s]
 
 
 def _rectified(mean: np.ndarray, second: np.ndarray, beta2: float, t: int, eps: float) -> np.ndarray:

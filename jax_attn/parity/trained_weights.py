@@ -87,10 +87,11 @@ class TrainedWeights:
         return _by_key([(slot, leaf) for slot, leaf in known if is_floating(leaf)])
 
     def to_flax(self, by_key: Mapping[str, np.ndarray]) -> list[np.ndarray]:
-        """The inverse of `to_torch`, of every leaf."""
+        """The inverse of `to_torch`, of every leaf. Of a shared one, torch may know some of the names."""
         leaves = list(self.leaves)
         for slot, position in self._slots:
-            leaves[position] = slot.to_flax([_piece(by_key, place) for place in slot.places])
+            if all(place.key in by_key for place in slot.places):
+                leaves[position] = slot.to_flax([_piece(by_key, place) for place in slot.places])
         return leaves
 
 

@@ -26,9 +26,13 @@ from jax_attn.parity.calls import Call
 from jax_attn.parity.carrying import carry
 from jax_attn.parity.cases import Case
 from jax_attn.parity.lanes import lanes_named
+from jax_attn.parity.report import LeftOut
 from jax_attn.parity.training_flax import FlaxRecipe
-from jax_attn.parity.training_lanes import exact_lane, noise_lane
+from jax_attn.parity.training_lanes import exact_lane
+from jax_attn.parity.training_mode import unseen_in_evaluation
+from jax_attn.parity.training_noise import noise_lane
 from jax_attn.parity.training_report import TrainingReport, merged
+from jax_attn.parity.training_settings import differing_settings
 from jax_attn.parity.training_torch import TorchRecipe
 from jax_attn.weights.rules import Names
 
@@ -51,7 +55,7 @@ def compare_training(
     *,
     names: Names = (),
     clip: Pair = (None, None),
-    training: bool = False,
+    training: bool = True,
     wrt: Any = nnx.Param,
     whole_model: bool = False,
     seed: int = 0,
@@ -71,6 +75,8 @@ def compare_training(
 
     Neither module is changed. In float64 torch leads (see above); in float32 both run freely, and all losses,
     gradients and updates together may be `bounds.NOISE_RATIO` times as far from torch in float64 as torch's.
+    Settings of the optimizers that differ without showing in these steps, as an eps beside large gradients,
+    fail nothing, but are told.
 
     Args:
         flax_module: any NNX module.
@@ -79,13 +85,14 @@ def compare_training(
         loss: `flax_loss(module, *batch)` and `torch_loss(module, *batch)`, or `**batch`; scalars.
         optimizer: an optax transformation, and a function that takes the parameters and returns a torch
             optimizer, or one with its scheduler (stepped after every update). Or an optimizer of
-            `torch_module`, whose class and groups are then used, with no state.
+            `torch_module` without a scheduler, whose class and groups are then used, with no state.
         steps: how many.
         names: pairs (pattern, replacement) that turn our keys into torch's, as in `load_state_dict`.
         clip: an optax transformation that runs before the optimizer, and a function that changes the
             gradients of torch's parameters after `backward`. Where Flax clips within its chain, give None
             for it: the clipped gradients are then not compared by themselves.
-        training: run in training mode, with shared dropout masks, rather than in evaluation mode.
+        training: run in training mode, with shared dropout masks; False is evaluation mode, which leaves
+            dropout and running statistics out.
         wrt: which variables Flax trains.
         whole_model: hold losses and gradients to the bound of a whole model rather than of one module.
         seed: of the dropout masks and of the roundings.
@@ -95,7 +102,8 @@ def compare_training(
 
     Raises:
         StateDictError: the weights of torch do not fit Flax.
-        ValueError: a batch, loss, optimizer or lane that is none, or a loss that is no scalar.
+        ValueError: a batch, loss, optimizer or lane that is none, a loss that is no scalar, or a scheduler
+            that goes by a metric.
     """
     started = time.perf_counter()
     calls = _calls(batches, steps)
@@ -123,6 +131,11 @@ def compare_training(
         reports.append(run(flax, torch, calls, lane, bound, seed, progress or (lambda lane, what: None)))
     report = merged(reports, title)
     report.left_out += carried.told(lanes[0])
+    unseen = "" if training else unseen_in_evaluation(module, torch_module)
+    if unseen:
+        reason = f"training=False: what either side makes of {unseen} while training"
+        report.left_out.append(LeftOut("", lanes[0], "training mode", reason))
+    report.settings = differing_settings(flax, torch, steps, seed)
     _compare_lanes(report)
     report.seconds = time.perf_counter() - started
     return report

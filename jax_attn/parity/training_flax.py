@@ -1,7 +1,7 @@
 """Trains the Flax module: a copy, in one dtype, step by step."""
 
 from collections.abc import Callable, Generator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ import optax
 from flax import nnx
 
 from jax_attn.parity.calls import Call, Form
-from jax_attn.parity.dropout import Tape, fresh_trace, replay
+from jax_attn.parity.dropout import Tape, TooFewDraws, fresh_trace, replay
 from jax_attn.parity.flax_side import _free_dtypes, quick_options
 from jax_attn.parity.lanes import Lane, is_floating
 from jax_attn.parity.optimizer_state import learning_rate, moments
@@ -29,7 +29,7 @@ class FlaxRecipe:
     loss: Callable[..., Any]
     optimizer: optax.GradientTransformation
     clip: optax.GradientTransformation | None = None
-    training: bool = False
+    training: bool = True
     wrt: Any = nnx.Param
     names: Names = ()
     quick: bool = True
@@ -115,15 +115,13 @@ class FlaxTrainer:
             DropoutMismatch: dropout is called otherwise than in torch.
         """
         run = self._free if leader is None else self._led
-        masks, rates = ([], ()) if tape is None else (tape.masks, tape.rates)
+        masks, rates = (None, ()) if tape is None else (tape.masks, tape.rates)
         with self._surroundings():
             arrays = [self._cast(array) for array in call.arrays]
             if leader is not None:
                 run.leaves = self._as_leaves(leader.before)
                 run.rest = self.weights.rest_at(run.rest, leader.before)
-            with fresh_trace(self if tape else None):
-                result = self._differentiate(run.leaves, run.rest, arrays, masks, call.form, rates)
-            loss, gradients, run.rest = result
+            loss, gradients, run.rest = self._differentiated(run, arrays, masks, call.form, rates)
             fed = gradients if leader is None else self._overlaid(gradients, leader.gradients)
             value = loss if leader is None else jnp.asarray(leader.loss, loss.dtype)
             clipped = None
@@ -146,6 +144,33 @@ class FlaxTrainer:
             self.weights.rest_to_torch(run.rest),
         )
 
+    def step_with(
+        self, before: Mapping[str, np.ndarray], gradients: Mapping[str, np.ndarray]
+    ) -> dict[str, np.ndarray]:
+        """The updates that clipping and the optimizer, led to these weights, make of these gradients."""
+        run = self._led
+        with self._surroundings():
+            leaves, loss = self._as_leaves(before), jnp.asarray(0.0)
+            fed = self._overlaid([jnp.zeros_like(leaf) for leaf in leaves], gradients)
+            if self.clips:
+                fed, run.clip = self._clip(fed, run.clip, leaves, loss)
+            after, run.optimizer = self._apply(fed, run.optimizer, leaves, loss)
+        return self.weights.to_torch(
+            [np.asarray(b) - np.asarray(a) for a, b in zip(leaves, after, strict=True)]
+        )
+
+    def _differentiated(
+        self, run: _Run, arrays: list[Any], masks: Any, form: Form, rates: tuple[float, ...]
+    ) -> Any:
+        arguments = (run.leaves, run.rest, arrays, masks)
+        try:
+            with fresh_trace(None if masks is None else self):
+                return self._differentiate(*arguments, form, rates)
+        except TooFewDraws:
+            # Perhaps a loop that is traced once and runs often; without jit each turn draws for itself.
+            with jax.disable_jit():
+                return self._gradients(*jax.tree.map(jnp.asarray, arguments), form, rates)
+
     def _gradients(
         self, leaves: Any, rest: Any, arrays: Any, masks: Any, form: Form, rates: tuple[float, ...]
     ) -> Any:
@@ -153,7 +178,7 @@ class FlaxTrainer:
             here = jax.tree.map(lambda leaf: leaf, rest)  # variables of this trace, which may be changed
             module = nnx.merge(self.weights.graphdef, self.weights.state(leaves), here)
             args, kwargs = form.build(arrays)
-            with replay(masks, rates):
+            with nullcontext() if masks is None else replay(masks, rates):
                 loss = self.loss(module, *args, **kwargs)
             if jnp.shape(loss) != () or not is_floating(loss):
                 raise BadLoss(f"flax's loss must be a floating scalar, got {_described(loss)}")

@@ -1,25 +1,23 @@
 """Judges the steps of Flax that torch has led: each quantity by itself, in the order of cause."""
 
-import math
-from collections.abc import Callable, Mapping
+from collections import defaultdict
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from jax_attn.parity import bounds
-from jax_attn.parity.judge import exact_error
+from jax_attn.parity.errors import exact_error
 from jax_attn.parity.optimizer_state import EITHER_WAY, torch_name
 from jax_attn.parity.report import LeftOut
+from jax_attn.parity.training_blame import blame
 from jax_attn.parity.training_flax import FlaxStep
+from jax_attn.parity.training_measures import largest, relative, update_error
 from jax_attn.parity.training_report import Deviation
 from jax_attn.parity.training_torch import TorchStep
 
-EPS = float(np.finfo(np.float64).eps)
-
-# Moments that are linear in the gradients, and so tell by what factor those differ.
-LINEAR = ("exp_avg", "momentum_buffer", "grad_avg")
-
-Tensors = Mapping[str, np.ndarray]
+# A word on running variances that differ.
+VARIANCE = "nnx.BatchNorm keeps the biased variance, torch the unbiased one"
 
 
 class StepJudge:
@@ -37,10 +35,12 @@ class StepJudge:
         self.bound = bound
         self.untrained = untrained
         self.clips = clips
+        self.step = -1
         self.deviations: list[Deviation] = []
         self._tentative: list[Deviation] = []
         self._rates: list[Deviation] = []
         self._left_out: dict[str, str] = {}
+        self._clipping_acted = False
 
     @property
     def passed(self) -> bool:
@@ -78,6 +78,8 @@ class StepJudge:
             else:
                 reason = "differs, though every update agrees: kept before or after the learning rate"
                 self._left_out.setdefault(deviation.quantity, reason)
+        if self.clips and not self._clipping_acted and self.step >= 0:
+            self._left_out["clipping"] = never_acted(self.step + 1)
         # One factor in a step may be anything; one in each of them is the learning rate.
         if failed == {deviation.step for deviation in self._rates}:
             self.deviations += self._rates
@@ -87,7 +89,7 @@ class StepJudge:
         self._add("loss", "", error, self.bound, np.asarray(flax.loss), np.asarray(torch.loss))
 
     def _gradients(self, flax: FlaxStep, torch: TorchStep) -> None:
-        scale = max((_largest(gradient) for gradient in torch.gradients.values()), default=0.0)
+        scale = max((largest(gradient) for gradient in torch.gradients.values()), default=0.0)
         for key, ours in flax.gradients.items():
             reason = self.untrained(key)
             if key in torch.gradients:
@@ -103,9 +105,11 @@ class StepJudge:
                 self._left_out.setdefault(f"gradient of {key}", "not trained in flax")
 
     def _clipped(self, flax: FlaxStep, torch: TorchStep) -> None:
+        clipped, given = torch.clipped, torch.gradients
+        self._clipping_acted |= any(not np.array_equal(clipped[key], given[key]) for key in given)
         if flax.clipped is None:
             if self.clips:
-                reason = "flax clips within its chain; give clip=(optax's, torch's) to see it by itself"
+                reason = "no clipping is given for flax; one within its chain shows in the updates"
                 self._left_out.setdefault("clipped gradient", reason)
             return
         for key in torch.clipped:
@@ -145,18 +149,25 @@ class StepJudge:
 
     def _updates(self, flax: FlaxStep, torch: TorchStep) -> None:
         for key, theirs in torch.updates.items():
-            reason = self.untrained(key)
-            if key not in flax.updates and reason:
-                if theirs.any() and key not in flax.rest:
-                    self._left_out.setdefault(f"update of {key}", f"{reason}, and not trained in flax")
-                continue
-            ours = flax.updates.get(key)
-            detail = reason if ours is not None else "not trained in flax"
-            ours = np.zeros_like(theirs) if ours is None else ours
-            if ours is not None and not reason and key not in torch.gradients:
-                detail = "torch has no gradient for it, and passes it over"
-            error = relative(ours, theirs, 2 * EPS * np.abs(torch.before[key]))
-            self._add("update", key, error, bounds.UPDATE, ours, theirs, detail)
+            if key in flax.updates or not self.untrained(key):
+                ours = flax.updates.get(key, np.zeros_like(theirs))
+                error = update_error(ours, theirs, torch.before[key])
+                detail = self._trained_by_one(key, flax, torch)
+                self._add("update", key, error, bounds.UPDATE, ours, theirs, detail)
+            elif theirs.any() and key not in flax.rest:
+                self._left_out.setdefault(
+                    f"update of {key}", f"{self.untrained(key)}, and not trained in flax"
+                )
+        for key in flax.updates:
+            if key not in torch.updates:
+                self._left_out.setdefault(f"update of {key}", "no such parameter in torch")
+
+    def _trained_by_one(self, key: str, flax: FlaxStep, torch: TorchStep) -> str:
+        """Why only one side moves a parameter; empty where both do."""
+        if key not in flax.updates:
+            return "not trained in flax"
+        passed_over = "" if key in torch.gradients else "torch has no gradient for it, and passes it over"
+        return self.untrained(key) or passed_over
 
     def _buffers(self, flax: FlaxStep, torch: TorchStep) -> None:
         """Running statistics: what changes on either side."""
@@ -165,73 +176,18 @@ class StepJudge:
                 before = torch.before[key]
                 theirs = before + torch.updates[key]
                 if (ours != before).any() or (theirs != before).any():
-                    self._add("buffer", key, relative(ours, theirs), bounds.UPDATE, ours, theirs)
+                    detail = VARIANCE if key.endswith("running_var") else ""
+                    self._add("buffer", key, relative(ours, theirs), bounds.UPDATE, ours, theirs, detail)
 
     def _explain(self, flax: FlaxStep, torch: TorchStep) -> None:
         """Name the clipping or the learning rate as what differs, where one factor explains all of it."""
-        failed = {d.quantity for d in self.deviations if d.step == self.step and not d.passed}
-        failed |= {d.quantity for d in self._tentative if d.step == self.step and not d.passed}
-        linear = [name for name in LINEAR if name in failed]
-        if linear:
-            ours = next(t for own, t in flax.moments.items() if torch_name(own, torch.moments) == linear[0])
-            factor = common_factor(ours, torch.moments[linear[0]], {})
-            self._explain_clipping(factor, torch, linear[0])
-        elif "update" in failed and not failed - {"update"}:
-            trained = {key: torch.updates[key] for key in torch.rates}
-            factor = common_factor(flax.updates, trained, torch.before)
-            blamed = {d.parameter for d in self.deviations if d.step == self.step and not d.passed}
-            told = blamed <= trained.keys() & flax.updates.keys()  # no factor unfreezes a parameter
-            if told and factor is not None and not self._explain_clipping(factor, torch, "the updates"):
-                self._explain_rate(factor, torch)
-
-    def _explain_clipping(self, factor: float | None, torch: TorchStep, told_by: str) -> bool:
-        share = common_factor(torch.clipped, torch.gradients, {})
-        norm, clipped = global_norm(torch.gradients), global_norm(torch.clipped)
-        if factor is None or share is None or not self.clips or not norm or math.isinf(factor):
-            return False
-        detail = ""
-        if share < 1 and abs(factor * share - 1) <= 1e-7:
-            detail = "flax does not clip them"
-        elif share < 1 and abs(factor - 1 - 1e-6 / norm) <= 1e-9:
-            detail = "flax divides by the norm, torch by the norm + 1e-6"
-        if not detail:
-            return False
-        flax, theirs = f"norm {factor * clipped:.7g}", f"norm {clipped:.7g}"
-        detail = f"{detail}; told by {told_by}"
-        error = abs(factor - 1)
-        self.deviations.append(
-            Deviation(
-                self.lane,
-                self.step,
-                "clipped gradient",
-                "",
-                error,
-                bounds.UPDATE,
-                False,
-                flax,
-                theirs,
-                detail,
-            )
-        )
-        return True
-
-    def _explain_rate(self, factor: float, torch: TorchStep) -> None:
-        rates = set(torch.rates.values())
-        flax, theirs = f"{factor:.10g} times torch's", "of several groups"
-        if len(rates) == 1:
-            rate = rates.pop()
-            flax, theirs = "not 0" if math.isinf(factor) else f"{factor * rate:.10g}", f"{rate:.10g}"
-        detail = f"every update is {factor:.10g} times torch's"
-        if math.isinf(factor):
-            detail = "torch moves nothing, flax does"
-        if factor == 0:
-            detail = "flax moves nothing"
-        error = abs(factor - 1)
-        self._rates.append(
-            Deviation(
-                self.lane, self.step, "learning rate", "", error, bounds.UPDATE, False, flax, theirs, detail
-            )
-        )
+        failed: dict[str, set[str]] = defaultdict(set)
+        for deviation in [*self.deviations, *self._tentative]:
+            if deviation.step == self.step and not deviation.passed:
+                failed[deviation.quantity].add(deviation.parameter)
+        found = blame(failed, flax, torch, self.lane, self.step)
+        if found is not None:
+            (self._rates if found.quantity == "learning rate" else self.deviations).append(found)
 
     def _add(self, quantity: str, key: str, error: float, bound: float, *values: Any) -> None:
         self.deviations.append(self._deviation(quantity, key, error, bound, *values))
@@ -249,51 +205,6 @@ class StepJudge:
         )
 
 
-def relative(ours: np.ndarray, theirs: np.ndarray, rounding: np.ndarray | float = 0.0) -> float:
-    """The largest difference, less `rounding`, over the largest value of either; 0 where both are 0."""
-    with np.errstate(invalid="ignore"):
-        difference = np.where(ours == theirs, 0.0, np.abs(ours - theirs) - rounding)
-    largest = max(_largest(ours), _largest(theirs))
-    error = float(np.max(np.maximum(difference, 0.0), initial=0.0))
-    return 0.0 if error == 0 else error / largest
-
-
-def drift(ours: Tensors, theirs: Tensors, before: Tensors) -> float:
-    """The largest difference of any update, less the rounding of its parameter, over the largest update."""
-    largest = max((_largest(update) for update in theirs.values()), default=0.0)
-    apart = [
-        np.max(np.maximum(np.abs(ours[key] - theirs[key]) - 2 * EPS * np.abs(before[key]), 0.0), initial=0.0)
-        for key in theirs
-        if key in ours
-    ]
-    error = float(np.max(apart, initial=0.0))
-    return 0.0 if error == 0 else error / largest if largest else math.inf
-
-
-def common_factor(ours: Tensors, theirs: Tensors, before: Tensors) -> float | None:
-    """`c` where `ours = c · theirs` in every tensor; inf where theirs alone are all 0; else None."""
-    keys = [key for key in theirs if key in ours]
-    product = sum(float(np.vdot(ours[key], theirs[key])) for key in keys)
-    square = sum(float(np.vdot(theirs[key], theirs[key])) for key in keys)
-    if not square:
-        return math.inf if any(ours[key].any() for key in keys) else None
-    factor = product / square
-    for key in keys:
-        rounding = 4 * (1 + abs(factor)) * EPS * np.abs(before.get(key, 0.0))
-        if not relative(ours[key], factor * theirs[key], rounding) <= bounds.UPDATE:
-            return None
-    return factor
-
-
-def global_norm(tensors: Tensors) -> float:
-    """The norm of all together."""
-    return math.sqrt(sum(float(np.vdot(tensor, tensor)) for tensor in tensors.values()))
-
-
-def _largest(array: np.ndarray) -> float:
-    return float(np.max(np.abs(array), initial=0.0))
-
-
 def _at_largest(ours: np.ndarray, theirs: np.ndarray) -> tuple[str, str, str]:
     """Where the two are furthest apart, and both values."""
     if ours.shape != theirs.shape or not ours.size:
@@ -302,3 +213,8 @@ def _at_largest(ours: np.ndarray, theirs: np.ndarray) -> tuple[str, str, str]:
         index = np.unravel_index(int(np.argmax(np.abs(ours - theirs))), ours.shape)
     place = f"at [{', '.join(map(str, index))}]" if index else ""
     return place, f"{ours[index]:.10g}", f"{theirs[index]:.10g}"
+
+
+def never_acted(steps: int) -> str:
+    """What is said of a clipping that changed no gradient."""
+    return f"torch's clipping never acted in these {steps} steps: not tested"

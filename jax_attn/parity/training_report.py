@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from jax_attn.parity.lint_optimizer import Finding
 from jax_attn.parity.report import LeftOut, table
 
 # In the order in which one causes the next; a moment goes by torch's name of it.
@@ -104,6 +105,7 @@ class TrainingReport:
         steps: the table, in order.
         deviations: every comparison.
         left_out: what was not compared, and why.
+        settings: those of the optimizers that differ, whether these steps show it or not.
         seconds: the time it took.
     """
 
@@ -111,13 +113,15 @@ class TrainingReport:
     steps: list[StepRow] = field(default_factory=list)
     deviations: list[Deviation] = field(default_factory=list)
     left_out: list[LeftOut] = field(default_factory=list)
+    settings: list[Finding] = field(default_factory=list)
     seconds: float = 0.0
 
     @property
     def passed(self) -> bool:
-        """Whether there is an update that was compared, and everything that was compared passed."""
-        compared = any(deviation.quantity == "update" for deviation in self.deviations)
-        return compared and all(deviation.passed for deviation in self.deviations)
+        """Whether in every lane an update was compared, and everything that was compared passed."""
+        lanes = {deviation.lane for deviation in self.deviations}
+        compared = {deviation.lane for deviation in self.deviations if deviation.quantity == "update"}
+        return bool(lanes) and lanes == compared and all(deviation.passed for deviation in self.deviations)
 
     @property
     def failures(self) -> list[Deviation]:
@@ -139,7 +143,8 @@ class TrainingReport:
     def assert_passed(self) -> None:
         """Raise an AssertionError that shows what differs first, unless everything passed."""
         if not self.passed:
-            raise AssertionError("\n\n".join(part for part in (self._headline(), self._failures()) if part))
+            parts = self._headline(), self._failures(), self._settings()
+            raise AssertionError("\n\n".join(part for part in parts if part))
 
     def to_json(self) -> dict[str, Any]:
         """As JSON has it: a number that is not finite becomes "nan", "inf" or "-inf"."""
@@ -154,6 +159,7 @@ class TrainingReport:
             "steps": [_plain(asdict(row)) for row in self.steps],
             "deviations": [_plain(asdict(deviation)) for deviation in self.deviations],
             "left_out": [asdict(entry) for entry in self.left_out],
+            "settings": [str(finding) for finding in self.settings],
         }
 
     def save_json(self, path: str | Path) -> None:
@@ -162,7 +168,7 @@ class TrainingReport:
         Path(path).write_text(text + "\n", encoding="utf-8")
 
     def __str__(self) -> str:
-        parts = [self._headline(), self._failures(), self._table(), self._pooled()]
+        parts = [self._headline(), self._failures(), self._settings(), self._table(), self._pooled()]
         if self.left_out:
             entries = dict.fromkeys((entry.lane, entry.name, entry.reason) for entry in self.left_out)
             parts.append("not compared:\n" + table([list(entry) for entry in entries]))
@@ -191,6 +197,14 @@ class TrainingReport:
         lines += [f"  then {deviation}" for deviation in list(first.values())[1:most]]
         more = len(first) - most
         return "\n".join([*lines, f"  ... and {more} more"] if more > 0 else lines)
+
+    def _settings(self) -> str:
+        if not self.settings:
+            return ""
+        word = (
+            "settings differ, though these steps do not show it:" if self.passed else "settings that differ:"
+        )
+        return "\n  ".join([word, *map(str, self.settings)])
 
     def _table(self) -> str:
         heads = ["lane", "step", "loss flax", "torch", "|gradient| flax", "torch", "lr flax", "torch"]

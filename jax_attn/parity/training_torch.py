@@ -1,9 +1,8 @@
 """Trains the torch module: a copy, in one dtype, step by step, telling everything of each step."""
 
 import copy
-import inspect
 import math
-from collections.abc import Callable, Collection, Generator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -11,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from jax_attn.parity.calls import Call
-from jax_attn.parity.dropout import Tape, record
+from jax_attn.parity.dropout import DropoutMismatch, Tape, record
 from jax_attn.parity.lanes import is_floating
+from jax_attn.parity.torch_optimizer import build_optimizer, rebuilt
 from jax_attn.weights.tensors import as_numpy, as_torch
 
 
@@ -28,7 +28,7 @@ class TorchRecipe:
     loss: Callable[..., Any]
     optimizer: Any
     clip: Callable[[list[Any]], Any] | None = None
-    training: bool = False
+    training: bool = True
     left_out: Collection[str] = ()
 
 
@@ -84,7 +84,11 @@ class TorchTrainer:
         with self._surroundings():
             self.module = copy.deepcopy(recipe.module).to(getattr(torch, rounded)).to(self.dtype)
             self.module.train(recipe.training)
-            self.optimizer, self.scheduler = _built(recipe.optimizer, recipe.module, self.module)
+            given = recipe.optimizer
+            if hasattr(given, "param_groups"):
+                theirs = zip(recipe.module.parameters(), self.module.parameters(), strict=True)
+                given = rebuilt(given, {id(parameter): own for parameter, own in theirs})
+            self.optimizer, self.scheduler = build_optimizer(given, list(self.module.parameters()))
         self.parameters = dict(self.module.named_parameters())
         buffers = {key: b for key, b in self.module.named_buffers() if b.is_floating_point()}
         self.tensors = {**self.parameters, **buffers}
@@ -126,17 +130,31 @@ class TorchTrainer:
             loss = self._loss(call, tape)
             loss.backward()
             self._add_noise()
-            gradients = {} if brief else self._gradients()
-            if self.recipe.clip is not None:
-                self.recipe.clip(list(self.parameters.values()))
-            clipped = gradients if brief or self.recipe.clip is None else self._gradients()
-            rates = self._named({key: float(group["lr"]) for key, group in self.groups.items()})
-            self.optimizer.step()
-            if self.scheduler is not None:
-                self.scheduler.step()
+            return self._optimized(float(loss.detach()), before, brief)
+
+    def step_with(self, weights: Mapping[str, np.ndarray], gradients: Mapping[str, np.ndarray]) -> TorchStep:
+        """At these weights, clip and apply these gradients of what is optimized; without a loss."""
+        with self._surroundings():
+            self.module.zero_grad(set_to_none=True)
+            for key in self.groups:
+                parameter = self.parameters[key]
+                parameter.data.copy_(as_torch(weights[key]))
+                if parameter.requires_grad:
+                    parameter.grad = as_torch(gradients[key]).to(parameter.device, parameter.dtype)
+            return self._optimized(0.0, self.values(), brief=False)
+
+    def _optimized(self, loss: float, before: Mapping[str, np.ndarray], brief: bool) -> TorchStep:
+        """The step, once there are gradients."""
+        gradients = {} if brief else self._gradients()
+        if self.recipe.clip is not None:
+            self.recipe.clip(list(self.parameters.values()))
+        clipped = gradients if brief or self.recipe.clip is None else self._gradients()
+        rates = self._named({key: float(group["lr"]) for key, group in self.groups.items()})
+        self.optimizer.step()
+        if self.scheduler is not None:
+            self.scheduler.step()
         updates = {key: after - before[key] for key, after in self.values().items()}
-        moments = {} if brief else self._moments()
-        return TorchStep(float(loss.detach()), before, gradients, clipped, moments, rates, updates)
+        return TorchStep(loss, before, gradients, clipped, {} if brief else self._moments(), rates, updates)
 
     def _loss(self, call: Call, tape: Tape | None) -> Any:
         import torch
@@ -147,6 +165,9 @@ class TorchTrainer:
         args, kwargs = call.form.build(arrays)
         with nullcontext() if tape is None else record(tape):
             loss = self.recipe.loss(self.module, *args, **kwargs)
+        if tape is not None and tape.elsewhere:
+            drew = ", ".join(tape.elsewhere)
+            raise DropoutMismatch(f"it draws random numbers outside of dropout ({drew}), unknown to flax")
         if not isinstance(loss, torch.Tensor) or loss.ndim != 0 or not loss.is_floating_point():
             raise BadLoss(f"torch's loss must be a floating scalar, got {_described(loss)}")
         if not loss.requires_grad:
@@ -198,40 +219,6 @@ class TorchTrainer:
                 yield
         finally:
             torch.set_default_dtype(default)
-
-
-def _built(given: Any, original: Any, module: Any) -> tuple[Any, Any]:
-    """An optimizer of `module`, a copy of `original` in its dtype, and perhaps a scheduler."""
-    from torch.optim import Optimizer
-
-    if isinstance(given, Optimizer):
-        theirs = zip(original.parameters(), module.parameters(), strict=True)
-        return rebuilt(given, {id(parameter): own for parameter, own in theirs}), None
-    built = given(list(module.parameters())) if callable(given) else given
-    optimizer, scheduler = built if isinstance(built, tuple) else (built, None)
-    if not isinstance(optimizer, Optimizer):
-        raise ValueError(
-            "torch's optimizer must be a torch.optim.Optimizer, or a function that takes parameters and "
-            f"returns one, or one and its scheduler, got {type(optimizer).__name__}"
-        )
-    return optimizer, scheduler
-
-
-def rebuilt(optimizer: Any, counterpart: Mapping[int, Any], parameters: Sequence[Any] = ()) -> Any:
-    """The same class with the same groups, and no state yet.
-
-    Args:
-        optimizer: what to build anew.
-        counterpart: the new parameter for the id of each old one.
-        parameters: of the only group, in place of its own.
-    """
-    groups = [
-        {**group, "params": list(parameters) or [counterpart.get(id(p), p) for p in group["params"]]}
-        for group in optimizer.param_groups
-    ]
-    accepted = inspect.signature(type(optimizer)).parameters
-    defaults = {name: value for name, value in optimizer.defaults.items() if name in accepted}
-    return type(optimizer)(groups, **defaults)
 
 
 def _groups(parameters: Mapping[str, Any], optimizer: Any) -> dict[str, Any]:
