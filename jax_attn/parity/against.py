@@ -19,8 +19,7 @@ from jax_attn.parity.recording import Recording
 from jax_attn.parity.report import LeftOut, Report
 from jax_attn.parity.search import find
 from jax_attn.parity.trace import Tracer
-from jax_attn.parity.trace_files import RecordedModule, TorchTrace
-from jax_attn.parity.wrapping import first_paths
+from jax_attn.parity.trace_files import TorchTrace
 from jax_attn.weights.rules import Names, slots
 
 Progress = Callable[[str, str], None]
@@ -134,28 +133,31 @@ class RecordedTracer(Tracer):
     """A tracer that reads torch's side."""
 
     def __init__(self, original: nnx.Module, recorded: TorchTrace, sides: Sides, modules: ModuleNames | None):
-        (self.lane,) = lanes_named(["float64"])
-        self.bound = bounds.MODULE
-        self.seed = recorded.seed
-        self.pairs = _paired(original, recorded.module, sides.names, modules)
+        super().__init__(
+            sides.flax,
+            recorded.module,
+            *lanes_named(["float64"]),
+            names=sides.names,
+            modules=modules,
+            bound=bounds.MODULE,
+            call_flax=sides.call_flax,
+            seed=recorded.seed,
+            original=original,
+        )
         self.notes = ["torch's side is a recorded trace, in evaluation mode"]
         self.recording = recorded.recordings["float64"]
-        self._flax = sides.flax
-        self._flax_options = sides.names, sides.call_flax, first_paths(original)
 
     def record_torch(self, call: Call, *, backward: bool = False) -> tuple[Recording, None]:
         """What was recorded, forward and backward at once."""
         return self.recording, None
 
-
-def _paired(
-    flax: nnx.Module, torch: RecordedModule, names: Names, modules: ModuleNames | None
-) -> ModulePairs:
-    """`pair_modules`, with the paths that were recorded."""
-    shared = {place.key for slot in slots(flax, names) for place in slot.places} & torch.weights.keys()
-    theirs = (
-        Entry(path, first, kind, frozenset(key for key in shared if not path or key.startswith(f"{path}.")))
-        for first, paths, kind in torch.modules
-        for path in paths
-    )
-    return pair_entries(flax_entries(flax, names, shared), theirs, names, modules)
+    @staticmethod
+    def paired(flax: nnx.Module, torch: Any, names: Names, modules: ModuleNames | None) -> ModulePairs:
+        """The modules that correspond, by the paths that were recorded."""
+        shared = {place.key for slot in slots(flax, names) for place in slot.places} & torch.weights.keys()
+        theirs = (
+            Entry(path, first, kind, frozenset(k for k in shared if not path or k.startswith(f"{path}.")))
+            for first, paths, kind in torch.modules
+            for path in paths
+        )
+        return pair_entries(flax_entries(flax, names, shared), theirs, names, modules)

@@ -18,7 +18,7 @@ from jax_attn.parity.forcing import GradientTeacher, Lesson, Teacher
 from jax_attn.parity.gradients import Gradients
 from jax_attn.parity.lane_run import Sides
 from jax_attn.parity.lanes import Lane
-from jax_attn.parity.module_pairs import ModuleNames, pair_modules
+from jax_attn.parity.module_pairs import ModuleNames, ModulePairs, pair_modules
 from jax_attn.parity.recording import Recording
 from jax_attn.parity.recording_flax import FlaxRecorder
 from jax_attn.parity.recording_torch import TorchRecorder
@@ -54,7 +54,7 @@ class Tracer:
         self.bound = bound
         self.seed = seed
         original = flax if original is None else original
-        self.pairs = pair_modules(original, torch, names, modules)
+        self.pairs = self.paired(original, torch, names, modules)
         came, mode = (
             ("training" if training else "evaluation") for training in (torch.training, lane.training)
         )
@@ -65,6 +65,11 @@ class Tracer:
         self._call_torch = call_torch
         self._flax = flax
         self._flax_options = names, call_flax, first_paths(original)
+
+    @staticmethod
+    def paired(flax: nnx.Module, torch: Any, names: Names, modules: ModuleNames | None) -> ModulePairs:
+        """The modules that correspond."""
+        return pair_modules(flax, torch, names, modules)
 
     @classmethod
     def of(cls, sides: Sides, lane: Lane, modules: ModuleNames | None, original: nnx.Module) -> "Tracer":
