@@ -86,6 +86,11 @@ def compare_cases(
     """Compare the two modules on several calls. Those of the same shapes share a compilation.
 
     Neither module is changed: each lane works on copies. All lanes but "dropout" run in evaluation mode.
+    That one runs in training mode, whether or not anything is dropped out, unless the mode changes nothing.
+
+    Compared are the outputs, the gradients of all parameters (frozen ones too) and floating inputs, and, in
+    the lanes of float64, what the call leaves in buffers that it changes, such as running statistics. What
+    is not compared is told in `Report.left_out`.
 
     Args:
         flax_module: any NNX module.
@@ -179,7 +184,7 @@ def _trace_failure(
 
 def judge_training(report: Report, carried: Carried, names: Names, lane: str) -> None:
     """A weight that learns on one side and is a constant on the other is a difference, whatever its value."""
-    trained = {place.key: trains(slot) for slot in slots(carried.flax, names) for place in slot.places}
+    ours = {place.key: slot for slot in slots(carried.flax, names) for place in slot.places}
     parameters = dict(carried.torch.named_parameters(remove_duplicate=False))
     buffers = dict(carried.torch.named_buffers(remove_duplicate=False))
 
@@ -189,16 +194,14 @@ def judge_training(report: Report, carried: Carried, names: Names, lane: str) ->
     for key, parameter in parameters.items():
         if key in carried.left_out:
             continue
-        if key not in trained:
+        if key not in ours:
             report.left_out.append(LeftOut("", lane, key, "gradient: no counterpart in flax"))
-        elif not trained[key] and parameter.requires_grad:
+        elif not trains(ours[key]) and parameter.requires_grad:
             fail(key, "a parameter in torch, a constant in flax")
-        elif not trained[key]:
+        elif not trains(ours[key]):
             report.left_out.append(LeftOut("", lane, key, "gradient: a constant on both sides"))
-        elif not parameter.requires_grad:
-            report.left_out.append(LeftOut("", lane, key, "gradient: frozen in torch"))
-    for key, trains_in_flax in trained.items():
-        if trains_in_flax and key in buffers:
+    for key, slot in ours.items():
+        if key in buffers and trains(slot) and isinstance(slot.variable, nnx.Param):
             fail(key, "a buffer in torch, a parameter in flax")
-        elif trains_in_flax and key not in parameters and key not in carried.left_out:
+        elif trains(slot) and not {key} & (parameters.keys() | buffers.keys() | carried.left_out.keys()):
             report.left_out.append(LeftOut("", lane, key, "gradient: no counterpart in torch"))

@@ -243,7 +243,7 @@ def _orders(flax: tuple[int, ...], torch: tuple[int, ...]) -> Iterator[tuple[int
 
 
 def _apart(name: str, a: np.ndarray, b: np.ndarray, bound: float, scale: float, note: str) -> Difference:
-    from jax_attn.parity.judge import exact_error  # it stands above the report, which holds differences
+    from jax_attn.parity.errors import exact_error  # it stands above the report, which holds differences
 
     a, b = (np.asarray(x, np.complex128 if x.dtype.kind == "c" else np.float64) for x in (a, b))
     nan = np.isnan(a) | np.isnan(b)

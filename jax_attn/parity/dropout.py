@@ -7,6 +7,8 @@ dropout in another order, on other shapes, more or less often, or with another r
 
 import itertools
 import math
+import pickle
+import random
 import threading
 from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
@@ -30,11 +32,15 @@ class TooFewDraws(DropoutMismatch):
 
 
 class Tape:
-    """The masks of one forward pass in the order of the calls, True = keep, with the rate of each."""
+    """The masks of one forward pass in the order of the calls, True = keep, with the rate of each.
+
+    `elsewhere` names what else drew random numbers, of which there is no record.
+    """
 
     def __init__(self, seed: int = 0):
         self.seed = seed
         self.masks: list[np.ndarray] = []
+        self.elsewhere: list[str] = []
         self._rates: list[float] = []
 
     @property
@@ -53,6 +59,23 @@ class Tape:
 
 # torch: every way into dropout.
 
+# What else draws, by name; the state of the generators tells of the rest.
+RANDOM = frozenset(
+    f"{name}{ending}"
+    for name in (
+        "bernoulli",
+        "multinomial",
+        "normal",
+        "poisson",
+        "rand",
+        "randint",
+        "randn",
+        "randperm",
+        "rrelu",
+    )
+    for ending in ("", "_", "_like")
+) | {"cauchy_", "exponential_", "geometric_", "log_normal_", "random_", "uniform_"}
+
 
 @contextmanager
 def record(tape: Tape) -> Generator[None]:
@@ -60,7 +83,7 @@ def record(tape: Tape) -> Generator[None]:
 
     Caught are `functional.dropout` and its variants by channel, `torch.dropout`, `functional.alpha_dropout`
     (refused), and the dropout inside `scaled_dot_product_attention` and `multi_head_attention_forward`, also
-    where the function was imported by name.
+    where the function was imported by name. Whatever else draws random numbers is noted in `tape.elsewhere`.
     """
     import torch
     from torch.overrides import TorchFunctionMode
@@ -125,10 +148,25 @@ def record(tape: Tape) -> Generator[None]:
         """Catches the functions that were imported by name, and so are out of the patches' reach."""
 
         def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            name = getattr(func, "__name__", "")
+            if name in RANDOM and name not in tape.elsewhere:
+                tape.elsewhere.append(name)
             return by_function.get(func, func)(*args, **(kwargs or {}))
 
+    before = _generators()
     with mock.patch.multiple(F, **in_functional), mock.patch.object(torch, "dropout", plain_dropout), Catch():
         yield
+    if not tape.elsewhere and _generators() != before:
+        tape.elsewhere.append("within some function")
+
+
+def _generators() -> list[Any]:
+    """The states of all generators that a module can draw from without having one of its own."""
+    import torch
+
+    on_devices = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+    states = [state.numpy().tobytes() for state in (torch.get_rng_state(), *on_devices)]
+    return [*states, random.getstate(), pickle.dumps(np.random.get_state())]
 
 
 # Flax: every dropout draws with jax.random.bernoulli.
@@ -155,14 +193,12 @@ def fresh_trace(owner: Any | None) -> AbstractContextManager[Any]:
 def replay(masks: Sequence[Any], rates: Sequence[float], jitted: bool = True) -> Generator[None]:
     """Within it, `jax.random.bernoulli` gives these masks in order. Scans are unrolled: each turn draws.
 
-    `jitted` is False where jit is turned off: then nothing that drew can be found in a cache.
+    A draw that keeps all or nothing takes no mask, as torch draws none for it. `jitted` is False where jit is
+    turned off: then nothing that drew can be found in a cache.
 
     Raises:
         DropoutMismatch: a draw of another size or rate than torch's, or more or fewer draws.
     """
-    if not masks:
-        yield
-        return
     with _one_at_a_time, ExitStack() as traces:
         yield from _replay(masks, rates, traces if jitted else None)
 
@@ -173,6 +209,8 @@ def _replay(masks: Sequence[Any], rates: Sequence[float], traces: ExitStack | No
     def next_mask(key: Any, p: Any = 0.5, shape: Any = None, *args: Any, **kwargs: Any) -> Any:
         nonlocal drawn
         shape = tuple(np.shape(p) if shape is None else shape)
+        if not isinstance(p, Tracer) and np.ndim(p) == 0 and p in (0, 1):
+            return jnp.full(shape, bool(p))
         if drawn >= len(masks):
             raise DropoutMismatch(
                 f"flax calls dropout more often than torch: call {drawn + 1}, of shape {shape}, "
@@ -195,7 +233,7 @@ def _replay(masks: Sequence[Any], rates: Sequence[float], traces: ExitStack | No
     try:
         with (
             mock.patch.object(jax.random, "bernoulli", _bernoulli),
-            mock.patch.object(jax.lax, "scan", _scan),
+            mock.patch.object(jax.lax, "scan", _scan if masks else jax.lax.scan),
         ):
             yield
     finally:

@@ -1,8 +1,9 @@
 """Runs the Flax module: on a copy, in a lane's dtype, with all gradients, in one jitted function."""
 
 from collections import defaultdict
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -14,7 +15,7 @@ from flax import nnx
 from jax_attn.parity.calls import Call, Form
 from jax_attn.parity.dropout import Tape, TooFewDraws, fresh_trace, replay
 from jax_attn.parity.lanes import Lane, is_floating
-from jax_attn.parity.run import Run
+from jax_attn.parity.run import Buffers, Run
 from jax_attn.parity.trees import Skeleton, pair, take_apart
 from jax_attn.primitives import Buffer
 from jax_attn.weights.rules import Names, Slot, slots
@@ -54,7 +55,9 @@ class FlaxSide:
         _free_dtypes(module, lane)
         self.lane = lane
         self.call = call
-        self.slots = [slot for slot in slots(module, names) if trains(slot)]
+        self.names = names
+        every = slots(module, names)
+        self.slots = [slot for slot in every if trains(slot)]
         self.graphdef, state = nnx.split(module, graph=True)
         paths, self.treedef = jax.tree_util.tree_flatten_with_path(state)
         with self._surroundings():
@@ -63,9 +66,15 @@ class FlaxSide:
                 jnp.asarray(lane.cast(np.asarray(leaf))) if is_floating(leaf) else leaf for _, leaf in paths
             ]
         index = {_dotted(path): position for position, (path, _) in enumerate(paths)}
-        position = {id(slot.variable): index[slot.path] for slot in self.slots if slot.path in index}
+        position = {id(slot.variable): index[slot.path] for slot in every if slot.path in index}
         self.positions = [position[id(slot.variable)] for slot in self.slots]
         self.trained = sorted(set(self.positions))
+        # What a call may change, if it is to be compared: everything but the parameters.
+        self.buffers = [
+            (replace(slot, variable=nnx.Variable(None)), position[id(slot.variable)])
+            for slot in every
+            if lane.exact and id(slot.variable) in position and not isinstance(slot.variable, nnx.Param)
+        ]
         options = quick_options() if quick else None
         self.jitted = jax.jit(self._compute, static_argnums=(4, 5, 6), compiler_options=options)
 
@@ -82,26 +91,27 @@ class FlaxSide:
             Mismatch: the outputs cannot be paired.
             DropoutMismatch: dropout is called otherwise than in torch.
         """
-        masks, rates = ([], ()) if tape is None else (tape.masks, tape.rates)
+        masks, rates = (None, ()) if tape is None else (tape.masks, tape.rates)
         arguments = (self.leaves, list(call.arrays), weights, masks, call.form, skeleton, rates)
         with self._surroundings():
             try:
                 with fresh_trace(self if tape else None):
-                    outputs, gradients, by_input = self.jitted(*arguments)
+                    found = self.jitted(*arguments)
             except TooFewDraws:
                 # Perhaps a loop that is traced once and runs often; without jit each turn draws for itself.
                 with jax.disable_jit():
                     values = jax.tree.map(jnp.asarray, arguments[:4])
-                    outputs, gradients, by_input = self._compute(*values, *arguments[4:])
-            outputs, gradients, by_input = jax.tree.map(np.asarray, (outputs, gradients, by_input))
-        return Run(outputs, self._in_torch_layout(dict(zip(self.trained, gradients, strict=True))), by_input)
+                    found = self._compute(*values, *arguments[4:])
+            outputs, gradients, by_input, changed = jax.tree.map(np.asarray, found)
+        by_key = self._in_torch_layout(dict(zip(self.trained, gradients, strict=True)))
+        return Run(outputs, by_key, by_input, self._buffers(changed) if self.lane.exact else None)
 
     def _compute(
         self,
         leaves: list[jax.Array],
         arrays: list[jax.Array],
         weights: list[jax.Array],
-        masks: list[jax.Array],
+        masks: list[jax.Array] | None,
         form: Form,
         skeleton: Skeleton,
         rates: tuple[float, ...],
@@ -116,24 +126,44 @@ class FlaxSide:
                 next(waiting) if is_float else a for a, is_float in zip(arrays, form.floating, strict=True)
             ]
             args, kwargs = form.build(mixed)
-            with replay(masks, rates):
+            with nullcontext() if masks is None else replay(masks, rates):
                 value = module(*args, **kwargs) if self.call is None else self.call(module, *args, **kwargs)
             found, tensors = take_apart(value)
             ordered = [jnp.asarray(tensors[index]) for index in pair(skeleton, found)]
             floats = [tensor for tensor in ordered if is_floating(tensor)]
-            return floats, ordered
+            return floats, (ordered, self._changed(module, state))
 
         trained = [leaves[position] for position in self.trained]
         floating = [a for a, is_float in zip(arrays, form.floating, strict=True) if is_float]
-        floats, pullback, ordered = jax.vjp(forward, trained, floating, has_aux=True)
+        floats, pullback, (ordered, changed) = jax.vjp(forward, trained, floating, has_aux=True)
         pulled = [w.astype(output.dtype) for w, output in zip(weights, floats, strict=True)]
         gradients, by_input = pullback(pulled)
-        return ordered, gradients, by_input
+        return ordered, gradients, by_input, changed
 
-    def _in_torch_layout(self, gradients: dict[int, np.ndarray]) -> dict[str, np.ndarray]:
+    def _changed(self, module: nnx.Module, state: Sequence[jax.Array]) -> dict[int, jax.Array]:
+        """The state beside the parameters that the call has written to, by position."""
+        if not self.buffers:
+            return {}
+        now = {slot.path: slot.variable.get_value() for slot in slots(module, self.names)}
+        written = ((position, now.get(slot.path)) for slot, position in self.buffers)
+        return {
+            position: jnp.asarray(value)
+            for position, value in written
+            if value is not None and value is not state[position]
+        }
+
+    def _buffers(self, changed: Mapping[int, np.ndarray]) -> Buffers:
+        before = {position: np.asarray(self.leaves[position]) for _, position in self.buffers}
+        told = self._in_torch_layout(before, self.buffers)
+        return Buffers(told, self._in_torch_layout({**before, **changed}, self.buffers) if changed else told)
+
+    def _in_torch_layout(
+        self, arrays: Mapping[int, np.ndarray], where: Iterable[tuple[Slot, int]] | None = None
+    ) -> dict[str, np.ndarray]:
+        """Arrays by position; those that are trained, or those of `where`."""
         pieces: dict[str, dict[int, np.ndarray]] = defaultdict(dict)
-        for slot, position in zip(self.slots, self.positions, strict=True):
-            for place, array in zip(slot.places, slot.to_torch(gradients[position]), strict=True):
+        for slot, position in zip(self.slots, self.positions, strict=True) if where is None else where:
+            for place, array in zip(slot.places, slot.to_torch(arrays[position]), strict=True):
                 pieces[place.key][place.part] = array
         return {
             key: np.concatenate([parts[part] for part in sorted(parts)]) if len(parts) > 1 else parts[0]
@@ -170,6 +200,23 @@ def has_dropout(module: nnx.Module) -> bool:
         for _, node in nnx.iter_modules(module, graph=True)
         for name in ("rate", "dropout_rate")
     )
+
+
+def depends_on_mode(module: nnx.Module) -> bool:
+    """Whether `train()` and `eval()` switch anything in a submodule that could tell in its outputs."""
+    module = nnx.clone(module, graph=True)
+    module.eval()
+    evaluating = [_settings(node) for _, node in nnx.iter_modules(module, graph=True)]
+    module.train()
+    training = [_settings(node) for _, node in nnx.iter_modules(module, graph=True)]
+    return evaluating != training
+
+
+def _settings(node: nnx.Module) -> dict[str, Any]:
+    """The plain attributes of a module; none of a dropout that never drops."""
+    if isinstance(node, nnx.Dropout) and type(node).__call__ is nnx.Dropout.__call__ and node.rate == 0:
+        return {}
+    return {name: value for name, value in vars(node).items() if isinstance(value, bool | int | float | str)}
 
 
 def _is_other_float(dtype: Any, lane: Lane) -> bool:

@@ -11,17 +11,20 @@ from jax_attn.parity import bounds
 from jax_attn.parity.calls import Call, cotangents
 from jax_attn.parity.cases import Case
 from jax_attn.parity.dropout import DropoutMismatch, Tape, record
-from jax_attn.parity.flax_side import FlaxSide, fixed_dtype, has_dropout
+from jax_attn.parity.flax_side import FlaxSide, depends_on_mode, fixed_dtype
 from jax_attn.parity.judge import Pair, judge, measure, pooled
+from jax_attn.parity.lane_pairs import LanePairs
 from jax_attn.parity.lanes import Lane
 from jax_attn.parity.report import LeftOut, Result
 from jax_attn.parity.run import Run
 from jax_attn.parity.torch_side import TorchSide
-from jax_attn.parity.trees import Mismatch, Skeleton, leaves_of, names_of
+from jax_attn.parity.trees import Mismatch, Skeleton, leaves_of
+from jax_attn.parity.unevenness import UNSTEADY, is_uneven, unsteady
 from jax_attn.weights.rules import Names
 
 Progress = Callable[[str, str], None]
 Verdict = tuple[list[Result], list[LeftOut]]
+Settled = dict[tuple[str, str], Result]
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,7 @@ class LaneRun:
             self.flax = FlaxSide(sides.flax, lane, sides.names, sides.call_flax, sides.quick)
         except Exception as error:
             self.fault = _raised(side, error)
+        self.moded = lane.training and depends_on_mode(sides.flax)
         self.hint = fixed_dtype(sides.flax, lane) if lane.exact else ""
 
     def attempt(self, case: Case, progress: Progress) -> Attempt:
@@ -88,10 +92,23 @@ class LaneRun:
         except Exception as error:
             attempt.verdict = self._failed(case, "torch", _raised("torch", error))
             return attempt
-        if found.tape is not None and not found.tape.masks and not has_dropout(self.sides.flax):
-            reason = "nothing is dropped out: the module has no dropout, or all of it at rate 0"
+        if found.tape is not None and (reason := self._why_not(found, found.tape)):
             attempt.verdict = [], [LeftOut(case.name, self.lane.name, "(all)", reason)]
         return attempt
+
+    def _why_not(self, found: ByTorch, tape: Tape) -> str:
+        """Why a run in training mode is not worth comparing, or cannot be; empty if it is."""
+        if tape.elsewhere:
+            drew = ", ".join(tape.elsewhere)
+            return f"torch draws random numbers outside of dropout ({drew}), which flax cannot be given"
+        if tape.masks or self.moded:
+            return ""
+        same = self.torch.does_the_same_in_evaluation(found.call, self.sides.seed, found.run)
+        return (
+            "training mode changes nothing: torch gives the very same, and nothing in flax has modes"
+            if same
+            else ""
+        )
 
     def run_flax(self, attempt: Attempt) -> None:
         """Run Flax on the case of `attempt`."""
@@ -133,36 +150,64 @@ class LaneRun:
         return self.flax.run(torch.call, torch.skeleton, weights, torch.tape)
 
     def _judge(self, case: Case, torch: ByTorch, flax: Run) -> Verdict:
-        pairs, left_out = _pairs(case, self.lane, torch, flax)
+        found = self._paired(case, torch, flax)
+        pairs = found.pairs
         if not any(pair.kind == "output" for pair in pairs):
             results, _ = self._failed(case, "torch", "the output holds nothing to compare")
-            return results, left_out
+            return results, found.left_out
         results = judge(case.name, self.lane, pairs, self.sides.bound)
-        noisy = [result for result in results if not result.passed and result.ratio is not None]
-        if noisy:
-            try:
-                again = self._measured_again(case, torch.call, pairs, noisy)
-            except Exception:  # a side that runs on some inputs alone: the first draw stands
-                again = {}
-            results = [again.get((result.kind, result.name), result) for result in results]
-        return results, left_out
+        again = self._once_more(case, torch, flax, pairs, results)
+        results = [again.get((result.kind, result.name), result) for result in results]
+        found.leave_out_tiny(results)
+        return found.explained(results), found.left_out
+
+    def _paired(self, case: Case, torch: ByTorch, flax: Run) -> LanePairs:
+        return LanePairs(case.name, self.lane, torch.call, torch.skeleton).add(flax, torch.run, torch.truth)
+
+    def _once_more(
+        self, case: Case, torch: ByTorch, flax: Run, pairs: Sequence[Pair], results: Sequence[Result]
+    ) -> Settled:
+        """Other results for those that rounding errors may have failed."""
+        failed = [result for result in results if not result.passed]
+        noisy = [result for result in failed if result.ratio is not None]
+        uneven = [result for result in failed if self.lane.exact and is_uneven(result, pairs)]
+        try:
+            if noisy:
+                return self._measured_again(case, torch.call, pairs, noisy)
+            return self._unsteady(case, torch, flax, pairs, uneven) if uneven else {}
+        except Exception:  # a side that runs on some inputs alone: the first draw stands
+            return {}
+
+    def _unsteady(
+        self, case: Case, torch: ByTorch, flax: Run, pairs: Sequence[Pair], uneven: Sequence[Result]
+    ) -> Settled:
+        """Those of the results that are as near to torch as torch is to itself with other rounding errors."""
+        moved = []
+        for draw in range(1, min(bounds.DRAWS) + 1):
+            other = self._run_torch(torch.call.nearby(self.lane, draw), self.sides.seed)
+            moved.append(self._paired(case, other, flax).pairs)
+        return {
+            (result.kind, result.name): replace(result, error=error, passed=True, detail=UNSTEADY)
+            for result in uneven
+            if (error := unsteady(result, pairs, moved)) is not None
+        }
 
     def _measured_again(
         self, case: Case, call: Call, pairs: Sequence[Pair], noisy: Sequence[Result]
-    ) -> dict[tuple[str, str], Result]:
+    ) -> Settled:
         """The results that are above the bound, over more draws of the same rounding errors.
 
         A ratio of two rounding errors is a ratio of two random numbers: now and then torch happens to be far
         nearer to the truth than it usually is, and which tensor this befalls changes with the processor.
         """
-        draws = {result: [measure(result, self.lane, pairs)] for result in noisy}
-        settled: dict[tuple[str, str], Result] = {}
+        draws = {result: [measure(result, self.lane, pairs, pairs)] for result in noisy}
+        settled: Settled = {}
         for draw in range(1, max(bounds.DRAWS)):
             seed = self.sides.seed + draw
             torch = self._run_torch(call.nearby(self.lane, draw), seed)
-            others, _ = _pairs(case, self.lane, torch, self._run_flax(torch, seed))
+            others = self._paired(case, torch, self._run_flax(torch, seed)).pairs
             for result, measured in draws.items():
-                measured.append(measure(result, self.lane, others))
+                measured.append(measure(result, self.lane, others, pairs))
             if draw + 1 in bounds.DRAWS:
                 settled = {(r.kind, r.name): pooled(r, measured) for r, measured in draws.items()}
                 if all(result.passed for result in settled.values()):
@@ -177,39 +222,6 @@ class LaneRun:
         if result.passed or not self.hint:
             return result
         return replace(result, detail="; ".join(part for part in (result.detail, self.hint) if part))
-
-
-def _pairs(case: Case, lane: Lane, torch: ByTorch, flax: Run) -> tuple[list[Pair], list[LeftOut]]:
-    """What is compared of a case, and what is not."""
-    theirs, truth = torch.run, torch.truth
-    leaves = leaves_of(torch.skeleton)
-    pairs: list[Pair] = []
-    left_out: list[LeftOut] = []
-
-    def leave_out(name: str, reason: str) -> None:
-        left_out.append(LeftOut(case.name, lane.name, name, reason))
-
-    outputs = zip(flax.outputs, theirs.outputs, truth.outputs, strict=True)
-    for name, leaf, arrays in zip(names_of(torch.skeleton), leaves, outputs, strict=True):
-        if not lane.exact and leaf.kind in ("integer", "boolean"):
-            leave_out(name, f"{leaf.kind}: compared in float64 alone")
-        elif all(array.size == 0 for array in arrays) and arrays[0].shape == arrays[1].shape:
-            leave_out(name, "it holds no values")
-        else:
-            pairs.append(Pair("output", name, *arrays))
-        if leaf.kind == "complex":
-            leave_out(name, "complex: its gradients are not taken")
-    if not any(leaf.kind == "float" for leaf in leaves):
-        leave_out("gradients", "no floating output to differentiate")
-        return pairs, left_out
-    for key in theirs.gradients:
-        if key in flax.gradients:
-            arrays = (flax.gradients[key], theirs.gradients[key], truth.gradients[key])
-            pairs.append(Pair("gradient", key, *arrays))
-    inputs = zip(flax.input_gradients, theirs.input_gradients, truth.input_gradients, strict=True)
-    for name, arrays in zip(torch.call.floating_names, inputs, strict=True):
-        pairs.append(Pair("input gradient", name, *arrays))
-    return pairs, left_out
 
 
 def _raised(side: str, error: Exception) -> str:

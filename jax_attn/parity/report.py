@@ -17,9 +17,11 @@ class Result:
     Attributes:
         case: name of the case.
         lane: name of the lane.
-        kind: "output", "gradient" (of a parameter), "input gradient", or "run" where a side could not be run.
-        name: of the output; of the parameter, by its torch key; of the input; or "flax" or "torch".
-        error: `max|a - b| / max(1, max|b|)` in float64; `|jax - torch64| / |torch64|` in the noisy lanes.
+        kind: "output", "gradient" (of a parameter), "input gradient", "buffer" (what the call left in it), or
+            "run" where a side could not be run.
+        name: of the output; of the parameter or buffer, by its torch key; of the input; or "flax" or "torch".
+        error: `max|a - b| / max(1, max|b|)` in float64; `|jax - torch64| / |torch64|` in the noisy lanes; of
+            numbers of very different size, each order of magnitude by itself, the worst.
         bound: what is judged (the error, or the noise ratio where there is one) must not exceed it.
         ratio: the noise ratio, in the float32 and bfloat16 lanes.
         passed: the verdict.
@@ -64,6 +66,8 @@ class LeftOut:
 @dataclass
 class Report:
     """The results of a comparison. It passed if something was compared and all of it passed.
+
+    The first line of its text says how much was compared, and how much was not.
 
     Attributes:
         title: what was compared.
@@ -167,9 +171,13 @@ class Report:
         parts.append(self._failing_table() if self.failures else self._worst_table())
         parts.append("" if self.first_divergence is None else str(self.first_divergence))
         if self.left_out:
-            entries = dict.fromkeys((entry.lane, entry.name, entry.reason) for entry in self.left_out)
-            parts.append("not compared:\n" + table([list(entry) for entry in entries]))
+            parts.append("not compared:\n" + table(self._entries()))
         return "\n\n".join(part for part in parts if part)
+
+    def _entries(self) -> list[list[str]]:
+        """Lane, name and reason of what was left out; what is the same in several cases once."""
+        entries = ((entry.lane, entry.name, entry.reason) for entry in self.left_out)
+        return [list(entry) for entry in dict.fromkeys(entries)]
 
     def _headline(self) -> str:
         name = f"{self.title}: " if self.title else ""
@@ -178,6 +186,8 @@ class Report:
         cases = {result.case for result in self.results}
         counts = (_count(self.results, "comparison"), _count(self.lanes, "lane"), _count(cases, "case"))
         compared = "{} in {}, {}".format(*counts)
+        if self.left_out:
+            compared += f"; {len(self._entries())} not compared"
         if self.passed:
             return f"{name}passed, {compared}"
         return f"{name}FAILED, {len(self.failures)} of {compared}"

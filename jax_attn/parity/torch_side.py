@@ -10,6 +10,7 @@ import numpy as np
 from jax_attn.parity.calls import Call, cotangents
 from jax_attn.parity.lanes import Lane, is_floating
 from jax_attn.parity.run import Run
+from jax_attn.parity.torch_buffers import KeptBuffers
 from jax_attn.parity.trees import Skeleton, take_apart
 from jax_attn.weights.tensors import as_numpy, as_torch
 
@@ -55,21 +56,34 @@ class TorchSide:
         floating = [tensor for tensor in inputs if tensor.requires_grad]
         # A module that works in place on its input must not reach the leaf that we differentiate by.
         args, kwargs = call.form.build([t.clone() if t.requires_grad else t for t in inputs])
-        with self._surroundings():
+        with self._surroundings() as kept:
             with intercept or nullcontext():
                 value = (
                     self.module(*args, **kwargs)
                     if self.call is None
                     else self.call(self.module, *args, **kwargs)
                 )
+            buffers = kept.compared() if self.lane.exact else None
             skeleton, tensors = take_apart(value)
             tensors = [torch.as_tensor(tensor) for tensor in tensors]
             outputs = [tensor for tensor in tensors if tensor.is_floating_point()]
             weights = cotangents([tuple(tensor.shape) for tensor in outputs], self.lane, seed)
             gradients = self._gradients(outputs, weights, [*self.parameters.values(), *floating])
         by_key = dict(zip(self.parameters, gradients, strict=False))
-        run = Run([as_numpy(tensor) for tensor in tensors], by_key, gradients[len(self.parameters) :])
-        return skeleton, run
+        outputs_in_numpy = [as_numpy(tensor) for tensor in tensors]
+        return skeleton, Run(outputs_in_numpy, by_key, gradients[len(self.parameters) :], buffers)
+
+    def does_the_same_in_evaluation(self, call: Call, seed: int, run: Run) -> bool:
+        """Whether evaluation mode gives exactly what `run`, in the lane's mode, gave and left behind."""
+        self.module.eval()
+        try:
+            _, other = self.run(call, seed)
+        except Exception:
+            return False
+        finally:
+            self.module.train(self.lane.training)
+        changed = run.buffers is not None and any(map(run.buffers.changed, run.buffers.after))
+        return not changed and run.equals(other)
 
     def _tensor(self, array: np.ndarray) -> Any:
         tensor = as_torch(array).to(self.device)
@@ -97,18 +111,17 @@ class TorchSide:
         ]
 
     @contextmanager
-    def _surroundings(self) -> Generator[None]:
+    def _surroundings(self) -> Generator[KeptBuffers]:
         """float64 as torch's default dtype where JAX has 64 bits on; generators and buffers as they were."""
         import torch
 
         devices = [self.device] if self.device.type == "cuda" else []
         default = torch.get_default_dtype()
-        before = [(buffer, buffer.clone()) for buffer in self.module.buffers()] if self.lane.training else []
+        kept = KeptBuffers(self.module)
         torch.set_default_dtype(torch.float64 if self.dtype == torch.float64 else torch.float32)
         try:
             with torch.random.fork_rng(devices=devices), torch.enable_grad():
-                yield
+                yield kept
         finally:
             torch.set_default_dtype(default)
-            for buffer, value in before:
-                buffer.data.copy_(value)
+            kept.put_back()

@@ -71,7 +71,7 @@ def test_a_difference_in_dropout_is_told(fault: str, message: str):
     assert not report.passed
 
 
-def test_a_module_without_dropout_leaves_the_lane_out():
+def test_the_lane_is_left_out_where_the_mode_changes_nothing():
     for flax, theirs in (
         (nnx.Linear(5, 3, rngs=nnx.Rngs(0)), torch.nn.Linear(5, 3)),
         (
@@ -83,11 +83,44 @@ def test_a_module_without_dropout_leaves_the_lane_out():
         report.assert_passed()
         assert "dropout" not in report.lanes
         assert [entry.lane for entry in report.left_out] == ["dropout"]
+        assert "training mode changes nothing" in report.left_out[0].reason
+
+
+def test_a_mode_without_dropout_is_compared():
+    theirs = Torch(lambda training, x: 2 * x if training else x)
+    assert not compare_dropout(lambda dropout, x: x, theirs.function, draw(2, 3), rate=0.0).passed
+    report = compare_dropout(
+        lambda dropout, x: x if dropout.deterministic else 2 * x, theirs.function, draw(2, 3), rate=0.0
+    )
+    report.assert_passed()
+    assert report.lanes == ["dropout"]
+
+
+@pytest.mark.parametrize(
+    ("noise", "name"),
+    [
+        (lambda x: x * (torch.rand(len(x), 1) > 0.3), "rand"),
+        (lambda x: x * x.new_empty(len(x), 1).bernoulli_(0.7), "bernoulli_"),
+        (lambda x: x + torch.randn_like(x), "randn_like"),
+        (lambda x: x + torch.rand(x.shape, generator=torch.Generator()), "rand"),
+        (lambda x: x * F.gumbel_softmax(x), "within some function"),
+        (lambda x: x * np.random.rand(), "within some function"),
+    ],
+)
+def test_noise_that_is_no_dropout_cannot_be_compared(noise, name: str):
+    theirs = Torch(lambda training, x: noise(x) if training else x)
+    report = compare(Flax(lambda dropout, x: x), theirs, draw(5, 3), lanes=("float64", "dropout"))
+    report.assert_passed()
+    assert report.lanes == ["float64"]
+    (entry,) = report.left_out
+    assert (entry.lane, entry.name) == ("dropout", "(all)")
+    assert f"torch draws random numbers outside of dropout ({name})" in entry.reason
+    assert "1 not compared" in str(report).splitlines()[0]
 
 
 def test_dropout_in_flax_alone_is_a_difference():
     report = compare_dropout(lambda dropout, x: dropout(x), lambda training, x: x, draw(20, 3))
-    assert not report.passed
+    assert "call 1, of shape (20, 3), after torch's 0" in report.failures[0].detail
     report = compare_dropout(
         lambda dropout, x: x, lambda training, x: F.dropout(x, 0.5, training), draw(2, 3)
     )
@@ -127,9 +160,9 @@ def test_dropout_of_whole_channels():
 
 def test_rates_of_nought_and_one():
     def ours(dropout, x):
-        return (
-            nnx.Dropout(1.0)(x, deterministic=False) + nnx.Dropout(0.0)(x, deterministic=False) + dropout(x)
-        )
+        kept = jax.random.bernoulli(dropout.rngs(), 1.0, x.shape)  # a dropout of one's own may always draw
+        none, whole = (nnx.Dropout(rate)(x, deterministic=False) for rate in (1.0, 0.0))
+        return none + whole * kept + dropout(x)
 
     def theirs(training, x):
         return F.dropout(x, 1.0, training) + F.dropout(x, 0.0, training) + F.dropout(x, 0.5, training)

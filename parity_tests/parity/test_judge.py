@@ -1,11 +1,13 @@
 import math
 
+import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
 
 from jax_attn.parity import bounds
-from jax_attn.parity.judge import Pair, exact_error, judge, noise
+from jax_attn.parity.errors import exact_error
+from jax_attn.parity.judge import Pair, judge, noises
 from jax_attn.parity.lanes import lanes_named
 from parity_tests.parity.pairs import draw
 
@@ -42,11 +44,11 @@ def test_a_gradient_that_is_zero_is_judged_by_the_scale_of_the_others():
 
 def test_the_noise_ratio_is_our_distance_over_torchs():
     truth = draw(100)
-    ours, theirs, norm = noise(truth + 3e-6, truth + 1e-6, truth, 1e-9)
+    [(ours, theirs, norm)] = noises(Pair("output", "y", truth + 3e-6, truth + 1e-6, truth), [...], 1e-9)
     assert ours / theirs == pytest.approx(3)
     assert norm == pytest.approx(np.linalg.norm(truth))
     # Never less than the dtype's epsilon: torch may be exact, and so may not we.
-    ours, theirs, _ = noise(truth * (1 + 1e-7), truth, truth, 1e-7)
+    [(ours, theirs, _)] = noises(Pair("output", "y", truth * (1 + 1e-7), truth, truth), [...], 1e-7)
     assert ours / theirs == pytest.approx(1)
 
 
@@ -101,3 +103,47 @@ def test_other_shapes_are_told():
 
 def test_an_empty_tensor_has_no_error():
     assert judge("", EXACT, [exact("output", "y", draw(0, 3), draw(0, 3))], 1e-12)[0].passed
+
+
+# One huge number hides nothing.
+
+
+@pytest.mark.parametrize("huge", [-1e30, 5e14, 1e9])
+@pytest.mark.parametrize("lane", [EXACT, SINGLE, HALF], ids=lambda lane: lane.name)
+def test_a_huge_number_does_not_hide_the_others(huge: float, lane):
+    truth = draw(4, 5)
+    truth[1, 2] = huge
+    theirs, nearly = lane.cast(truth), lane.cast(truth * (1 + lane.eps))
+    wrong = lane.cast(truth + np.where(truth == huge, 0, 0.5))
+    for kind in ("output", "gradient"):
+        assert judge("", lane, [Pair(kind, "y", nearly, theirs, truth)], 1e-12)[0].passed
+        [result] = judge("", lane, [Pair(kind, "y", wrong, theirs, truth)], 1e-12)
+        assert not result.passed
+        assert "[1, 2]" not in result.detail
+
+
+def test_a_huge_gradient_does_not_make_zeros_of_the_others():
+    for lane in (EXACT, SINGLE):
+        huge = np.array([5e14, 1.0, -2.0])
+        right, wrong = lane.cast(draw(3)), lane.cast(draw(3) + 0.1)
+        pairs = [
+            exact("gradient", "huge", lane.cast(huge), lane.cast(huge)),
+            exact("gradient", "w", wrong, right),
+        ]
+        assert [r.passed for r in judge("", lane, pairs, 1e-12)] == [True, False]
+
+
+def test_the_lowest_number_of_a_dtype_is_that_of_another():
+    """A mask filled with `finfo.min`: the truth has it in float64."""
+    for lane in (SINGLE, HALF):
+        truth = draw(4, 5)
+        theirs = lane.cast(truth)
+        theirs[0], truth[0] = jnp.finfo(lane.dtype).min, np.finfo(np.float64).min
+        other, wrong = theirs.copy(), theirs.copy()
+        other[0] = -1e30
+        wrong[1:] += theirs.dtype.type(1)
+        found = [
+            judge("", lane, [Pair("output", "y", ours, theirs, truth)], 1e-12)[0]
+            for ours in (theirs, other, wrong)
+        ]
+        assert [result.passed for result in found] == [True, False, False]

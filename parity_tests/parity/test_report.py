@@ -44,7 +44,7 @@ def test_the_error_shows_what_failed_and_how_many_were_compared():
     with pytest.raises(AssertionError) as caught:
         mixed().assert_passed()
     text = str(caught.value)
-    assert "pair: FAILED, 3 of 7 comparisons in 2 lanes, 1 case" in text
+    assert "pair: FAILED, 3 of 7 comparisons in 2 lanes, 1 case; 1 not compared" in text
     assert "1 cases" not in text
     lines = [line.split() for line in text.splitlines()[2:]]
     assert [line[3] for line in lines] == ["worse", "noisy", "bad"]
@@ -77,6 +77,12 @@ def test_a_passing_report_shows_the_worst_of_each_lane():
     assert "pair: passed, 2 comparisons in 1 lane, 1 case" in text
     assert "5e-13" in text
     assert "1e-14" not in text
+
+
+def test_the_first_line_tells_what_was_not_compared():
+    left_out = [LeftOut(case, "float64", name, "no counterpart") for case in "ab" for name in "vw"]
+    first, *_ = str(Report("pair", [result()], left_out)).splitlines()
+    assert first == "pair: passed, 1 comparison in 1 lane, 1 case; 2 not compared"
 
 
 def test_json_there_and_back(tmp_path):
