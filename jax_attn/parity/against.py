@@ -11,7 +11,6 @@ from jax_attn.parity import bounds
 from jax_attn.parity.calls import Call
 from jax_attn.parity.carrying import Carried, Weights, carry
 from jax_attn.parity.compare import SMALL, judge_training
-from jax_attn.parity.flax_side import FlaxSide, fixed_dtype
 from jax_attn.parity.lane_run import ByTorch, LaneRun, Sides
 from jax_attn.parity.lanes import LANES, Lane, lanes_named
 from jax_attn.parity.module_pairs import Entry, ModuleNames, ModulePairs, flax_entries, pair_entries
@@ -114,18 +113,14 @@ class RecordedLaneRun(LaneRun):
     """A lane in which torch has run before."""
 
     def __init__(self, sides: Sides, lane: Lane, recorded: TorchTrace):
-        self.sides = sides
-        self.lane = lane
         self.draws = recorded.draws[lane.name]
-        self.fault = ""
-        try:
-            self.flax = FlaxSide(sides.flax, lane, sides.names, sides.call_flax, sides.quick)
-        except Exception as error:
-            self.fault = f"flax raised {type(error).__name__}: {error}"
-        self.hint = fixed_dtype(sides.flax, lane) if lane.exact else ""
+        super().__init__(sides, lane)
+
+    def _ready_torch(self) -> None:
+        """There is none."""
 
     def _run_torch(self, call: Call, seed: int) -> ByTorch:
-        draw = self.draws[seed - self.sides.seed]  # where there are no more, the first one stands
+        draw = self.draws[seed - self.sides.seed]  # where there are no more, the first verdict stands
         return ByTorch(call, draw.skeleton, draw.run, draw.truth, None)
 
 

@@ -71,14 +71,19 @@ class LaneRun:
         self.fault = ""
         side = "torch"
         try:
-            self.torch = TorchSide(sides.torch, lane, sides.call_torch)
-            self.truth = None if lane.exact else TorchSide(sides.torch, lane, sides.call_torch, truth=True)
+            self._ready_torch()
             side = "flax"
             self.flax = FlaxSide(sides.flax, lane, sides.names, sides.call_flax, sides.quick)
         except Exception as error:
             self.fault = _raised(side, error)
         self.moded = lane.training and depends_on_mode(sides.flax)
         self.hint = fixed_dtype(sides.flax, lane) if lane.exact else ""
+
+    def _ready_torch(self) -> None:
+        """Copies of the module, in the lane's dtype and for the truth."""
+        sides, lane = self.sides, self.lane
+        self.torch = TorchSide(sides.torch, lane, sides.call_torch)
+        self.truth = None if lane.exact else TorchSide(sides.torch, lane, sides.call_torch, truth=True)
 
     def attempt(self, case: Case, progress: Progress) -> Attempt:
         """Run torch on a case."""
