@@ -34,11 +34,13 @@ class TooFewDraws(DropoutMismatch):
 class Tape:
     """The masks of one forward pass in the order of the calls, True = keep, with the rate of each.
 
-    `elsewhere` names what else drew random numbers, of which there is no record.
+    `elsewhere` names what else drew random numbers, of which there is no record. With `uniform`, all numbers
+    that torch draws between 0 and 1 are this one, and are not named.
     """
 
-    def __init__(self, seed: int = 0):
+    def __init__(self, seed: int = 0, uniform: float | None = None):
         self.seed = seed
+        self.uniform = uniform
         self.masks: list[np.ndarray] = []
         self.elsewhere: list[str] = []
         self._rates: list[float] = []
@@ -75,6 +77,7 @@ RANDOM = frozenset(
     )
     for ending in ("", "_", "_like")
 ) | {"cauchy_", "exponential_", "geometric_", "log_normal_", "random_", "uniform_"}
+UNIFORM = {"rand", "rand_like"}
 
 
 @contextmanager
@@ -149,6 +152,9 @@ def record(tape: Tape) -> Generator[None]:
 
         def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             name = getattr(func, "__name__", "")
+            if name in UNIFORM and tape.uniform is not None:
+                with torch.random.fork_rng(devices=()):
+                    return func(*args, **(kwargs or {})).fill_(tape.uniform)
             if name in RANDOM and name not in tape.elsewhere:
                 tape.elsewhere.append(name)
             return by_function.get(func, func)(*args, **(kwargs or {}))

@@ -38,7 +38,7 @@ def worst_error(flax: np.ndarray, torch: np.ndarray, scale: float = 0.0) -> tupl
     nan = np.isnan(a) | np.isnan(b)
     if nan.any():
         return math.nan, _index(int(np.argmax(nan)), nan.shape)
-    error = np.array(np.abs(difference(a, b)))
+    error = np.asarray(np.abs(difference(a, b)))
     b = finite(b)
     zero = scale if size(b) <= bounds.ZERO * scale else 0.0
     for order in orders(b):

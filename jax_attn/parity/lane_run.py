@@ -10,7 +10,7 @@ from flax import nnx
 from jax_attn.parity import bounds
 from jax_attn.parity.calls import Call, cotangents
 from jax_attn.parity.cases import Case
-from jax_attn.parity.dropout import DropoutMismatch, Tape, record
+from jax_attn.parity.dropout import UNIFORM, DropoutMismatch, Tape, record
 from jax_attn.parity.flax_side import FlaxSide, depends_on_mode, fixed_dtype
 from jax_attn.parity.judge import Pair, judge, measure, pooled
 from jax_attn.parity.lane_pairs import LanePairs
@@ -103,7 +103,7 @@ class LaneRun:
 
     def _why_not(self, found: ByTorch, tape: Tape) -> str:
         """Why a run in training mode is not worth comparing, or cannot be; empty if it is."""
-        if tape.elsewhere:
+        if tape.elsewhere and not self._drawn_in_vain(found, tape):
             drew = ", ".join(tape.elsewhere)
             return f"torch draws random numbers outside of dropout ({drew}), which flax cannot be given"
         if tape.masks or self.moded:
@@ -114,6 +114,17 @@ class LaneRun:
             if same
             else ""
         )
+
+    def _drawn_in_vain(self, found: ByTorch, tape: Tape) -> bool:
+        """Whether what else torch drew changes nothing, as for layers that are skipped at a rate of 0."""
+        if not UNIFORM.issuperset(tape.elsewhere):
+            return False
+        for extreme in (0.0, 1 - 2.0**-24):  # on either side of any rate
+            again = Tape(tape.seed, extreme)
+            _, run = self.torch.run(found.call, self.sides.seed, record(again))
+            if again.elsewhere or not run.equals(found.run):
+                return False
+        return True
 
     def run_flax(self, attempt: Attempt) -> None:
         """Run Flax on the case of `attempt`."""

@@ -33,4 +33,6 @@ class KeptBuffers:
             owner._buffers.clear()
             owner._buffers.update(entries)
         for buffer in self._named.values():
-            buffer.data.copy_(self._values[id(buffer)])
+            value = self._values[id(buffer)]
+            if not buffer.equal(value):  # one that is expanded cannot be written to, nor have been
+                buffer.data.copy_(value)

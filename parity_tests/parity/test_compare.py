@@ -624,6 +624,7 @@ class TorchCounting(torch.nn.Module):
         super().__init__()
         self.register_buffer("calls", torch.tensor(0, dtype=torch.int32))
         self.register_buffer("mean", torch.zeros(3))
+        self.register_buffer("expanded", torch.ones(1).expand(4), persistent=False)
 
     def forward(self, x):
         self.calls = self.calls + 1  # another tensor under the same name

@@ -118,6 +118,20 @@ def test_noise_that_is_no_dropout_cannot_be_compared(noise, name: str):
     assert "1 not compared" in str(report).splitlines()[0]
 
 
+@pytest.mark.parametrize(("rate", "lanes"), [(0.0, ["dropout"]), (0.1, [])])
+def test_numbers_drawn_in_vain_do_not_matter(rate: float, lanes: list[str]):
+    """Layers that are skipped by chance, as in transformers: drawn for even at a rate of 0."""
+
+    def theirs(training, x):
+        skipped = training and torch.rand([]) < rate
+        return F.dropout(x if skipped else 2 * x, 0.5, training)
+
+    report = compare_dropout(lambda dropout, x: dropout(2 * x), theirs, draw(5, 3))
+    assert report.lanes == lanes
+    assert all(result.passed for result in report.results)
+    assert bool(report.left_out) is not bool(lanes)
+
+
 def test_dropout_in_flax_alone_is_a_difference():
     report = compare_dropout(lambda dropout, x: dropout(x), lambda training, x: x, draw(20, 3))
     assert "call 1, of shape (20, 3), after torch's 0" in report.failures[0].detail
