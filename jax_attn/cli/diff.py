@@ -29,7 +29,6 @@ from jax_attn.parity.junit import junit as junit_text
 from jax_attn.parity.lane_run import LaneRun, Sides
 from jax_attn.parity.lanes import LANES
 from jax_attn.parity.lint_modules import lint_pair
-from jax_attn.parity.lint_optimizer import Finding, lint_optimizer
 from jax_attn.parity.locate import trace_modules
 from jax_attn.parity.page import page
 from jax_attn.parity.port import Port
@@ -92,6 +91,7 @@ def diff(
         losses       (flax_loss, torch_loss), each a function of (module, *batch)
         optimizers   (optax.sgd(0.1), lambda parameters: torch.optim.SGD(parameters, 0.1))
         clip, steps  a pair as optimizers is, of clippings; how many steps
+        training     False for evaluation mode, which leaves dropout and running statistics out
 
     Where the two differ, the first submodule that does something else is told, and which known fault
     explains it.
@@ -149,7 +149,6 @@ def found(
         training,
         diagnosed(port, report, progress) if differs and recorded is None else None,
         UNDIAGNOSED if differs and recorded is not None else "",
-        () if training is None or training.passed else optimizer_settings(port),
         () if recorded is not None else tuple(lint_pair(port.flax, port.torch, port.names, port.modules)),
     )
 
@@ -189,14 +188,6 @@ def diagnosed(port: Port, report: Report, progress: Progress) -> Diagnosis:
         seed=port.seed,
         progress=lambda what: progress("why", what),
     )
-
-
-def optimizer_settings(port: Port) -> tuple[Finding, ...]:
-    """The settings of the optimizers that differ, where they are of a kind that can be looked into."""
-    try:
-        return tuple(lint_optimizer(*port.optimizers, clip=port.clip))
-    except ValueError:  # an optimizer with several groups
-        return ()
 
 
 def page_of(port: Port, recorded: TorchTrace | None, findings: Findings) -> str:
@@ -256,6 +247,7 @@ def trained(port: Port, lanes: Sequence[str], progress: Progress) -> TrainingRep
         port.steps,
         names=port.names,
         clip=port.clip,
+        training=port.training,
         whole_model=port.whole_model,
         seed=port.seed,
         lanes=[lane for lane in TRAINING_LANES if lane in lanes],

@@ -7,7 +7,6 @@ from rich.console import Console
 
 from jax_attn.parity.diagnose import Diagnosis
 from jax_attn.parity.lint_modules import SettingFinding
-from jax_attn.parity.lint_optimizer import Finding
 from jax_attn.parity.report import Report
 from jax_attn.parity.training_report import TrainingReport
 
@@ -23,7 +22,6 @@ class Findings:
         training: of the trainings.
         diagnosis: why outputs or gradients differ.
         undiagnosed: why no cause was looked for, where they differ.
-        optimizer: settings of the optimizers that differ.
         settings: settings of paired modules that differ.
     """
 
@@ -31,7 +29,6 @@ class Findings:
     training: TrainingReport | None = None
     diagnosis: Diagnosis | None = None
     undiagnosed: str = ""
-    optimizer: tuple[Finding, ...] = ()
     settings: tuple[SettingFinding, ...] = ()
 
     @property
@@ -48,15 +45,8 @@ class Findings:
 
     @property
     def why(self) -> str:
-        """The causes that were found, of either difference."""
-        diagnosis = "" if self.diagnosis is None else str(self.diagnosis)
-        parts = [diagnosis, self.undiagnosed, self.why_training]
-        return "\n\n".join(part for part in parts if part)
-
-    @property
-    def why_training(self) -> str:
-        """The optimizers' settings that differ."""
-        return "\n".join(f"the optimizers' settings differ: {finding}" for finding in self.optimizer)
+        """The causes that were found, or why none was looked for."""
+        return self.undiagnosed if self.diagnosis is None else str(self.diagnosis)
 
     @property
     def told_settings(self) -> str:
@@ -76,7 +66,6 @@ class Findings:
             "diagnosis": None if self.diagnosis is None else self.diagnosis.to_json(),
             "undiagnosed": self.undiagnosed,
             "settings": [{**vars(f), "flax": str(f.flax), "torch": str(f.torch)} for f in self.settings],
-            "optimizer": [str(finding) for finding in self.optimizer],
             "training": None if self.training is None else self.training.to_json(),
         }
 
@@ -85,11 +74,9 @@ class Findings:
         parts = [
             replace(self.report, first_divergence=None),
             self.report.first_divergence,
-            self.diagnosis,
-            self.undiagnosed,
+            self.why,
             self.told_settings,
             self.training,
-            self.why_training,
         ]
         for part in parts:
             if part:

@@ -36,6 +36,7 @@ class Port:
         optimizers: (an optax transformation, a function that makes the torch optimizer).
         clip: the pair of clippings.
         steps: how many.
+        training: in training mode; False is evaluation mode, without dropout.
     """
 
     flax: Any = None
@@ -55,6 +56,7 @@ class Port:
     optimizers: Any = None
     clip: Any = (None, None)
     steps: int = 20
+    training: bool = True
 
     @classmethod
     def of(cls, value: Any) -> "Port":
@@ -169,6 +171,7 @@ FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     ),
     "clip": (_pair_of(lambda value: True), "a pair, flax's clipping and torch's; None for none"),
     "steps": (lambda value: _is_int(value) and value >= 1, "an integer from 1 up"),
+    "training": (lambda value: isinstance(value, bool), "True or False"),
 }
 
 

@@ -260,7 +260,7 @@ def test_trainings_are_compared_too(capsys, file, tmp_path):
     )
     assert status == 1
     assert "port.py:trains_otherwise: passed" in out
-    assert "the optimizers' settings differ: learning rate: flax 0.2, torch 0.1" in out
+    assert "settings that differ:\n  learning rate: flax 0.2, torch 0.1" in out
     assert "learning rate" in out.partition("training: FAILED")[2].splitlines()[2]
     forward, training = xml.parse(where).getroot()
     assert int(forward.get("failures")) == 0
