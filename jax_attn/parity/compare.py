@@ -11,6 +11,7 @@ from flax import nnx
 from jax_attn.parity import bounds
 from jax_attn.parity.carrying import Carried, Weights, carry
 from jax_attn.parity.cases import Case
+from jax_attn.parity.compared import Compared
 from jax_attn.parity.flax_side import trains
 from jax_attn.parity.lane_run import LaneRun, Sides
 from jax_attn.parity.lanes import LANES, lanes_named
@@ -40,7 +41,7 @@ def compare(
     call_torch: Caller | None = None,
     seed: int = 0,
     title: str = "",
-    trace: bool = False,
+    trace: bool = True,
     modules: ModuleNames | None = None,
 ) -> Report:
     """Compare the two modules on one call: `compare_cases` with a single case.
@@ -80,7 +81,7 @@ def compare_cases(
     seed: int = 0,
     title: str = "",
     progress: Callable[[str, str], None] | None = None,
-    trace: bool = False,
+    trace: bool = True,
     modules: ModuleNames | None = None,
 ) -> Report:
     """Compare the two modules on several calls. Those of the same shapes share a compilation.
@@ -105,7 +106,8 @@ def compare_cases(
         seed: of the cotangents that gradients are taken with, and of the dropout masks.
         title: what the report is called.
         progress: called with (lane, case) before each comparison.
-        trace: if anything fails, trace the first case that does, and fill in `Report.first_divergence`.
+        trace: if anything fails, trace the first case that does, and fill in `Report.first_divergence`. It
+            takes a few more runs, of every submodule by itself.
         modules: submodules that the trace shall pair; see `trace_modules`.
 
     Raises:
@@ -118,6 +120,18 @@ def compare_cases(
     flax_copy, torch_copy = carried.flax, carried.torch
     weights_of_flax = jax.tree.leaves(nnx.state(flax_copy, nnx.Param))
     report = Report(title, parameters=sum(leaf.size for leaf in weights_of_flax))
+    report.compared = Compared(
+        flax_module,
+        torch_module,
+        tuple(cases),
+        weights,
+        names,
+        modules,
+        call_flax,
+        call_torch,
+        seed,
+        whole_model,
+    )
     report.left_out += carried.told(chosen[0].name)
     judge_training(report, carried, names, chosen[0].name)
     pair = Sides(
@@ -143,7 +157,13 @@ def compare_cases(
                 del attempt
         del run  # before the next lane makes its copies
     if trace and not report.passed:
-        _trace_failure(report, flax_module, pair, cases, modules, progress or (lambda lane, case: None))
+        try:
+            _trace_failure(report, flax_module, pair, cases, modules, progress or (lambda lane, case: None))
+        except Exception as error:  # the verdict stands without it
+            if modules:
+                raise
+            reason = f"the trace raised {type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            report.left_out.append(LeftOut("", chosen[0].name, "first divergence", reason))
     report.seconds = time.perf_counter() - started
     return report
 

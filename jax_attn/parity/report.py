@@ -77,8 +77,9 @@ class Report:
         parameters: how many numbers the Flax module learns.
         first_divergence: the first submodule that does something else; None where nothing failed, where it
             was not asked for, or where the submodules all agree (`left_out` then says so).
-        trace: every submodule's errors, a `ModuleTrace`, where the first divergence was asked for; it is not
-            part of the JSON.
+        trace: every submodule's errors, a `ModuleTrace`, where the first divergence was asked for.
+        compared: the modules and calls, a `Compared`, for `diagnose`. Neither this nor the trace goes into
+            the JSON, or to another process.
     """
 
     title: str = ""
@@ -88,6 +89,10 @@ class Report:
     parameters: int = 0
     first_divergence: Divergence | None = None
     trace: Any = field(default=None, repr=False)
+    compared: Any = field(default=None, repr=False, compare=False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "trace": None, "compared": None}
 
     @property
     def passed(self) -> bool:

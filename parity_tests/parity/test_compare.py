@@ -1,4 +1,5 @@
 import copy
+import pickle
 import sys
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -601,9 +602,8 @@ def test_running_statistics_are_compared():
     (failure,) = right.failures
     assert failure.name == "running_var"
     assert "the unbiased one" in failure.detail
-    assert [(e.lane, e.name, e.reason) for e in right.left_out] == [
-        ("dropout", "num_batches_tracked", "buffer: changed by torch, no counterpart in flax")
-    ]
+    told = [(e.lane, e.name, e.reason) for e in right.left_out if e.name != "first divergence"]
+    assert told == [("dropout", "num_batches_tracked", "buffer: changed by torch, no counterpart in flax")]
 
 
 class Counting(nnx.Module):
@@ -722,8 +722,31 @@ def test_an_output_below_the_bound_is_told():
     lanes = ("float64", "float32")
     report = compare_functions(lambda x: x * x * 1e-14, lambda x: x * 1e-14, draw(2, 3), lanes=lanes)
     assert {r.lane for r in report.failures} == {"float32"}
-    (entry,) = report.left_out
+    entry, _ = report.left_out  # and there is no submodule to blame
     assert (entry.lane, entry.name) == ("float64", "output")
     assert "all its values are below the bound 1e-12" in entry.reason
     # Zeros are no small numbers.
     assert not compare_functions(lambda x: (x, 0 * x), lambda x: (x, 0 * x), draw(2, 3)).left_out
+
+
+def test_the_first_divergence_is_told_unasked_and_its_failure_costs_nothing(monkeypatch):
+    pair = nnx.Linear(3, 5, rngs=nnx.Rngs(0)), torch.nn.Linear(3, 5)
+    options = {"lanes": ("float64",), "call_flax": lambda module, x: 2 * module(x)}
+    assert compare(*pair, draw(2, 3), **options).first_divergence.flax_class == "the call"
+    assert compare(*pair, draw(2, 3), trace=False, **options).first_divergence is None
+
+    def broken(*args):
+        raise RuntimeError("no trace of it")
+
+    monkeypatch.setattr("jax_attn.parity.compare.Tracer.of", broken)
+    report = compare(*pair, draw(2, 3), **options)
+    assert not report.passed
+    assert "the trace raised RuntimeError: no trace of it" in str(report)
+
+
+def test_a_report_goes_to_another_process_without_the_modules():
+    pair = nnx.Linear(3, 5, rngs=nnx.Rngs(0)), torch.nn.Linear(3, 5)
+    report = compare(*pair, draw(2, 3), lanes=("float64",), call_flax=lambda module, x: 2 * module(x))
+    sent = pickle.loads(pickle.dumps(report))
+    assert (sent.results, sent.first_divergence) == (report.results, report.first_divergence)
+    assert sent.trace is sent.compared is None
