@@ -13,6 +13,7 @@ from flax import nnx
 
 from jax_attn.parity.cases import Case
 from jax_attn.parity.compare import compare, compare_cases
+from jax_attn.parity.trace import Tracer
 from jax_attn.primitives import Buffer
 from jax_attn.weights.state_dict import StateDictError
 from parity_tests.parity.pairs import CASES, draw, flax_block, torch_block
@@ -738,7 +739,7 @@ def test_the_first_divergence_is_told_unasked_and_its_failure_costs_nothing(monk
     def broken(*args):
         raise RuntimeError("no trace of it")
 
-    monkeypatch.setattr("jax_attn.parity.compare.Tracer.of", broken)
+    monkeypatch.setattr(Tracer, "of", broken)
     report = compare(*pair, draw(2, 3), **options)
     assert not report.passed
     assert "the trace raised RuntimeError: no trace of it" in str(report)
