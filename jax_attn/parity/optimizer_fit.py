@@ -53,9 +53,9 @@ def _plain(name: str, *starts: float) -> _Number:
 def _share(name: str) -> _Number:
     """A share that is kept from step to step, fitted as the logarithm of what is not."""
     return replace(
-        _plain(name, 0.0, 0.9, 0.99, 0.999),
+        _plain(name, 0.0, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.999, 0.9999),
         to_scale=lambda x: math.log(max(1 - x, 1e-9)),
-        from_scale=lambda u: 1 - math.exp(min(max(u, math.log(1e-9)), 0.0)),
+        from_scale=lambda u: 1 - math.exp(min(max(u, math.log(1e-9)), 1.0)),
     )
 
 
@@ -96,9 +96,11 @@ def fitted(
     """The settings nearest to `settings` that make these updates, with the rate of every step; or None."""
     for count in range(CHANGES + 1):
         starts = [_begun(start, probe, updates) for start in _structures(settings, shapes, count)]
-        for _, start in sorted(starts, key=lambda start: start[0])[:PROMISING]:
-            found = _fit(start, _numbers(start), probe, updates)
-            if explained(found, probe, updates) is not None:
+        for _, begun in sorted(starts, key=lambda start: start[0])[:PROMISING]:
+            few = begun[: None if count == 0 else 1]
+            fits = (_fit(start, _numbers(start), probe, updates) for start in few)
+            found = next((fit for fit in fits if explained(fit, probe, updates) is not None), None)
+            if found is not None:
                 found = _rounded(found, settings, probe, updates)
                 rates = explained(found, probe, updates)
                 return None if rates is None else (found, rates)
@@ -116,8 +118,13 @@ def _residuals(s: Settings, probe: Probe, updates: np.ndarray) -> tuple[list[flo
     sizes = np.abs(updates).max(axis=-1, keepdims=True)
     sizes[sizes == 0] = 1.0
     rates, found = [], []
+    try:
+        with np.errstate(all="ignore"):
+            ways = list(directions(s, probe))
+    except (ArithmeticError, ValueError):  # a beta of 1
+        return [math.nan], np.full(updates.size, 1e3)
     with np.errstate(all="ignore"):
-        for way, update, size in zip(directions(s, probe), updates, sizes, strict=True):
+        for way, update, size in zip(ways, updates, sizes, strict=True):
             way, update = (way / size).ravel(), (update / size).ravel()
             square = float(way @ way)
             rates.append(-float(update @ way) / square if square and update.any() else 0.0)
@@ -125,18 +132,25 @@ def _residuals(s: Settings, probe: Probe, updates: np.ndarray) -> tuple[list[flo
     return rates, np.nan_to_num(np.concatenate(found), nan=1e3, posinf=1e3, neginf=-1e3)
 
 
-def _begun(s: Settings, probe: Probe, updates: np.ndarray) -> tuple[float, Settings]:
-    """The best of some beginnings of every number, one after the other, and its error."""
+def _begun(s: Settings, probe: Probe, updates: np.ndarray) -> tuple[float, list[Settings]]:
+    """Where a fit may begin: with the best change of one number after the other, or of any one, or with none.
 
-    def error(s: Settings) -> float:
-        return float(np.sum(_residuals(s, probe, updates)[1] ** 2))
+    The error of the first of them comes before.
+    """
 
-    best = error(s), s
-    for number in _numbers(s):
-        for start in number.starts:
-            changed = number.change(best[1], start)
-            best = min(best, (error(changed), changed), key=lambda each: each[0])
-    return best
+    def best_of(s: Settings, numbers: Sequence[_Number]) -> tuple[float, Settings]:
+        changed = [s, *(number.change(s, start) for number in numbers for start in number.starts)]
+        errors = [float(np.sum(_residuals(each, probe, updates)[1] ** 2)) for each in changed]
+        return min(errors), changed[int(np.argmin(errors))]
+
+    numbers = _numbers(s)
+    best, found = best_of(s, numbers)
+    for _ in numbers:
+        before = best
+        best, found = best_of(found, numbers)
+        if not best < before:
+            break
+    return best, [found, *(best_of(s, [number])[1] for number in numbers), s]
 
 
 def _fit(s: Settings, numbers: Sequence[_Number], probe: Probe, updates: np.ndarray) -> Settings:

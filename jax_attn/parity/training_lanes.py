@@ -61,7 +61,7 @@ def exact_lane(
         found = judge.judge(step, led, theirs)
         moved = moved or any(update.any() for update in trained.values())
         if judge.passed:
-            report.deviations.append(_drifted(lane.name, step, apart, rounding))
+            report.deviations.append(drifted(lane.name, step, apart, rounding))
         report.steps.append(step_row(lane.name, step, led, theirs, found, apart, rounding))
     judge.finish()
     report.deviations = [*judge.deviations, *report.deviations]
@@ -76,7 +76,8 @@ def tape_of(torch: TorchRecipe, seed: int, step: int) -> Tape | None:
     return Tape(seed + step) if torch.training else None
 
 
-def _drifted(lane: str, step: int, apart: float, rounding: float) -> Deviation:
+def drifted(lane: str, step: int, apart: float, rounding: float) -> Deviation:
+    """How far two free runs may be apart by this step, where rounding alone makes `rounding`."""
     limit = max(bounds.UPDATE, bounds.DRIFT * rounding)
     detail = f"every quantity agrees by itself; rounding alone makes {rounding:.3g}"
     return Deviation(lane, step, "drift", "", apart, limit, bool(apart <= limit), detail=detail)

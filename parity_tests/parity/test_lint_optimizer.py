@@ -5,7 +5,7 @@ import optax
 import pytest
 import torch
 
-from jax_attn.parity.lint_optimizer import lint_optimizer
+from jax_attn.parity import lint_optimizer
 from jax_attn.training import torch_like as ours
 
 
@@ -52,6 +52,25 @@ SGD = dict(lr=0.1, momentum=0.9)
     ("tx", "kind", "arguments", "expected"),
     [
         (optax.adamw(1e-3), torch.optim.AdamW, ADAM, {"weight_decay": (1e-4, 0.01)}),
+        (
+            ours.adamw(2e-3, (0.85, 0.97), 1e-7, 0.03), torch.optim.AdamW, ADAM,
+            {
+                "betas": ((0.85, 0.97), (0.9, 0.999)), "eps": (1e-7, 1e-8), "weight_decay": (0.03, 0.01),
+                "learning rate": (2e-3, 1e-3),
+            },
+        ),
+        (
+            ours.adam(1e-3, weight_decay=0.013), torch.optim.Adam, dict(lr=1e-3, weight_decay=0.01),
+            {"weight_decay": (0.013, 0.01)},
+        ),
+        (
+            optax.chain(optax.scale(-1.0), ours.adam(1e-3)), torch.optim.Adam, ADAM,
+            {"maximize": (True, False)},
+        ),
+        (
+            ours.rmsprop(alpha=0.93, momentum=0.3), torch.optim.RMSprop, {},
+            {"alpha": (0.93, 0.99), "momentum": (0.3, 0.0)},
+        ),
         (optax.adamw(1e-3, weight_decay=0.0123), torch.optim.AdamW, ADAM, {"weight_decay": (0.0123, 0.01)}),
         (
             optax.adamw(1e-3, eps=1e-6), torch.optim.AdamW, ADAM,
@@ -82,7 +101,7 @@ SGD = dict(lr=0.1, momentum=0.9)
         ),
         (
             optax.adagrad(0.01), torch.optim.Adagrad, {},
-            {"initial_accumulator_value": (0.1, 0.0), "eps": (0.0, 1e-10), "eps_root": (1e-7, 0.0)},
+            {"initial_accumulator_value": (0.1000001, 0.0)},  # its eps of 1e-7 is within the root, as the sum
         ),
         (
             optax.chain(optax.scale_by_adam(eps=1e-8), optax.scale_by_trust_ratio(), optax.scale(-1e-3)),
@@ -120,6 +139,11 @@ def test_clipping():
     assert found(clipped, build) == {"max_norm": (0.5, np.inf)}
     by_optax = (optax.clip_by_global_norm(1.0), theirs[1])
     assert found(own, build, clip=by_optax) == {"norm_eps": (0.0, 1e-6)}
+    rarely = ours.clip_grad_norm(10.0), lambda params: torch.nn.utils.clip_grad_norm_(params, 1e3)
+    assert found(own, build, clip=rarely) == {"max_norm": (10.0, 1e3)}
+    adamw = built(torch.optim.AdamW, **ADAM)
+    clipped = optax.chain(ours.clip_grad_norm(0.37), ours.adamw(**ADAM))
+    assert found(clipped, adamw, clip=theirs) == {"max_norm": (0.37, 1.0)}
 
 
 def test_schedules():
@@ -137,6 +161,8 @@ def test_schedules():
     assert report(lambda step: schedule(step + 1))["learning rate"][0].startswith("one step ahead")
     assert report(lambda step: schedule(step - 1))["learning rate"][0].startswith("one step behind")
     assert report(ours.linear_warmup(1e-3, 4)) == {"learning rate of step 1": (2.5e-4, 2e-4)}
+    later = {"learning rate of step 7": (0.0010001, 1e-3)}
+    assert report(lambda step: schedule(step) * jnp.where(step < 7, 1.0, 1.0001)) == later
 
 
 def test_groups_and_names():
@@ -160,4 +186,53 @@ def test_groups_and_names():
 
 def test_what_torch_does_that_is_not_known_here():
     (finding,) = lint_optimizer(ours.adam(), built(torch.optim.Adadelta))
-    assert str(finding) == "unknown: flax not looked for, torch an optimizer that is not known here"
+    assert str(finding).startswith("unknown: flax other updates, torch Adadelta, or its groups")
+
+
+TWO_RATES = optax.partition(
+    {"kernel": ours.adamw(1e-3), "bias": ours.adamw(2e-3)}, {"kernel": "kernel", "bias": "bias"}
+)
+
+
+def with_two_rates(tensors):
+    bias, kernel = tensors
+    return torch.optim.AdamW([{"params": [kernel], "lr": 1e-3}, {"params": [bias], "lr": 2e-3}])
+
+
+@pytest.mark.parametrize(
+    ("tx", "build", "clip"),
+    [
+        (optax.adadelta(1.0, rho=0.9, eps=1e-6), built(torch.optim.Adadelta), None),
+        (optax.adamax(0.1), built(torch.optim.Adamax, lr=0.1), None),
+        (TWO_RATES, with_two_rates, None),
+        (
+            optax.chain(ours.clip_grad_value(0.1), ours.adamw(**ADAMW)), built(torch.optim.AdamW, **ADAMW),
+            lambda params: torch.nn.utils.clip_grad_value_(params, 0.1),
+        ),
+        (
+            optax.chain(ours.clip_grad_norm(0.1, 1.0), ours.sgd(0.1)), built(torch.optim.SGD, lr=0.1),
+            lambda params: torch.nn.utils.clip_grad_norm_(params, 0.1, 1.0),
+        ),
+        (
+            ours.sgd(ours.one_cycle_lr(0.1, 20), momentum=ours.one_cycle_momentum(20)),
+            built(torch.optim.SGD, lambda o: torch.optim.lr_scheduler.OneCycleLR(o, 0.1, 20), **SGD), None,
+        ),
+        (ours.radam(0.1, (0.9, 0.99999)), built(torch.optim.RAdam, lr=0.1, betas=(0.9, 0.99999)), None),
+    ],
+)  # fmt: skip
+def test_nothing_is_found_where_what_is_not_known_here_does_the_same(tx, build, clip):
+    assert lint_optimizer(tx, build, clip=(None, clip)) == []
+    assert lint_optimizer(optax.chain(tx, optax.scale(1.0001)), build, clip=(None, clip)) != []
+
+
+def test_what_is_no_optimizer():
+    made = torch.optim.Adam(torch.nn.Linear(2, 3).parameters())
+    scheduler = torch.optim.lr_scheduler.StepLR(made, 3)
+    with pytest.raises(ValueError, match="function that takes parameters and returns it and its scheduler"):
+        lint_optimizer(ours.adam(), (made, scheduler))
+    with pytest.raises(ValueError, match=r"has a scheduler .* which would be lost"):
+        lint_optimizer(ours.adam(), made)
+    with pytest.raises(ValueError, match="ReduceLROnPlateau, which goes by a metric"):
+        lint_optimizer(ours.adam(), built(torch.optim.Adam, torch.optim.lr_scheduler.ReduceLROnPlateau))
+    with pytest.raises(ValueError, match="params must be a flat dict of arrays, got a dict in layer"):
+        lint_optimizer(ours.adam(), built(torch.optim.Adam), {"layer": {"kernel": np.ones(2)}})

@@ -1,5 +1,6 @@
+"""Trainings that are the same pass."""
+
 import json
-import re
 
 import jax
 import jax.numpy as jnp
@@ -12,70 +13,21 @@ from flax import nnx
 from jax_attn.models.sequence_classifier import SequenceClassifier
 from jax_attn.parity.training import compare_training
 from jax_attn.training import torch_like as ours
+from parity_tests.parity.training_pairs import (
+    CLASSES,
+    EXACT,
+    NAMES,
+    STEPS,
+    WIDTH,
+    Flax,
+    Normed,
+    built,
+    clip,
+    first,
+    theirs,
+    train,
+)
 from torch_ref.models.sequence_classifier import SequenceClassifier as TorchSequenceClassifier
-
-WIDTH, CLASSES, STEPS = 5, 3, 20
-EXACT = ("float64",)
-NAMES = ((r"^first\.", "0."), (r"^last\.", "3."))
-
-
-class Flax(nnx.Module):
-    """The same as `theirs()`: a square layer, tanh, dropout, and a second layer."""
-
-    def __init__(self, rngs):
-        self.first = nnx.Linear(WIDTH, WIDTH, rngs=rngs)
-        self.dropout = nnx.Dropout(0.25, rngs=rngs)
-        self.last = nnx.Linear(WIDTH, CLASSES, rngs=rngs)
-
-    def __call__(self, x):
-        return self.last(self.dropout(jnp.tanh(self.first(x))))
-
-
-def theirs():
-    torch.manual_seed(0)
-    layers = torch.nn.Linear(WIDTH, WIDTH), torch.nn.Tanh(), torch.nn.Dropout(0.25)
-    return torch.nn.Sequential(*layers, torch.nn.Linear(WIDTH, CLASSES))
-
-
-def draw_batches(count=6, seed=0):
-    rng = np.random.default_rng(seed)
-    return [(rng.standard_normal((4, WIDTH)), rng.integers(CLASSES, size=4)) for _ in range(count)]
-
-
-def flax_loss(module, x, labels):
-    return ours.cross_entropy(module(x), labels)
-
-
-def torch_loss(module, x, labels):
-    return torch.nn.functional.cross_entropy(module(x), labels)
-
-
-def train(flax_optimizer, torch_optimizer, **options):
-    """The comparison of the two small modules, in float64 unless told otherwise."""
-    defaults = dict(loss=(flax_loss, torch_loss), batches=draw_batches(), names=NAMES, lanes=EXACT, steps=6)
-    options = {**defaults, "flax": Flax(nnx.Rngs(0)), "torch": theirs(), **options}
-    optimizer = (flax_optimizer, torch_optimizer)
-    return compare_training(options.pop("flax"), options.pop("torch"), optimizer=optimizer, **options)
-
-
-def clip(norm=0.5):
-    return ours.clip_grad_norm(norm), lambda params: torch.nn.utils.clip_grad_norm_(params, norm)
-
-
-def built(kind, scheduler=None, **arguments):
-    def build(params):
-        optimizer = kind(params, **arguments)
-        return optimizer if scheduler is None else (optimizer, scheduler(optimizer))
-
-    return build
-
-
-def first(report):
-    """Step, quantity and parameter of what differs first."""
-    assert not report.passed
-    found = report.first_divergence
-    return found.step, found.quantity, found.parameter
-
 
 OPTIMIZERS = {
     "sgd": (ours.sgd, torch.optim.SGD, dict(lr=0.1)),
@@ -184,6 +136,25 @@ def test_parameter_groups_and_partitions():
     assert not train(ours.adamw(0.01, weight_decay=0.1), build).passed
 
 
+def test_the_groups_of_an_optimizer_that_exists_keep_their_settings():
+    """Both groups differ from the optimizer's defaults, and from each other."""
+    module = theirs()
+    groups = [
+        {"params": [p for p in module.parameters() if p.ndim > 1], "weight_decay": 0.1, "betas": (0.8, 0.9)},
+        {"params": [p for p in module.parameters() if p.ndim == 1], "weight_decay": 0.0, "lr": 0.02},
+    ]
+    parts = {
+        "matrix": ours.adamw(0.01, (0.8, 0.9), weight_decay=0.1),
+        "vector": ours.adamw(0.02, weight_decay=0.0),
+    }
+
+    def label(params):
+        return jax.tree.map(lambda leaf: "matrix" if leaf.ndim > 1 else "vector", params)
+
+    optimizer = torch.optim.AdamW(groups, lr=0.01)
+    train(optax.partition(parts, label), optimizer, torch=module).assert_passed()
+
+
 def test_an_optimizer_that_exists_is_built_anew_and_left_alone():
     module = theirs()
     optimizer = torch.optim.Adagrad(module.parameters(), lr=0.1, lr_decay=0.1)
@@ -196,41 +167,78 @@ def test_an_optimizer_that_exists_is_built_anew_and_left_alone():
 
 def test_dropout_is_shared_while_training():
     build = built(torch.optim.AdamW, lr=0.01)
-    plain = train(ours.adamw(0.01), build, steps=5)
-    dropped = train(ours.adamw(0.01), build, steps=5, training=True, lanes=("float64", "float32"))
+    plain = train(ours.adamw(0.01), build, steps=5, training=False)
+    dropped = train(ours.adamw(0.01), build, steps=5, lanes=("float64", "float32"))
     dropped.assert_passed()
     assert plain.steps[0].loss[1] != dropped.steps[0].loss[1]
     flax = Flax(nnx.Rngs(0))
     flax.dropout.rate = 0.3
-    report = train(ours.adamw(0.01), build, steps=5, training=True, flax=flax)
+    report = train(ours.adamw(0.01), build, steps=5, flax=flax)
     assert first(report) == (0, "run", "")
     assert "the rate is 0.3 in flax, 0.25 in torch" in str(report)
-
-
-class Normed(nnx.Module):
-    """`theirs()` with a batch norm in place of dropout."""
-
-    def __init__(self, rngs, momentum=0.9):
-        self.first = nnx.Linear(WIDTH, WIDTH, rngs=rngs)
-        self.norm = nnx.BatchNorm(WIDTH, momentum=momentum, epsilon=1e-5, rngs=rngs)
-        self.last = nnx.Linear(WIDTH, CLASSES, rngs=rngs)
-
-    def __call__(self, x):
-        return self.last(self.norm(jnp.tanh(self.first(x))))
+    assert "training=False compares the rest without dropout" in str(report)
 
 
 def test_running_statistics():
-    """flax keeps the biased variance, torch the unbiased one; training itself does not see it."""
+    """flax keeps the biased variance, torch the unbiased one; only what is left at the end is another."""
     module = theirs()
     module[2] = torch.nn.BatchNorm1d(WIDTH)
     options = dict(torch=module, names=(*NAMES, (r"^norm\.", "2.")))
     build = built(torch.optim.AdamW, lr=0.01)
-    train(ours.adamw(0.01), build, flax=Normed(nnx.Rngs(0)), **options).assert_passed()
-    report = train(ours.adamw(0.01), build, flax=Normed(nnx.Rngs(0)), training=True, **options)
+    report = train(ours.adamw(0.01), build, flax=Normed(nnx.Rngs(0)), **options)
     assert first(report) == (0, "buffer", "2.running_var")
     assert {d.parameter for d in report.failures} == {"2.running_var"}
-    report = train(ours.adamw(0.01), build, flax=Normed(nnx.Rngs(0), 0.99), training=True, **options)
+    assert "nnx.BatchNorm keeps the biased variance" in str(report)
+    report = train(ours.adamw(0.01), build, flax=Normed(nnx.Rngs(0), 0.99), **options)
     assert {d.parameter for d in report.failures} == {"2.running_mean", "2.running_var"}
+
+
+def test_what_evaluation_leaves_out_is_told():
+    """A batch norm that never looks at the batch passes in evaluation mode, and is told of."""
+
+    class Frozen(Normed):
+        def __call__(self, x):
+            return self.last(self.norm(jnp.tanh(self.first(x)), use_running_average=True))
+
+    module = theirs()
+    module[2] = torch.nn.BatchNorm1d(WIDTH)
+    options = dict(flax=Frozen(nnx.Rngs(0)), torch=module, names=(*NAMES, (r"^norm\.", "2.")), steps=2)
+    build = built(torch.optim.AdamW, lr=0.01)
+    assert first(train(ours.adamw(0.01), build, **options))[:2] == (0, "loss")
+    report = train(ours.adamw(0.01), build, training=False, **options)
+    report.assert_passed()
+    told = {entry.name: entry.reason for entry in report.left_out}
+    assert told["training mode"].endswith("running statistics while training")
+    told = train(ours.adamw(0.01), build, training=False, steps=1).left_out
+    assert "dropout while training" in {entry.name: entry.reason for entry in told}["training mode"]
+    plain = torch.nn.Linear(WIDTH, CLASSES), nnx.Linear(WIDTH, CLASSES, rngs=nnx.Rngs(0))
+    report = train(ours.adamw(0.01), build, torch=plain[0], flax=plain[1], names=(), training=False, steps=1)
+    assert "training mode" not in {entry.name for entry in report.left_out}
+
+
+def test_a_loop_that_is_traced_once_draws_in_every_turn():
+    class Looped(nnx.Module):
+        def __init__(self, rngs):
+            self.layer = nnx.Linear(WIDTH, WIDTH, rngs=rngs)
+            self.dropout = nnx.Dropout(0.25, rngs=rngs)
+
+        def __call__(self, x):
+            for _ in range(2):
+                x = self.dropout(self.layer(x))
+            return x
+
+    class Turned(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = torch.nn.Linear(WIDTH, WIDTH)
+
+        def forward(self, x):
+            for _ in range(2):
+                x = torch.nn.functional.dropout(self.layer(x), 0.25, self.training)
+            return x
+
+    options = dict(flax=Looped(nnx.Rngs(0)), torch=Turned(), names=(), steps=2)
+    train(ours.adamw(0.01), built(torch.optim.AdamW, lr=0.01), **options).assert_passed()
 
 
 def test_projections_that_torch_keeps_as_one_and_a_shared_module():
@@ -298,219 +306,8 @@ def test_a_model_of_our_own_with_a_scanned_stack():
         ),
         6,
         clip=(None, lambda params: torch.nn.utils.clip_grad_norm_(params, 1.0)),
-        training=True,
         lanes=EXACT,
     )
     report.assert_passed()
     assert {entry.name for entry in report.left_out} >= {"clipped gradient", "learning rate"}
     assert any(row.drift for row in report.steps)
-
-
-# Planted faults: each is found in its step, and as what it is.
-
-ADAMW = built(torch.optim.AdamW, lr=0.01, weight_decay=0.1)
-
-
-def test_adam_in_place_of_adamw():
-    step, quantity, _ = first(train(ours.adam(0.01, weight_decay=0.1), ADAMW))
-    assert (step, quantity) in ((0, "exp_avg"), (0, "exp_avg_sq"))
-    assert first(train(optax.adam(0.01), ADAMW))[:2] == (0, "update")
-
-
-@pytest.mark.parametrize(
-    ("tx", "kind", "arguments", "step", "quantity"),
-    [
-        (ours.adamw(0.01, eps=1e-6), torch.optim.AdamW, dict(lr=0.01), 0, "update"),
-        (ours.adamw(0.01, betas=(0.9, 0.99)), torch.optim.AdamW, dict(lr=0.01), 0, "exp_avg_sq"),
-        (ours.adamw(0.02), torch.optim.AdamW, dict(lr=0.01), 0, "learning rate"),
-        (ours.sgd(0.1, 0.9), torch.optim.SGD, dict(lr=0.1, momentum=0.9, dampening=0.1), 1, "momentum_buffer"),  # noqa: E501
-        (ours.sgd(0.1, 0.9), torch.optim.SGD, dict(lr=0.1, momentum=0.9, nesterov=True), 0, "update"),
-        (optax.rmsprop(0.01), torch.optim.RMSprop, dict(lr=0.01), 0, "square_avg"),
-        (optax.adagrad(0.1), torch.optim.Adagrad, dict(lr=0.1), 0, "sum"),
-        (optax.nadam(0.01), torch.optim.NAdam, dict(lr=0.01), 0, "update"),
-    ],
-)  # fmt: skip
-def test_an_optimizer_with_other_settings(tx, kind, arguments, step, quantity):
-    assert first(train(tx, built(kind, **arguments), steps=4))[:2] == (step, quantity)
-
-
-def test_a_schedule_that_is_off_by_one():
-    warm = built(
-        torch.optim.AdamW,
-        lambda o: torch.optim.lr_scheduler.LambdaLR(o, lambda step: min(1.0, step / 5)),
-        lr=0.01,
-    )
-    schedule = ours.linear_warmup(0.01, 5)
-    train(ours.adamw(schedule), warm, steps=8).assert_passed()
-    report = train(ours.adamw(lambda step: schedule(step + 1)), warm, steps=8)
-    assert first(report) == (0, "learning rate", "")
-    assert (report.first_divergence.flax, report.first_divergence.torch) == ("not 0", "0")
-    rates = {d.step: (d.flax, d.torch) for d in report.failures if d.quantity == "learning rate"}
-    assert rates == {0: ("not 0", "0")} | {k: (f"{(k + 1) / 500:g}", f"{k / 500:g}") for k in range(1, 5)}
-
-    stepped = built(torch.optim.SGD, lambda o: torch.optim.lr_scheduler.StepLR(o, 5), lr=0.1)
-    report = train(ours.sgd(ours.step_lr(0.1, 6)), stepped, steps=8)
-    assert first(report) == (5, "learning rate", "")
-    assert {d.step for d in report.failures} == {5}
-    assert (report.first_divergence.flax, report.first_divergence.torch) == ("0.1", "0.01")
-
-
-@pytest.mark.parametrize("tx", [ours.adamw(0.01, weight_decay=0.1), ours.sgd(0.1)])
-def test_clipping_that_is_missing(tx):
-    build = ADAMW if tx.init({"a": jnp.zeros(2)})[0] != () else built(torch.optim.SGD, lr=0.1)
-    assert first(train(tx, build, clip=(None, clip()[1])))[:2] == (0, "clipped gradient")
-
-
-def test_clipping_of_another_kind():
-    report = train(ours.sgd(0.1), built(torch.optim.SGD, lr=0.1), clip=(clip(0.4)[0], clip()[1]))
-    assert first(report)[:2] == (0, "clipped gradient")
-    chain = optax.chain(optax.clip_by_global_norm(0.5), ours.sgd(0.1))
-    report = train(chain, built(torch.optim.SGD, lr=0.1), clip=(None, clip()[1]))
-    assert first(report)[:2] == (0, "clipped gradient")
-    assert "flax divides by the norm, torch by the norm + 1e-6" in str(report)
-
-
-def test_a_sum_in_place_of_a_mean():
-    def summed(module, x, labels):
-        return ours.cross_entropy(module(x), labels, reduction="sum")
-
-    report = train(ours.adamw(0.01), built(torch.optim.AdamW, lr=0.01), loss=(summed, torch_loss))
-    assert first(report) == (0, "loss", "")
-    assert not any(d.quantity == "update" for d in report.failures)  # the optimizer is not to blame
-
-
-def test_a_gradient_that_is_transposed():
-    @jax.custom_vjp
-    def same(kernel):
-        return kernel
-
-    same.defvjp(lambda kernel: (kernel, None), lambda _, gradient: (gradient.T,))
-
-    def turned(module, x, labels):
-        module.first.kernel.set_value(same(module.first.kernel.get_value()))
-        return flax_loss(module, x, labels)
-
-    report = train(ours.adamw(0.01), built(torch.optim.AdamW, lr=0.01), loss=(turned, torch_loss))
-    assert first(report) == (0, "gradient", "0.weight")
-    assert {(d.quantity, d.parameter) for d in report.failures} == {("gradient", "0.weight")}
-
-
-def test_one_batch_that_is_another():
-    batches = [(*batch, np.asarray(step)) for step, batch in enumerate(draw_batches(9))]
-
-    def astray(module, x, labels, step):
-        return flax_loss(module, jnp.where(step == 7, 1.001 * x, x), labels)
-
-    loss = (astray, lambda module, x, labels, step: torch_loss(module, x, labels))
-    report = train(ours.adamw(0.01), built(torch.optim.AdamW, lr=0.01), loss=loss, batches=batches, steps=9)
-    assert first(report) == (7, "loss", "")
-    assert {d.step for d in report.failures} == {7}  # torch leads: the steps after it are sound
-    assert report.steps[-1].drift > 1e-6  # on its own, it does not come back
-
-
-def test_a_parameter_that_is_frozen_on_one_side():
-    def without_last_bias(path, variable):
-        return isinstance(variable, nnx.Param) and path != ("last", "bias")
-
-    frozen = theirs()
-    frozen[3].bias.requires_grad_(False)
-    build = built(torch.optim.AdamW, lr=0.01)
-    expected = (0, "update", "3.bias")
-
-    in_flax = train(ours.adamw(0.01), build, wrt=without_last_bias)
-    assert first(in_flax) == expected
-    assert "not trained in flax" in str(in_flax)
-    in_torch = train(ours.adamw(0.01), build, torch=frozen)
-    assert first(in_torch) == expected
-    assert "requires_grad is False" in str(in_torch)
-    forgotten = train(ours.adamw(0.01), lambda params: torch.optim.AdamW(params[:-1], lr=0.01))
-    assert first(forgotten) == expected
-    assert "left out of torch's optimizer" in str(forgotten)
-    for report in (in_flax, in_torch, forgotten):
-        assert {(d.quantity, d.parameter) for d in report.failures} == {("update", "3.bias")}
-
-    both = train(ours.adamw(0.01), build, wrt=without_last_bias, torch=frozen)
-    both.assert_passed()
-    assert "3.bias" not in {d.parameter for d in both.deviations}
-
-
-def test_a_parameter_without_a_gradient_decays_in_flax_alone():
-    """torch passes over a parameter that its loss does not reach; optax sees a gradient of 0, and decays."""
-
-    class Unused(Flax):
-        def __init__(self, rngs):
-            super().__init__(rngs)
-            self.spare = nnx.Linear(2, 3, rngs=rngs)
-
-    module = theirs()
-    module.add_module("spare", torch.nn.Linear(2, 3))
-    module.forward = lambda x: module[3](module[2](module[1](module[0](x))))
-    loss = (flax_loss, lambda m, x, y: torch_loss(m[:4], x, y))
-    report = train(ours.adamw(0.01), ADAMW, flax=Unused(nnx.Rngs(0)), torch=module, loss=loss)
-    assert first(report)[:2] == (0, "update")
-    assert report.first_divergence.parameter.startswith("spare.")
-    assert "passes it over" in str(report)
-
-
-# What must never pass.
-
-
-def test_a_training_that_moves_nothing_is_no_pass():
-    report = train(ours.adamw(0.0), built(torch.optim.AdamW, lr=0.0), steps=2)
-    assert not report.passed
-    assert "nothing to compare" in str(report)
-
-
-def test_losses_that_are_nan_are_no_pass():
-    x, labels = draw_batches()[0]
-    batches = [(np.where(x > 1, np.nan, x), labels)]
-    report = train(ours.adamw(0.01), built(torch.optim.AdamW, lr=0.01), batches=batches, steps=2)
-    assert first(report) == (0, "loss", "")
-    json.dumps(report.to_json(), allow_nan=False)
-
-
-def test_a_side_that_raises_is_no_pass():
-    def broken(module, x, labels):
-        raise RuntimeError("out of order")
-
-    for place, side in enumerate(("flax", "torch")):
-        loss = [flax_loss, torch_loss]
-        loss[place] = broken
-        report = train(ours.adamw(0.01), built(torch.optim.AdamW, lr=0.01), loss=tuple(loss), steps=2)
-        assert first(report) == (0, "run", "")
-        assert f"{side} raised RuntimeError: out of order" in str(report)
-        with pytest.raises(AssertionError, match="out of order"):
-            report.assert_passed()
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (dict(batches=[]), "batches must hold at least one batch"),
-        (dict(batches=np.zeros((3, 4))), "batches must be a sequence of batches, got one ndarray"),
-        (dict(batches=[np.zeros(3)]), "batches must be tuples or dicts of arrays, got ndarray in batches[0]"),
-        (dict(batches=[()]), "batches must be tuples or dicts of arrays, got nothing in batches[0]"),
-        (dict(steps=0), "steps must be at least 1, got steps=0"),
-        (dict(lanes=("bfloat16",)), "lanes must be some of float64, float32, got bfloat16"),
-        (dict(loss=flax_loss), "loss must be a pair"),
-        (dict(clip=(0.5, None)), "clip[0] must be an optax transformation, got float"),
-        (dict(loss=(lambda m, x, y: m(x), torch_loss)), "flax's loss must be a floating scalar, got"),
-        (dict(loss=(flax_loss, lambda m, x, y: m(x))), "torch's loss must be a floating scalar, got a"),
-        (dict(loss=(flax_loss, lambda m, x, y: 0.0)), "torch's loss must be a floating scalar, got float"),
-        (dict(loss=(flax_loss, lambda m, x, y: x.sum())), "torch's loss must depend on a parameter"),
-        (dict(wrt=nnx.BatchStat), "wrt must select something to train"),
-    ],
-)  # fmt: skip
-def test_bad_arguments(options, message):
-    with pytest.raises(ValueError, match=re.escape(message)):
-        train(ours.adamw(0.01), built(torch.optim.AdamW, lr=0.01), **{"steps": 2, **options})
-
-
-def test_bad_optimizers():
-    stranger = torch.optim.AdamW(theirs().parameters(), lr=0.01)
-    with pytest.raises(ValueError, match="4 of which are not the module's"):
-        train(ours.adamw(0.01), stranger)
-    with pytest.raises(ValueError, match="torch's optimizer must be"):
-        train(ours.adamw(0.01), lambda params: None)
-    with pytest.raises(ValueError, match=re.escape("optimizer[0] must be an optax transformation")):
-        train(torch.optim.AdamW, stranger)
