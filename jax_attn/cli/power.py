@@ -17,6 +17,14 @@ from jax_attn.cli.proving import spread
 from jax_attn.cli.training_beds import TRAINING_BEDS, TrainingBed, try_training_bed
 from jax_attn.parity.cases import EXACT, Case
 from jax_attn.parity.faults import FAULTS, Fault
+from jax_attn.parity.faults.decoder_pair import (
+    FlaxConvolution,
+    FlaxDecoderLayer,
+    decoder_cases,
+    image_cases,
+    torch_convolution,
+    torch_decoder_layer,
+)
 from jax_attn.parity.faults.loss_pair import FlaxLosses, loss_cases, torch_losses
 from jax_attn.parity.faults.training import TRAINING_FAULTS, TrainingFault
 from jax_attn.parity.lanes import LANES
@@ -28,7 +36,7 @@ class Bed:
     """A row of the catalogue into which faults are planted.
 
     Attributes:
-        row: its name; "losses" is a pair of its own.
+        row: its name; those of `OWN` are pairs that are no row.
         faults: names of the faults.
         arguments: constructor arguments in place of the row's.
         cases: which of the row's calls are made; none is all.
@@ -47,41 +55,72 @@ def far_from_zero() -> list[Case]:
     return [Case("mean 1000", (1e3 + np.random.default_rng(0).standard_normal((3, 5, 91)),), lanes=EXACT)]
 
 
+def large() -> list[Case]:
+    """Numbers at which an activation that is cut off is cut off."""
+    return [Case("large", (30 * np.random.default_rng(0).standard_normal((3, 5, 37)),), lanes=EXACT)]
+
+
+# Flax, torch and the calls of pairs that are no row of the catalogue.
+OWN: Mapping[str, tuple[Callable[[], Any], Callable[[], Any], Callable[[], list[Case]]]] = {
+    "losses": (FlaxLosses, torch_losses, loss_cases),
+    "decoder layer": (FlaxDecoderLayer, torch_decoder_layer, decoder_cases),
+    "decoder layer 5e5": (lambda: FlaxDecoderLayer(5e5), lambda: torch_decoder_layer(5e5), decoder_cases),
+    "convolution": (FlaxConvolution, torch_convolution, image_cases),
+}
+
 BEDS = [
     Bed(
         "encoder-layer-post",
         ("eps-1e-5", "eps-1e-6", "eps-outside", "variance-unbiased", "norm-uncentred", "norm-bias-missing",
-         "norm-scale-plus-one", "norm-missing", "norm-placement", "skip-missing", "gelu-form",
-         "mask-inverted"),
+         "norm-scale-plus-one", "norm-missing", "norm-placement", "skip-missing", "second-skip-missing",
+         "gelu-form", "mask-inverted"),
         cases=("plain", "tiny variance", "padding"),
     ),
     Bed(
-        "encoder-layer-pre", ("eps-1e-12", "variance-one-pass", "norm-placement", "skip-missing"),
+        "encoder-layer-pre",
+        ("eps-1e-12", "eps-missing", "variance-one-pass", "norm-placement", "skip-missing",
+         "second-skip-missing", "skip-normed", "first-skip-normed"),
         arguments={"eps": 1e-5}, cases=("tiny variance",), more=far_from_zero,
     ),
     Bed(
         "attention-masked",
-        ("scale-missing", "scale-twice", "scale-by-width", "swapped-qk", "heads-order", "heads-interleaved",
-         "mask-inverted", "mask-inverted-mean", "mask-missing", "mask-adds-1e4", "mask-adds-1e9",
+        ("scale-missing", "scale-twice", "scale-by-width", "swapped-qk", "swapped-kv", "heads-order",
+         "heads-rolled", "heads-rolled-back", "values-order", "values-rolled", "values-rolled-back",
+         "heads-interleaved", "heads-not-split", "heads-not-joined", "mask-inverted", "mask-inverted-mean",
+         "mask-missing", "mask-adds-1e4", "mask-adds-1e9",
          "empty-row-mean", "softmax-axis", "softmax-float32", "softmax-plus-one", "weight-transposed",
          "weight-constant"),
     ),
     Bed(
-        "sdpa", ("mask-one-more", "mask-not-itself", "mask-not-itself-mean", "qkv-by-heads", "axes-swapped",
-                 "scale-missing", "heads-interleaved"),
+        "sdpa", ("mask-one-more", "mask-not-itself", "mask-not-itself-mean", "mask-not-itself-itself",
+                 "mask-inverted-itself", "mask-transposed", "mask-transposed-mean", "qkv-by-heads",
+                 "qkv-in-three", "axes-swapped", "scale-missing", "heads-interleaved"),
         cases=("plain", "tiny variance"),
     ),
     Bed("torch-multihead-padding", ("qkv-by-heads", "mask-one-more", "softmax-axis", "weight-transposed")),
-    Bed("feed-forward-gelu", ("gelu-form", "gelu-sigmoid", "relu-for-gelu", "bias-missing", "input-constant",
+    Bed("feed-forward-gelu", ("gelu-form", "gelu-sigmoid", "relu-for-gelu", "relu6-for-gelu",
+                              "silu-for-gelu", "none-for-gelu", "bias-missing", "input-constant",
                               "dropout-rate", "dropout-missing", "dropout-unscaled",
-                              "dropout-in-evaluation")),
-    Bed("feed-forward-relu", ("gelu-for-relu", "tanh-gelu-for-relu")),
+                              "dropout-in-evaluation", "matmul-float32", "matmul-tf32", "matmul-bfloat16",
+                              "matmul-bfloat16-operands", "linear-bfloat16", "module-float32")),
+    Bed("feed-forward-relu", ("gelu-for-relu", "tanh-gelu-for-relu", "silu-for-relu", "relu6-for-relu",
+                              "squared-relu", "leaky-for-relu", "none-for-relu"), more=large),
+    Bed("decoder layer", ("heads-shared", "padding-missing", "causal-missing", "padding-inverted",
+                          "padding-inverted-mean", "padding-inverted-itself", "padding-inverted-alone",
+                          "padding-inverted-alone-mean", "causal-inverted", "causal-inverted-mean",
+                          "rotary-layout", "rotary-sign", "rotary-missing", "rotary-missing-keys",
+                          "rotary-missing-queries", "rotary-base-500000", "rotary-unrounded",
+                          "gelu-for-silu", "tanh-gelu-for-silu", "gelu-sigmoid-for-silu", "relu-for-silu",
+                          "sigmoid-for-silu", "none-for-silu", "gate-swapped", "norm-centred", "eps-outside",
+                          "eps-1e-5", "norm-placement", "float32-lifted")),
+    Bed("decoder layer 5e5", ("rotary-base-10000",)),
+    Bed("convolution", ("kernel-flipped", "leaky-slope", "relu-for-leaky")),
     Bed("embeddings", ("position-off-by-one", "position-missing", "embedding-scaled", "embedding-padding",
                        "ids-off-by-one", "segments-ignored", "eps-1e-6")),
     Bed("embeddings-sinusoidal", ("position-halves", "position-off-by-one")),
     Bed("pooler", ("pooled-last", "pooled-mean", "pooler-tanh")),
     Bed("classification-head", ("pooled-last", "bias-missing", "dropout-rate")),
-    Bed("encoder", ("layer-missing", "weight-constant"), cases=("plain",)),
+    Bed("encoder", ("layer-missing", "first-layer-missing", "weight-constant"), cases=("plain",)),
     Bed("losses", ("loss-reduction", "loss-ignore-index", "loss-mean-of-all", "loss-smoothing",
                    "loss-softmax", "loss-half")),
 ]  # fmt: skip
@@ -146,8 +185,9 @@ def try_bed(bed: Bed | TrainingBed, lanes: Sequence[str]) -> PowerReport:
     if isinstance(bed, TrainingBed):
         return try_training_bed(bed)
     faults = [FAULTS[name] for name in bed.faults]
-    if bed.row == "losses":
-        return power(FlaxLosses(), torch_losses(), loss_cases(), lanes, faults, title=bed.row)
+    if bed.row in OWN:
+        flax, torch, calls = OWN[bed.row]
+        return power(flax(), torch(), calls(), lanes, faults, title=bed.row)
     twin = CATALOGUE[bed.row]
     twin = replace(twin, arguments={**twin.arguments, **bed.arguments})
     cases = [case for case in twin.cases() if not bed.cases or case.name in bed.cases]

@@ -3,141 +3,47 @@
 Whichever side is wrong, the fault that turns torch's numbers into Flax's says what differs, and both values.
 """
 
+import copy
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import replace
 from typing import Any
 
-import numpy as np
 from flax import nnx
 
 from jax_attn.parity import bounds
-from jax_attn.parity.calls import Call
 from jax_attn.parity.cases import Case
 from jax_attn.parity.compare import Weights, carry_weights
-from jax_attn.parity.differences import match_outputs, worst
+from jax_attn.parity.diagnosis import Candidate, Diagnosis
 from jax_attn.parity.divergence import Divergence
-from jax_attn.parity.dropout import Tape
-from jax_attn.parity.faults import FAULTS, Fault, Planted, eps_fault, plant
+from jax_attn.parity.faults import FAULTS, Fault, base_fault, eps_fault, plant
+from jax_attn.parity.faults.precision import PLANTERS, one_weight
 from jax_attn.parity.faults.weights import variants
 from jax_attn.parity.flax_side import has_dropout
 from jax_attn.parity.lane_run import Sides
-from jax_attn.parity.lanes import Lane, lanes_named
-from jax_attn.parity.lint_modules import SettingFinding, lint_pair
+from jax_attn.parity.lanes import lanes_named
+from jax_attn.parity.lint_modules import SettingFinding, lint_pair, word
 from jax_attn.parity.module_pairs import ModuleNames
-from jax_attn.parity.observers import Observer
-from jax_attn.parity.power import PlantedRun, results_of
-from jax_attn.parity.recording import CallRecord, Recording
-from jax_attn.parity.recording_flax import FlaxRecorder
-from jax_attn.parity.recording_torch import TorchRecorder
-from jax_attn.parity.report import Report, table
+from jax_attn.parity.recording import TOP
+from jax_attn.parity.report import Report
 from jax_attn.parity.search import find
+from jax_attn.parity.second_draw import second_trial
 from jax_attn.parity.trace import Progress, Tracer
-from jax_attn.parity.wrapping import first_paths
+from jax_attn.parity.traced import ModuleTrace
+from jax_attn.parity.trials import Trial, trial_of
 from jax_attn.weights.rules import Names
+
+Tried = tuple[Fault, Candidate]
 
 # What brings the error down by less is no likely cause.
 LIKELY = 1e-2
 
+# So many weights are tried one by one below submodules that are right, and no more.
+MANY_WEIGHTS = 64
 
-@dataclass(frozen=True)
-class Candidate:
-    """A fault that was tried as the cause.
-
-    Attributes:
-        fault: its name in `faults.FAULTS`; empty for a setting that was not tried, but read.
-        summary: what it is.
-        setting: what differs by it.
-        flax: what Flax does, if this is the cause.
-        torch: what torch does.
-        error: the error that is left with it in torch; NaN where there is no number.
-        explains: whether that is within the bound.
-    """
-
-    fault: str
-    summary: str
-    setting: str
-    flax: str
-    torch: str
-    error: float
-    explains: bool
-
-    def __str__(self) -> str:
-        return f"{self.setting}: flax {self.flax}, torch {self.torch}"
-
-
-@dataclass
-class Diagnosis:
-    """Where two modules begin to differ, and why.
-
-    Attributes:
-        certainty: "certain": one cause, and no other, leaves an error within the bound; "likely": several
-            do, or the error falls a hundredfold; "unknown"; or "no difference".
-        cause: the likeliest; None if it is not known.
-        divergence: where they begin to differ.
-        error: the error there, without any repair.
-        bound: the bound of that error.
-        candidates: all that were tried, the best first.
-        lint: settings of paired modules that differ, found without running them.
-        seconds: the time it took.
-    """
-
-    certainty: str
-    cause: Candidate | None = None
-    divergence: Divergence | None = None
-    error: float = math.nan
-    bound: float = bounds.MODULE
-    candidates: list[Candidate] = field(default_factory=list)
-    lint: list[SettingFinding] = field(default_factory=list)
-    seconds: float = 0.0
-
-    @property
-    def likely(self) -> list[Candidate]:
-        """The candidates that come into question."""
-        good = [candidate for candidate in self.candidates if candidate.explains]
-        return good or ([self.cause] if self.cause else [])
-
-    @property
-    def tried(self) -> str:
-        """All that was tried, as a table."""
-        rows = [["fault", "error left", "flax", "torch"]]
-        rows += [[c.fault, f"{c.error:.2g}", c.flax, c.torch] for c in self.candidates]
-        return table(rows)
-
-    def to_json(self) -> dict[str, Any]:
-        """Everything, in the types of JSON."""
-        return {
-            "certainty": self.certainty,
-            "cause": None if self.cause is None else _plain(vars(self.cause)),
-            "error": _plain({"error": self.error})["error"],
-            "bound": self.bound,
-            "divergence": None if self.divergence is None else self.divergence.to_json(),
-            "candidates": [_plain(vars(candidate)) for candidate in self.candidates],
-            "lint": [{**vars(f), "flax": str(f.flax), "torch": str(f.torch)} for f in self.lint],
-            "seconds": self.seconds,
-        }
-
-    def __str__(self) -> str:
-        return "\n".join(self._lines())
-
-    def _lines(self) -> Iterator[str]:
-        where = ""
-        if self.divergence is not None:
-            where = f" in {self.divergence.flax_path or 'the module itself'} ({self.divergence.flax_class})"
-        if self.certainty == "no difference":
-            yield "nothing differs on these inputs"
-        elif self.cause is None:
-            yield f"cause unknown{where}: none of the {len(self.candidates)} faults tried explains it"
-        else:
-            yield f"cause, {self.certainty}{where}: {self.cause}"
-            left = f"; with the same in torch the error falls from {self.error:.2g} to {self.cause.error:.2g}"
-            yield f"  {self.cause.summary}{left if self.cause.fault else ''}"
-        others = [candidate for candidate in self.likely if candidate is not self.cause]
-        for other in others:
-            yield f"  or: {other}"
-        for finding in self.lint:
-            yield f"  settings differ: {finding}"
+# Between these an error is of the size that rounding to float32 makes.
+FLOAT32 = 1e-10, 1e-6
 
 
 def diagnose(
@@ -193,15 +99,27 @@ def diagnose(
     for lane in lanes_named(["float64", "dropout"]):
         if lane.training and not (has_dropout(flax) or _drops(torch)):
             continue
-        where = divergence or find(
-            Tracer.of(sides, lane, modules, flax_module).trace(case, progress=progress)
-        )
+        trace = report.trace if report is not None and divergence is not None else None
+        if divergence is None:
+            trace = Tracer.of(sides, lane, modules, flax_module).trace(case, progress=progress)
+        where = divergence or (None if trace is None else find(trace))
         if where is None:
             continue
-        trial = (_Backward if where.direction == "backward" else _Forward)(sides, lane, case, where)
+        trial = trial_of(sides, lane, case, where)
         if trial.error <= trial.bound:  # it was found in the other lane, or is not to be seen again
             continue
-        found = _diagnosis(trial, where, lint, list(_candidates(trial, where, faults, progress)))
+        right = _right(trace, where)
+        tried = list(_candidates(trial, where, right, faults, progress))
+        if faults is None and right and not any(candidate.explains for _, candidate in tried):
+            # What is called and is right may yet be used in another way than by calling it.
+            below = _of_weights(trial, where, right)
+            tried += _candidates(trial, where, [], below, progress)
+        second = None
+        if any(candidate.explains for _, candidate in tried):
+            progress("another draw")
+            second = second_trial(trial, flax_module, weights, case, lane, where)
+        found = _diagnosis(trial, second, where, lint, tried)
+        found.also = _also(trace, where)
         break
     found.seconds = time.perf_counter() - started
     return found
@@ -211,175 +129,193 @@ def _drops(torch: Any) -> bool:
     return any("dropout" in type(child).__name__.lower() for child in torch.modules())
 
 
-# A trial tells the error that is left with a fault in torch.
+def _place(trace: ModuleTrace, where: Divergence) -> int:
+    """The call at fault in the trace."""
+    same = [i for i, call in enumerate(trace.calls)
+            if (call.flax.path, call.flax.number) == (where.flax_path, where.call - 1)]  # fmt: skip
+    return TOP if where.flax_class == "the call" or not same else same[0]
 
 
-class _Forward:
-    """The outputs of the call at fault: Flax's stay, torch's are made again with each candidate."""
-
-    def __init__(self, sides: Sides, lane: Lane, case: Case, divergence: Divergence):
-        self.sides = sides
-        self.lane = lane
-        self.divergence = divergence
-        self.call = Call.of(case).cast(lane)
-        self.bound = divergence.bound if divergence.bound > 0 else sides.bound
-        torch, tape = self._run(sides.torch)
-        recorder = FlaxRecorder(sides.flax, lane, sides.names, sides.call_flax, first_paths(sides.flax))
-        keep = _Keep(divergence.flax_path, divergence.call - 1)
-        self.recording = recorder.record(self.call, keep, tape=tape)
-        whole = divergence.flax_class == "the call"  # what is done with the module's output
-        self.flax = self.recording.whole if whole or keep.kept is None else keep.kept
-        self.error = self._error(torch)
-
-    def of(self, planted: Planted) -> float:
-        """The error with a fault in torch."""
-        try:
-            return self._error(self._run(planted.module)[0])
-        except Exception:  # a fault that does not fit after all
-            return math.nan
-
-    def _run(self, module: Any) -> tuple[Recording, Tape | None]:
-        tape = Tape(self.sides.seed) if self.lane.training else None
-        recorder = TorchRecorder(module, self.lane, self.sides.call_torch)
-        return recorder.record(self.call, self.sides.seed, tape=tape), tape
-
-    def _error(self, torch: Recording) -> float:
-        path, number = self.divergence.torch_path, self.divergence.call - 1
-        same = [call for call in torch.calls if call.path == path and call.number == number]
-        theirs = torch.whole if self.flax is self.recording.whole or not same else same[0]
-        if torch.failure is not None or self.flax.skeleton is None or theirs.skeleton is None:
-            return math.nan
-        matched, note = match_outputs(self.flax, theirs, self.bound)
-        difference = worst(match.difference for match in matched)
-        return math.nan if difference is None or note else difference.error
+def _right(trace: ModuleTrace | None, where: Divergence) -> list[str]:
+    """Paths, below the module at fault, of submodules that are right on torch's inputs."""
+    if trace is None or where.direction == "backward":
+        return []
+    inside = where.torch_path
+    calls = [call for _, call in trace.children(_place(trace, where))]
+    wrong = {call.torch.path for call in calls if call.isolated is None or not call.isolated.agrees}
+    right = {call.torch.path for call in calls} - wrong - {inside}
+    return [path.removeprefix(inside).lstrip(".") for path in right if path.startswith(inside)]
 
 
-class _Keep(Observer):
-    """Keeps the outputs of one call."""
-
-    def __init__(self, path: str, number: int):
-        self.path = path
-        self.number = number
-        self.kept: CallRecord | None = None
-
-    def returned(self, call: CallRecord, value: Any) -> Any:
-        """Keep it, or let go of it."""
-        value = super().returned(call, value)
-        if (call.path, call.number) == (self.path, self.number) and self.kept is None:
-            call.outputs = [np.array(output) for output in call.outputs]
-            self.kept = call
-        else:
-            call.forget()
-        return value
+def _of_weights(trial: Trial, where: Divergence, right: Sequence[str]) -> list[Fault]:
+    """The faults of single weights below submodules that are right, unless they are too many to try."""
+    target = trial.sides.torch.get_submodule(where.torch_path)
+    known = sum(1 for _ in variants(_without(target, right)))
+    found = [fault for fault in variants(target) if not fault.setting.startswith("gradient")]
+    return found if len(found) - known <= MANY_WEIGHTS else []
 
 
-class _Backward:
-    """Outputs and gradients of the whole."""
-
-    def __init__(self, sides: Sides, lane: Lane, case: Case, divergence: Divergence):
-        self.run = PlantedRun(sides, lane)
-        self.lane = lane
-        self.cases = [case]
-        self.sides = sides
-        self.divergence = divergence
-        self.bound = sides.bound
-        self.error = self._error(self.run)
-
-    def of(self, planted: Planted) -> float:
-        """The error with a fault in torch."""
-        return self._error(self.run.of(planted, self.lane))
-
-    def _error(self, run: PlantedRun) -> float:
-        errors = [result.error for result in results_of(run, self.cases)]
-        return max(errors) if errors and not any(map(math.isnan, errors)) else math.nan
+def _also(trace: ModuleTrace | None, where: Divergence) -> list[tuple[str, float]]:
+    """Further modules whose own code differs, with the error on torch's inputs."""
+    found: dict[str, float] = {}
+    for call in [] if trace is None or where.direction == "backward" else trace.calls:
+        if call.isolated is not None and not call.isolated.agrees and call.flax.path != where.flax_path:
+            found[call.flax.path] = max(call.isolated.error, found.get(call.flax.path, 0.0))
+    return list(found.items())
 
 
 def _candidates(
-    trial: _Forward | _Backward, where: Divergence, faults: Sequence[Fault] | None, progress: Progress
-) -> Iterator[Candidate]:
+    trial: Trial,
+    where: Divergence,
+    right: Sequence[str],
+    faults: Sequence[Fault] | None,
+    progress: Progress,
+) -> Iterator[Tried]:
     target = trial.sides.torch.get_submodule(where.torch_path)
-    for fault in _fitting(trial, where, target) if faults is None else faults:
+    for fault in _fitting(trial, where, target, right) if faults is None else faults:
         try:
             if not fault.fits(target):
                 continue
             progress(fault.name)
-            planted = plant(fault, trial.sides.torch, where.torch_path, share_weights=True)
-            error = trial.of(planted)
+            yield from _tried(fault, trial)
         except Exception:  # it does not fit after all
             continue
-        if planted.acts.words:
-            flax, torch = (", ".join(dict.fromkeys(words)) for words in zip(*planted.acts.words, strict=True))
-            explains = bool(error <= trial.bound)
-            yield Candidate(fault.name, fault.summary, fault.setting, flax, torch, error, explains)
 
 
-def _fitting(trial: _Forward | _Backward, where: Divergence, target: Any) -> Iterator[Fault]:
-    """Every known fault that shows in the trial's lane and direction."""
+def _tried(fault: Fault, trial: Trial) -> Iterator[Tried]:
+    planted = plant(fault, trial.sides.torch, trial.divergence.torch_path, share_weights=True)
+    error = trial.of(planted)
+    if planted.acts.words:
+        flax, torch = (", ".join(dict.fromkeys(words)) for words in zip(*planted.acts.words, strict=True))
+        explains = bool(error <= trial.bound)
+        yield fault, Candidate(fault.name, fault.summary, fault.setting, flax, torch, error, explains)
+
+
+def _fitting(trial: Trial, where: Divergence, target: Any, right: Sequence[str]) -> Iterator[Fault]:
+    """Every known fault that shows in the trial's lane and direction, in code that may be wrong."""
     backward, training = where.direction == "backward", trial.lane.training
+    rest = _without(target, right)
+    for fault in _all(trial, target, rest):
+        of_gradients = fault.setting.startswith("gradient")
+        if (of_gradients and not backward) or (fault.lane == "dropout" and not training):
+            continue
+        if fault.family == "models" or fault.setting in AROUND or fault.fits(rest):
+            yield fault
 
-    def matters(fault: Fault) -> bool:
-        return (backward or not fault.setting.startswith("gradient")) and (
-            training or fault.lane != "dropout"
-        )
 
-    yield from filter(matters, _all(trial, target))
+# Faults of what is done with submodules, which may all be right; others are sought in what may be wrong.
+AROUND = ("axes", "normalisation", "norm placement", "skip connection", "fused q, k, v")
 
 
-def _all(trial: _Forward | _Backward, target: Any) -> Iterator[Fault]:
-    """Every known fault, those of single weights for each of them, and the eps that Flax has."""
-    single = variants(target)
+def _without(module: Any, right: Sequence[str]) -> Any:
+    """The module without some of its submodules: only to be looked at."""
+    rest = copy.copy(module)
+    rest._modules = {
+        name: _without(child, [path[len(name) + 1 :] for path in right if path.startswith(f"{name}.")])
+        for name, child in module._modules.items()
+        if child is not None and name not in right
+    }
+    return rest
+
+
+def _all(trial: Trial, target: Any, rest: Any) -> Iterator[Fault]:
+    """Every known fault; those of single weights for each of them; the eps and rotary bases that Flax has."""
+    single = variants(rest)
     yield from (fault for fault in FAULTS.values() if fault.name not in {each.name for each in single})
     yield from single
-    values = {float(eps) for _, eps in _eps_in(trial.sides.flax)}
-    for value in sorted(values - {1e-5, 1e-6, 1e-12}):
-        yield eps_fault(value)
+    weights = [key for key, parameter in rest.named_parameters() if parameter.ndim > 1]
+    if sum(parameter.ndim > 1 for parameter in target.parameters()) > 1:
+        yield from (one_weight(FAULTS[name], key) for name in PLANTERS for key in weights)
+    numbers = set(_numbers(trial.sides.flax))
+    known = {1e-5, 1e-6, 1e-12, 0.0}
+    yield from map(eps_fault, sorted(value for value in numbers - known if 0 < value <= 1e-2))
+    yield from map(base_fault, sorted(value for value in numbers - {5e5, 1e4} if value >= 100))
 
 
-def _eps_in(flax: nnx.Module) -> Iterator[tuple[Any, float]]:
+def _numbers(flax: nnx.Module) -> Iterator[float]:
+    """Numbers that a Flax module holds: an eps, or the base of rotary frequencies, under whatever name."""
     for _, node in nnx.iter_modules(flax, graph=True):
-        for name in ("epsilon", "eps"):
-            value = getattr(node, name, None)
-            if isinstance(value, int | float):
-                yield node, value
+        for value in vars(node).values():
+            if isinstance(value, float):
+                yield value
 
 
 def _diagnosis(
-    trial: _Forward | _Backward,
+    trial: Trial,
+    second: Trial | None,
     where: Divergence,
     lint: list[SettingFinding],
-    candidates: list[Candidate],
+    tried: list[Tried],
 ) -> Diagnosis:
-    candidates.sort(key=lambda candidate: math.inf if math.isnan(candidate.error) else candidate.error)
-    found = Diagnosis("unknown", None, where, trial.error, trial.bound, candidates, lint)
+    first = tried
+    if second is not None:
+        tried = [(fault, _again(fault, candidate, second)) for fault, candidate in tried]
+    candidates = sorted((c for _, c in tried), key=lambda c: math.inf if math.isnan(c.error) else c.error)
+    found = Diagnosis("unknown", None, where, trial.error, trial.bound, candidates, lint=lint)
+    lost = [new for (_, new), (_, old) in zip(tried, first, strict=True) if old.explains and not new.explains]
+    told = dict.fromkeys(map(str, lost))
+    found.notes += [f"on these inputs it could also be, but not on others: {cause}" for cause in told]
+    if trial.error <= FLOAT32[1] and any(c.fault == "float32-lifted" and not c.explains for c in candidates):
+        found.notes.append(
+            f"torch computes in float32 inside {where.torch_path or 'the module itself'}: below "
+            f"{FLOAT32[1]:.0e} the float64 lane cannot tell; compare in the lanes float32 and bfloat16"
+        )
     good = [candidate for candidate in candidates if candidate.explains]
     if good:
         causes = {(candidate.setting, candidate.flax) for candidate in good}
         found.cause = _quoted(good, lint)
-        found.certainty = "certain" if len(causes) == 1 else "likely"
+        sure = second is not None and (len(causes) == 1 or _is_told(found.cause, lint))
+        found.certainty = "certain" if sure else "likely"
     elif candidates and candidates[0].error <= LIKELY * trial.error:
         found.cause, found.certainty = candidates[0], "likely"
     else:
-        dropout = [f for f in lint if f.setting.startswith("dropout")]
-        here = [f for f in lint if f.flax_path == where.flax_path and f not in dropout]
-        if trial.lane.training:  # what draws otherwise has no numbers to compare
-            here += dropout
-        if here:
-            finding = here[0]
-            words = str(finding.flax), str(finding.torch)
-            summary = "the settings differ, as the lint has it"
-            found.cause = Candidate("", summary, finding.setting, *words, math.nan, False)
-            found.certainty = "likely"
+        found.cause = _read(trial, where, lint) or _rounding(trial, candidates)
+        found.certainty = "unknown" if found.cause is None else "likely"
     return found
 
 
+def _again(fault: Fault, candidate: Candidate, second: Trial) -> Candidate:
+    """What explains the first draw is tried on the second."""
+    if not candidate.explains:
+        return candidate
+    try:
+        [(_, again)] = _tried(fault, second)
+    except Exception:  # the second draw does not reach it
+        return replace(candidate, error=math.nan, explains=False)
+    return replace(candidate, error=max(candidate.error, again.error), explains=again.explains)
+
+
 def _quoted(good: list[Candidate], lint: list[SettingFinding]) -> Candidate:
-    """Of several that explain it, the one whose setting differs as the modules tell."""
+    """Of several that explain it, the one that the modules tell of themselves; or whose setting differs."""
     told = {finding.setting for finding in lint}
-    return next((candidate for candidate in good if candidate.setting in told), good[0])
+    return min(good, key=lambda c: (not _is_told(c, lint), c.setting not in told))
 
 
-def _plain(row: Mapping[str, Any]) -> dict[str, Any]:
-    return {k: str(v) if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
+def _is_told(candidate: Candidate, lint: list[SettingFinding]) -> bool:
+    """Whether the modules tell of the very difference."""
+    return any(f.setting == candidate.setting and word(f.flax) == candidate.flax for f in lint)
+
+
+def _read(trial: Trial, where: Divergence, lint: list[SettingFinding]) -> Candidate | None:
+    """A setting that differs as the modules tell, where no fault explains it."""
+    dropout = [f for f in lint if f.setting.startswith("dropout")]
+    here = [f for f in lint if f.flax_path == where.flax_path and f not in dropout]
+    if trial.lane.training:  # what draws otherwise has no numbers to compare
+        here += dropout
+    for finding in here[:1]:
+        words = word(finding.flax), word(finding.torch)
+        summary = "the settings differ, as the lint has it"
+        return Candidate("", summary, finding.setting, *words, math.nan, False)
+    return None
+
+
+def _rounding(trial: Trial, candidates: list[Candidate]) -> Candidate | None:
+    """Two sides that both round never agree to the last digit: an error of that size tells of rounding."""
+    if not FLOAT32[0] <= trial.error <= FLOAT32[1]:
+        return None
+    narrow = [c for c in candidates if c.setting.startswith("precision") and c.error <= 2 * trial.error]
+    both = any(candidate.fault == "float32-lifted" for candidate in candidates)
+    return None if both else next(iter(narrow), None)
 
 
 __all__ = ["Candidate", "Diagnosis", "SettingFinding", "diagnose", "lint_pair"]

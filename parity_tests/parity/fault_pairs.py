@@ -9,6 +9,14 @@ import numpy as np
 from jax_attn.catalogue.twin import Twin
 from jax_attn.parity.cases import Case, text_cases, token_cases
 from jax_attn.parity.faults import FAULTS, Fault, faults_for
+from jax_attn.parity.faults.decoder_pair import (
+    FlaxConvolution,
+    FlaxDecoderLayer,
+    decoder_cases,
+    image_cases,
+    torch_convolution,
+    torch_decoder_layer,
+)
 from jax_attn.parity.faults.loss_pair import FlaxLosses, loss_cases, torch_losses
 
 WIDTH = 6
@@ -61,11 +69,28 @@ def ids() -> list[Case]:
     return text_cases(7, context=5)[-1:]
 
 
+def large_cases() -> list[Case]:
+    """Numbers at which an activation that is cut off is cut off."""
+    return [Case("large", (50 * np.random.default_rng(3).standard_normal((2, 3, WIDTH)),))]
+
+
+DECODER = (
+    *("heads-shared", "padding-missing", "causal-missing", "padding-inverted", "padding-inverted-mean"),
+    *("padding-inverted-itself", "padding-inverted-alone", "padding-inverted-alone-mean", "causal-inverted"),
+    *("causal-inverted-mean", "rotary-layout", "rotary-sign", "rotary-missing", "rotary-missing-keys"),
+    *("rotary-missing-queries", "rotary-base-500000", "rotary-unrounded", "gelu-for-silu"),
+    *("tanh-gelu-for-silu", "gelu-sigmoid-for-silu", "relu-for-silu", "sigmoid-for-silu", "none-for-silu"),
+    *("gate-swapped", "norm-centred", "eps-outside", "eps-1e-5", "norm-placement", "float32-lifted"),
+)
+
 PAIRS = {
     "layer": pair_of(
         "layers.encoder_layer:EncoderLayer",
         layer_cases,
-        but=("eps-1e-5", "axes-swapped", "variance-one-pass"),
+        but=(
+            *("eps-1e-5", "axes-swapped", "variance-one-pass", "skip-normed", "first-skip-normed"),
+            *(name for name in DECODER if name.startswith(("heads-", "padding-", "causal-", "gate-"))),
+        ),
         embed_dim=WIDTH,
         num_heads=2,
         hidden_dim=5,
@@ -76,7 +101,18 @@ PAIRS = {
     "attention": pair_of(
         "from_scratch.sdpa:MultiHeadAttentionSDPA",
         lambda: token_cases(WIDTH)[:1],
-        only=("mask-one-more", "qkv-by-heads", "axes-swapped", "scale-missing", "mask-missing", "swapped-qk"),
+        only=(
+            "mask-one-more",
+            "mask-inverted-itself",
+            "mask-transposed",
+            "mask-transposed-mean",
+            "qkv-by-heads",
+            "qkv-in-three",
+            "axes-swapped",
+            "scale-missing",
+            "mask-missing",
+            "swapped-qk",
+        ),
         d_in=WIDTH,
         d_out=WIDTH,
         num_heads=2,
@@ -84,8 +120,8 @@ PAIRS = {
     ),
     "relu": pair_of(
         "layers.feed_forward:FeedForward",
-        lambda: token_cases(WIDTH)[:1],
-        only=("gelu-for-relu", "tanh-gelu-for-relu"),
+        large_cases,
+        only=[fault.name for fault in FAULTS.values() if fault.name.endswith("relu")],
         embed_dim=WIDTH,
         hidden_dim=5,
         activation="relu",
@@ -93,7 +129,7 @@ PAIRS = {
     "pre": pair_of(
         "layers.encoder_layer:EncoderLayer",
         far_cases,
-        only=("variance-one-pass", "norm-placement"),
+        only=("variance-one-pass", "norm-placement", "skip-normed", "first-skip-normed"),
         embed_dim=WIDTH,
         num_heads=2,
         hidden_dim=5,
@@ -112,11 +148,13 @@ PAIRS = {
         "models.bert:Bert",
         ids,
         only=[
-            fault.name for fault in FAULTS.values() if fault.family == "models" and "halves" not in fault.name
+            fault.name
+            for fault in FAULTS.values()
+            if fault.name == "pooler-tanh" or (fault.family == "models" and "halves" not in fault.name)
         ],
         vocab_size=7,
         hidden_size=WIDTH,
-        num_hidden_layers=1,
+        num_hidden_layers=2,
         num_attention_heads=2,
         intermediate_size=5,
         max_position_embeddings=5,
@@ -127,6 +165,13 @@ PAIRS = {
         only=("position-halves",),
         num_embeddings=5,
         embedding_dim=WIDTH,
+    ),
+    "decoder": Pair(FlaxDecoderLayer, torch_decoder_layer, decoder_cases, only=DECODER),
+    "another base": Pair(
+        lambda: FlaxDecoderLayer(5e5), lambda: torch_decoder_layer(5e5), decoder_cases, ("rotary-base-10000",)
+    ),
+    "convolution": Pair(
+        FlaxConvolution, torch_convolution, image_cases, ("kernel-flipped", "leaky-slope", "relu-for-leaky")
     ),
     "losses": Pair(FlaxLosses, torch_losses, loss_cases, but=("axes-swapped",)),
 }

@@ -7,14 +7,24 @@
 
 from typing import Any
 
+from jax_attn.parity.faults.activations import ACTIVATIONS
 from jax_attn.parity.faults.attention import ATTENTION
 from jax_attn.parity.faults.fault import Fault, Planted, plant
-from jax_attn.parity.faults.layers import LAYERS, eps_fault
+from jax_attn.parity.faults.layers import LAYERS
 from jax_attn.parity.faults.losses import LOSSES
+from jax_attn.parity.faults.masks import MASKS
 from jax_attn.parity.faults.models import MODELS
+from jax_attn.parity.faults.norms import NORMS, eps_fault
+from jax_attn.parity.faults.precision import PRECISION
+from jax_attn.parity.faults.residual import RESIDUAL
+from jax_attn.parity.faults.rotary import ROTARY, base_fault
 from jax_attn.parity.faults.weights import WEIGHTS
 
-FAULTS: dict[str, Fault] = {fault.name: fault for fault in [*ATTENTION, *WEIGHTS, *LAYERS, *MODELS, *LOSSES]}
+_FAMILIES = (
+    *(ATTENTION, MASKS, ROTARY, WEIGHTS, ACTIVATIONS),
+    *(NORMS, RESIDUAL, LAYERS, MODELS, LOSSES, PRECISION),
+)
+FAULTS: dict[str, Fault] = {fault.name: fault for family in _FAMILIES for fault in family}
 
 
 def faults_for(flax_module: Any, torch_module: Any) -> list[Fault]:
@@ -27,4 +37,4 @@ def faults_for(flax_module: Any, torch_module: Any) -> list[Fault]:
     return [fault for fault in FAULTS.values() if fault.fits(torch_module)]
 
 
-__all__ = ["FAULTS", "Fault", "Planted", "eps_fault", "faults_for", "plant"]
+__all__ = ["FAULTS", "Fault", "Planted", "base_fault", "eps_fault", "faults_for", "plant"]

@@ -17,7 +17,7 @@ class Fault:
     Attributes:
         name: what the command line calls it.
         summary: what is wrong, in a line.
-        family: "attention", "layers", "models" or "losses".
+        family: "attention", "rotary", "layers", "models", "losses" or "precision".
         setting: what a diagnosis calls the thing that differs, such as "eps".
         fits: whether a torch module has what the fault changes, told without running it.
         planter: puts it into a copy of a module.

@@ -4,8 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from jax_attn.parity.faults.fault import Fault
-from jax_attn.parity.faults.layers import calling, uses
-from jax_attn.parity.faults.planting import Forward
+from jax_attn.parity.faults.planting import Forward, calling, uses
 
 ARGUMENTS = {
     "cross_entropy": (

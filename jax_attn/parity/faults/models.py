@@ -4,8 +4,8 @@ from collections.abc import Callable
 from typing import Any
 
 from jax_attn.parity.faults.fault import Fault
-from jax_attn.parity.faults.layers import calling, uses
 from jax_attn.parity.faults.planting import PASS, Acts, Forward, watch, wrap
+from jax_attn.parity.faults.positions import PLACES, POSITIONS
 
 
 def _embeddings(module: Any) -> list[tuple[str, Any]]:
@@ -28,7 +28,7 @@ SEGMENTS = ("segment", "token_type")
 
 
 def _tokens(module: Any) -> list[Any]:
-    others = _called(module, *SEGMENTS, "position")
+    others = _called(module, *SEGMENTS, *PLACES)
     return [child for _, child in _embeddings(module) if not any(child is other for other in others)]
 
 
@@ -102,30 +102,32 @@ def _first_of(args: tuple[Any, ...]) -> int | None:
     return places[0] - len(index) if ... in before else places[0]
 
 
-def layer_left_out(module: Any, acts: Acts) -> None:
-    """The last layer of a stack hands on its input."""
+def left_out(place: int) -> Callable[[Any, Acts], None]:
+    """A layer of a stack hands on its input."""
 
-    def around(layer: Any, forward: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
-        acts.add("left out", "run")
-        return x * 1
+    def planter(module: Any, acts: Acts) -> None:
+        def around(layer: Any, forward: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
+            value = forward(x, *args, **kwargs)
+            first = value[0] if isinstance(value, tuple) else value
+            if getattr(first, "shape", None) != getattr(x, "shape", ()):
+                return value
+            acts.add("left out", "run")
+            return (x * 1, *value[1:]) if isinstance(value, tuple) else x * 1
 
-    wrap(_stack(module)[-1], around)
+        wrap(_stack(module)[place], around)
+
+    return planter
 
 
 def _stack(module: Any) -> list[Any]:
-    """The layers of the first stack of them: modules of one class that may stand for one another."""
+    """The layers of the first stack of them: modules of one class in a list, with modules in them."""
     import torch
 
     for child in module.modules():
-        layers = list(child) if isinstance(child, torch.nn.ModuleList) else []
-        if len({type(layer) for layer in layers}) == 1 and "layer" in type(layers[0]).__name__.lower():
+        layers = list(child) if isinstance(child, torch.nn.ModuleList | torch.nn.Sequential) else []
+        if len(layers) > 1 and len({type(layer) for layer in layers}) == 1 and list(layers[0].children()):
             return layers
     return []
-
-
-def _tanh(forward: Forward, function: Any, args: Any, kwargs: Any) -> Any:
-    forward.acts.add("no tanh", "tanh")
-    return args[0] * 1
 
 
 def takes_first_token(module: Any) -> bool:
@@ -153,8 +155,9 @@ MODELS = [
            _pooling("the last token", lambda x, axis: x.select(axis, -1))),
     _fault("pooled-mean", "the mean of all vectors for the first's", "pooled token", takes_first_token,
            _pooling("the mean", lambda x, axis: x.mean(axis))),
-    _fault("pooler-tanh", "a pooler without its tanh", "activation",
-           uses("tanh", "Tanh"), calling(("tanh",), _tanh)),
     _fault("layer-missing", "the last layer of a stack is left out", "layers",
-           lambda module: len(_stack(module)) > 0, layer_left_out),
+           lambda module: bool(_stack(module)), left_out(-1)),
+    _fault("first-layer-missing", "the first layer of a stack is left out", "layers",
+           lambda module: bool(_stack(module)), left_out(0)),
+    *POSITIONS,
 ]  # fmt: skip

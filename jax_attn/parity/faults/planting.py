@@ -5,6 +5,7 @@ copy whose class is derived from the original's, so names, weights and signature
 """
 
 import copy
+import dis
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
@@ -117,6 +118,17 @@ def wrap(module: Any, around: Callable[..., Any]) -> None:
     _derive(module, forward)
 
 
+def calling(names: tuple[str, ...], change: Callable[..., Any]) -> Callable[[Any, Acts], None]:
+    """`change(forward, function, args, kwargs)` where one of these functions is called."""
+
+    def caught(
+        forward: Forward, name: str, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        return change(forward, function, args, kwargs) if name in names else PASS
+
+    return lambda module, acts: watch(module, caught, acts)
+
+
 def _derive(module: Any, forward: Any) -> None:
     kind = type(module)
     inside = {"forward": forward, "__module__": kind.__module__, "__qualname__": kind.__qualname__}
@@ -161,6 +173,11 @@ def functions_of(module: Any) -> set[str]:
     return names
 
 
+def uses(*names: str) -> Callable[[Any], bool]:
+    """Whether a module calls one of these functions, or holds a layer that is called so."""
+    return lambda module: bool(functions_of(module) & set(names))
+
+
 @lru_cache(256)  # classes of planted modules are let go again
 def _mentioned(kind: type) -> frozenset[str]:
     import torch
@@ -170,10 +187,27 @@ def _mentioned(kind: type) -> frozenset[str]:
         if base in (object, torch.nn.Module):
             continue
         for method in vars(base).values():
-            code = getattr(method, "__code__", None)
-            if code is not None:
-                names.update(_names_in(code))
+            names |= _names_of(method, set())
     return frozenset(names)
+
+
+def _names_of(function: Any, seen: set[int]) -> set[str]:
+    """The names in a function's code, and in that of the functions it calls, as far as torch's own."""
+    code = getattr(function, "__code__", None)
+    if code is None or id(function) in seen or len(seen) > 50:
+        return set()
+    seen.add(id(function))
+    names = set(_names_in(code))
+    around = getattr(function, "__globals__", {})
+    for name in _globals_in(code):
+        called = around.get(name)
+        if str(getattr(called, "__module__", "torch")).partition(".")[0] != "torch":
+            names |= _names_of(called, seen)
+    return names
+
+
+def _globals_in(code: Any) -> set[str]:
+    return {part.argval for part in dis.get_instructions(code) if part.opname == "LOAD_GLOBAL"}
 
 
 def _names_in(code: Any) -> Iterator[str]:

@@ -5,10 +5,13 @@ The parameter itself stays as it is: a comparison hands the weights on to the ot
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from jax_attn.parity.faults.fault import Fault
-from jax_attn.parity.faults.planting import PASS, Acts, Forward, watch
+from jax_attn.parity.faults.norms import norms_of
+from jax_attn.parity.faults.planting import PASS, Acts, Forward, is_attention, watch, wrap
+from jax_attn.parity.faults.points import Points, heads_apart
 
 Select = Callable[[Any], dict[str, Any]]
 """Of a module: tensors by name, each of which another takes the place of."""
@@ -104,8 +107,9 @@ def norm_tensor(name: str) -> Select:
 
     def select(module: Any) -> dict[str, Any]:
         found = {}
+        norms = {id(norm) for norm in norms_of(module)}
         for path, child in module.named_modules():
-            tensor = getattr(child, name, None) if "norm" in type(child).__name__.lower() else None
+            tensor = getattr(child, name, None) if id(child) in norms else None
             if tensor is not None:
                 found[f"{path}.{name}".lstrip(".")] = tensor
         return found
@@ -113,67 +117,81 @@ def norm_tensor(name: str) -> Select:
     return select
 
 
-def positions(module: Any) -> dict[str, Any]:
-    """Tables of positions: parameters and buffers of two axes of what is called so."""
-    found = {}
-    for path, child in module.named_modules():
-        if "position" not in f"{path}.{type(child).__name__}".lower():
-            continue
-        for name, tensor in [
-            *child.named_parameters(recurse=False),
-            *child.named_buffers(recurse=False),
-        ]:
-            if tensor.ndim == 2 and tensor.is_floating_point():
-                found[f"{path}.{name}".lstrip(".")] = tensor
+# Queries, keys and values in one tensor. How many heads there are, the scores tell: it runs once more.
+
+
+def fused_planter(reorder: Callable[[Any, int, int], Any], words: tuple[str, str]) -> Any:
+    """`reorder(tensor, heads, width)` of what is three times as long as all heads together."""
+
+    def planter(module: Any, acts: Acts) -> None:
+        def around(module: Any, forward: Any, *args: Any, **kwargs: Any) -> Any:
+            heads = heads_in(module, forward, args, kwargs)
+
+            def select(module: Any) -> dict[str, Any]:
+                long = {3 * n * h for n, h in heads}
+                return {key: p for key, p in module.named_parameters() if p.shape[0] in long}
+
+            def change(module: Any, tensor: Any, name: str) -> Any:
+                n, h = next((n, h) for n, h in heads if 3 * n * h == tensor.shape[0])
+                return reorder(tensor, n, h)
+
+            with Forward(module, [], acts, Substitute(select, change, words)).mode:
+                return forward(*args, **kwargs)
+
+        wrap(module, around)
+
+    return planter
+
+
+def heads_in(module: Any, forward: Any, args: Any, kwargs: Any) -> set[tuple[int, int]]:
+    """The numbers and widths of heads whose scores are seen in a forward pass."""
+    import torch
+
+    found: set[tuple[int, int]] = set()
+
+    def soft(forward: Forward, chain: Any, scores: Any, dim: Any) -> Any:
+        apart = None if chain is None else heads_apart(forward, chain.queries)
+        if apart is not None:
+            found.add((apart.shape[-3], apart.shape[-1]))
+        return PASS
+
+    modes = [(child, child.training) for child in module.modules()]
+    module.eval()  # nothing is dropped out here
+    try:
+        with torch.no_grad(), Forward(module, [], Acts(), Points(soft=soft)).mode:
+            forward(*args, **kwargs)
+    finally:
+        for child, training in modes:
+            child.training = training
     return found
 
 
-def waves(module: Any) -> dict[str, Any]:
-    """Tables of positions that are constants."""
-    constants = {id(buffer) for buffer in module.buffers()}
-    return {key: tensor for key, tensor in positions(module).items() if id(tensor) in constants}
-
-
-def fused(module: Any) -> dict[str, Any]:
-    """Weights and biases of queries, keys and values in one."""
-    found = {}
-    for path, child in module.named_modules():
-        tensors = dict(child.named_parameters(recurse=False))
-        named = path.rpartition(".")[2].lower() in ("qkv", "c_attn", "in_proj", "query_key_value")
-        for name, tensor in tensors.items():
-            own = named or name.startswith("in_proj")
-            if own and tensor.shape[0] % 3 == 0 and _heads_around(module, path) > 1:
-                found[f"{path}.{name}".lstrip(".")] = tensor
-    return found
-
-
-def _heads_around(module: Any, path: str) -> int:
-    while True:
-        heads = getattr(module.get_submodule(path), "num_heads", None)
-        if isinstance(heads, int):
-            return heads
-        if not path:
-            return 1
-        path = path.rpartition(".")[0]
-
-
-def split_by_heads(module: Any, tensor: Any, name: str) -> Any:
+def split_by_heads(tensor: Any, heads: int, width: int) -> Any:
     """What is laid out as (3, heads, width), read as (heads, 3, width)."""
-    heads = _heads_around(module, name.rpartition(".")[0])
-    width = tensor.shape[0] // 3 // heads
     return tensor.unflatten(0, (heads, 3, width)).movedim(0, 1).flatten(0, 2)
 
 
-def halves(module: Any, tensor: Any, name: str) -> Any:
-    """Even columns, then the odd ones."""
-    import torch
-
-    return torch.cat([tensor[:, 0::2], tensor[:, 1::2]], dim=1)
+def split_in_three(tensor: Any, heads: int, width: int) -> Any:
+    """What is laid out as (heads, 3, width), read as (3, heads, width)."""
+    return tensor.unflatten(0, (3, heads, width)).movedim(0, 1).flatten(0, 2)
 
 
-def one_on(module: Any, tensor: Any, name: str) -> Any:
-    """Every row the next one."""
-    return tensor.roll(-1, 0)
+def has_fused(module: Any) -> bool:
+    """Whether there is attention, and a tensor that may hold queries, keys and values."""
+    long = any(
+        p.ndim == 2 and p.shape[0] % 3 == 0 and p.shape[0] > 2 * p.shape[1] for p in module.parameters()
+    )
+    return long and is_attention(module)
+
+
+def flipped(module: Any, tensor: Any, name: str) -> Any:
+    """A convolution's kernel, turned round in every axis of space."""
+    return tensor.flip(tuple(range(2, tensor.ndim)))
+
+
+def kernels(module: Any) -> dict[str, Any]:
+    """The first kernel of a convolution."""
+    return dict([(key, p) for key, p in _parameters(module) if p.ndim > 2 and max(p.shape[2:]) > 1][:1])
 
 
 def zeros(module: Any, tensor: Any, name: str) -> Any:
@@ -226,21 +244,32 @@ WEIGHTS = [
     _fault("weight-transposed", "a square weight is used without its transpose", "layers", "weight",
            square, transposed, ("the transpose", "the weight"), 11, 12),
     _fault("bias-missing", "a bias is not added", "layers", "bias", bias, zeros, ("no bias", "a bias"), 8),
-    _fault("qkv-by-heads", "a fused q, k, v weight is split into heads first", "attention", "fused q, k, v",
-           fused, split_by_heads, ("split as (heads, 3, width)", "as (3, heads, width)"), 13),
+    Fault("qkv-by-heads", "a fused q, k, v weight is split into heads first", "attention", "fused q, k, v",
+          has_fused,
+          fused_planter(split_by_heads, ("split as (heads, 3, width)", "as (3, heads, width)")), (13,)),
+    Fault("qkv-in-three", "a fused q, k, v weight is split in three before it is split into heads",
+          "attention", "fused q, k, v", has_fused,
+          fused_planter(split_in_three, ("split as (3, heads, width)", "as (heads, 3, width)")), (13,)),
+    _fault("kernel-flipped", "a convolution's kernel is turned round", "layers", "weight", kernels, flipped,
+           ("the kernel turned round", "the kernel"), 11),
     _fault("norm-bias-missing", "a normalisation without its bias", "layers", "norm bias",
            one_norm("bias"), zeros, ("no bias", "a bias"), 2),
     _fault("norm-scale-plus-one", "a normalisation scales by 1 + its weight", "layers", "norm scale",
            one_norm("weight"), plus_one, ("1 + weight", "weight"), 2),
     _fault("weight-constant", "a parameter gets no gradient, as if it were a buffer", "layers",
            "gradient of a weight", first_weight, detached, ("none", "one"), 35),
-    _fault("position-off-by-one", "positions are counted from 1", "models", "positions", positions,
-           one_on, ("from 1", "from 0"), 16),
-    _fault("position-missing", "positions are not added", "models", "positions", positions, zeros,
-           ("none", "added")),
-    _fault("position-halves", "sines in one half and cosines in the other, not in turn", "models",
-           "positions", waves, halves, ("sines, then cosines", "in turn"), 16),
 ]  # fmt: skip
+
+
+# The faults that befall one weight: (what it becomes, which weights, the words with and without the fault).
+
+ONE = {
+    "weight-transposed": (transposed, lambda p: p.ndim == 2 and p.shape[0] == p.shape[1],
+                          "the transpose of {}", "{}"),
+    "bias-missing": (zeros, lambda p: p.ndim == 1, "no {}", "{}"),
+    "kernel-flipped": (flipped, lambda p: p.ndim > 2 and max(p.shape[2:]) > 1, "{} turned round", "{}"),
+    "weight-constant": (detached, lambda p: True, "none", "a gradient of {}"),
+}  # fmt: skip
 
 
 def variants(module: Any) -> list[Fault]:
@@ -248,29 +277,18 @@ def variants(module: Any) -> list[Fault]:
     import torch
 
     tables = {id(p) for m in module.modules() if isinstance(m, torch.nn.Embedding) for p in m.parameters()}
-    kinds = {
-        "weight-transposed": (transposed, lambda p: p.ndim == 2 and p.shape[0] == p.shape[1]),
-        "bias-missing": (zeros, lambda p: p.ndim == 1),
-        "weight-constant": (detached, lambda p: True),
-    }
     of_norms = norm_tensor("bias")(module)
     found = []
-    for fault in WEIGHTS:
-        change, fits = kinds.get(fault.name, (None, None))
-        if change is None or fits is None:
-            continue
+    for fault in [fault for fault in WEIGHTS if fault.name in ONE]:
+        change, fits, wrong, right = ONE[fault.name]
         for key, parameter in module.named_parameters():
             bias_only = fault.name != "bias-missing" or ("bias" in key and key not in of_norms)
             if fits(parameter) and bias_only and not (change is transposed and id(parameter) in tables):
-                found.append(_of_one(fault, key, change))
+                words = wrong.format(key), right.format(key)
+                substitute = Substitute(partial(_named, key), change, words)
+                found.append(replace(fault, fits=lambda module: True, planter=substitute.plant))
     return found
 
 
-def _of_one(fault: Fault, key: str, change: Callable[[Any, Any, str], Any]) -> Fault:
-    right, wrong = {
-        "weight-transposed": (key, f"the transpose of {key}"),
-        "bias-missing": (key, f"no {key}"),
-        "weight-constant": (f"a gradient of {key}", "none"),
-    }[fault.name]
-    substitute = Substitute(lambda module: {key: module.get_parameter(key)}, change, (wrong, right))
-    return replace(fault, fits=lambda module: True, planter=substitute.plant)
+def _named(key: str, module: Any) -> dict[str, Any]:
+    return {key: module.get_parameter(key)}
