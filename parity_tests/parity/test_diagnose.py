@@ -53,9 +53,13 @@ def found(name, fault):
     )
 
 
+# Each takes half a second, and all of them a minute or two: here every ninth, of all families.
+TRIED = FORWARD[::9]
+
+
 def test_the_right_cause_is_named_and_no_wrong_one_is_certain():
     right, wrong, unsure = [], [], []
-    for name, fault in FORWARD:
+    for name, fault in TRIED:
         diagnosis = found(name, fault)
         cause = diagnosis.cause
         told = {(c.setting, c.flax) for c in diagnosis.likely if c.fault == fault}
@@ -64,7 +68,113 @@ def test_the_right_cause_is_named_and_no_wrong_one_is_certain():
             wrong.append((name, fault, str(diagnosis)))
         (right if exact else unsure).append((name, fault, str(diagnosis)))
     assert not wrong
-    assert len(right) >= 0.9 * len(FORWARD), unsure
+    assert len(right) >= 0.9 * len(TRIED), unsure
+
+
+class Normed(torch.nn.Module):
+    """The first token of a norm with fresh weights."""
+
+    def __init__(self):
+        super().__init__()
+        self.pooler = torch.nn.Identity()
+        self.emb = torch.nn.Embedding(30, 6)
+        self.norm = torch.nn.LayerNorm(6)
+
+    def forward(self, ids):
+        return self.norm(self.emb(ids))[:, 0]
+
+
+class FlaxNormed(nnx.Module):
+    def __init__(self, mistake=""):
+        rngs = nnx.Rngs(0)
+        self.mistake = mistake
+        self.emb = nnx.Embed(30, 6, rngs=rngs)
+        self.norm = nnx.LayerNorm(6, epsilon=1e-5, use_fast_variance=False, rngs=rngs)
+
+    def __call__(self, ids):
+        y = self.norm(self.emb(ids))
+        if self.mistake == "pooled at the largest id":
+            return y[jnp.arange(len(ids)), ids.argmax(-1)]
+        return y[:, 0] + (y[:, 0] if self.mistake == "twice" else 0)
+
+
+IDS = np.random.default_rng(0).integers(0, 29, (3, 5))
+IDS[:, -1] = 29
+
+
+@pytest.mark.parametrize("mistake", ["pooled at the largest id", "twice"])
+def test_what_holds_on_these_inputs_alone_is_not_certain(mistake):
+    """The largest id happens to be the last; a norm's weight is 1, so twice it is one more."""
+    diagnosis = diagnose(FlaxNormed(mistake), Normed(), IDS)
+    assert diagnosis.certainty == "unknown", diagnosis
+    told = "could also be, but not on others: pooled token: flax the last token" in str(diagnosis)
+    assert told == (mistake != "twice")
+
+
+def test_other_modules_with_an_error_of_their_own():
+    class Two(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = torch.nn.LayerNorm(6), torch.nn.LayerNorm(6)
+
+        def forward(self, x):
+            return self.second(self.first(x) ** 2)
+
+    class FlaxTwo(nnx.Module):
+        def __init__(self):
+            self.first, self.second = (
+                nnx.LayerNorm(6, epsilon=1e-6, use_fast_variance=False, rngs=nnx.Rngs(0)) for _ in range(2)
+            )
+
+        def __call__(self, x):
+            return self.second(self.first(x) ** 2)
+
+    diagnosis = diagnose(FlaxTwo(), Two(), draw(3, 6))
+    assert (diagnosis.certainty, diagnosis.cause.fault) == ("certain", "eps-1e-6")
+    assert [path for path, _ in diagnosis.also] == ["second"]
+    assert "also on their own: second (" in str(diagnosis)
+
+
+class Single(torch.nn.Module):
+    """Torch computes in float32 inside."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = torch.nn.Linear(6, 6)
+
+    def forward(self, x):
+        return self.linear(x).float().exp().to(x.dtype)
+
+
+class FlaxSingle(nnx.Module):
+    def __init__(self, dtype):
+        self.linear = nnx.Linear(6, 6, rngs=nnx.Rngs(0))
+        self.dtype_inside = dtype
+
+    def __call__(self, x):
+        return jnp.exp(self.linear(x).astype(self.dtype_inside)).astype(x.dtype)
+
+
+def test_float32_inside_torch():
+    diagnosis = diagnose(FlaxSingle(jnp.float64), Single(), draw(3, 6))
+    assert (diagnosis.certainty, diagnosis.cause.fault) == ("certain", "float32-lifted")
+    assert (diagnosis.cause.flax, diagnosis.cause.torch) == ("float64 throughout", "float32 inside")
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        ("rotary-layout", "interleaved"),
+        ("padding-inverted", "True = masked"),
+        ("norm-placement", "post-norm"),
+        ("gate-swapped", "act(up) gate"),
+        ("heads-shared", "another order"),
+    ],
+)
+def test_a_decoder_that_is_told_by_no_name(fault, words):
+    diagnosis = found("decoder", fault)
+    assert diagnosis.certainty == "certain", diagnosis
+    assert words in diagnosis.cause.flax
 
 
 FLAX_FAULTS = {
