@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from jax_attn.parity.errors import worst_error
 from jax_attn.parity.recording import CallRecord, is_float
 from jax_attn.parity.trees import Mismatch, Skeleton, kind_of, names_of, pair
 
@@ -243,22 +244,11 @@ def _orders(flax: tuple[int, ...], torch: tuple[int, ...]) -> Iterator[tuple[int
 
 
 def _apart(name: str, a: np.ndarray, b: np.ndarray, bound: float, scale: float, note: str) -> Difference:
-    from jax_attn.parity.errors import exact_error  # it stands above the report, which holds differences
-
-    a, b = (np.asarray(x, np.complex128 if x.dtype.kind == "c" else np.float64) for x in (a, b))
-    nan = np.isnan(a) | np.isnan(b)
-    if nan.any():
-        index = np.unravel_index(int(np.argmax(nan)), nan.shape)
+    if not a.size:
+        return Difference(name, 0.0, bound, detail="it is empty")
+    error, index = worst_error(a, b, scale)
+    detail = note
+    if math.isnan(error):
         counts = [(side, int(np.isnan(x).sum())) for side, x in (("flax", a), ("torch", b))]
         detail = "NaN in " + " and ".join(f"{n} of {a.size} values of {side}" for side, n in counts if n)
-        error = math.nan
-    else:
-        with np.errstate(invalid="ignore"):
-            distance = np.abs(np.where(a == b, 0.0, a - b))
-        if not a.size:
-            return Difference(name, 0.0, bound, detail="it is empty")
-        index = np.unravel_index(int(np.argmax(distance)), distance.shape)
-        error = exact_error(a, b, scale) if bound else float(distance[index])
-        detail = note
-    place = tuple(map(int, index))
-    return Difference(name, error, bound, place, float(a[index].real), float(b[index].real), detail)
+    return Difference(name, error, bound, index, float(a[index].real), float(b[index].real), detail)
