@@ -24,7 +24,7 @@ CHANGES = 2
 PROMISING = 10
 
 # How often a fit may look at its slopes.
-EVALUATIONS = 40
+EVALUATIONS = 20
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,7 @@ def _begun(s: Settings, probe: Probe, updates: np.ndarray) -> tuple[float, list[
 
     numbers = _numbers(s)
     best, found = best_of(s, numbers)
-    for _ in numbers:
+    for _ in range(2):
         before = best
         best, found = best_of(found, numbers)
         if not best < before:

@@ -18,6 +18,14 @@ Arrays = Sequence[Any]
 class TrainedWeights:
     """A module, split into what `wrt` selects and the rest.
 
+        module ── nnx.split ──> graphdef
+                                what wrt selects ──> leaves, in the order of optax's trees
+                                rest ──────────────> leaves of its own
+
+    A leaf is known by its position: `positions` tells it for an optax path; `_slots` (in `leaves`) and
+    `_beside` (in `rest`) for a slot, and so for torch's keys. `_whole` and `_pure` are the two ways to make a
+    tree of `leaves` again: the one that `nnx.merge` takes, and the one that optax is given.
+
     Args:
         module: an NNX module.
         wrt: the filter that `nnx.Optimizer` and `nnx.grad` are given.

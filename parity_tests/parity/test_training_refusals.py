@@ -56,6 +56,12 @@ def test_losses_that_are_nan_are_no_pass():
     json.dumps(report.to_json(), allow_nan=False)
 
 
+def test_an_optimizer_that_cannot_be_stepped_is_no_pass():
+    report = train(ours.sgd(0.1), built(torch.optim.LBFGS, lr=0.1), steps=2)
+    assert first(report) == (0, "run", "")
+    assert "torch raised TypeError" in str(report)
+
+
 def test_a_side_that_raises_is_no_pass():
     def broken(module, x, labels):
         raise RuntimeError("out of order")
