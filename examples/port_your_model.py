@@ -154,7 +154,7 @@ def stages(mistake: Mistake, lanes: Sequence[str]) -> list[Report]:
     model, (x, padding) = original(), example_inputs()
     layer: Any = model.layers[0]
     rngs, reports = nnx.Rngs(0), []
-    options: Any = {"names": NAMES, "lanes": lanes, "trace": True}
+    options: Any = {"names": NAMES, "lanes": lanes}
     for title, flax, theirs, inputs, call in (
         ("1, feed-forward", FeedForward(mistake, rngs=rngs), TorchFeedForward(layer), (x,), None),
         ("2, layer", EncoderLayer(mistake, rngs=rngs), layer, (x, padding), call_torch),
@@ -164,7 +164,7 @@ def stages(mistake: Mistake, lanes: Sequence[str]) -> list[Report]:
         reports.append(report)
         if not report.passed:
             print(f"{report}\n")
-            print(diagnose(flax, theirs, *inputs, report=report, names=NAMES, call_torch=call), "\n")
+            print(diagnose(report), "\n")
             break
         print(str(report).partition("\n")[0])
     return reports

@@ -23,7 +23,7 @@ from jax_attn.parity.against import (
     trace_against,
 )
 from jax_attn.parity.compare import SMALL, carry_weights, compare_cases
-from jax_attn.parity.diagnose import Diagnosis, diagnose
+from jax_attn.parity.diagnose import diagnose
 from jax_attn.parity.error_maps import error_maps
 from jax_attn.parity.junit import junit as junit_text
 from jax_attn.parity.lane_run import LaneRun, Sides
@@ -144,10 +144,13 @@ def found(
     report = compared(port, recorded, lanes, progress)
     training = trained(port, lanes, progress) if train else None
     differs = report.first_divergence is not None and Findings(report).status == DIFFERS
+    diagnosis = None
+    if differs and recorded is None:
+        diagnosis = diagnose(report, progress=lambda what: progress("why", what))
     return Findings(
         report,
         training,
-        diagnosed(port, report, progress) if differs and recorded is None else None,
+        diagnosis,
         UNDIAGNOSED if differs and recorded is not None else "",
         () if recorded is not None else tuple(lint_pair(port.flax, port.torch, port.names, port.modules)),
     )
@@ -170,24 +173,6 @@ def compared(port: Port, recorded: TorchTrace | None, lanes: Sequence[str], prog
         return compare_with_trace(port.flax, recorded, **options)
     options |= {"call_torch": port.call_torch, "seed": port.seed}
     return compare_cases(port.flax, port.torch, [port.case], **options)
-
-
-def diagnosed(port: Port, report: Report, progress: Progress) -> Diagnosis:
-    """Why they differ."""
-    return diagnose(
-        port.flax,
-        port.torch,
-        *port.case.args,
-        report=report,
-        kwargs=port.case.kwargs,
-        weights=port.weights,
-        names=port.names,
-        modules=port.modules,
-        call_flax=port.call_flax,
-        call_torch=port.call_torch,
-        seed=port.seed,
-        progress=lambda what: progress("why", what),
-    )
 
 
 def page_of(port: Port, recorded: TorchTrace | None, findings: Findings) -> str:

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
-import jax
 import numpy as np
+from jax.core import Tracer
 
 
 def require_divisible(name: str, value: int, divisor_name: str, divisor: int) -> int:
@@ -30,7 +30,7 @@ def require_positive(name: str, value: int) -> None:
 
 def require_cap(name: str, value: Any) -> None:
     """A ValueError unless `value`, where it is known, is above 0."""
-    if not isinstance(value, jax.core.Tracer) and not value > 0:
+    if not isinstance(value, Tracer) and not value > 0:
         raise ValueError(f"{name} must be above 0, got {name}={value}")
 
 

@@ -18,10 +18,10 @@ class Compared:
     flax: nnx.Module
     torch: Any
     cases: tuple[Case, ...]
-    weights: Any
-    names: Names
-    modules: ModuleNames | None
-    call_flax: Callable[..., Any] | None
-    call_torch: Callable[..., Any] | None
-    seed: int
-    whole_model: bool
+    weights: Any = "torch"
+    names: Names = ()
+    modules: ModuleNames | None = None
+    call_flax: Callable[..., Any] | None = None
+    call_torch: Callable[..., Any] | None = None
+    seed: int = 0
+    whole_model: bool = False

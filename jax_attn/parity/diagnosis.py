@@ -104,6 +104,8 @@ class Diagnosis:
             where = f" in {self.divergence.flax_path or 'the module itself'} ({self.divergence.flax_class})"
         if self.certainty == "no difference":
             yield "nothing differs on these inputs"
+        elif self.divergence is None:
+            yield "cause unknown: every submodule that was compared agrees"
         elif self.cause is None:
             yield f"cause unknown{where}: none of the {len(self.candidates)} faults tried explains it"
         else:

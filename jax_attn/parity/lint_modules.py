@@ -69,10 +69,11 @@ def _differences(flax: nnx.Module, torch: Any) -> Iterator[tuple[str, Any, Any]]
     ours, theirs = settings_of_flax(flax), settings_of_torch(torch)
     for setting in [name for name in ours if name in theirs]:
         if not _same(ours[setting], theirs[setting]):
-            yield (
-                setting,
-                *(str(v) if isinstance(v, Activation) else v for v in (ours[setting], theirs[setting])),
-            )
+            yield setting, _told(ours[setting]), _told(theirs[setting])
+
+
+def _told(value: Any) -> Any:
+    return str(value) if isinstance(value, Activation) else value
 
 
 def _same(a: Any, b: Any) -> bool:

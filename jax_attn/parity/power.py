@@ -22,6 +22,7 @@ from jax_attn.parity.lane_run import LaneRun, Sides
 from jax_attn.parity.lanes import LANES, Lane, lanes_named
 from jax_attn.parity.report import Report, Result, table
 from jax_attn.parity.torch_side import TorchSide
+from jax_attn.parity.training_report import TrainingReport
 from jax_attn.weights.rules import Names
 
 # A noise ratio this far above its bound is no bad luck, and is not measured again.
@@ -114,7 +115,7 @@ class PowerReport:
 
     title: str = ""
     trials: list[Trial] = field(default_factory=list)
-    baseline: Report = field(default_factory=Report)
+    baseline: Report | TrainingReport = field(default_factory=Report)
     tolerance: float | None = None
     seconds: float = 0.0
 
@@ -243,13 +244,14 @@ def power(
             raise ValueError(f"the fault {fault.name!r} does not fit {type(torch).__name__}")
     bound = bounds.WHOLE_MODEL if whole_model else bounds.MODULE
     sides = Sides(flax, torch, names, bound, call_flax, call_torch, seed, True)
-    report = PowerReport(title, tolerance=tolerance, baseline=Report(title))
+    baseline = Report(title)
+    report = PowerReport(title, tolerance=tolerance, baseline=baseline)
     planted = [plant(fault, torch, share_weights=True) for fault in chosen]
     seen: dict[str, dict[str, Seen]] = {fault.name: {} for fault in chosen}
     for lane in lanes_named(lanes):
         run = PlantedRun(sides, lane)
         right = list(results_of(run, [case for case in cases if case.runs_in(lane.name)]))
-        report.baseline.results += right
+        baseline.results += right
         if not right or not all(result.passed for result in right):
             continue
         for trial in planted:

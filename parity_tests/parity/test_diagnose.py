@@ -8,10 +8,12 @@ import torch
 from flax import nnx
 
 from jax_attn.attention.multi_head import MultiHeadAttention
+from jax_attn.parity.cases import Case
 from jax_attn.parity.compare import compare
+from jax_attn.parity.compared import Compared
 from jax_attn.parity.diagnose import diagnose
-from jax_attn.parity.faults import FAULTS, faults_for, plant
-from jax_attn.parity.lint_modules import lint_pair
+from jax_attn.parity.faults import FAULTS, plant
+from jax_attn.parity.report import Report
 from jax_attn.weights.state_dict import load_state_dict
 from jax_attn.weights.tensors import as_numpy
 from parity_tests.parity.fault_pairs import PAIRS
@@ -42,15 +44,20 @@ def as_flax(module):
     return call
 
 
+def why(flax, reference, *inputs, kwargs=None, progress=lambda what: None, **options):
+    """The diagnosis of a pair that differs; `diagnose` traces it where the report has not."""
+    case = Case("", inputs, kwargs or {})
+    return diagnose(Report(compared=Compared(flax, reference, (case,), **options)), progress=progress)
+
+
 def found(name, fault):
     pair = PAIRS[name]
     flax, reference = pair.flax(), pair.torch()
     load_state_dict(flax, reference.state_dict())
     case = pair.cases()[0]
     planted = plant(FAULTS[fault], reference)
-    return diagnose(
-        flax, reference, *case.args, kwargs=case.kwargs, weights=None, call_flax=as_flax(planted.module)
-    )
+    options = {"weights": None, "call_flax": as_flax(planted.module)}
+    return why(flax, reference, *case.args, kwargs=case.kwargs, **options)
 
 
 # Each takes half a second, and all of them a minute or two: here every ninth, of all families.
@@ -105,7 +112,7 @@ IDS[:, -1] = 29
 @pytest.mark.parametrize("mistake", ["pooled at the largest id", "twice"])
 def test_what_holds_on_these_inputs_alone_is_not_certain(mistake):
     """The largest id happens to be the last; a norm's weight is 1, so twice it is one more."""
-    diagnosis = diagnose(FlaxNormed(mistake), Normed(), IDS)
+    diagnosis = why(FlaxNormed(mistake), Normed(), IDS)
     assert diagnosis.certainty == "unknown", diagnosis
     told = "could also be, but not on others: pooled token: flax the last token" in str(diagnosis)
     assert told == (mistake != "twice")
@@ -129,7 +136,7 @@ def test_other_modules_with_an_error_of_their_own():
         def __call__(self, x):
             return self.second(self.first(x) ** 2)
 
-    diagnosis = diagnose(FlaxTwo(), Two(), draw(3, 6))
+    diagnosis = why(FlaxTwo(), Two(), draw(3, 6))
     assert (diagnosis.certainty, diagnosis.cause.fault) == ("certain", "eps-1e-6")
     assert [path for path, _ in diagnosis.also] == ["second"]
     assert "also on their own: second (" in str(diagnosis)
@@ -156,7 +163,7 @@ class FlaxSingle(nnx.Module):
 
 
 def test_float32_inside_torch():
-    diagnosis = diagnose(FlaxSingle(jnp.float64), Single(), draw(3, 6))
+    diagnosis = why(FlaxSingle(jnp.float64), Single(), draw(3, 6))
     assert (diagnosis.certainty, diagnosis.cause.fault) == ("certain", "float32-lifted")
     assert (diagnosis.cause.flax, diagnosis.cause.torch) == ("float64 throughout", "float32 inside")
 
@@ -193,7 +200,7 @@ def test_a_fault_in_flax(fault):
     flax, reference = flax_block(fault), torch_block(0.0)
     case = CASES[1] if fault == "eps of LayerNorm" else CASES[0]
     names = [("kernel", "weight")]
-    diagnosis = diagnose(flax, reference, *case.args, names=names)
+    diagnosis = why(flax, reference, *case.args, names=names)
     name, ours, theirs = FLAX_FAULTS[fault]
     assert diagnosis.certainty == "certain", diagnosis
     assert diagnosis.cause.fault == name
@@ -237,46 +244,61 @@ def test_an_inverted_causal_mask(hidden, empty_row):
         return module.out_proj(jnp.einsum("bnts,bsnh->btnh", weights, v).reshape(x.shape))
 
     flax = MultiHeadAttention(6, 2, rngs=nnx.Rngs(0))
-    diagnosis = diagnose(flax, Causal(hidden), draw(2, 5, 6), call_flax=call_flax)
+    diagnosis = why(flax, Causal(hidden), draw(2, 5, 6), call_flax=call_flax)
     assert (diagnosis.certainty, diagnosis.cause.flax) == ("certain", "True = masked"), diagnosis
 
 
 def test_a_fault_of_gradients():
-    diagnosis = diagnose(flax_block("cut gradient"), torch_block(0.0), *CASES[0].args)
+    diagnosis = why(flax_block("cut gradient"), torch_block(0.0), *CASES[0].args)
     assert diagnosis.divergence.direction == "backward"
     assert (diagnosis.certainty, diagnosis.cause.fault) == ("certain", "input-constant")
 
 
 def test_dropout_shows_in_training_alone():
-    diagnosis = diagnose(flax_block("dropout rate"), torch_block(), *CASES[0].args)
+    diagnosis = why(flax_block("dropout rate"), torch_block(), *CASES[0].args)
     assert diagnosis.cause.setting == "dropout rate"
     assert (diagnosis.cause.flax, diagnosis.cause.torch) == ("0.26", "0.25")
     assert "0.26" in str(diagnosis)
 
 
 def test_a_report_tells_where_to_look():
-    pair = flax_block("tanh GELU"), torch_block(0.0)
-    report = compare(*pair, *CASES[0].args, lanes=["float64"], trace=True)
-    diagnosis = diagnose(*pair, *CASES[0].args, report=report)
-    assert diagnosis.divergence is report.first_divergence
+    report = compare(flax_block("tanh GELU"), torch_block(0.0), *CASES[0].args, lanes=["float64"])
+    diagnosis = diagnose(report)
+    assert diagnosis.divergence == report.first_divergence
     assert diagnosis.cause.fault == "gelu-form"
     assert diagnosis.to_json()["cause"]["fault"] == "gelu-form"
 
 
+def test_a_report_without_its_modules():
+    report = compare(flax_block(), torch_block(), *CASES[0].args, lanes=["float64"])
+    with pytest.raises(ValueError, match="needs the report that compare returned"):
+        diagnose(Report.from_json(report.to_json()))
+
+
+def test_a_whole_model_keeps_its_bound():
+    """What is right up to the bound of a whole model needs no cause."""
+    pair, options = (flax_block(), torch_block(0.0)), {"lanes": ["float64"], "whole_model": True}
+    report = compare(*pair, *CASES[0].args, call_flax=lambda m, x, mask: m(x, mask) * 1.01, **options)
+    assert diagnose(report).bound == 1e-10
+
+
 def test_long_work_tells_what_it_does():
     told = []
-    diagnose(flax_block("tanh GELU"), torch_block(0.0), *CASES[0].args, progress=told.append)
+    why(flax_block("tanh GELU"), torch_block(0.0), *CASES[0].args, progress=told.append)
     assert told[:3] == ["torch", "flax", "flax on torch's inputs"]
     assert "gelu-form" in told
 
 
 def test_a_correct_pair_has_no_cause():
-    diagnosis = diagnose(flax_block(), torch_block(), *CASES[0].args)
+    pair = flax_block(), torch_block()
+    diagnosis = diagnose(compare(*pair, *CASES[0].args, lanes=["float64"]))
     assert (diagnosis.certainty, diagnosis.cause, diagnosis.lint) == ("no difference", None, [])
+    diagnosis = why(*pair, *CASES[0].args)  # of a report that did not pass
+    assert str(diagnosis) == "cause unknown: every submodule that was compared agrees"
 
 
 def test_what_is_not_known_is_not_named():
-    diagnosis = diagnose(
+    diagnosis = why(
         flax_block(),
         torch_block(0.0),
         *CASES[0].args,
@@ -285,68 +307,3 @@ def test_what_is_not_known_is_not_named():
     assert diagnosis.certainty == "unknown"
     assert "unknown" in str(diagnosis)
     assert "axes-swapped" in diagnosis.tried
-
-
-# The lint.
-
-
-def settings(flax, reference, **options):
-    return {(f.flax_path, f.setting): (f.flax, f.torch) for f in lint_pair(flax, reference, **options)}
-
-
-def test_lint_finds_both_values():
-    rngs = nnx.Rngs(0)
-    assert settings(nnx.LayerNorm(5, rngs=rngs), torch.nn.LayerNorm(5)) == {
-        ("", "eps"): (1e-6, 1e-5),
-        ("", "variance"): ("E[x²] - E[x]²", "E[(x - E[x])²]"),
-    }
-    found = settings(nnx.BatchNorm(5, use_fast_variance=False, rngs=rngs), torch.nn.BatchNorm1d(5))
-    assert found[("", "momentum")] == (pytest.approx(0.01), 0.1)
-    found = settings(nnx.RMSNorm(5, rngs=rngs), torch.nn.RMSNorm(5), names=[("scale", "weight")])
-    assert found[("", "eps")] == (1e-6, torch.finfo(torch.float32).eps)
-    found = settings(nnx.Linear(5, 3, rngs=rngs), torch.nn.Linear(5, 3, bias=False))
-    assert found[("", "bias")] == (True, False)
-    found = settings(nnx.Conv(3, 5, (3, 3), 2, rngs=rngs), torch.nn.Conv2d(3, 5, 3, 2, 1))
-    assert found == {("", "padding"): ("SAME", ((1, 1), (1, 1)))}
-
-
-@pytest.mark.parametrize(
-    ("ours", "theirs", "words"),
-    [
-        (nnx.gelu, torch.nn.functional.gelu, ("tanh GELU", "erf GELU")),
-        (jax.nn.relu, torch.nn.GELU(), ("ReLU", "erf GELU")),
-        ("gelu_new", torch.nn.GELU(), ("tanh GELU", "erf GELU")),
-        (nnx.silu, torch.nn.SiLU(), None),
-        (jnp.tanh, torch.tanh, None),
-    ],
-)
-def test_lint_of_activations(ours, theirs, words):
-    class Ours(nnx.Module):
-        def __init__(self):
-            self.activation = ours
-            self.up = nnx.Linear(3, 5, rngs=nnx.Rngs(0))
-
-        def __call__(self, x):
-            return x
-
-    class Theirs(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.activation = theirs
-            self.up = torch.nn.Linear(3, 5)
-
-        def forward(self, x):
-            return x
-
-    assert settings(Ours(), Theirs()) == ({} if words is None else {("", "activation"): words})
-
-
-@pytest.mark.parametrize("name", PAIRS)
-def test_lint_says_nothing_of_a_correct_pair(name):
-    assert lint_pair(PAIRS[name].flax(), PAIRS[name].torch()) == []
-
-
-def test_every_fault_has_a_pair():
-    planted = {fault.name for pair in PAIRS.values() for fault in pair.faults()}
-    assert planted == set(FAULTS)
-    assert faults_for(None, torch_block())

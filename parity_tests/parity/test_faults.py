@@ -195,3 +195,9 @@ def test_an_eps_of_any_value():
     ours = nnx.LayerNorm(5, epsilon=1e-5, use_fast_variance=False, rngs=nnx.Rngs(0))
     case = Case("", (CASES[0].args[0][..., :5],))
     assert power(ours, norm, [case], ["float64"], [fault]).trials[0].words == (("0.0003", "1e-05"),)
+
+
+def test_every_fault_has_a_pair():
+    planted = {fault.name for pair in PAIRS.values() for fault in pair.faults()}
+    assert planted == set(FAULTS)
+    assert faults_for(None, torch_block())

@@ -1,6 +1,7 @@
 """Settings that differ between modules, and those that only look as if they did."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
@@ -8,6 +9,7 @@ from flax import nnx
 
 from jax_attn.catalogue import CATALOGUE
 from jax_attn.parity.lint_modules import lint_pair
+from parity_tests.parity.fault_pairs import PAIRS
 
 
 def conv(**options):
@@ -106,3 +108,59 @@ def test_an_unknown_activation_goes_by_its_settings():
 @pytest.mark.parametrize("row", CATALOGUE)
 def test_twins_have_the_same_settings(row):
     assert lint_pair(CATALOGUE[row].flax(), CATALOGUE[row].torch()) == []
+
+
+def settings(flax, reference, **options):
+    return {(f.flax_path, f.setting): (f.flax, f.torch) for f in lint_pair(flax, reference, **options)}
+
+
+def test_lint_finds_both_values():
+    rngs = nnx.Rngs(0)
+    assert settings(nnx.LayerNorm(5, rngs=rngs), torch.nn.LayerNorm(5)) == {
+        ("", "eps"): (1e-6, 1e-5),
+        ("", "variance"): ("E[x²] - E[x]²", "E[(x - E[x])²]"),
+    }
+    found = settings(nnx.BatchNorm(5, use_fast_variance=False, rngs=rngs), torch.nn.BatchNorm1d(5))
+    assert found[("", "momentum")] == (pytest.approx(0.01), 0.1)
+    found = settings(nnx.RMSNorm(5, rngs=rngs), torch.nn.RMSNorm(5), names=[("scale", "weight")])
+    assert found[("", "eps")] == (1e-6, torch.finfo(torch.float32).eps)
+    found = settings(nnx.Linear(5, 3, rngs=rngs), torch.nn.Linear(5, 3, bias=False))
+    assert found[("", "bias")] == (True, False)
+    found = settings(nnx.Conv(3, 5, (3, 3), 2, rngs=rngs), torch.nn.Conv2d(3, 5, 3, 2, 1))
+    assert found == {("", "padding"): ("SAME", ((1, 1), (1, 1)))}
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "words"),
+    [
+        (nnx.gelu, torch.nn.functional.gelu, ("tanh GELU", "erf GELU")),
+        (jax.nn.relu, torch.nn.GELU(), ("ReLU", "erf GELU")),
+        ("gelu_new", torch.nn.GELU(), ("tanh GELU", "erf GELU")),
+        (nnx.silu, torch.nn.SiLU(), None),
+        (jnp.tanh, torch.tanh, None),
+    ],
+)
+def test_lint_of_activations(ours, theirs, words):
+    class Ours(nnx.Module):
+        def __init__(self):
+            self.activation = ours
+            self.up = nnx.Linear(3, 5, rngs=nnx.Rngs(0))
+
+        def __call__(self, x):
+            return x
+
+    class Theirs(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.activation = theirs
+            self.up = torch.nn.Linear(3, 5)
+
+        def forward(self, x):
+            return x
+
+    assert settings(Ours(), Theirs()) == ({} if words is None else {("", "activation"): words})
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_lint_says_nothing_of_a_correct_pair(name):
+    assert lint_pair(PAIRS[name].flax(), PAIRS[name].torch()) == []

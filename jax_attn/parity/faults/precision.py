@@ -101,13 +101,14 @@ def narrow(module: Any, acts: Acts) -> None:
 
     def around(module: Any, forward: Any, *args: Any, **kwargs: Any) -> Any:
         import torch
+        from torch.utils._pytree import tree_map
 
         acts.add("float32 inside", "float64")
         tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
         single = {key: tensor.float() for key, tensor in tensors.items() if _is_double(tensor)}
-        args, kwargs = torch.utils._pytree.tree_map(_single, (args, kwargs))
+        args, kwargs = tree_map(_single, (args, kwargs))
         value = torch.func.functional_call(module, single, args, kwargs)
-        return torch.utils._pytree.tree_map(_double, value)
+        return tree_map(_double, value)
 
     wrap(module, around)
 

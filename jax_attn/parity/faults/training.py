@@ -194,8 +194,9 @@ def _clipping(name: str, summary: str, change: Callable[..., Any], *pitfalls: in
     )
 
 
-def _clip_otherwise(clip: Clip, change: Callable[..., Any], parameters: list[Any]) -> None:
+def _clip_otherwise(clip: Clip | None, change: Callable[..., Any], parameters: list[Any]) -> None:
     """Clip as ever, learn from it to which norm, and do otherwise."""
+    assert clip is not None  # the fault fits none else
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     before = [gradient.clone() for gradient in gradients]
     norm = _norm(before)
