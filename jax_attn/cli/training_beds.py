@@ -18,21 +18,36 @@ LARGEST_NORM = 0.3  # less than the gradients have, so that clipping acts
 
 @dataclass(frozen=True)
 class TrainingBed:
-    """A pair of optimizers.
+    """A pair of `OPTIMIZERS`, by name: it goes to another process.
 
     Attributes:
         row: its name.
         faults: names of the faults.
-        flax: makes the optax transformation.
-        torch: makes torch's optimizer, or one with its scheduler, from `torch.optim` and the parameters.
         clipped: whether gradients are clipped to `LARGEST_NORM`.
     """
 
     row: str
     faults: tuple[str, ...]
-    flax: Callable[[], Any]
-    torch: Callable[[Any, Any], Any]
     clipped: bool = False
+
+
+TRAINING_BEDS = [
+    TrainingBed("sgd", ("dampening-missing", "decay-missing", "parameter-frozen")),
+    TrainingBed("sgd-linear-lr", ("nesterov-missing", "schedule-late", "schedule-early")),
+    TrainingBed(
+        "adam-cosine", ("decay-coupling", "correction-missing", "schedule-late", "schedule-stays-low")
+    ),
+    TrainingBed(
+        "adamw",
+        ("decay-of-optax", "decay-coupling", "eps-larger", "eps-inside", "beta2-smaller",
+         "correction-missing", "clip-without-eps", "clip-each", "clip-missing"),
+        clipped=True,
+    ),
+    TrainingBed("rmsprop", ("alpha-of-optax", "eps-inside", "momentum-missing")),
+    TrainingBed("adagrad", ("accumulator-of-optax", "eps-larger")),
+    TrainingBed("nadam", ("momentum-decay-missing", "eps-larger")),
+    TrainingBed("radam", ("beta2-smaller", "parameter-frozen")),
+]  # fmt: skip
 
 
 def _adam_with_cosine(optim: Any, parameters: Any) -> Any:
@@ -45,31 +60,29 @@ def _sgd_with_warmup(optim: Any, parameters: Any) -> Any:
     return sgd, optim.lr_scheduler.LinearLR(sgd)
 
 
-TRAINING_BEDS = [
-    TrainingBed("sgd", ("dampening-missing", "decay-missing", "parameter-frozen"),
-                lambda: torch_like.sgd(0.1, momentum=0.9, dampening=0.3, weight_decay=0.01),
-                lambda optim, p: optim.SGD(p, 0.1, momentum=0.9, dampening=0.3, weight_decay=0.01)),
-    TrainingBed("sgd-linear-lr", ("nesterov-missing", "schedule-late", "schedule-early"),
-                lambda: torch_like.sgd(torch_like.linear_lr(0.1), momentum=0.9, nesterov=True),
-                _sgd_with_warmup),
-    TrainingBed("adam-cosine",
-                ("decay-coupling", "correction-missing", "schedule-late", "schedule-stays-low"),
-                lambda: torch_like.adam(torch_like.cosine_annealing_lr(0.1, 3), weight_decay=0.1),
-                _adam_with_cosine),
-    TrainingBed("adamw-clipped",
-                ("decay-of-optax", "decay-coupling", "eps-larger", "eps-inside", "beta2-smaller",
-                 "correction-missing", "clip-without-eps", "clip-each", "clip-missing"),
-                lambda: torch_like.adamw(0.01), lambda optim, p: optim.AdamW(p, 0.01), clipped=True),
-    TrainingBed("rmsprop", ("alpha-of-optax", "eps-inside", "momentum-missing"),
-                lambda: torch_like.rmsprop(0.01, momentum=0.5),
-                lambda optim, p: optim.RMSprop(p, 0.01, momentum=0.5)),
-    TrainingBed("adagrad", ("accumulator-of-optax", "eps-larger"), lambda: torch_like.adagrad(0.01),
-                lambda optim, p: optim.Adagrad(p, 0.01)),
-    TrainingBed("nadam", ("momentum-decay-missing", "eps-larger"), lambda: torch_like.nadam(0.01),
-                lambda optim, p: optim.NAdam(p, 0.01)),
-    TrainingBed("radam", ("beta2-smaller", "parameter-frozen"), lambda: torch_like.radam(0.01),
-                lambda optim, p: optim.RAdam(p, 0.01)),
-]  # fmt: skip
+OPTIMIZERS: dict[str, tuple[Callable[[], Any], Callable[[Any, Any], Any]]] = {
+    "sgd": (
+        lambda: torch_like.sgd(0.1, momentum=0.9, dampening=0.3, weight_decay=0.01),
+        lambda optim, p: optim.SGD(p, 0.1, momentum=0.9, dampening=0.3, weight_decay=0.01),
+    ),
+    "sgd-linear-lr": (
+        lambda: torch_like.sgd(torch_like.linear_lr(0.1), momentum=0.9, nesterov=True),
+        _sgd_with_warmup,
+    ),
+    "adam-cosine": (
+        lambda: torch_like.adam(torch_like.cosine_annealing_lr(0.1, 3), weight_decay=0.1),
+        _adam_with_cosine,
+    ),
+    "adamw": (lambda: torch_like.adamw(0.01), lambda optim, p: optim.AdamW(p, 0.01)),
+    "rmsprop": (
+        lambda: torch_like.rmsprop(0.01, momentum=0.5),
+        lambda optim, p: optim.RMSprop(p, 0.01, momentum=0.5),
+    ),
+    "adagrad": (lambda: torch_like.adagrad(0.01), lambda optim, p: optim.Adagrad(p, 0.01)),
+    "nadam": (lambda: torch_like.nadam(0.01), lambda optim, p: optim.NAdam(p, 0.01)),
+    "radam": (lambda: torch_like.radam(0.01), lambda optim, p: optim.RAdam(p, 0.01)),
+}
+"""What makes the optax transformation; and torch's optimizer, of `torch.optim` and the parameters."""
 
 
 class Net(nnx.Module):
@@ -111,12 +124,13 @@ def try_training_bed(bed: TrainingBed) -> PowerReport:
             torch_like.clip_grad_norm(LARGEST_NORM),
             lambda parameters: torch.nn.utils.clip_grad_norm_(parameters, LARGEST_NORM),
         )
+    flax, make = OPTIMIZERS[bed.row]
     return training_power(
         Net(),
         torch_net(),
         batches,
         (_squares, _squares),
-        (bed.flax(), lambda parameters: bed.torch(torch.optim, parameters)),
+        (flax(), lambda parameters: make(torch.optim, parameters)),
         faults=[TRAINING_FAULTS[name] for name in bed.faults],
         clip=clip,
         title=bed.row,

@@ -1,11 +1,13 @@
 """`jax-attn verify --power`."""
 
 import json
+import pickle
 
 import pytest
 
 from jax_attn.cli.main import main
 from jax_attn.cli.power import ALL_FAULTS, BEDS, TRAINING_BEDS, chosen_beds
+from jax_attn.cli.training_beds import OPTIMIZERS
 from jax_attn.parity.lanes import LANES
 
 pytestmark = pytest.mark.unchecked_shapes  # for speed
@@ -14,6 +16,8 @@ pytestmark = pytest.mark.unchecked_shapes  # for speed
 def test_every_fault_is_planted_once_or_more():
     assert {name for bed in [*BEDS, *TRAINING_BEDS] for name in bed.faults} == set(ALL_FAULTS)
     assert chosen_beds((), LANES) == [*BEDS, *TRAINING_BEDS]
+    assert pickle.loads(pickle.dumps([*BEDS, *TRAINING_BEDS])) == [*BEDS, *TRAINING_BEDS]  # to a process each
+    assert {bed.row for bed in TRAINING_BEDS} == set(OPTIMIZERS)
 
 
 def test_the_faults_of_training(capsys):
