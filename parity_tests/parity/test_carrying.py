@@ -96,6 +96,35 @@ def test_constants_without_a_counterpart(weights, own_mask, reasons):
     assert told(report) == reasons
 
 
+@pytest.mark.parametrize(
+    ("flax", "theirs", "fault"),
+    [
+        (lambda: nnx.LayerNorm(3, rngs=rngs()), torch.nn.BatchNorm1d(3), r"unexpected: .*running_mean"),
+        (
+            lambda: nnx.BatchNorm(3, rngs=rngs()),
+            torch.nn.BatchNorm1d(3, track_running_stats=False),
+            r"missing: .*running_mean",
+        ),
+        (lambda: nnx.Linear(3, 3, use_bias=False, rngs=rngs()), torch.nn.Linear(3, 3), "unexpected: .*bias"),
+    ],
+)
+def test_what_is_learned_is_not_left_out(flax, theirs, fault):
+    """Parameters, and what a norm has seen in training."""
+    with pytest.raises(StateDictError, match=fault):
+        carry(flax(), theirs, "torch", ())
+
+
+def test_a_parameter_is_not_left_out_for_being_a_constant_of_another_shape_in_flax():
+    class Torch(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scale = torch.nn.Parameter(torch.ones(3))
+
+    flax = nnx.Dict(scale=Buffer(jnp.ones(4)))
+    with pytest.raises(StateDictError, match="scale"):
+        carry(flax, Torch(), "torch", ())
+
+
 class TorchTied(torch.nn.Module):
     def __init__(self, tied: bool = True):
         super().__init__()

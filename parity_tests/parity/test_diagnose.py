@@ -1,5 +1,7 @@
 """The cause of a difference: the right one is named, and a wrong one never as certain."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -76,6 +78,55 @@ def test_the_right_cause_is_named_and_no_wrong_one_is_certain():
         (right if exact else unsure).append((name, fault, str(diagnosis)))
     assert not wrong
     assert len(right) >= 0.9 * len(TRIED), unsure
+
+
+def test_of_two_causes_none_is_certain():
+    fault = FAULTS["gelu-form"]
+    report = compare(flax_block("tanh GELU"), torch_block(0.0), *CASES[0].args, lanes=["float64"])
+    assert diagnose(report, faults=[fault]).certainty == "certain"
+    diagnosis = diagnose(report, faults=[fault, replace(fault, name="other", setting="something else")])
+    assert diagnosis.certainty == "likely"
+    assert [candidate.error <= diagnosis.bound for candidate in diagnosis.likely] == [True, True]
+    same = [fault, replace(fault, name="other")]  # by two names
+    assert diagnose(report, faults=same).certainty == "certain"
+
+
+def test_a_cause_that_no_second_draw_confirms_is_not_certain():
+    x, mask = CASES[0].args
+
+    def on_these_alone(module, given, mask):
+        if not np.array_equal(given, x):
+            raise ValueError("other inputs")
+        return module(given, mask)
+
+    diagnosis = why(flax_block("tanh GELU"), torch_block(0.0), x, mask, call_flax=on_these_alone)
+    assert (diagnosis.certainty, diagnosis.cause.fault) == ("likely", "gelu-form")
+
+
+@pytest.mark.parametrize(("rest", "certainty"), [(1e-6, "likely"), (4e-5, "unknown")])
+def test_a_cause_that_leaves_much_of_the_error_is_none(rest, certainty):
+    """GELU's other form is 4e-4 away; what is left of that may be rounding, or another fault."""
+
+    class Flax(nnx.Module):
+        def __init__(self):
+            self.linear = nnx.Linear(6, 5, rngs=nnx.Rngs(0))
+
+        def __call__(self, x):
+            return nnx.gelu(self.linear(x), approximate=True) + rest * jnp.sin(x[..., :5])
+
+    class Torch(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = torch.nn.Linear(6, 5)
+
+        def forward(self, x):
+            return torch.nn.functional.gelu(self.linear(x))
+
+    diagnosis = why(Flax(), Torch(), 3 * draw(9, 6))
+    assert (diagnosis.certainty, diagnosis.cause is None) == (certainty, certainty == "unknown"), diagnosis
+    best, share = diagnosis.candidates[0], diagnosis.candidates[0].error / diagnosis.error
+    assert best.fault == "gelu-form"
+    assert share < 0.01 if certainty == "likely" else 0.02 < share < 0.4
 
 
 class Normed(torch.nn.Module):

@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from jax_attn.parity.errors import common_scale, norm, orders, size, worst_error
+from jax_attn.parity.errors import common_scale, norm, orders, settled, size, worst_error
 from parity_tests.parity.pairs import draw
 
 
@@ -39,6 +39,19 @@ def test_fills_that_agree_are_passed_over():
     lowest = np.array([np.finfo(np.float32).min, 1], np.float32), np.array([np.finfo(np.float64).min, 1])
     assert worst_error(*lowest) == (0.0, (0,))
     assert worst_error(lowest[0], -lowest[1])[0] > 0.5
+
+
+def test_fills_have_to_be_the_same_on_both_sides():
+    lowest, highest = np.finfo(np.float64).min, np.finfo(np.float64).max
+    for ours, theirs in ((-1e9, -2e9), (-1e9, 1e9), (lowest, -1e9), (highest, lowest), (3.0, -1e9)):
+        assert worst_error(np.array([ours, 1]), np.array([theirs, 1]))[0] > 1e-3, (ours, theirs)
+
+
+def test_the_truth_has_the_fill_too():
+    """Where it has something else, what rounding to torch's dtype made a fill is judged."""
+    low = np.array([-1e9, 1], np.float32), np.array([-1e9, 1], np.float32)
+    assert [list(array) for array in settled(*low, np.array([-1e9, 1]))] == [[0, 1]] * 3
+    assert [array[0] for array in settled(*low, np.array([-7.0, 1]))] == [-1e9, -1e9, -7]
 
 
 def test_infinities_must_be_the_same():

@@ -142,6 +142,25 @@ def test_what_inputs_cannot_show():
     assert data["tolerated"] == ["gelu-form"]
 
 
+def test_a_tolerance_of_outputs_lets_every_fault_of_gradients_through():
+    report = power(
+        flax_block(), torch_block(0.0), CASES[:1], ["float64"], [FAULTS["input-constant"]], tolerance=1e-3
+    )
+    (trial,) = report.trials
+    assert trial.error > 1e-3 > trial.lanes["float64"].output
+    assert report.tolerated == [trial]
+    assert not report.passed
+
+
+def test_a_fault_whose_lane_is_not_run_is_missed():
+    faults = [FAULTS["gelu-form"], FAULTS["dropout-rate"]]
+    report = power(flax_block(), torch_block(), CASES[:1], ["float64"], faults)
+    assert report.baseline.passed
+    assert [trial.verdict for trial in report.trials] == ["caught", "not run"]
+    assert [trial.fault for trial in report.missed] == ["dropout-rate"]
+    assert not report.passed
+
+
 def test_a_pair_that_differs_anyway_catches_nothing():
     report = power(flax_block("tanh GELU"), torch_block(0.0), CASES[:1], ["float64"], [FAULTS["gelu-form"]])
     assert not report.passed

@@ -55,6 +55,14 @@ def own_weights():
 def from_flax():
     return {**port(), "weights": "flax"}
 
+def rough():
+    def call_flax(module, input):
+        y = module(input)
+        coarse = y.astype("bfloat16").astype(y.dtype)
+        return y if y.dtype == "float64" else y + (coarse - y)
+
+    return {**port(), "call_flax": call_flax}
+
 def alone():
     return nnx.Linear(4, 6, rngs=nnx.Rngs(0))
 """
@@ -140,6 +148,14 @@ def test_gradients_are_traced_as_with_torch_itself(folder, capsys):
     direct = trace_modules(flax.flax, torch.torch, call_flax=flax.call_flax, kwargs=torch.case.kwargs)
     assert from_files.backward
     assert [call.to_json() for call in from_files.calls] == [call.to_json() for call in direct.calls]
+
+
+def test_where_no_submodule_differs_that_is_told(folder, capsys):
+    """The fault is in float32 alone, and traces are made in float64."""
+    place, lanes = f"{folder / 'ported.py'}:rough", ("--lanes", "float32")
+    status, text = told(capsys, "diff", place, "--against", folder / "run", *lanes)
+    assert status == 1
+    assert "first divergence  every submodule that was compared agrees in float64" in text
 
 
 def test_the_inputs_are_the_recorded_ones(folder, capsys):

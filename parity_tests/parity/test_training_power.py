@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from jax_attn.cli.training_beds import TRAINING_BEDS, Net, torch_net, try_training_bed
-from jax_attn.parity.faults.training import TRAINING_FAULTS, TorchTraining, training_faults_for
+from jax_attn.parity.faults.training import TRAINING_FAULTS, TorchTraining, TrainingFault, training_faults_for
 from jax_attn.parity.training_power import training_power
 from jax_attn.training.torch_like import adamw, sgd
 
@@ -59,6 +59,18 @@ def test_an_optimizer_that_is_there_already():
     made = torch.optim.SGD(net.parameters(), 0.1)
     with pytest.raises(ValueError, match=r"optimizer\[1\] must be a function .* got a SGD"):
         training_power(Net(), net, BATCHES, (loss, loss), (sgd(0.1), made))
+
+
+def test_a_fault_of_no_effect_is_not_caught():
+    def nothing(training, acts):
+        acts.add("nothing", "nothing")
+
+    fault = TrainingFault("nothing", "it changes nothing", "optimizers", "", lambda training: True, nothing)
+    pair = sgd(0.1), lambda parameters: torch.optim.SGD(parameters, 0.1)
+    report = training_power(Net(), torch_net(), BATCHES, (loss, loss), pair, steps=2, faults=[fault])
+    assert report.baseline.passed
+    assert (report.trials[0].verdict, report.passed) == ("without effect", False)
+    assert report.trials[0].error < 1e-12
 
 
 def test_which_faults_fit():
