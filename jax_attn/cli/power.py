@@ -17,15 +17,11 @@ from jax_attn.cli.proving import spread
 from jax_attn.cli.training_beds import TRAINING_BEDS, TrainingBed, try_training_bed
 from jax_attn.parity.cases import EXACT, Case
 from jax_attn.parity.faults import FAULTS, Fault
-from jax_attn.parity.faults.decoder_pair import (
-    FlaxConvolution,
-    FlaxDecoderLayer,
-    decoder_cases,
-    image_cases,
-    torch_convolution,
-    torch_decoder_layer,
-)
+from jax_attn.parity.faults.decoder_pair import FlaxDecoderLayer, decoder_cases, torch_decoder_layer
+from jax_attn.parity.faults.edge_pair import FlaxEdges, edge_cases, torch_edges
+from jax_attn.parity.faults.image_pair import FlaxImageLayer, image_cases, torch_image_layer
 from jax_attn.parity.faults.loss_pair import FlaxLosses, loss_cases, torch_losses
+from jax_attn.parity.faults.norm_pair import FlaxNorms, norm_cases, torch_norms
 from jax_attn.parity.faults.training import TRAINING_FAULTS, TrainingFault
 from jax_attn.parity.lanes import LANES
 from jax_attn.parity.power import PowerReport, Trial, cell, number, power
@@ -65,7 +61,9 @@ OWN: Mapping[str, tuple[Callable[[], Any], Callable[[], Any], Callable[[], list[
     "losses": (FlaxLosses, torch_losses, loss_cases),
     "decoder layer": (FlaxDecoderLayer, torch_decoder_layer, decoder_cases),
     "decoder layer 5e5": (lambda: FlaxDecoderLayer(5e5), lambda: torch_decoder_layer(5e5), decoder_cases),
-    "convolution": (FlaxConvolution, torch_convolution, image_cases),
+    "image layer": (FlaxImageLayer, torch_image_layer, image_cases),
+    "other norms": (FlaxNorms, torch_norms, norm_cases),
+    "edges": (FlaxEdges, torch_edges, edge_cases),
 }
 
 BEDS = [
@@ -89,7 +87,7 @@ BEDS = [
          "heads-interleaved", "heads-not-split", "heads-not-joined", "mask-inverted", "mask-inverted-mean",
          "mask-missing", "mask-adds-1e4", "mask-adds-1e9",
          "empty-row-mean", "softmax-axis", "softmax-float32", "softmax-plus-one", "weight-transposed",
-         "weight-constant"),
+         "weight-constant", "dropout-shared"),
     ),
     Bed(
         "sdpa", ("mask-one-more", "mask-not-itself", "mask-not-itself-mean", "mask-not-itself-itself",
@@ -114,7 +112,12 @@ BEDS = [
                           "sigmoid-for-silu", "none-for-silu", "gate-swapped", "norm-centred", "eps-outside",
                           "eps-1e-5", "norm-placement", "float32-lifted")),
     Bed("decoder layer 5e5", ("rotary-base-10000",)),
-    Bed("convolution", ("kernel-flipped", "leaky-slope", "relu-for-leaky")),
+    Bed("image layer", ("kernel-flipped", "padding-same", "leaky-slope", "relu-for-leaky", "eps-1e-5",
+                        "eps-outside", "momentum-of-what-stays", "momentum-of-flax",
+                        "running-variance-biased", "statistics-of-batch", "statistics-running")),
+    Bed("other norms", ("eps-1e-5", "eps-1e-6", "eps-missing", "eps-outside", "variance-unbiased",
+                        "norm-uncentred", "norm-centred", "norm-missing")),
+    Bed("edges", ("clamp-gradient", "norm-gradient")),
     Bed("embeddings", ("position-off-by-one", "position-missing", "embedding-scaled", "embedding-padding",
                        "ids-off-by-one", "segments-ignored", "eps-1e-6")),
     Bed("embeddings-sinusoidal", ("position-halves", "position-off-by-one")),

@@ -9,15 +9,12 @@ import numpy as np
 from jax_attn.catalogue.twin import Twin
 from jax_attn.parity.cases import Case, text_cases, token_cases
 from jax_attn.parity.faults import FAULTS, Fault, faults_for
-from jax_attn.parity.faults.decoder_pair import (
-    FlaxConvolution,
-    FlaxDecoderLayer,
-    decoder_cases,
-    image_cases,
-    torch_convolution,
-    torch_decoder_layer,
-)
+from jax_attn.parity.faults.batch_norm import BATCH_NORM
+from jax_attn.parity.faults.decoder_pair import FlaxDecoderLayer, decoder_cases, torch_decoder_layer
+from jax_attn.parity.faults.edge_pair import FlaxEdges, edge_cases, torch_edges
+from jax_attn.parity.faults.image_pair import FlaxImageLayer, image_cases, torch_image_layer
 from jax_attn.parity.faults.loss_pair import FlaxLosses, loss_cases, torch_losses
+from jax_attn.parity.faults.norm_pair import FlaxNorms, norm_cases, torch_norms
 
 WIDTH = 6
 
@@ -170,8 +167,16 @@ PAIRS = {
     "another base": Pair(
         lambda: FlaxDecoderLayer(5e5), lambda: torch_decoder_layer(5e5), decoder_cases, ("rotary-base-10000",)
     ),
-    "convolution": Pair(
-        FlaxConvolution, torch_convolution, image_cases, ("kernel-flipped", "leaky-slope", "relu-for-leaky")
+    "image": Pair(
+        FlaxImageLayer,
+        torch_image_layer,
+        image_cases,
+        only=(
+            *("kernel-flipped", "padding-same", "leaky-slope", "relu-for-leaky", "eps-1e-5", "eps-outside"),
+            *(fault.name for fault in BATCH_NORM),
+        ),
     ),
+    "norms": Pair(FlaxNorms, torch_norms, norm_cases, but=("axes-swapped", "variance-one-pass")),
+    "edges": Pair(FlaxEdges, torch_edges, edge_cases, only=("clamp-gradient", "norm-gradient")),
     "losses": Pair(FlaxLosses, torch_losses, loss_cases, but=("axes-swapped",)),
 }

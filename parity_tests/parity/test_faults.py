@@ -24,7 +24,7 @@ FAMILIES = "attention", "rotary", "layers", "models", "losses", "precision"
 @pytest.mark.parametrize("name", PAIRS)
 def test_every_fault_is_caught(name):
     pair = PAIRS[name]
-    lanes = ["float64", "dropout"] if name == "layer" else ["float64"]
+    lanes = ["float64", "dropout"] if name in ("layer", "image") else ["float64"]
     report = power(pair.flax(), pair.torch(), pair.cases(), lanes, pair.faults(), title=name)
     assert report.baseline.passed, report.baseline
     assert [trial.fault for trial in report.trials if not trial.caught] == []
@@ -167,6 +167,19 @@ def test_a_pair_that_differs_anyway_catches_nothing():
     assert report.trials[0].verdict == "not run"
     with pytest.raises(AssertionError, match="without any fault"):
         report.assert_passed()
+
+
+def test_same_is_padding_of_one_where_the_sides_are_odd():
+    fault, image = FAULTS["padding-same"], np.random.default_rng(0).standard_normal((2, 2, 7, 9))
+    assert not fault.fits(torch.nn.Conv2d(2, 3, 3, padding=1))  # no stride
+    conv = torch.nn.Conv2d(2, 3, 3, stride=2, padding=1).double()
+    planted = plant(fault, conv)
+    assert torch.equal(planted.module(torch.tensor(image)), conv(torch.tensor(image)))
+    assert not planted.acts.words
+    even = torch.tensor(image[..., 1:, 1:])
+    assert planted.module(even).shape == conv(even).shape
+    assert not torch.allclose(planted.module(even), conv(even))
+    assert planted.acts.words == [("SAME, which is [(0, 1), (0, 1)]", "padding=(1, 1)")]
 
 
 def test_nothing_caught_is_no_pass():

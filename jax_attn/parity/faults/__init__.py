@@ -9,7 +9,10 @@ from typing import Any
 
 from jax_attn.parity.faults.activations import ACTIVATIONS
 from jax_attn.parity.faults.attention import ATTENTION
+from jax_attn.parity.faults.batch_norm import BATCH_NORM
+from jax_attn.parity.faults.convolutions import CONVOLUTIONS
 from jax_attn.parity.faults.fault import Fault, Planted, plant
+from jax_attn.parity.faults.gradients import GRADIENTS
 from jax_attn.parity.faults.layers import LAYERS
 from jax_attn.parity.faults.losses import LOSSES
 from jax_attn.parity.faults.masks import MASKS
@@ -22,7 +25,7 @@ from jax_attn.parity.faults.weights import WEIGHTS
 
 _FAMILIES = (
     *(ATTENTION, MASKS, ROTARY, WEIGHTS, ACTIVATIONS),
-    *(NORMS, RESIDUAL, LAYERS, MODELS, LOSSES, PRECISION),
+    *(NORMS, BATCH_NORM, CONVOLUTIONS, RESIDUAL, LAYERS, GRADIENTS, MODELS, LOSSES, PRECISION),
 )
 FAULTS: dict[str, Fault] = {fault.name: fault for family in _FAMILIES for fault in family}
 

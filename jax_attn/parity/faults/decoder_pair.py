@@ -1,7 +1,7 @@
 """A decoder's layer as a pair of modules, for the faults that no row of the catalogue has a place for.
 
 Rotary positions, key heads that are shared, a causal mask and padding in one, RMSNorm by hand, a gated
-feed-forward layer. A second pair is a convolution.
+feed-forward layer.
 """
 
 from typing import Any
@@ -13,7 +13,7 @@ from flax import nnx
 
 from jax_attn.parity.cases import Case
 
-WIDTH, HEADS, KEY_HEADS, HEAD, HIDDEN, EPS, SLOPE = 10, 4, 2, 6, 7, 1e-6, 0.1
+WIDTH, HEADS, KEY_HEADS, HEAD, HIDDEN, EPS = 10, 4, 2, 6, 7, 1e-6
 
 
 def _frequencies(base: float) -> np.ndarray:
@@ -122,35 +122,3 @@ def decoder_cases() -> list[Case]:
     tokens = np.ones((2, 5), bool)
     tokens[0, 3:] = False
     return [Case("padding", (np.random.default_rng(0).standard_normal((2, 5, WIDTH)), tokens))]
-
-
-class FlaxConvolution(nnx.Module):
-    """A convolution and a leaky ReLU."""
-
-    def __init__(self) -> None:
-        self.conv = nnx.Conv(2, 3, (3, 3), padding=1, rngs=nnx.Rngs(0))
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """`(b, c, h, w)` to the same with 3 channels."""
-        return nnx.leaky_relu(self.conv(jnp.moveaxis(x, 1, -1)), SLOPE)
-
-
-def torch_convolution() -> Any:
-    """The same in torch."""
-    import torch
-
-    class TorchConvolution(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.conv = torch.nn.Conv2d(2, 3, 3, padding=1)
-
-        def forward(self, x: Any) -> Any:
-            return torch.nn.functional.leaky_relu(self.conv(x), SLOPE).movedim(1, -1)
-
-    torch.manual_seed(0)
-    return TorchConvolution()
-
-
-def image_cases() -> list[Case]:
-    """Two small images."""
-    return [Case("images", (np.random.default_rng(0).standard_normal((2, 2, 5, 7)),))]

@@ -1,11 +1,11 @@
-"""Faults of layers: dropout, axes, and gradients that stop."""
+"""Faults of layers: dropout and axes."""
 
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 from jax_attn.parity.faults.fault import Fault
-from jax_attn.parity.faults.planting import Acts, wrap
+from jax_attn.parity.faults.planting import Acts, is_attention, wrap
 
 
 def _torch() -> Any:
@@ -53,6 +53,23 @@ def always_scaled(acts: Acts, module: Any, forward: Any, x: Any) -> Any:
     return y * (1 - module.p)
 
 
+def shared(acts: Acts, module: Any, forward: Any, x: Any) -> Any:
+    """Of attention weights `(b, ..., t, s)`, one mask for all batches and heads."""
+    y = forward(x)
+    if not module.training or not _are_weights(x) or y.shape[:-2].numel() == 1:
+        return y
+    acts.add("one mask for all batches and heads", "one for each")
+    kept = _torch().where(x != 0, y / x, 0.0).detach()  # of a weight of 0, it is all the same
+    return x * kept[(0,) * (x.ndim - 2)]
+
+
+def _are_weights(x: Any) -> bool:
+    """Whether each row adds up to 1, or is empty."""
+    sums = x.detach().sum(-1).double()
+    ones = (sums - 1).abs() < 0.05  # in bfloat16
+    return x.ndim > 2 and bool((x >= 0).all()) and bool((ones | (sums == 0)).all()) and bool(ones.any())
+
+
 # What a layer does with its input.
 
 
@@ -72,20 +89,6 @@ def axes_swapped(module: Any, acts: Acts) -> None:
     wrap(module, around)
 
 
-def input_detached(module: Any, acts: Acts) -> None:
-    """The last linear layer's input gets no gradient."""
-
-    def around(linear: Any, forward: Any, x: Any) -> Any:
-        acts.add("stopped", "passed on")
-        return forward(x.detach())
-
-    wrap(_linears(module)[-1], around)
-
-
-def _linears(module: Any) -> list[Any]:
-    return [child for child in module.modules() if isinstance(child, _torch().nn.Linear)]
-
-
 def _fault(
     name: str,
     summary: str,
@@ -103,14 +106,14 @@ DROPOUT = "dropout"
 LAYERS = [
     _fault("axes-swapped", "batch and sequence change places", "axes",
            lambda module: True, axes_swapped, 20),
-    _fault("input-constant", "no gradient passes through a linear layer", "gradient of an input",
-           lambda module: bool(_linears(module)), input_detached, 35),
     _fault("dropout-rate", "dropout at another rate", "dropout rate", lambda m: bool(_dropouts(m)),
            dropout_planter(None, lambda rate: rate / 2), 45, lane="dropout"),
     _fault("dropout-missing", "no dropout", "dropout rate", lambda m: bool(_dropouts(m)),
            dropout_planter(None, lambda rate: 0.0), 45, lane="dropout"),
     _fault("dropout-unscaled", "dropout that does not scale up what it keeps", DROPOUT,
            lambda m: bool(_dropouts(m)), dropout_planter(unscaled), 45, lane="dropout"),
+    _fault("dropout-shared", "attention weights of all batches and heads dropped by one mask", DROPOUT,
+           lambda m: is_attention(m) and bool(_dropouts(m)), dropout_planter(shared), 22, lane="dropout"),
     _fault("dropout-in-evaluation", "dropout that scales down in evaluation, not up in training", DROPOUT,
            lambda m: bool(_dropouts(m)), dropout_planter(always_scaled), 45),
 ]  # fmt: skip

@@ -63,7 +63,7 @@ def eps_fault(value: float, name: str = "") -> Fault:
     )
 
 
-# Of torch's own layer norm.
+# Of torch's own layer norm and group norm.
 
 
 def _given(args: Any, kwargs: Any) -> tuple[Any, Any, Any, Any, float]:
@@ -73,15 +73,40 @@ def _given(args: Any, kwargs: Any) -> tuple[Any, Any, Any, Any, float]:
     return given["input"], axes, given.get("weight"), given.get("bias"), given.get("eps", 1e-5)
 
 
+def _by_groups(formula: Callable[[Any, Any, float], Any], args: Any, kwargs: Any) -> Any:
+    """A formula of the axes that are normalised over, in place of torch's group norm."""
+    names = ("input", "num_groups", "weight", "bias", "eps")
+    given: dict[str, Any] = {
+        "weight": None,
+        "bias": None,
+        "eps": 1e-5,
+        **dict(zip(names, args, strict=False)),
+        **kwargs,
+    }
+    x = given["input"]
+    y = formula(x.reshape(len(x), given["num_groups"], -1), (-1,), given["eps"]).reshape(x.shape)
+    channels = (-1, *(1 for _ in x.shape[2:]))
+    return _affine(
+        y,
+        *(
+            None if vector is None else vector.reshape(channels)
+            for vector in (given["weight"], given["bias"])
+        ),
+    )
+
+
 def _affine(y: Any, weight: Any, bias: Any) -> Any:
     y = y if weight is None else y * weight
     return y if bias is None else y + bias
 
 
 def layer_norm(faulty: str, right: str, formula: Callable[[Any, Any, float], Any]) -> Any:
-    """Another formula where torch's layer norm is called."""
+    """Another formula where torch's layer norm is called, or its group norm."""
 
     def caught(forward: Forward, name: str, function: Any, args: Any, kwargs: Any) -> Any:
+        if name == "group_norm":
+            forward.acts.add(faulty, right)
+            return _by_groups(formula, args, kwargs)
         if name != "layer_norm":
             return PASS
         x, axes, weight, bias, eps = _given(args, kwargs)
@@ -110,6 +135,24 @@ def _uncentred(x: Any, axes: Any, eps: float) -> Any:
     return x / ((x**2).mean(axes, keepdim=True) + eps).sqrt()
 
 
+def _outside(x: Any, axes: Any, eps: float) -> Any:
+    mean, variance = _moments(x, axes)
+    return (x - mean) / (variance.sqrt() + eps)
+
+
+def _outside_batch_norm(forward: Forward, args: Any, kwargs: Any) -> Any:
+    names = ("input", "mean", "var", "weight", "bias", "training", "momentum", "eps")
+    given = dict(zip(names, [*args, *kwargs.values()], strict=False))
+    if given["training"] or given["mean"] is None:  # in training it keeps statistics, too
+        return PASS
+    forward.acts.add("outside the root", "inside")
+    axes = [1] * (given["input"].ndim - 2)
+    mean, variance, weight, bias = (
+        vector if (vector := given[name]) is None else vector.reshape(-1, *axes) for name in names[1:5]
+    )
+    return _affine((given["input"] - mean) / (variance.sqrt() + given["eps"]), weight, bias)
+
+
 # Of any.
 
 
@@ -119,17 +162,21 @@ def outside_the_root(
     """`sqrt(variance) + eps` for `sqrt(variance + eps)`, in torch's functions or written by hand."""
     plain = forward.state.setdefault("plain", {})
     words = "outside the root", "inside"
+    if name == "group_norm":
+        forward.acts.add(*words)
+        return _by_groups(_outside, args, kwargs)
+    if name == "batch_norm":
+        return _outside_batch_norm(forward, args, kwargs)
     if name in ("layer_norm", "rms_norm"):
         x, axes, weight, bias, eps = _given(args, kwargs)
         if eps is None:
             return PASS
         forward.acts.add(*words)
-        mean, variance = _moments(x, axes)
         if name == "rms_norm":
             return _affine(
                 x / ((x**2).mean(axes, keepdim=True).sqrt() + eps), kwargs.get("weight", weight), None
             )
-        return _affine((x - mean) / (variance.sqrt() + eps), weight, bias)
+        return _affine(_outside(x, axes, eps), weight, bias)
     if name in ("add", "__add__", "__radd__") and isinstance(args[1], float) and 0 < args[1] <= 1e-2:
         value = function(*args, **kwargs)
         plain[id(value)] = value, args[0], args[1]
@@ -181,7 +228,7 @@ def _fault(
 
 
 VARIANCE = "variance"
-HAS_LAYER_NORM = uses("LayerNorm", "layer_norm")
+HAS_LAYER_NORM = uses("LayerNorm", "layer_norm", "GroupNorm", "group_norm")
 
 NORMS = [
     eps_fault(1e-5),
