@@ -118,10 +118,10 @@ def test_a_parameter_is_not_left_out_for_being_a_constant_of_another_shape_in_fl
     class Torch(torch.nn.Module):
         def __init__(self):
             super().__init__()
-            self.scale = torch.nn.Parameter(torch.ones(3))
+            self.gain = torch.nn.Parameter(torch.ones(3))
 
-    flax = nnx.Dict(scale=Buffer(jnp.ones(4)))
-    with pytest.raises(StateDictError, match="scale"):
+    flax = nnx.Dict(gain=Buffer(jnp.ones(4)))
+    with pytest.raises(StateDictError, match="gain"):
         carry(flax, Torch(), "torch", ())
 
 

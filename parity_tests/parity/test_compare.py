@@ -745,9 +745,32 @@ def test_the_first_divergence_is_told_unasked_and_its_failure_costs_nothing(monk
     assert "the trace raised RuntimeError: no trace of it" in str(report)
 
 
+def test_submodules_that_are_paired_by_hand_and_are_not_there_are_told():
+    pair = nnx.Linear(3, 5, rngs=nnx.Rngs(0)), torch.nn.Linear(3, 5)
+    options = {"lanes": EXACT, "call_flax": lambda module, x: 2 * module(x)}
+    with pytest.raises(ValueError, match="flax has no such submodule"):
+        compare(*pair, draw(2, 3), modules={"block": ""}, **options)
+
+
 def test_a_report_goes_to_another_process_without_the_modules():
     pair = nnx.Linear(3, 5, rngs=nnx.Rngs(0)), torch.nn.Linear(3, 5)
     report = compare(*pair, draw(2, 3), lanes=("float64",), call_flax=lambda module, x: 2 * module(x))
     sent = pickle.loads(pickle.dumps(report))
     assert (sent.results, sent.first_divergence) == (report.results, report.first_divergence)
     assert sent.trace is sent.compared is None
+
+
+def test_integers_alone_are_compared_in_float64_alone():
+    report = compare_functions(lambda x: x.argmax(-1), lambda x: x.argmax(-1), draw(2, 3))
+    report.assert_passed()
+    assert {result.lane for result in report.results} == {"float64"}
+    assert {entry.lane for entry in report.left_out} >= {"float32", "bfloat16"}
+
+
+def test_what_is_only_less_exact_is_told_so():
+    def rounded(x):
+        return x.astype(jnp.bfloat16).astype(x.dtype) if x.dtype == jnp.float32 else x
+
+    report = compare_functions(rounded, lambda x: x * 1.0, draw(2, 3), lanes=("float64", "float32"))
+    assert {result.lane for result in report.failures} == {"float32"}
+    assert all("float64 agrees: the same mathematics" in result.detail for result in report.failures)

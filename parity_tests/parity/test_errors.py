@@ -24,6 +24,12 @@ def test_numbers_of_one_order_are_judged_by_the_largest_of_them():
     assert worst_error(b + np.array([0, 0, 0, 1]), b) == (0.1, (3,))
 
 
+def test_what_is_no_fill_hides_nothing_beside_it():
+    b = np.array([1e8, 3e7, 10.0, 0.0])
+    assert worst_error(b + np.array([0, 0, 0, 1]), b) == (0.1, (3,))
+    assert worst_error(b + np.array([1, 0, 0, 0]), b) == (1e-8, (0,))
+
+
 def test_without_a_leap_the_largest_is_the_measure():
     """Cancellation in between leaves errors of the largest."""
     b = 10.0 ** np.arange(0, 13, 2)

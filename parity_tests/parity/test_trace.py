@@ -288,6 +288,31 @@ def test_what_went_wrong_before_it_raised():
     assert "bad luck" in str(found)
 
 
+def test_torch_raises_on_the_way_back():
+    def theirs(inner, x):
+        y = inner(x)
+        if y.requires_grad:
+            y.register_hook(lambda gradient: gradient.no_such_attribute)
+        return y
+
+    trace = trace_modules(*pair_of(lambda inner, x: inner(x), theirs), X)
+    assert "torch raised AttributeError" in str(trace.failure)
+    assert not trace.backward  # of gradients there is only half
+    assert "torch raised AttributeError" in str(find(trace))
+
+
+def test_a_gradient_of_zero_is_measured_by_the_others():
+    """That of a bias of the keys: it is added to all scores of a row."""
+
+    def much(module, *args):
+        return 1e7 * module(*args)
+
+    pair = flax_block(), torch_block(0.0)
+    trace = trace_modules(*pair, draw(3, 5, WIDTH), MASK, call_flax=much, call_torch=much)
+    assert trace.backward
+    assert find(trace) is None
+
+
 def test_the_first_module_that_gives_nan():
     class Bad(nnx.Linear):
         def __call__(self, x):
@@ -438,6 +463,7 @@ def test_modules_that_are_called_inside_vmap_are_told():
     assert "inside a transformation" in trace.calls[1].note
     assert "inside a transformation" in str(trace.calls[1].to_json())
     assert find(trace).flax_path == ""
+    assert "inner of flax (" in str(find(trace))
 
 
 def test_neither_module_is_changed():
