@@ -24,7 +24,7 @@ def find_forward(trace: ModuleTrace) -> Divergence | None:
         after, before = None, trace.calls[place]
         place = before.parent
     output = whole if place == TOP else trace.calls[place].output
-    if trace.failure is not None and output is None and before is None:
+    if trace.failure is not None and (output is None or output.agrees) and before is None:
         return _raised(trace)
     if place == TOP and not _differs(whole) and before is None:
         return _divergence(trace, TOP, "forward", "not comparable", None, None)
@@ -166,7 +166,7 @@ def _raised(trace: ModuleTrace) -> Divergence:
     ours, theirs = (call.flax, call.torch) if call else (None, None)
     flax_side = failure.side == "flax"
     return Divergence(
-        "backward" if trace.backward else "forward",
+        "forward" if trace.whole.output is None else "backward",
         "raised",
         ours.path if ours else failure.path if flax_side else "",
         theirs.path if theirs else failure.path if not flax_side else "",

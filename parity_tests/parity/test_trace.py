@@ -298,7 +298,9 @@ def test_torch_raises_on_the_way_back():
     trace = trace_modules(*pair_of(lambda inner, x: inner(x), theirs), X)
     assert "torch raised AttributeError" in str(trace.failure)
     assert not trace.backward  # of gradients there is only half
-    assert "torch raised AttributeError" in str(find(trace))
+    found = find(trace)
+    assert (found.kind, found.direction) == ("raised", "backward")
+    assert "torch raised AttributeError" in str(found)
 
 
 def test_a_gradient_of_zero_is_measured_by_the_others():
