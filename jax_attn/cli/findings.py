@@ -53,7 +53,7 @@ class Findings:
         """The modules' settings that differ, where the diagnosis does not tell them."""
         if not self.settings or self.diagnosis is not None:
             return ""
-        word = ", though these inputs do not show it" if self.report.passed else ""
+        word = " by their attributes, and these inputs show no difference" if self.report.passed else ""
         return "\n".join([f"settings differ{word}:", *(f"  {finding}" for finding in self.settings)])
 
     def to_json(self) -> dict[str, Any]:

@@ -127,12 +127,12 @@ def _right(trace: ModuleTrace, where: Divergence) -> list[str]:
 
 
 def _also(trace: ModuleTrace, where: Divergence) -> list[tuple[str, float]]:
-    """Further modules whose own code differs, with the error on torch's inputs."""
+    """Further modules whose own code differs, with the error on torch's inputs, the largest first."""
     found: dict[str, float] = {}
     for call in [] if where.direction == "backward" else trace.calls:
         if call.isolated is not None and not call.isolated.agrees and call.flax.path != where.flax_path:
             found[call.flax.path] = max(call.isolated.error, found.get(call.flax.path, 0.0))
-    return list(found.items())
+    return sorted(found.items(), key=lambda item: -item[1])
 
 
 def _diagnosis(
@@ -148,8 +148,6 @@ def _diagnosis(
     candidates = sorted((c for _, c in tried), key=lambda c: math.inf if math.isnan(c.error) else c.error)
     found = Diagnosis("unknown", None, where, trial.error, trial.bound, candidates, lint=lint)
     lost = [new for (_, new), (_, old) in zip(tried, first, strict=True) if old.explains and not new.explains]
-    told = dict.fromkeys(map(str, lost))
-    found.notes += [f"on these inputs it could also be, but not on others: {cause}" for cause in told]
     if trial.error <= FLOAT32[1] and any(c.fault == "float32-lifted" and not c.explains for c in candidates):
         found.notes.append(
             f"torch computes in float32 inside {where.torch_path or 'the module itself'}: below "
@@ -166,6 +164,8 @@ def _diagnosis(
     else:
         found.cause = _read(trial, where, lint) or _rounding(trial, candidates)
         found.certainty = "unknown" if found.cause is None else "likely"
+    told = [cause for cause in dict.fromkeys(map(str, lost)) if cause != str(found.cause)]
+    found.notes[:0] = [f"on these inputs it could also be, but not on others: {cause}" for cause in told]
     return found
 
 

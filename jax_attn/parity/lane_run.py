@@ -169,6 +169,8 @@ class LaneRun:
         found = self._paired(case, torch, flax)
         pairs = found.pairs
         if not any(pair.kind == "output" for pair in pairs):
+            if found.left_out and not self.lane.exact:  # integers alone, which float64 compares
+                return [], found.left_out
             results, _ = self._failed(case, "torch", "the output holds nothing to compare")
             return results, found.left_out
         results = judge(case.name, self.lane, pairs, self.sides.bound)

@@ -21,7 +21,7 @@ header.pass { border-color: var(--good); } header.fail { border-color: var(--mar
 .counts { display: flex; flex-wrap: wrap; gap: .3rem 1.5rem; }
 pre, .tree, table { font: 13px/1.5 ui-monospace, monospace; }
 pre, .wide { overflow-x: auto; }
-pre { background: var(--box); padding: .8rem; border-radius: .3rem; margin: 0; }
+pre { white-space: pre-wrap; background: var(--box); padding: .8rem; border-radius: .3rem; margin: 0; }
 table { border-collapse: collapse; } p { color: var(--soft); }
 th, td { text-align: left; padding: .2rem .7rem .2rem 0; border-bottom: 1px solid var(--line);
   vertical-align: top; }

@@ -125,23 +125,18 @@ def _hooks(module: Any, recording: Recording, keeper: _Keeper, backward: bool) -
         open_calls.append((called, call))
         return replace_tensors(names, args, kwargs, partial(_watched, call, {})) if backward else None
 
-    def after(called: Any, args: Any, kwargs: Any, output: Any) -> None:
+    def after(called: Any, args: Any, kwargs: Any, output: Any) -> Any:
         owner, call = open_calls.pop()
         while owner is not called:  # a call inside raised, and this module went on
             if call is not None:
                 recording.end()
             owner, call = open_calls.pop()
         if call is None:
-            return
+            return None
         recording.end()
         call.finished = True
         call.returned(output, keeper.keep)
-        if backward and call.skeleton is not None:
-            for position, tensor in enumerate(opened(output)[1]):
-                if is_float(tensor) and getattr(tensor, "requires_grad", False):
-                    tensor.register_hook(partial(_store, call.output_gradients, position))
-                else:
-                    call.unwatched.add(position)
+        return _watched_output(call, output) if backward and call.skeleton is not None else None
 
     handles = []
     for path, child in module.named_modules():
@@ -164,6 +159,25 @@ def _watched(call: CallRecord, own: dict[int, Any], name: str, tensor: Any) -> A
         own[id(tensor)] = tensor.view_as(tensor)
         own[id(tensor)].register_hook(partial(_store, call.input_gradients, name))
     return own[id(tensor)]
+
+
+def _watched_output(call: CallRecord, output: Any) -> Any:
+    """The output, in tensors whose gradient is what comes from outside: inside it may be used as well."""
+    from torch.utils._pytree import tree_leaves, tree_map
+
+    tensors = opened(output)[1]
+    own = {
+        id(tensor): tensor.view_as(tensor)
+        for tensor in tensors
+        if is_float(tensor) and getattr(tensor, "requires_grad", False)
+    }
+    reached = own.keys() & {id(leaf) for leaf in tree_leaves(output)}
+    for position, tensor in enumerate(tensors):
+        if id(tensor) in reached:
+            own[id(tensor)].register_hook(partial(_store, call.output_gradients, position))
+        else:
+            call.unwatched.add(position)
+    return tree_map(lambda leaf: own.get(id(leaf), leaf), output)
 
 
 def _store(gradients: dict[Any, np.ndarray], key: Any, gradient: Any) -> None:

@@ -8,10 +8,44 @@ from jax_attn.parity.divergence import Divergence
 from jax_attn.parity.recording import TOP
 from jax_attn.parity.traced import ModuleTrace, TracedCall
 
+# Between these an error is of the size that rounding to float32 makes, and this many times larger is another.
+FLOAT32 = 1e-10, 1e-6
+FAR_MORE = 1e3
+
 
 def find(trace: ModuleTrace) -> Divergence | None:
-    """The first divergence of a trace, forward before backward; None if the whole was compared and agrees."""
-    return find_backward(trace) if _whole_agrees(trace) else find_forward(trace)
+    """The first divergence of a trace, forward before backward; None if the whole was compared and agrees.
+
+    Where both sides round to float32 inside, as many norms do, differences of that size begin at once. Then
+    it is the first module whose own error is a thousand times larger, if there is one; a note tells of those.
+    """
+    if _whole_agrees(trace):
+        return find_backward(trace)
+    first = find_forward(trace)
+    if first is None or first.isolated is None or not FLOAT32[0] <= first.isolated.error <= FLOAT32[1]:
+        return first
+    bound = FAR_MORE * first.isolated.error
+    if not any(_differs(call.isolated) and call.isolated.error > bound for call in trace.calls):
+        return first
+    larger = find_forward(_held_to(trace, bound))
+    if larger is None or larger.isolated is None or larger.isolated.agrees:
+        return first
+    note = f"differences of float32's size begin before, at {first.flax_path or 'the module itself'}"
+    return replace(larger, notes=(*larger.notes, f"{note} ({first.isolated.error:.1e})"))
+
+
+def _held_to(trace: ModuleTrace, bound: float) -> ModuleTrace:
+    """The same trace, with another bound of what is not exact."""
+
+    def held(call: TracedCall) -> TracedCall:
+        found = {
+            name: replace(value, bound=bound)
+            for name, value in vars(call).items()
+            if isinstance(value, Difference) and value.bound > 0
+        }
+        return replace(call, **found)
+
+    return replace(trace, whole=held(trace.whole), calls=[held(call) for call in trace.calls])
 
 
 def find_forward(trace: ModuleTrace) -> Divergence | None:

@@ -339,7 +339,7 @@ def test_a_setting_that_differs_is_told_where_all_agrees(capsys, file, tmp_path)
     status, out, _ = run(capsys, file, "--lanes", "float64", *files)
     assert status == 0
     told = "norm: variance: flax E[x²] - E[x]², torch E[(x - E[x])²]"
-    assert f"settings differ, though these inputs do not show it:\n  {told}" in out
+    assert f"settings differ by their attributes, and these inputs show no difference:\n  {told}" in out
     (found,) = json.loads((tmp_path / "found.json").read_text())["settings"]
     assert (found["flax_path"], found["setting"]) == ("norm", "variance")
     assert told in (tmp_path / "page.html").read_text()

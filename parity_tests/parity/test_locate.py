@@ -160,3 +160,77 @@ def test_the_module_may_go_by_any_name():
     assert not any("on torch's inputs" in note for note in trace.notes)
     assert [call.isolated is not None for call in trace.calls] == [True, True]
     assert not np.isnan(trace.calls[1].isolated.error)
+
+
+class Single(nnx.Module):
+    """A norm that rounds to float32 inside, as many do, and then a GELU."""
+
+    def __init__(self, approximate):
+        self.norm, self.up = RoundedNorm(), nnx.Linear(6, 7, rngs=nnx.Rngs(0))
+        self.act = Gelu(approximate)
+
+    def __call__(self, x):
+        return self.act(self.up(self.norm(x)))
+
+
+class RoundedNorm(nnx.Module):
+    def __call__(self, x):
+        y = x.astype(jnp.float32)
+        return (y * jax.lax.rsqrt((y * y).mean(-1, keepdims=True))).astype(x.dtype)
+
+
+class Gelu(nnx.Module):
+    def __init__(self, approximate):
+        self.approximate = approximate
+
+    def __call__(self, x):
+        return jax.nn.gelu(x, approximate=self.approximate)
+
+
+class TorchRoundedNorm(torch.nn.Module):
+    def forward(self, x):
+        y = x.float()
+        return (y * y.pow(2).mean(-1, keepdim=True).rsqrt()).to(x.dtype)
+
+
+class TorchSingle(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.norm, self.up, self.act = TorchRoundedNorm(), torch.nn.Linear(6, 7), torch.nn.GELU()
+
+    def forward(self, x):
+        return self.act(self.up(self.norm(x)))
+
+
+@pytest.mark.parametrize("approximate", [True, False])
+def test_a_mistake_is_not_hidden_by_the_rounding_before_it(approximate):
+    found = first_divergence(Single(approximate), TorchSingle(), draw(3, 5, 6), modules={"act": "act"})
+    assert found.flax_path == ("act" if approximate else "norm")
+    assert ("differences of float32's size begin before, at norm" in str(found)) == approximate
+
+
+class TorchTwo(torch.nn.Module):
+    """An output that is used inside as well."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed, self.pool = torch.nn.Embedding(5, 6, padding_idx=0), torch.nn.Linear(6, 6)
+
+    def forward(self, ids):
+        hidden = self.embed(ids)
+        return {"hidden": hidden, "pooled": self.pool(hidden[:, 0])}
+
+
+class Two(nnx.Module):
+    def __init__(self):
+        rngs = nnx.Rngs(0)
+        self.embed, self.pool = nnx.Embed(5, 6, rngs=rngs), nnx.Linear(6, 6, rngs=rngs)
+
+    def __call__(self, ids):
+        hidden = self.embed(ids)
+        return {"hidden": hidden, "pooled": self.pool(hidden[:, 0])}
+
+
+def test_the_gradient_of_an_output_that_is_used_inside_as_well():
+    found = first_divergence(Two(), TorchTwo(), np.array([[1, 0, 3], [0, 4, 2]]))
+    assert (found.direction, found.kind, found.flax_path) == ("backward", "parameter gradient", "embed")
