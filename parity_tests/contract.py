@@ -17,8 +17,8 @@ from jax_attn.catalogue import CATALOGUE
 from jax_attn.parity import bounds
 from jax_attn.parity.cases import Case
 from jax_attn.parity.compare import compare_cases
-from jax_attn.parity.flax_side import quick_options
 from jax_attn.parity.lanes import is_floating
+from jax_attn.parity.sides.flax_side import quick_options
 from jax_attn.weights.state_dict import load_state_dict, state_dict
 from jax_attn.weights.tensors import as_numpy
 

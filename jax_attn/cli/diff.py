@@ -15,28 +15,28 @@ from jax_attn.cli.files import require_outputs, write_texts
 from jax_attn.cli.findings import DIFFERS, Findings
 from jax_attn.cli.user_file import load_port
 from jax_attn.parity import bounds
-from jax_attn.parity.against import (
+from jax_attn.parity.compare import SMALL, carry_weights, compare_cases
+from jax_attn.parity.diagnosing.diagnose import diagnose
+from jax_attn.parity.diagnosing.lint_modules import lint_pair
+from jax_attn.parity.judging.lane_run import LaneRun, Sides
+from jax_attn.parity.lanes import LANES
+from jax_attn.parity.locate import trace_modules
+from jax_attn.parity.pages.error_maps import error_maps
+from jax_attn.parity.pages.junit import junit as junit_text
+from jax_attn.parity.pages.page import page
+from jax_attn.parity.port import Port
+from jax_attn.parity.recorded.against import (
     RecordedLaneRun,
     carry_recorded,
     compare_with_trace,
     recorded_sides,
     trace_against,
 )
-from jax_attn.parity.compare import SMALL, carry_weights, compare_cases
-from jax_attn.parity.diagnose import diagnose
-from jax_attn.parity.error_maps import error_maps
-from jax_attn.parity.junit import junit as junit_text
-from jax_attn.parity.lane_run import LaneRun, Sides
-from jax_attn.parity.lanes import LANES
-from jax_attn.parity.lint_modules import lint_pair
-from jax_attn.parity.locate import trace_modules
-from jax_attn.parity.page import page
-from jax_attn.parity.port import Port
-from jax_attn.parity.recorded_inputs import require_recorded_inputs
+from jax_attn.parity.recorded.files import JSON, TENSORS, TorchTrace
+from jax_attn.parity.recorded.inputs import require_recorded_inputs
 from jax_attn.parity.report import Report
-from jax_attn.parity.trace_files import JSON, TENSORS, TorchTrace
-from jax_attn.parity.training import TRAINING_LANES, compare_training
-from jax_attn.parity.training_report import TrainingReport
+from jax_attn.parity.training.compare import TRAINING_LANES, compare_training
+from jax_attn.parity.training.report import TrainingReport
 
 Lane = Literal["float64", "float32", "bfloat16", "dropout"]
 File = Annotated[Path | None, tyro.conf.arg(metavar="FILE")]

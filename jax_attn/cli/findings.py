@@ -5,10 +5,10 @@ from typing import Any
 
 from rich.console import Console
 
-from jax_attn.parity.diagnose import Diagnosis
-from jax_attn.parity.lint_modules import SettingFinding
+from jax_attn.parity.diagnosing.diagnose import Diagnosis
+from jax_attn.parity.diagnosing.lint_modules import SettingFinding
 from jax_attn.parity.report import Report
-from jax_attn.parity.training_report import TrainingReport
+from jax_attn.parity.training.report import TrainingReport
 
 AGREES, DIFFERS, NOTHING = 0, 1, 2
 

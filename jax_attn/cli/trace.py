@@ -7,7 +7,7 @@ import tyro
 from rich.console import Console
 
 from jax_attn.cli.user_file import load_port
-from jax_attn.parity.trace_torch import record_trace
+from jax_attn.parity.recorded.record import record_trace
 
 
 def trace(

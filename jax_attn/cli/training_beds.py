@@ -10,7 +10,7 @@ from flax import nnx
 
 from jax_attn.parity.faults.training import TRAINING_FAULTS
 from jax_attn.parity.power import PowerReport
-from jax_attn.parity.training_power import training_power
+from jax_attn.parity.training.power import training_power
 from jax_attn.training import torch_like
 
 LARGEST_NORM = 0.3  # less than the gradients have, so that clipping acts

@@ -2,13 +2,13 @@
 
 from jax_attn.parity.cases import Case
 from jax_attn.parity.compare import compare, compare_cases
-from jax_attn.parity.diagnose import Diagnosis, diagnose, lint_pair
+from jax_attn.parity.diagnosing.diagnose import Diagnosis, diagnose, lint_pair
 from jax_attn.parity.lanes import LANES
-from jax_attn.parity.lint_optimizer import lint_optimizer
 from jax_attn.parity.locate import first_divergence, trace_modules
 from jax_attn.parity.power import PowerReport, power
 from jax_attn.parity.report import LeftOut, Report, Result
-from jax_attn.parity.training import TrainingReport, compare_training
+from jax_attn.parity.training import TrainingReport, compare_training, lint_optimizer
+from jax_attn.parity.training.power import training_power
 
 __all__ = [
     "LANES",
@@ -28,4 +28,5 @@ __all__ = [
     "lint_pair",
     "power",
     "trace_modules",
+    "training_power",
 ]

@@ -10,16 +10,16 @@ import numpy as np
 from flax import nnx
 
 from jax_attn.parity import bounds
-from jax_attn.parity.carrying import Carried, Weights, carry
 from jax_attn.parity.cases import Case
 from jax_attn.parity.compared import Compared
-from jax_attn.parity.flax_side import trains
-from jax_attn.parity.lane_run import LaneRun, Sides
+from jax_attn.parity.judging.lane_run import LaneRun, Sides
 from jax_attn.parity.lanes import LANES, lanes_named
-from jax_attn.parity.module_pairs import ModuleNames
 from jax_attn.parity.report import LeftOut, Report, Result
-from jax_attn.parity.search import find
-from jax_attn.parity.trace import Tracer
+from jax_attn.parity.sides.carrying import Carried, Weights, carry
+from jax_attn.parity.sides.flax_side import trains
+from jax_attn.parity.tracing.module_pairs import ModuleNames
+from jax_attn.parity.tracing.search import find
+from jax_attn.parity.tracing.trace import Tracer
 from jax_attn.weights.rules import Names, slots
 
 Caller = Callable[..., Any]

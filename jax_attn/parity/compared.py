@@ -7,7 +7,7 @@ from typing import Any
 from flax import nnx
 
 from jax_attn.parity.cases import Case
-from jax_attn.parity.module_pairs import ModuleNames
+from jax_attn.parity.tracing.module_pairs import ModuleNames
 from jax_attn.weights.rules import Names
 
 

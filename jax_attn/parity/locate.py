@@ -8,12 +8,12 @@ from flax import nnx
 from jax_attn.parity import bounds
 from jax_attn.parity.cases import Case
 from jax_attn.parity.compare import Weights, carry_weights
-from jax_attn.parity.divergence import Divergence
 from jax_attn.parity.lanes import lanes_named
-from jax_attn.parity.module_pairs import ModuleNames
-from jax_attn.parity.search import find
-from jax_attn.parity.trace import Progress, Tracer
-from jax_attn.parity.traced import ModuleTrace
+from jax_attn.parity.tracing.divergence import Divergence
+from jax_attn.parity.tracing.module_pairs import ModuleNames
+from jax_attn.parity.tracing.search import find
+from jax_attn.parity.tracing.trace import Progress, Tracer
+from jax_attn.parity.tracing.traced import ModuleTrace
 from jax_attn.weights.rules import Names
 
 

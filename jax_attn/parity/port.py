@@ -9,7 +9,7 @@ import numpy as np
 from flax import nnx
 
 from jax_attn.parity.cases import Case
-from jax_attn.parity.module_pairs import ModuleNames
+from jax_attn.parity.tracing.module_pairs import ModuleNames
 from jax_attn.weights.rules import Names, require_names
 from jax_attn.weights.tensors import is_torch_tensor
 

@@ -17,12 +17,12 @@ from jax_attn.parity import bounds
 from jax_attn.parity.cases import Case
 from jax_attn.parity.compare import Weights, carry_weights
 from jax_attn.parity.faults import Fault, Planted, faults_for, plant
-from jax_attn.parity.judge import Pair
-from jax_attn.parity.lane_run import LaneRun, Sides
+from jax_attn.parity.judging.judge import Pair
+from jax_attn.parity.judging.lane_run import LaneRun, Sides
 from jax_attn.parity.lanes import LANES, Lane, lanes_named
 from jax_attn.parity.report import Report, Result, table
-from jax_attn.parity.torch_side import TorchSide
-from jax_attn.parity.training_report import TrainingReport
+from jax_attn.parity.sides.torch_side import TorchSide
+from jax_attn.parity.training.report import TrainingReport
 from jax_attn.weights.rules import Names
 
 # A noise ratio this far above its bound is no bad luck, and is not measured again.

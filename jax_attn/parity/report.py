@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from jax_attn.parity.divergence import Divergence
+from jax_attn.parity.tracing.divergence import Divergence
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 
 from jax_attn.parity.bounds import MODULE
-from jax_attn.parity.flax_side import quick_options
+from jax_attn.parity.sides.flax_side import quick_options
 
 Function = Callable[[jax.Array], jax.Array]
 

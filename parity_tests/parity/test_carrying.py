@@ -7,10 +7,10 @@ import pytest
 import torch
 from flax import nnx
 
-from jax_attn.parity.carrying import MOST_FAULTS, carry
 from jax_attn.parity.compare import compare
 from jax_attn.parity.locate import first_divergence
-from jax_attn.parity.training import compare_training
+from jax_attn.parity.sides.carrying import MOST_FAULTS, carry
+from jax_attn.parity.training.compare import compare_training
 from jax_attn.primitives import Buffer
 from jax_attn.weights.state_dict import StateDictError
 from parity_tests.parity.pairs import draw

@@ -13,7 +13,7 @@ from flax import nnx
 
 from jax_attn.parity.cases import Case
 from jax_attn.parity.compare import compare, compare_cases
-from jax_attn.parity.trace import Tracer
+from jax_attn.parity.tracing.trace import Tracer
 from jax_attn.primitives import Buffer
 from jax_attn.weights.state_dict import StateDictError
 from parity_tests.parity.pairs import CASES, draw, flax_block, torch_block

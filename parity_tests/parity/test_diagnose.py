@@ -13,7 +13,7 @@ from jax_attn.attention.multi_head import MultiHeadAttention
 from jax_attn.parity.cases import Case
 from jax_attn.parity.compare import compare
 from jax_attn.parity.compared import Compared
-from jax_attn.parity.diagnose import diagnose
+from jax_attn.parity.diagnosing.diagnose import diagnose
 from jax_attn.parity.faults import FAULTS, plant
 from jax_attn.parity.report import Report
 from jax_attn.weights.state_dict import load_state_dict

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from jax_attn.parity.differences import Difference, measure, severity, worst
+from jax_attn.parity.tracing.differences import Difference, measure, severity, worst
 from parity_tests.parity.pairs import draw
 
 

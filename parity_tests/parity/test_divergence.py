@@ -10,17 +10,17 @@ import torch
 from flax import nnx
 
 from jax_attn.layers.encoder import Encoder
-from jax_attn.parity.calls import Call
 from jax_attn.parity.cases import Case
 from jax_attn.parity.compare import compare
-from jax_attn.parity.comparing import Comparer
 from jax_attn.parity.lanes import lanes_named
 from jax_attn.parity.locate import first_divergence, trace_modules
-from jax_attn.parity.observers import Observer
-from jax_attn.parity.recording import Recording
 from jax_attn.parity.report import Report
-from jax_attn.parity.search import find
-from jax_attn.parity.trace import Tracer
+from jax_attn.parity.sides.calls import Call
+from jax_attn.parity.tracing.comparing import Comparer
+from jax_attn.parity.tracing.observers import Observer
+from jax_attn.parity.tracing.recording import Recording
+from jax_attn.parity.tracing.search import find
+from jax_attn.parity.tracing.trace import Tracer
 from jax_attn.weights.state_dict import load_state_dict
 from parity_tests.parity.pairs import draw
 from torch_ref.layers.encoder import Encoder as TorchEncoder

@@ -6,7 +6,7 @@ import torch
 from flax import nnx
 
 from jax_attn.parity.compare import compare, compare_cases
-from jax_attn.parity.dropout import DropoutMismatch, Tape, TooFewDraws, record, replay
+from jax_attn.parity.sides.dropout import DropoutMismatch, Tape, TooFewDraws, record, replay
 from parity_tests.parity.pairs import CASES, draw, flax_block, torch_block
 
 DROPOUT = ("dropout",)

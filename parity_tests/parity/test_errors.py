@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from jax_attn.parity.errors import common_scale, norm, orders, settled, size, worst_error
+from jax_attn.parity.judging.errors import common_scale, norm, orders, settled, size, worst_error
 from parity_tests.parity.pairs import draw
 
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from jax_attn.parity import bounds
-from jax_attn.parity.errors import exact_error
-from jax_attn.parity.judge import Pair, judge, noises
+from jax_attn.parity.judging.errors import exact_error
+from jax_attn.parity.judging.judge import Pair, judge, noises
 from jax_attn.parity.lanes import lanes_named
 from parity_tests.parity.pairs import draw
 

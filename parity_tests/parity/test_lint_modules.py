@@ -8,7 +8,7 @@ import torch
 from flax import nnx
 
 from jax_attn.catalogue import CATALOGUE
-from jax_attn.parity.lint_modules import lint_pair
+from jax_attn.parity.diagnosing.lint_modules import lint_pair
 from parity_tests.parity.fault_pairs import PAIRS
 
 

@@ -12,12 +12,12 @@ from flax import nnx
 
 from jax_attn.parity import bounds
 from jax_attn.parity.compare import carry_weights, compare_cases
-from jax_attn.parity.differences import Difference
-from jax_attn.parity.error_maps import CELLS, along, error_maps
-from jax_attn.parity.lane_run import LaneRun, Sides
+from jax_attn.parity.judging.lane_run import LaneRun, Sides
 from jax_attn.parity.locate import trace_modules
-from jax_attn.parity.page import colour, page
+from jax_attn.parity.pages.error_maps import CELLS, along, error_maps
+from jax_attn.parity.pages.page import colour, page
 from jax_attn.parity.report import Report
+from jax_attn.parity.tracing.differences import Difference
 from parity_tests.parity.pairs import CASES, FlaxBlock, TorchBlock
 
 VOID = {"meta", "line", "rect", "circle", "polyline", "br"}

@@ -5,8 +5,8 @@ import pytest
 
 from jax_attn.parity.cases import Case
 from jax_attn.parity.compare import carry_weights
-from jax_attn.parity.lane_run import Sides
-from jax_attn.parity.second_draw import moved, redrawn
+from jax_attn.parity.diagnosing.second_draw import moved, redrawn
+from jax_attn.parity.judging.lane_run import Sides
 from jax_attn.weights.state_dict import state_dict
 from parity_tests.parity.pairs import MASK, draw, flax_block, torch_block
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from jax_attn.parity.torch_attention import attention_written_out
+from jax_attn.parity.sides.torch_attention import attention_written_out
 
 
 def draw(*shape: int) -> torch.Tensor:

@@ -11,8 +11,8 @@ from flax import nnx
 
 from jax_attn.parity.compare import compare
 from jax_attn.parity.locate import first_divergence, trace_modules
-from jax_attn.parity.module_pairs import pair_modules
-from jax_attn.parity.search import find
+from jax_attn.parity.tracing.module_pairs import pair_modules
+from jax_attn.parity.tracing.search import find
 from parity_tests.parity.pairs import MASK, WIDTH, draw, flax_block, torch_block
 
 pytestmark = pytest.mark.unchecked_shapes  # for speed

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from jax_attn.cli.main import main
-from jax_attn.parity.trace_files import TorchTrace
+from jax_attn.parity.recorded.files import TorchTrace
 
 TORCH = """
 import numpy as np
@@ -137,8 +137,8 @@ def test_a_port_is_compared_where_there_is_no_torch(folder, tmp_path):
 def test_gradients_are_traced_as_with_torch_itself(folder, capsys):
     """The same divergence, and the same numbers, as a comparison with torch gives."""
     from jax_attn.cli.user_file import load_port
-    from jax_attn.parity.against import carry_recorded, recorded_sides, trace_against
     from jax_attn.parity.locate import trace_modules
+    from jax_attn.parity.recorded.against import carry_recorded, recorded_sides, trace_against
 
     flax, torch = (load_port(str(folder / name)) for name in ("ported.py:port", "original.py"))
     recorded = TorchTrace.load(folder / "run")

@@ -11,7 +11,7 @@ import torch
 from flax import nnx
 
 from jax_attn.models.sequence_classifier import SequenceClassifier
-from jax_attn.parity.training import compare_training
+from jax_attn.parity.training.compare import compare_training
 from jax_attn.training import torch_like as ours
 from parity_tests.parity.training_pairs import (
     CLASSES,

@@ -5,10 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from jax_attn.parity.training_flax import FlaxStep
-from jax_attn.parity.training_judge import StepJudge
-from jax_attn.parity.training_measures import EPS, update_error
-from jax_attn.parity.training_torch import TorchStep
+from jax_attn.parity.training.flax import FlaxStep
+from jax_attn.parity.training.judge import StepJudge
+from jax_attn.parity.training.measures import EPS, update_error
+from jax_attn.parity.training.torch import TorchStep
 
 W = {"w": np.array([1.0, -2.0])}
 HALF = {"w": 0.5 * W["w"]}

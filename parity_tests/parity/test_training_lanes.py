@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from jax_attn.parity import bounds
-from jax_attn.parity.training_lanes import drifted
+from jax_attn.parity.training.lanes import drifted
 
 
 def test_the_bound_is_that_of_an_update_or_ten_times_the_rounding():

@@ -5,7 +5,7 @@ import pytest
 import torch
 from flax import nnx
 
-from jax_attn.parity.training_noise import Noise
+from jax_attn.parity.training.noise import Noise
 from jax_attn.training import torch_like as ours
 from parity_tests.parity.training_pairs import (
     NAMES,

@@ -6,7 +6,7 @@ import torch
 
 from jax_attn.cli.training_beds import TRAINING_BEDS, Net, torch_net, try_training_bed
 from jax_attn.parity.faults.training import TRAINING_FAULTS, TorchTraining, TrainingFault, training_faults_for
-from jax_attn.parity.training_power import training_power
+from jax_attn.parity.training.power import training_power
 from jax_attn.training.torch_like import adamw, sgd
 
 pytestmark = pytest.mark.unchecked_shapes  # for speed

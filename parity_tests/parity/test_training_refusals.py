@@ -9,7 +9,7 @@ import pytest
 import torch
 from flax import nnx
 
-from jax_attn.parity.training_report import Deviation, TrainingReport
+from jax_attn.parity.training.report import Deviation, TrainingReport
 from jax_attn.training import torch_like as ours
 from parity_tests.parity.training_pairs import (
     built,

@@ -5,7 +5,7 @@ import numpy as np
 import torch
 from flax import nnx
 
-from jax_attn.parity.training import compare_training
+from jax_attn.parity.training.compare import compare_training
 from jax_attn.training import torch_like as ours
 
 WIDTH, CLASSES, STEPS = 5, 3, 20

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from jax_attn.parity.faults.planting import PASS, Forward
-from jax_attn.parity.torch_attention import attention_written_out
+from jax_attn.parity.sides.torch_attention import attention_written_out
 
 PRODUCTS = ("matmul", "__matmul__", "bmm", "baddbmm", "einsum")
 SUMS = ("add", "__add__", "__radd__", "__iadd__", "add_")

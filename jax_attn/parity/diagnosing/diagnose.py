@@ -1,0 +1,216 @@
+"""Why two modules differ: the known fault that, planted into torch, makes it do what Flax does.
+
+Whichever side is wrong, the fault that turns torch's numbers into Flax's says what differs, and both values.
+"""
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+from jax_attn.parity import bounds
+from jax_attn.parity.cases import Case
+from jax_attn.parity.compare import carry_weights
+from jax_attn.parity.compared import Compared
+from jax_attn.parity.diagnosing.candidates import Tried, candidates_of, faults_of_weights, tried_with
+from jax_attn.parity.diagnosing.diagnosis import Candidate, Diagnosis
+from jax_attn.parity.diagnosing.lint_modules import SettingFinding, lint_pair, word
+from jax_attn.parity.diagnosing.second_draw import second_trial
+from jax_attn.parity.diagnosing.trials import Trial, trial_of
+from jax_attn.parity.faults import Fault
+from jax_attn.parity.judging.lane_run import Sides
+from jax_attn.parity.lanes import lanes_named
+from jax_attn.parity.report import Report
+from jax_attn.parity.tracing.divergence import Divergence
+from jax_attn.parity.tracing.recording import TOP
+from jax_attn.parity.tracing.search import find
+from jax_attn.parity.tracing.trace import Progress, Tracer
+from jax_attn.parity.tracing.traced import ModuleTrace
+
+# What brings the error down by less is no likely cause.
+LIKELY = 1e-2
+
+# Between these an error is of the size that rounding to float32 makes.
+FLOAT32 = 1e-10, 1e-6
+
+
+def diagnose(
+    report: Report, *, faults: Sequence[Fault] | None = None, progress: Progress = lambda what: None
+) -> Diagnosis:
+    """Find which known fault explains the first divergence of a comparison.
+
+    Each fault that fits the submodule at fault is planted into a copy of torch's, and torch runs again. If
+    its output then is Flax's, within the bound, on these inputs and on others, that fault is what differs.
+
+    >>> print(diagnose(compare(flax_model, torch_model, x)))  # doctest: +SKIP
+    cause, certain in norm (LayerNorm): eps: flax 1e-06, torch 1e-05
+
+    Args:
+        report: what `compare` or `compare_cases` found.
+        faults: what may be the cause; None is all that are known.
+        progress: called with what is done next.
+
+    Raises:
+        ValueError: the report does not hold the modules: it was read from a file, or made with a recording.
+    """
+    started = time.perf_counter()
+    compared: Compared | None = report.compared
+    if compared is None:
+        raise ValueError(
+            "diagnose needs the report that compare returned: this one, read from a file or made with a "
+            "recorded trace, does not hold the two modules"
+        )
+    lint = lint_pair(compared.flax, compared.torch, compared.names, compared.modules)
+    found = Diagnosis("no difference" if report.passed else "unknown", lint=lint)
+    sides = _sides(compared)
+    for trace, case in () if report.passed else _traces(report, sides, progress):
+        where, lane = find(trace), lanes_named([trace.lane])[0]
+        if where is None:
+            continue
+        trial = trial_of(sides, lane, case, where)
+        if trial.error <= trial.bound:  # not to be seen again
+            continue
+        right = _right(trace, where)
+        tried = list(candidates_of(trial, where, right, faults, progress))
+        if faults is None and right and not any(candidate.explains for _, candidate in tried):
+            # What is called and is right may yet be used in another way than by calling it.
+            below = faults_of_weights(trial, where, right)
+            tried += candidates_of(trial, where, [], below, progress)
+        second = None
+        if any(candidate.explains for _, candidate in tried):
+            progress("another draw")
+            second = second_trial(trial, compared.flax, compared.weights, case, lane, where)
+        found = _diagnosis(trial, second, where, lint, tried)
+        found.also = _also(trace, where)
+        break
+    found.seconds = time.perf_counter() - started
+    return found
+
+
+def _sides(compared: Compared) -> Sides:
+    """Both modules with the same weights, as the comparison had them."""
+    flax, torch = carry_weights(compared.flax, compared.torch, compared.weights, compared.names)
+    bound = bounds.WHOLE_MODEL if compared.whole_model else bounds.MODULE
+    call = compared.call_flax, compared.call_torch
+    return Sides(flax, torch, compared.names, bound, *call, compared.seed, True)
+
+
+def _traces(report: Report, sides: Sides, progress: Progress) -> Iterator[tuple[ModuleTrace, Case]]:
+    """The trace that the report holds; else one of each call and exact lane, until there is a divergence."""
+    compared: Compared = report.compared
+    if report.trace is not None:
+        yield report.trace, next(case for case in compared.cases if case.name == report.trace.case)
+        return
+    for lane in lanes_named(["float64", "dropout"]):
+        for case in compared.cases:
+            if case.runs_in(lane.name):
+                tracer = Tracer.of(sides, lane, compared.modules, compared.flax)
+                yield tracer.trace(case, progress=progress), case
+
+
+def _place(trace: ModuleTrace, where: Divergence) -> int:
+    """The call at fault in the trace."""
+    same = [i for i, call in enumerate(trace.calls)
+            if (call.flax.path, call.flax.number) == (where.flax_path, where.call - 1)]  # fmt: skip
+    return TOP if where.flax_class == "the call" or not same else same[0]
+
+
+def _right(trace: ModuleTrace, where: Divergence) -> list[str]:
+    """Paths, below the module at fault, of submodules that are right on torch's inputs."""
+    if where.direction == "backward":
+        return []
+    inside = where.torch_path
+    calls = [call for _, call in trace.children(_place(trace, where))]
+    wrong = {call.torch.path for call in calls if call.isolated is None or not call.isolated.agrees}
+    right = {call.torch.path for call in calls} - wrong - {inside}
+    return [path.removeprefix(inside).lstrip(".") for path in right if path.startswith(inside)]
+
+
+def _also(trace: ModuleTrace, where: Divergence) -> list[tuple[str, float]]:
+    """Further modules whose own code differs, with the error on torch's inputs, the largest first."""
+    found: dict[str, float] = {}
+    for call in [] if where.direction == "backward" else trace.calls:
+        if call.isolated is not None and not call.isolated.agrees and call.flax.path != where.flax_path:
+            found[call.flax.path] = max(call.isolated.error, found.get(call.flax.path, 0.0))
+    return sorted(found.items(), key=lambda item: -item[1])
+
+
+def _diagnosis(
+    trial: Trial,
+    second: Trial | None,
+    where: Divergence,
+    lint: list[SettingFinding],
+    tried: list[Tried],
+) -> Diagnosis:
+    first = tried
+    if second is not None:
+        tried = [(fault, _again(fault, candidate, second)) for fault, candidate in tried]
+    candidates = sorted((c for _, c in tried), key=lambda c: math.inf if math.isnan(c.error) else c.error)
+    found = Diagnosis("unknown", None, where, trial.error, trial.bound, candidates, lint=lint)
+    lost = [new for (_, new), (_, old) in zip(tried, first, strict=True) if old.explains and not new.explains]
+    if trial.error <= FLOAT32[1] and any(c.fault == "float32-lifted" and not c.explains for c in candidates):
+        found.notes.append(
+            f"torch computes in float32 inside {where.torch_path or 'the module itself'}: below "
+            f"{FLOAT32[1]:.0e} the float64 lane cannot tell; compare in the lanes float32 and bfloat16"
+        )
+    good = [candidate for candidate in candidates if candidate.explains]
+    if good:
+        causes = {(candidate.setting, candidate.flax) for candidate in good}
+        found.cause = _quoted(good, lint)
+        sure = second is not None and (len(causes) == 1 or _is_told(found.cause, lint))
+        found.certainty = "certain" if sure else "likely"
+    elif candidates and candidates[0].error <= LIKELY * trial.error:
+        found.cause, found.certainty = candidates[0], "likely"
+    else:
+        found.cause = _read(trial, where, lint) or _rounding(trial, candidates)
+        found.certainty = "unknown" if found.cause is None else "likely"
+    told = [cause for cause in dict.fromkeys(map(str, lost)) if cause != str(found.cause)]
+    found.notes[:0] = [f"on these inputs it could also be, but not on others: {cause}" for cause in told]
+    return found
+
+
+def _again(fault: Fault, candidate: Candidate, second: Trial) -> Candidate:
+    """What explains the first draw is tried on the second."""
+    if not candidate.explains:
+        return candidate
+    try:
+        [(_, again)] = tried_with(fault, second)
+    except Exception:  # the second draw does not reach it
+        return replace(candidate, error=math.nan, explains=False)
+    return replace(candidate, error=max(candidate.error, again.error), explains=again.explains)
+
+
+def _quoted(good: list[Candidate], lint: list[SettingFinding]) -> Candidate:
+    """Of several that explain it, the one that the modules tell of themselves; or whose setting differs."""
+    told = {finding.setting for finding in lint}
+    return min(good, key=lambda c: (not _is_told(c, lint), c.setting not in told))
+
+
+def _is_told(candidate: Candidate, lint: list[SettingFinding]) -> bool:
+    """Whether the modules tell of the very difference."""
+    return any(f.setting == candidate.setting and word(f.flax) == candidate.flax for f in lint)
+
+
+def _read(trial: Trial, where: Divergence, lint: list[SettingFinding]) -> Candidate | None:
+    """A setting that differs as the modules tell, where no fault explains it."""
+    dropout = [f for f in lint if f.setting.startswith("dropout")]
+    here = [f for f in lint if f.flax_path == where.flax_path and f not in dropout]
+    if trial.lane.training:  # what draws otherwise has no numbers to compare
+        here += dropout
+    for finding in here[:1]:
+        words = word(finding.flax), word(finding.torch)
+        summary = "the settings differ, as the lint has it"
+        return Candidate("", summary, finding.setting, *words, math.nan, False)
+    return None
+
+
+def _rounding(trial: Trial, candidates: list[Candidate]) -> Candidate | None:
+    """Two sides that both round never agree to the last digit: an error of that size tells of rounding."""
+    if not FLOAT32[0] <= trial.error <= FLOAT32[1]:
+        return None
+    narrow = [c for c in candidates if c.setting.startswith("precision") and c.error <= 2 * trial.error]
+    both = any(candidate.fault == "float32-lifted" for candidate in candidates)
+    return None if both else next(iter(narrow), None)
+
+
+__all__ = ["Candidate", "Diagnosis", "SettingFinding", "diagnose", "lint_pair"]

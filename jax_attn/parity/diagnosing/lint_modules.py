@@ -1,0 +1,91 @@
+"""Settings of paired modules that differ, told without running either."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from flax import nnx
+
+from jax_attn.parity.diagnosing.activations import Activation
+from jax_attn.parity.diagnosing.module_settings import settings_of_flax, settings_of_torch
+from jax_attn.parity.tracing.module_pairs import ModuleNames, pair_modules
+from jax_attn.parity.tracing.wrapping import walk
+from jax_attn.weights.rules import Names
+
+
+@dataclass(frozen=True)
+class SettingFinding:
+    """A setting that differs.
+
+    Attributes:
+        flax_path: the module's path in Flax; empty for the module itself.
+        torch_path: its counterpart's.
+        setting: what differs, by torch's name of it.
+        flax: its value there.
+        torch: its value there.
+    """
+
+    flax_path: str
+    torch_path: str
+    setting: str
+    flax: Any
+    torch: Any
+
+    def __str__(self) -> str:
+        here = self.flax_path or "the module itself"
+        return f"{here}: {self.setting}: flax {word(self.flax)}, torch {word(self.torch)}"
+
+
+def lint_pair(
+    flax_module: nnx.Module, torch_module: Any, names: Names = (), modules: ModuleNames | None = None
+) -> list[SettingFinding]:
+    """What paired modules were built with, where it differs; only activations are run, on a few numbers.
+
+        lint_pair(nnx.LayerNorm(5, rngs=nnx.Rngs(0)), torch.nn.LayerNorm(5))
+        # [the module itself: eps: flax 1e-06, torch 1e-05,
+        #  the module itself: variance: flax E[x²] - E[x]², torch E[(x - E[x])²]]
+
+    Compared are eps, momentum, activation, bias, scale, dropout rate, number of heads and of groups, the
+    place of norms, strides, padding and dilation, and any number, word or yes-or-no that both modules have
+    under one name. What a module's code does is not looked at.
+
+    Args:
+        flax_module: any NNX module.
+        torch_module: its counterpart.
+        names: pairs (pattern, replacement) that turn our keys into those of torch, as in `load_state_dict`.
+        modules: submodules that belong together where the weights do not tell; see `trace_modules`.
+    """
+    ours = {path: module for module, places in walk(flax_module) for place in places for path in place.all}
+    found = []
+    for flax_path, torch_path in pair_modules(flax_module, torch_module, names, modules).pairs:
+        flax, torch = ours[flax_path], torch_module.get_submodule(torch_path)
+        for setting, a, b in _differences(flax, torch):
+            found.append(SettingFinding(flax_path, torch_path, setting, a, b))
+    return found
+
+
+def _differences(flax: nnx.Module, torch: Any) -> Iterator[tuple[str, Any, Any]]:
+    ours, theirs = settings_of_flax(flax), settings_of_torch(torch)
+    for setting in [name for name in ours if name in theirs]:
+        if not _same(ours[setting], theirs[setting]):
+            yield setting, _told(ours[setting]), _told(theirs[setting])
+
+
+def _told(value: Any) -> Any:
+    return str(value) if isinstance(value, Activation) else value
+
+
+def _same(a: Any, b: Any) -> bool:
+    if isinstance(a, Activation) and isinstance(b, Activation):
+        return a.agrees(b)
+    if isinstance(a, bool) or isinstance(b, bool):
+        return a == b
+    if isinstance(a, int | float) and isinstance(b, int | float):
+        return math.isclose(a, b, rel_tol=1e-9)
+    return a == b
+
+
+def word(value: Any) -> str:
+    """A setting's value as text."""
+    return f"{value:.7g}" if isinstance(value, float) else str(value)

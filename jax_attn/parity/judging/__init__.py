@@ -1,0 +1,1 @@
+"""The verdict on tensors: how far two are apart, and whether that is too far."""

@@ -1,0 +1,247 @@
+"""One lane of a comparison: torch runs, Flax runs, and the two are judged, case by case."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from flax import nnx
+
+from jax_attn.parity import bounds
+from jax_attn.parity.cases import Case
+from jax_attn.parity.judging.judge import Pair, judge, measure, pooled
+from jax_attn.parity.judging.lane_pairs import LanePairs
+from jax_attn.parity.judging.unevenness import UNSTEADY, is_uneven, unsteady
+from jax_attn.parity.lanes import Lane
+from jax_attn.parity.report import LeftOut, Result
+from jax_attn.parity.sides.calls import Call, cotangents
+from jax_attn.parity.sides.dropout import UNIFORM, DropoutMismatch, Tape, record
+from jax_attn.parity.sides.flax_side import FlaxSide, depends_on_mode, fixed_dtype
+from jax_attn.parity.sides.run import Run
+from jax_attn.parity.sides.torch_side import TorchSide
+from jax_attn.parity.sides.trees import Mismatch, Skeleton, leaves_of
+from jax_attn.weights.rules import Names
+
+Progress = Callable[[str, str], None]
+Verdict = tuple[list[Result], list[LeftOut]]
+Settled = dict[tuple[str, str], Result]
+
+
+@dataclass(frozen=True)
+class Sides:
+    """The two modules with the same weights, and how they are compared. See `compare_cases`."""
+
+    flax: nnx.Module
+    torch: Any
+    names: Names
+    bound: float
+    call_flax: Callable[..., Any] | None
+    call_torch: Callable[..., Any] | None
+    seed: int
+    quick: bool
+
+
+@dataclass(frozen=True)
+class ByTorch:
+    """One call, and what torch gave for it: in the lane's dtype, and in float64 on the same numbers."""
+
+    call: Call
+    skeleton: Skeleton
+    run: Run
+    truth: Run
+    tape: Tape | None
+
+
+@dataclass
+class Attempt:
+    """What one case has come to so far; `verdict` is set as soon as there is no more to be done."""
+
+    case: Case
+    torch: ByTorch | None = None
+    flax: Run | None = None
+    verdict: Verdict | None = None
+
+
+class LaneRun:
+    """Both sides, ready to run in one lane."""
+
+    def __init__(self, sides: Sides, lane: Lane):
+        self.sides = sides
+        self.lane = lane
+        self.fault = ""
+        side = "torch"
+        try:
+            self._ready_torch()
+            side = "flax"
+            self.flax = FlaxSide(sides.flax, lane, sides.names, sides.call_flax, sides.quick)
+        except Exception as error:
+            self.fault = _raised(side, error)
+        self.moded = lane.training and depends_on_mode(sides.flax)
+        self.hint = fixed_dtype(sides.flax, lane) if lane.exact else ""
+
+    def _ready_torch(self) -> None:
+        """Copies of the module, in the lane's dtype and for the truth."""
+        sides, lane = self.sides, self.lane
+        self.torch = TorchSide(sides.torch, lane, sides.call_torch)
+        self.truth = None if lane.exact else TorchSide(sides.torch, lane, sides.call_torch, truth=True)
+
+    def attempt(self, case: Case, progress: Progress) -> Attempt:
+        """Run torch on a case."""
+        attempt = Attempt(case)
+        if self.fault:
+            attempt.verdict = self._failed(case, self.fault.partition(" ")[0], self.fault)
+            return attempt
+        progress(self.lane.name, case.name)
+        try:
+            found = attempt.torch = self._run_torch(Call.of(case).cast(self.lane), self.sides.seed)
+        except Exception as error:
+            attempt.verdict = self._failed(case, "torch", _raised("torch", error))
+            return attempt
+        if found.tape is not None and (reason := self._why_not(found, found.tape)):
+            attempt.verdict = [], [LeftOut(case.name, self.lane.name, "(all)", reason)]
+        return attempt
+
+    def _why_not(self, found: ByTorch, tape: Tape) -> str:
+        """Why a run in training mode is not worth comparing, or cannot be; empty if it is."""
+        if tape.elsewhere and not self._drawn_in_vain(found, tape):
+            drew = ", ".join(tape.elsewhere)
+            return f"torch draws random numbers outside of dropout ({drew}), which flax cannot be given"
+        if tape.masks or self.moded:
+            return ""
+        same = self.torch.does_the_same_in_evaluation(found.call, self.sides.seed, found.run)
+        return (
+            "training mode changes nothing: torch gives the very same, and nothing in flax has modes"
+            if same
+            else ""
+        )
+
+    def _drawn_in_vain(self, found: ByTorch, tape: Tape) -> bool:
+        """Whether what else torch drew changes nothing, as for layers that are skipped at a rate of 0."""
+        if not UNIFORM.issuperset(tape.elsewhere):
+            return False
+        for extreme in (0.0, 1 - 2.0**-24):  # on either side of any rate
+            again = Tape(tape.seed, extreme)
+            _, run = self.torch.run(found.call, self.sides.seed, record(again))
+            if again.elsewhere or not run.equals(found.run):
+                return False
+        return True
+
+    def run_flax(self, attempt: Attempt) -> None:
+        """Run Flax on the case of `attempt`."""
+        if attempt.verdict is not None or attempt.torch is None:
+            return
+        case = attempt.case
+        try:
+            attempt.flax = self._run_flax(attempt.torch, self.sides.seed)
+        except Mismatch as mismatch:
+            results = [
+                Result(
+                    case.name, self.lane.name, "output", name, np.nan, self.sides.bound, None, False, message
+                )
+                for name, message in mismatch.faults
+            ]
+            rest = LeftOut(case.name, self.lane.name, "(the rest)", "the outputs cannot be paired")
+            attempt.verdict = results, [rest]
+        except DropoutMismatch as mismatch:
+            attempt.verdict = self._failed(case, "dropout", str(mismatch))
+        except Exception as error:
+            attempt.verdict = self._failed(case, "flax", _raised("flax", error))
+
+    def verdict(self, attempt: Attempt) -> Verdict:
+        """The results of the case, and what was left out."""
+        if attempt.verdict is None and attempt.torch is not None and attempt.flax is not None:
+            attempt.verdict = self._judge(attempt.case, attempt.torch, attempt.flax)
+        results, left_out = attempt.verdict or self._failed(attempt.case, "flax", "flax was not run")
+        return [self._hinted(result) for result in results], left_out
+
+    def _run_torch(self, call: Call, seed: int) -> ByTorch:
+        tape = Tape(seed) if self.lane.training else None
+        skeleton, run = self.torch.run(call, seed, None if tape is None else record(tape))
+        truth = run if self.truth is None else self.truth.run(call, seed)[1]
+        return ByTorch(call, skeleton, run, truth, tape)
+
+    def _run_flax(self, torch: ByTorch, seed: int) -> Run:
+        shapes = [leaf.shape for leaf in leaves_of(torch.skeleton) if leaf.kind == "float"]
+        weights = cotangents(shapes, self.lane, seed)
+        return self.flax.run(torch.call, torch.skeleton, weights, torch.tape)
+
+    def _judge(self, case: Case, torch: ByTorch, flax: Run) -> Verdict:
+        found = self._paired(case, torch, flax)
+        pairs = found.pairs
+        if not any(pair.kind == "output" for pair in pairs):
+            if found.left_out and not self.lane.exact:  # integers alone, which float64 compares
+                return [], found.left_out
+            results, _ = self._failed(case, "torch", "the output holds nothing to compare")
+            return results, found.left_out
+        results = judge(case.name, self.lane, pairs, self.sides.bound)
+        again = self._once_more(case, torch, flax, pairs, results)
+        results = [again.get((result.kind, result.name), result) for result in results]
+        found.leave_out_tiny(results)
+        return found.explained(results), found.left_out
+
+    def _paired(self, case: Case, torch: ByTorch, flax: Run) -> LanePairs:
+        return LanePairs(case.name, self.lane, torch.call, torch.skeleton).add(flax, torch.run, torch.truth)
+
+    def _once_more(
+        self, case: Case, torch: ByTorch, flax: Run, pairs: Sequence[Pair], results: Sequence[Result]
+    ) -> Settled:
+        """Other results for those that rounding errors may have failed."""
+        failed = [result for result in results if not result.passed]
+        noisy = [result for result in failed if result.ratio is not None]
+        uneven = [result for result in failed if self.lane.exact and is_uneven(result, pairs)]
+        try:
+            if noisy:
+                return self._measured_again(case, torch.call, pairs, noisy)
+            return self._unsteady(case, torch, flax, pairs, uneven) if uneven else {}
+        except Exception:  # a side that runs on some inputs alone: the first draw stands
+            return {}
+
+    def _unsteady(
+        self, case: Case, torch: ByTorch, flax: Run, pairs: Sequence[Pair], uneven: Sequence[Result]
+    ) -> Settled:
+        """Those of the results that are as near to torch as torch is to itself with other rounding errors."""
+        moved = []
+        for draw in range(1, min(bounds.DRAWS) + 1):
+            other = self._run_torch(torch.call.nearby(self.lane, draw), self.sides.seed)
+            moved.append(self._paired(case, other, flax).pairs)
+        return {
+            (result.kind, result.name): replace(result, error=error, passed=True, detail=UNSTEADY)
+            for result in uneven
+            if (error := unsteady(result, pairs, moved)) is not None
+        }
+
+    def _measured_again(
+        self, case: Case, call: Call, pairs: Sequence[Pair], noisy: Sequence[Result]
+    ) -> Settled:
+        """The results that are above the bound, over more draws of the same rounding errors.
+
+        A ratio of two rounding errors is a ratio of two random numbers: now and then torch happens to be far
+        nearer to the truth than it usually is, and which tensor this befalls changes with the processor.
+        """
+        draws = {result: [measure(result, self.lane, pairs, pairs)] for result in noisy}
+        settled: Settled = {}
+        for draw in range(1, max(bounds.DRAWS)):
+            seed = self.sides.seed + draw
+            torch = self._run_torch(call.nearby(self.lane, draw), seed)
+            others = self._paired(case, torch, self._run_flax(torch, seed)).pairs
+            for result, measured in draws.items():
+                measured.append(measure(result, self.lane, others, pairs))
+            if draw + 1 in bounds.DRAWS:
+                settled = {(r.kind, r.name): pooled(r, measured) for r, measured in draws.items()}
+                if all(result.passed for result in settled.values()):
+                    break
+        return settled
+
+    def _failed(self, case: Case, name: str, detail: str) -> Verdict:
+        result = Result(case.name, self.lane.name, "run", name, np.nan, self.sides.bound, None, False, detail)
+        return [result], []
+
+    def _hinted(self, result: Result) -> Result:
+        if result.passed or not self.hint:
+            return result
+        return replace(result, detail="; ".join(part for part in (result.detail, self.hint) if part))
+
+
+def _raised(side: str, error: Exception) -> str:
+    message = " ".join(str(error).split())
+    return f"{side} raised {type(error).__name__}: {message[:400]}"

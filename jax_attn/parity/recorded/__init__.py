@@ -1,0 +1,1 @@
+"""A run of torch in files, and the comparison with it where there is no torch."""

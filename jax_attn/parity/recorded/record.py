@@ -1,0 +1,60 @@
+"""Records one call of a torch module, to be compared elsewhere: each lane's runs, and every submodule."""
+
+from collections.abc import Callable
+from typing import Any
+
+from jax_attn.parity import bounds
+from jax_attn.parity.cases import Case
+from jax_attn.parity.lanes import lanes_named
+from jax_attn.parity.recorded.files import Draw, Parameter, RecordedModule, TorchTrace
+from jax_attn.parity.sides.calls import Call
+from jax_attn.parity.sides.torch_side import TorchSide
+from jax_attn.parity.tracing.recording_torch import TorchRecorder, called_modules
+from jax_attn.weights.tensors import as_numpy
+
+RECORDED_LANES = ("float64", "float32")
+
+
+def record_trace(
+    module: Any, case: Case, *, call: Callable[..., Any] | None = None, seed: int = 0
+) -> TorchTrace:
+    """The trace of one call, in evaluation mode. The module is not changed.
+
+    Args:
+        module: any torch module.
+        case: the call.
+        call: `call(module, *args, **kwargs)` in place of calling the module itself.
+        seed: of the cotangents that gradients are taken with.
+
+    Raises:
+        ValueError: the module raises.
+    """
+    form = Call.of(case)
+    draws, recordings = {}, {}
+    for lane in lanes_named(RECORDED_LANES):
+        given = form.cast(lane)
+        recording = TorchRecorder(module, lane, call).record(given, seed, backward=True)
+        if recording.failure is not None:
+            raise ValueError(str(recording.failure))
+        recordings[lane.name] = recording
+        side = TorchSide(module, lane, call)
+        truth = None if lane.exact else TorchSide(module, lane, call, truth=True)
+        draws[lane.name] = []
+        # More draws of the rounding errors, as a comparison asks for where a noise ratio is above its bound.
+        for draw in range(1 if lane.exact else min(bounds.DRAWS)):
+            moved = given.nearby(lane, draw) if draw else given
+            skeleton, run = side.run(moved, seed + draw)
+            exact = run if truth is None else truth.run(moved, seed + draw)[1]
+            draws[lane.name].append(Draw(skeleton, run, exact))
+    return TorchTrace(_recorded(module), case, seed, draws, recordings)
+
+
+def _recorded(module: Any) -> RecordedModule:
+    paths = called_modules(module).items()
+    return RecordedModule(
+        {key: as_numpy(tensor) for key, tensor in module.state_dict().items()},
+        {key: Parameter(p.requires_grad) for key, p in module.named_parameters(remove_duplicate=False)},
+        [key for key, _ in module.named_buffers(remove_duplicate=False)],
+        [(first, every, type(module.get_submodule(first)).__name__) for first, every in paths],
+        module.training,
+    )

@@ -1,0 +1,1 @@
+"""Every submodule's calls on both sides, and the first that differs."""

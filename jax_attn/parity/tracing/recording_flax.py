@@ -1,0 +1,143 @@
+"""Records every submodule's calls on the Flax side.
+
+The module runs operation by operation, so that there are numbers to be seen. Where a submodule is called
+inside `jit`, jit is turned off.
+"""
+
+from collections.abc import Callable, Generator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from jax_attn.parity.lanes import Lane
+from jax_attn.parity.sides.calls import Call
+from jax_attn.parity.sides.dropout import Tape, replay
+from jax_attn.parity.sides.flax_side import FlaxSide
+from jax_attn.parity.sides.trees import Skeleton, pair, take_apart
+from jax_attn.parity.tracing.observers import GradientObserver, Observer
+from jax_attn.parity.tracing.recording import Recording, is_float
+from jax_attn.parity.tracing.wrapping import InsideJit, ModulePath, Run, mark, walk, wrapped
+from jax_attn.weights.rules import Names
+
+
+class FlaxRecorder(FlaxSide):
+    """A Flax module whose runs are recorded; `first` has the paths that modules go by, see `first_paths`."""
+
+    def __init__(
+        self,
+        module: nnx.Module,
+        lane: Lane,
+        names: Names,
+        call: Callable[..., Any] | None,
+        first: Mapping[str, ModulePath],
+    ):
+        super().__init__(module, lane, names, call)
+        self.slots = [replace(slot, variable=_abstract(slot.variable)) for slot in self.slots]
+        self.kind = type(module).__name__
+        self.classes = {type(submodule) for submodule, _ in walk(module)}
+        self.first = first
+        self.without_jit = False
+
+    def record(self, call: Call, observer: Observer | None = None, *, tape: Tape | None = None) -> Recording:
+        """One forward run of the module."""
+        try:
+            return self._forward(call, observer or Observer(), tape)
+        except InsideJit:
+            self.without_jit = True
+            return self._forward(call, observer or Observer(), tape)
+
+    def record_gradients(
+        self,
+        call: Call,
+        skeleton: Skeleton,
+        weights: list[np.ndarray],
+        observer: Observer | None = None,
+        *,
+        tape: Tape | None = None,
+    ) -> Recording:
+        """One run forward and backward, in which the gradients are recorded; after `record`.
+
+        Args:
+            call: the call, in the lane's dtype.
+            skeleton: the structure of torch's outputs.
+            weights: the cotangent of each floating output.
+            observer: what happens at each call.
+            tape: the dropout masks that torch drew.
+        """
+        recording = Recording("flax")
+
+        def forward(trained: list[jax.Array], floating: list[jax.Array]) -> list[jax.Array]:
+            value = self._call(self._module(trained), call, floating)
+            found, tensors = take_apart(value)
+            return [
+                jnp.asarray(t) for t in (tensors[index] for index in pair(skeleton, found)) if is_float(t)
+            ]
+
+        trained = [self.leaves[position] for position in self.trained]
+        with (
+            recording.failures_kept(self.kind),
+            self._around(recording, observer or GradientObserver(), tape),
+        ):
+            outputs, pullback = jax.vjp(forward, trained, self._floating(call))
+            pulled = [w.astype(y.dtype) for w, y in zip(weights, outputs, strict=True)]
+            gradients, by_input = jax.tree.map(np.asarray, pullback(pulled))
+            by_position = dict(zip(self.trained, gradients, strict=True))
+            recording.parameter_gradients = self._in_torch_layout(by_position)
+            recording.whole.input_gradients = dict(zip(call.floating_names, by_input, strict=True))
+        return recording
+
+    def _forward(self, call: Call, observer: Observer, tape: Tape | None) -> Recording:
+        recording = Recording("flax")
+        observer.start()
+        recording.whole.inputs = dict(zip(call.form.names, call.arrays, strict=True))
+        with recording.failures_kept(self.kind), self._around(recording, observer, tape):
+            trained = [self.leaves[position] for position in self.trained]
+            value = self._call(self._module(trained), call, self._floating(call))
+            recording.whole.returned(value, np.asarray)
+        return recording
+
+    def _floating(self, call: Call) -> list[jax.Array]:
+        arrays = zip(call.arrays, call.form.floating, strict=True)
+        with self._surroundings():
+            return [jnp.asarray(array) for array, floating in arrays if floating]
+
+    def _module(self, trained: list[jax.Array]) -> nnx.Module:
+        leaves = list(self.leaves)
+        for position, leaf in zip(self.trained, trained, strict=True):
+            leaves[position] = leaf
+        module = nnx.merge(self.graphdef, jax.tree.unflatten(self.treedef, leaves))
+        mark(module, self.first)
+        return module
+
+    def _call(self, module: nnx.Module, call: Call, floating: list[jax.Array]) -> Any:
+        waiting = iter(floating)
+        arrays = zip(call.arrays, call.form.floating, strict=True)
+        args, kwargs = call.form.build(
+            [next(waiting) if is_floating else jnp.asarray(array) for array, is_floating in arrays]
+        )
+        return module(*args, **kwargs) if self.call is None else self.call(module, *args, **kwargs)
+
+    @contextmanager
+    def _around(self, recording: Recording, observer: Observer, tape: Tape | None) -> Generator[None]:
+        with ExitStack() as around:
+            around.enter_context(self._surroundings())
+            if tape is not None:
+                masks = [jnp.asarray(mask) for mask in tape.masks]
+                around.enter_context(replay(masks, tape.rates, jitted=False))
+            without_jit = self.without_jit or tape is not None
+            if without_jit:
+                around.enter_context(jax.disable_jit())
+            run = Run(recording, observer, refuse_tracers=not without_jit)
+            around.enter_context(wrapped(self.classes, run))
+            yield
+
+
+def _abstract(variable: nnx.Variable) -> nnx.Variable:
+    """The variable without its value, which would be kept alive beside the lane's copy."""
+    value = variable.get_value()
+    return type(variable)(jax.ShapeDtypeStruct(value.shape, value.dtype))

@@ -1,0 +1,128 @@
+"""The float64 lane of a comparison of two trainings: torch leads, and every quantity is judged by itself."""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+
+from jax_attn.parity import bounds
+from jax_attn.parity.lanes import Lane
+from jax_attn.parity.sides.calls import Call
+from jax_attn.parity.sides.dropout import DropoutMismatch, Tape
+from jax_attn.parity.training.flax import FlaxRecipe, FlaxStep, FlaxTrainer
+from jax_attn.parity.training.judge import StepJudge
+from jax_attn.parity.training.measures import EPS, drift, global_norm
+from jax_attn.parity.training.report import Deviation, StepRow, TrainingReport
+from jax_attn.parity.training.torch import BadLoss, TorchRecipe, TorchStep, TorchTrainer
+
+Progress = Callable[[str, str], None]
+
+# How large the roundings are by which a second run of torch differs, beside the largest gradient: about what
+# another order of summation makes.
+ROUNDING = 4 * EPS
+
+
+def exact_lane(
+    flax: FlaxRecipe,
+    torch: TorchRecipe,
+    calls: Sequence[Call],
+    lane: Lane,
+    bound: float,
+    seed: int,
+    progress: Progress,
+) -> TrainingReport:
+    """Torch leads, and every quantity of every step is judged by itself; beside it the two free runs."""
+    report = TrainingReport()
+    leader = TorchTrainer(torch)
+    twin = TorchTrainer(torch, jitter=ROUNDING, seed=seed)
+    twin.move(EPS, "float64")
+    follower = FlaxTrainer(flax, lane)
+    follower.start(leader.values())
+    judge = StepJudge(lane.name, bound, leader.untrained, torch.clip is not None)
+    rounding, moved = 0.0, False
+    for step, batch in enumerate(calls):
+        progress(lane.name, f"step {step}")
+        call, side = batch.cast(lane), "torch"
+        try:
+            tape = tape_of(torch, seed, step)
+            theirs = leader.step(call, tape)
+            trained = {key: theirs.updates[key] for key in theirs.rates}
+            other = twin.step(call, tape_of(torch, seed, step), brief=True).updates
+            rounding = max(rounding, drift(other, trained, theirs.before))
+            del other  # a large model's tensors are not kept longer than they are needed
+            side = "flax"
+            free = follower.step(call, tape, brief=True).updates
+            apart = drift(free, trained, theirs.before)
+            del free
+            led = follower.step(call, tape, leader=theirs)
+        except BadLoss:
+            raise
+        except Exception as error:
+            report.deviations.append(raised(lane.name, step, side, error))
+            break
+        found = judge.judge(step, led, theirs)
+        moved = moved or any(update.any() for update in trained.values())
+        if judge.passed:
+            report.deviations.append(drifted(lane.name, step, apart, rounding))
+        report.steps.append(step_row(lane.name, step, led, theirs, found, apart, rounding))
+    judge.finish()
+    report.deviations = [*judge.deviations, *report.deviations]
+    report.left_out += judge.left_out
+    if report.steps and not moved:
+        report.deviations.append(nothing_moved(lane.name))
+    return report
+
+
+def tape_of(torch: TorchRecipe, seed: int, step: int) -> Tape | None:
+    """The dropout masks of a step: the same ones for everyone who draws them."""
+    return Tape(seed + step) if torch.training else None
+
+
+def drifted(lane: str, step: int, apart: float, rounding: float) -> Deviation:
+    """How far two free runs may be apart by this step, where rounding alone makes `rounding`."""
+    limit = max(bounds.UPDATE, bounds.DRIFT * rounding)
+    detail = f"every quantity agrees by itself; rounding alone makes {rounding:.3g}"
+    return Deviation(lane, step, "drift", "", apart, limit, bool(apart <= limit), detail=detail)
+
+
+def step_row(
+    lane: str,
+    step: int,
+    flax: FlaxStep,
+    torch: TorchStep,
+    found: Iterable[Deviation],
+    apart: float,
+    rounding: float,
+) -> StepRow:
+    """The line of the table; `found` is what was judged, `apart` and `rounding` are told as they are."""
+
+    def worst(quantity: str) -> Deviation | None:
+        named = [deviation for deviation in found if deviation.quantity == quantity]
+        return max(named, key=lambda deviation: deviation.severity, default=None)
+
+    rates = set(torch.rates.values())
+    gradient, update = worst("gradient"), worst("update")
+    return StepRow(
+        lane,
+        step,
+        (flax.loss, torch.loss),
+        (global_norm(flax.gradients), global_norm(torch.gradients)),
+        (flax.rate, rates.pop() if len(rates) == 1 else None),
+        None if gradient is None else gradient.error,
+        None if update is None else update.error,
+        "" if update is None or not update.error else update.parameter,
+        apart,
+        rounding,
+    )
+
+
+def nothing_moved(lane: str) -> Deviation:
+    """Two trainings that both do nothing are no proof of anything."""
+    detail = "torch's optimizer moves nothing in any step, so there is nothing to compare"
+    return Deviation(lane, 0, "run", "", math.nan, bounds.UPDATE, False, detail=detail)
+
+
+def raised(lane: str, step: int, side: str, error: Exception) -> Deviation:
+    """A side that could not be run."""
+    message = f"{side} raised {type(error).__name__}: {' '.join(str(error).split())[:400]}"
+    if isinstance(error, DropoutMismatch):
+        message += "; training=False compares the rest without dropout"
+    return Deviation(lane, step, "run", "", math.nan, 0.0, False, detail=message)
