@@ -16,7 +16,7 @@ from jax_attn.parity.judging.lane_run import LaneRun, Sides
 from jax_attn.parity.locate import trace_modules
 from jax_attn.parity.pages.error_maps import CELLS, along, error_maps
 from jax_attn.parity.pages.page import colour, page
-from jax_attn.parity.report import Report
+from jax_attn.parity.report import LeftOut, Report, Result
 from jax_attn.parity.tracing.differences import Difference
 from parity_tests.parity.pairs import CASES, FlaxBlock, TorchBlock
 
@@ -87,6 +87,52 @@ def test_a_failed_report_shows_where_and_how_much(failed):
     assert found.count("line", **{"class": "here"}) == 1
 
 
+def test_a_module_stands_after_its_submodules_and_nan_at_the_upper_rim(failed):
+    report = copy.copy(failed[0])
+    report.trace = copy.copy(failed[0].trace)  # a copy of a report has none
+    whole, first, *calls = report.trace.calls
+    first = replace(first, output=replace(first.output, error=np.nan))
+    report.trace.calls = [whole, first, *calls]
+    found = Page(page(report))
+    dots = [attrs for tag, attrs in found.tags if tag == "circle" and attrs["class"] == "s0"]
+    tips = [text.partition(": ")[0] for text in found.text if re.fullmatch(r"[\w ]+: [-+.\w]+", text)]
+    assert tips[: len(dots)] == [*(call.path for call in (first, *calls)), "the module"]
+    assert float(dots[0]["cy"]) < min(float(dot["cy"]) for dot in dots[1:])
+
+
+def test_of_many_tensors_the_rest_is_counted(failed):
+    report = copy.copy(failed[0])
+    report.results = [*report.results, *(replace(report.failures[0], name=f"x{i}") for i in range(30))]
+    more = len(report.failures) - 20
+    assert f"... and {more} more that differ." in " ".join(Page(page(report)).text)
+    assert "more that differ" not in " ".join(Page(page(failed[0])).text)
+
+
+def test_nan_is_the_darkest(failed):
+    report, (first, *_) = failed
+    axis = (np.nan, *[0.0] * (first.shape[0] - 1))
+    found = Page(page(report, maps=[replace(first, axes=(axis, *first.axes[1:]))]))
+    heat = [attrs["style"] for tag, attrs in found.tags if tag == "rect" and attrs.get("class") == "heat"]
+    assert heat[:2] == ["opacity:1.00", "opacity:0.04"]
+
+
+def test_what_agrees_is_shown_by_what_is_nearest_to_its_bound():
+    near, far = (Result("", "float64", "output", name, error, 1e-12, None, True, "") for name, error in (
+        ("near", 9e-13), ("far", 1e-16)
+    ))  # fmt: skip
+    told = " ".join(Page(page(Report("good", results=[far, near]))).text)
+    assert told.index("near ") < told.index("far ")
+
+
+def test_what_is_told_is_escaped_and_what_was_left_out_is_told():
+    report = Report("x", left_out=[LeftOut("", "float64", "<mask>", "a buffer & no more")])
+    text = page(report, diagnosis="<b>why</b>")
+    assert "<b>why" not in text
+    told = " ".join(Page(text).text)
+    assert "<b>why</b>" in told
+    assert "<mask> a buffer & no more" in told
+
+
 def test_the_mark_stands_where_the_error_is_seen_first():
     """A module's own fault shows in the submodule that is given it, which returns before the module does."""
     flax, torch = FlaxBlock("no scale", rngs=nnx.Rngs(0)), TorchBlock()
@@ -154,5 +200,5 @@ def test_the_colours_grow_with_the_error():
     assert [of(e) for e in (0, 1e-12, 2e-12, 1e-7, 1e-2, 1, np.nan, np.inf)] == [
         *("ok", "ok", "e1", "e2", "e4", "e5", "e5", "e5")
     ]
-    assert of(1, bound=0) == "e5"
+    assert of(1, bound=0) == of(0.5, bound=0) == "e5"
     assert of(0, bound=0) == "ok"

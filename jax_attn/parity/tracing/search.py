@@ -10,14 +10,14 @@ from jax_attn.parity.tracing.traced import ModuleTrace, TracedCall
 
 # Between these an error is of the size that rounding to float32 makes, and this many times larger is another.
 FLOAT32 = 1e-10, 1e-6
-FAR_MORE = 1e3
+FAR_MORE = 1e2
 
 
 def find(trace: ModuleTrace) -> Divergence | None:
     """The first divergence of a trace, forward before backward; None if the whole was compared and agrees.
 
     Where both sides round to float32 inside, as many norms do, differences of that size begin at once. Then
-    it is the first module whose own error is a thousand times larger, if there is one; a note tells of those.
+    it is the first module whose own error is a hundred times larger, if there is one; a note tells of those.
     """
     if _whole_agrees(trace):
         return find_backward(trace)
@@ -58,7 +58,8 @@ def find_forward(trace: ModuleTrace) -> Divergence | None:
         after, before = None, trace.calls[place]
         place = before.parent
     output = whole if place == TOP else trace.calls[place].output
-    if trace.failure is not None and (output is None or output.agrees) and before is None:
+    agrees = output is not None and output.agrees and not trace.whole.note  # it was on the way back
+    if trace.failure is not None and (output is None or agrees) and before is None:
         return _raised(trace)
     if place == TOP and not _differs(whole) and before is None:
         return _divergence(trace, TOP, "forward", "not comparable", None, None)
