@@ -1,12 +1,18 @@
 """`jax-attn diff` as a user types it: the report, its files, the exit status, one line for what is wrong."""
 
+import importlib
 import json
 import xml.etree.ElementTree as xml
 
 import pytest
+import torch
+from flax import nnx
 
 from jax_attn.cli.main import main
-from jax_attn.parity.port import FIELDS
+from jax_attn.parity.cases import Case
+from jax_attn.parity.port import FIELDS, Port
+from jax_attn.parity.report import Report
+from jax_attn.parity.training.report import TrainingReport
 
 FILE = '''
 """A port of a layer, and what people return in its place."""
@@ -327,6 +333,51 @@ def test_bad_weights_are_all_told(capsys, file):
     assert status == 2
     assert "missing: norm.weight" in err
     assert "pass weights=None" in err.splitlines()[-1]
+
+
+def test_every_entry_reaches_the_comparisons(monkeypatch):
+    module = importlib.import_module("jax_attn.cli.diff")
+    pair = nnx.Linear(3, 5, rngs=nnx.Rngs(0)), torch.nn.Linear(3, 5)
+    shared = {"names": [("a", "b")], "whole_model": True, "seed": 7}
+    forward = {"modules": {"": ""}, "weights": "flax", "call_flax": len, "call_torch": abs}
+    trained = {"clip": (min, max), "training": False}
+    rest = {"batches": [(1,)], "losses": (min, max), "optimizers": (len, abs), "steps": 3, "title": "it"}
+    port = Port.of(dict(flax=pair[0], torch=pair[1], inputs=(1,), kwargs={"mask": 2}) | shared | forward
+                   | trained | rest)  # fmt: skip
+    given = []
+
+    def taken(report):
+        return lambda *args, **options: given.append((args, options)) or report
+
+    monkeypatch.setattr(module, "compare_cases", taken(Report()))
+    monkeypatch.setattr(module, "compare_training", taken(TrainingReport()))
+    monkeypatch.setattr(module, "lint_pair", taken([]))
+    module.found(port, None, ["float32", "dropout"], True, lambda lane, what: None)
+    (cases, compared), (batches, training), (lint, _) = given
+    assert cases == (*pair, [Case("", (1,), {"mask": 2})])
+    for options, expected, lanes in (
+        (compared, shared | forward | {"title": "it"}, ["float32", "dropout"]),
+        (training, shared | trained | {"title": "it, training"}, ["float32"]),
+    ):
+        assert {name: options[name] for name in expected} == expected
+        assert options["lanes"] == lanes
+    assert batches == (*pair, *(rest[name] for name in ("batches", "losses", "optimizers", "steps")))
+    assert lint == (*pair, shared["names"], forward["modules"])
+
+
+@pytest.mark.parametrize(("name", "value"), [("seed", True), ("steps", True), ("seed", -1), ("title", 1)])
+def test_a_truth_is_no_number(name, value):
+    with pytest.raises(ValueError, match=f"{name} must be .* got {value}"):
+        Port.of({"flax": nnx.Linear(3, 5, rngs=nnx.Rngs(0)), name: value})
+
+
+def test_the_page_of_a_training_that_fails_says_so(capsys, file, tmp_path):
+    where = tmp_path / "page.html"
+    arguments = (f"{file}:trains_otherwise", "--train", "--lanes", "float64", "--html", where)
+    assert run(capsys, *arguments)[0] == 1
+    text = where.read_text()
+    assert "<title>FAILED: " in text
+    assert "<h2>Training: FAILED</h2>" in text
 
 
 def test_a_bad_training_says_what_is_lacking(capsys, file):
