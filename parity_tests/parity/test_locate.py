@@ -62,6 +62,11 @@ class Attention(nnx.Module):
 X = draw(2, 5, 6)
 
 
+@pytest.fixture(autouse=True)
+def _seeded():
+    torch.manual_seed(0)
+
+
 def test_a_square_tensor_is_not_its_transpose():
     found = first_divergence(Attention(transposed=True), TorchAttention(), X)
     assert (found.direction, found.flax_path, found.own_code) == ("forward", "scores", True)

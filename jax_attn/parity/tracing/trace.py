@@ -137,7 +137,8 @@ class Tracer:
                 trace.notes.append(f"on torch's inputs: {forced.failure}")
             for row in trace.calls:
                 row.isolated = teacher.errors.worst(row.flax.index)
-        agrees = trace.whole.output is not None and trace.whole.output.agrees
+        whole = trace.whole
+        agrees = whole.output is not None and whole.output.agrees and not whole.note
         if trace.failure is None and (agrees if backward is None else backward):
             progress("gradients")
             self._trace_backward(trace, call, torch, lessons, isolated)
