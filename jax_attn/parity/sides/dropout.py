@@ -21,6 +21,7 @@ import numpy as np
 from jax.core import Tracer
 
 from jax_attn.parity.sides.torch_attention import attention_written_out
+from jax_attn.parity.sides.unrolled import unrolled_scan
 
 
 class DropoutMismatch(Exception):
@@ -252,30 +253,10 @@ def _replay(masks: Sequence[Any], rates: Sequence[float], traces: ExitStack | No
 
 
 _real_bernoulli = jax.random.bernoulli
-_real_scan = jax.lax.scan
 
 
 def _bernoulli(*args: Any, **kwargs: Any) -> Any:
     return getattr(_playing, "next_mask", _real_bernoulli)(*args, **kwargs)
 
 
-def _scan(
-    f: Callable[..., Any],
-    init: Any,
-    xs: Any = None,
-    length: int | None = None,
-    reverse: bool = False,
-    unroll: int | bool = 1,
-    **options: Any,
-) -> Any:
-    leaves = jax.tree.leaves(xs)
-    turns = leaves[0].shape[0] if length is None and leaves else length
-    if not turns or not hasattr(_playing, "next_mask"):
-        return _real_scan(f, init, xs, length, reverse, unroll, **options)
-    carry, ys = init, []
-    for turn in reversed(range(turns)) if reverse else range(turns):
-        carry, y = f(carry, jax.tree.map(lambda leaf, turn=turn: leaf[turn], xs))
-        ys.append(y)
-    if reverse:
-        ys.reverse()
-    return carry, jax.tree.map(lambda *parts: jnp.stack(parts), *ys)
+_scan = unrolled_scan(lambda: hasattr(_playing, "next_mask"))

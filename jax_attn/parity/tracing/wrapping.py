@@ -16,9 +16,9 @@ from typing import Any
 from unittest import mock
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 
+from jax_attn.parity.sides.unrolled import unrolled_scan
 from jax_attn.parity.tracing.observers import Observer, Unseen
 from jax_attn.parity.tracing.recording import CallRecord, Recording, argument_names
 
@@ -191,32 +191,15 @@ def _names(kind: type) -> tuple[str, ...]:
     return argument_names(MethodType(function, kind))  # bound to anything: what comes first is the module
 
 
-_real_scan = jax.lax.scan
+@contextmanager
+def _turn(turns: int, turn: int) -> Generator[None]:
+    """The run knows which turn of a loop it is in."""
+    _active.run.turns.append((turns, turn))
+    yield
+    _active.run.turns.pop()
 
 
-def _scan(
-    f: Callable[..., Any],
-    init: Any,
-    xs: Any = None,
-    length: int | None = None,
-    reverse: bool = False,
-    unroll: int | bool = 1,
-    **options: Any,
-) -> Any:
-    run = getattr(_active, "run", None)
-    leaves = jax.tree.leaves(xs)
-    turns = leaves[0].shape[0] if length is None and leaves else length
-    if run is None or not turns:
-        return _real_scan(f, init, xs, length, reverse, unroll, **options)
-    carry, ys = init, []
-    for turn in reversed(range(turns)) if reverse else range(turns):
-        run.turns.append((turns, turn))
-        carry, y = f(carry, jax.tree.map(lambda leaf, turn=turn: leaf[turn], xs))
-        run.turns.pop()
-        ys.append(y)
-    if reverse:
-        ys.reverse()
-    return carry, jax.tree.map(lambda *parts: jnp.stack(parts), *ys)
+_scan = unrolled_scan(lambda: hasattr(_active, "run"), _turn)
 
 
 def _keep_all(real: Callable[..., Any]) -> Callable[..., Any]:
