@@ -3,7 +3,7 @@
 The twins live in `torch_ref`, at the same path and under the same name; `jax-attn verify` proves that the
 two compute the same thing. Importing this package never imports torch.
 
-    from jax_attn.attention.multi_head import MultiHeadAttention
+    from jax_attn.nn.attention.multi_head import MultiHeadAttention
     from jax_attn.parity import compare
     from jax_attn.weights import from_pretrained, load_state_dict, save_pretrained, state_dict
 """

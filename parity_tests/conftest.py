@@ -25,7 +25,7 @@ import jaxtyping  # noqa: E402
 
 # What computes with arrays. Elsewhere there is little to check, and every nested function is wrapped anew at
 # each call, which took a fifth of the tests' time.
-COMPUTING = ("attention", "from_scratch", "functional", "layers", "models", "positions", "primitives")
+COMPUTING = ("from_scratch", "functional", "models", "nn")
 jaxtyping.install_import_hook([f"jax_attn.{room}" for room in COMPUTING], "beartype.beartype")
 
 import pytest  # noqa: E402

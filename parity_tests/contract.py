@@ -14,11 +14,11 @@ import torch
 from flax import nnx
 
 from jax_attn.catalogue import CATALOGUE
-from jax_attn.parity import bounds
+from jax_attn.parity import tolerances
 from jax_attn.parity.cases import Case
 from jax_attn.parity.compare import compare_cases
 from jax_attn.parity.lanes import is_floating
-from jax_attn.parity.sides.flax_side import quick_options
+from jax_attn.parity.runners.flax_runner import quick_options
 from jax_attn.weights.state_dict import load_state_dict, state_dict
 from jax_attn.weights.tensors import as_numpy
 
@@ -136,5 +136,5 @@ def assert_close(actual: list[Any], expected: list[Any]) -> None:
     assert len(actual) == len(expected)
     for one, other in zip(actual, expected, strict=True):
         chex.assert_trees_all_close(
-            np.asarray(one), np.asarray(other), rtol=bounds.SAME_FLOAT32, atol=bounds.SAME_FLOAT32
+            np.asarray(one), np.asarray(other), rtol=tolerances.SAME_FLOAT32, atol=tolerances.SAME_FLOAT32
         )

@@ -44,7 +44,7 @@ COMPONENTS = [
     # attention
     Twin(
         "attention",
-        "attention.multi_head:MultiHeadAttention",
+        "nn.attention.multi_head:MultiHeadAttention",
         "heads that see every token; the attention of the models",
         ATTENTION_PAPER,
         dict(embed_dim=91, num_heads=7, dropout=0.3),
@@ -52,7 +52,7 @@ COMPONENTS = [
     ),
     Twin(
         "attention-masked",
-        "attention.multi_head:MultiHeadAttention",
+        "nn.attention.multi_head:MultiHeadAttention",
         "the same without biases, with a mask over keys or pairs",
         ATTENTION_PAPER,
         dict(embed_dim=91, num_heads=7, dropout=0.3, bias=False),
@@ -60,7 +60,7 @@ COMPONENTS = [
     ),
     Twin(
         "attention-cross",
-        "attention.multi_head:MultiHeadAttention",
+        "nn.attention.multi_head:MultiHeadAttention",
         "from one sequence to another of another length",
         ATTENTION_PAPER,
         dict(embed_dim=91, num_heads=7, dropout=0.3),
@@ -68,7 +68,7 @@ COMPONENTS = [
     ),
     Twin(
         "attention-grouped",
-        "attention.multi_head:MultiHeadAttention",
+        "nn.attention.multi_head:MultiHeadAttention",
         "GQA: three query heads to a key/value head",
         "Ainslie et al. (arXiv 2305.13245)",
         dict(embed_dim=78, num_heads=6, num_kv_heads=2, dropout=0.3),
@@ -76,7 +76,7 @@ COMPONENTS = [
     ),
     Twin(
         "attention-multi-query",
-        "attention.multi_head:MultiHeadAttention",
+        "nn.attention.multi_head:MultiHeadAttention",
         "MQA: all query heads to one key/value head",
         "Shazeer (arXiv 1911.02150)",
         dict(embed_dim=87, num_heads=3, num_kv_heads=1, dropout=0.3),
@@ -85,7 +85,7 @@ COMPONENTS = [
     # positions
     Twin(
         "positions-learned",
-        "positions.learned:LearnedPositions",
+        "nn.positions.learned:LearnedPositions",
         "a learned vector for each position",
         BERT,
         dict(num_embeddings=11, embedding_dim=7),
@@ -93,7 +93,7 @@ COMPONENTS = [
     ),
     Twin(
         "positions-sinusoidal",
-        "positions.sinusoidal:SinusoidalPositions",
+        "nn.positions.sinusoidal:SinusoidalPositions",
         "sines and cosines of the position, nothing to learn",
         ATTENTION_PAPER,
         dict(num_embeddings=509, embedding_dim=7),
@@ -102,7 +102,7 @@ COMPONENTS = [
     # layers
     Twin(
         "embeddings",
-        "layers.embeddings:Embeddings",
+        "nn.layers.embeddings:Embeddings",
         "token + learned position + segment, norm, dropout",
         BERT,
         dict(vocab_size=31, embed_dim=37, max_positions=11, num_segments=3, dropout=0.2),
@@ -110,7 +110,7 @@ COMPONENTS = [
     ),
     Twin(
         "embeddings-sinusoidal",
-        "layers.embeddings:Embeddings",
+        "nn.layers.embeddings:Embeddings",
         "the same with sinusoidal positions",
         ATTENTION_PAPER,
         dict(vocab_size=31, embed_dim=37, max_positions=11, dropout=0.2, positions="sinusoidal"),
@@ -118,7 +118,7 @@ COMPONENTS = [
     ),
     Twin(
         "feed-forward-gelu",
-        "layers.feed_forward:FeedForward",
+        "nn.layers.feed_forward:FeedForward",
         "two linear layers around GELU with erf",
         BERT,
         dict(embed_dim=37, hidden_dim=113, activation="gelu", dropout=0.2),
@@ -126,7 +126,7 @@ COMPONENTS = [
     ),
     Twin(
         "feed-forward-gelu-tanh",
-        "layers.feed_forward:FeedForward",
+        "nn.layers.feed_forward:FeedForward",
         "two linear layers around GELU with tanh",
         "Hendrycks and Gimpel (arXiv 1606.08415)",
         dict(embed_dim=37, hidden_dim=113, activation="gelu_tanh", dropout=0.2),
@@ -134,7 +134,7 @@ COMPONENTS = [
     ),
     Twin(
         "feed-forward-relu",
-        "layers.feed_forward:FeedForward",
+        "nn.layers.feed_forward:FeedForward",
         "two linear layers around ReLU",
         ATTENTION_PAPER,
         dict(embed_dim=37, hidden_dim=113, activation="relu", dropout=0.2),
@@ -143,7 +143,7 @@ COMPONENTS = [
     *(
         Twin(
             f"encoder-layer-{placement}",
-            "layers.encoder_layer:EncoderLayer",
+            "nn.layers.encoder_layer:EncoderLayer",
             f"attention and feed-forward, {placement}-norm",
             source,
             dict(ENCODER_LAYER, norm_placement=placement),
@@ -153,7 +153,7 @@ COMPONENTS = [
     ),
     Twin(
         "encoder",
-        "layers.encoder:Encoder",
+        "nn.layers.encoder:Encoder",
         "encoder layers one after another",
         ATTENTION_PAPER,
         dict(ENCODER_LAYER, num_layers=2),
@@ -161,7 +161,7 @@ COMPONENTS = [
     ),
     Twin(
         "encoder-scanned",
-        "layers.encoder:Encoder",
+        "nn.layers.encoder:Encoder",
         "the same as one stacked layer and a loop",
         ATTENTION_PAPER,
         dict(ENCODER_LAYER, num_layers=2, scan=True),
@@ -169,7 +169,7 @@ COMPONENTS = [
     ),
     Twin(
         "encoder-pre-scanned",
-        "layers.encoder:Encoder",
+        "nn.layers.encoder:Encoder",
         "the same in pre-norm with a norm at its end, recomputed backwards",
         "Xiong et al. (arXiv 2002.04745)",
         dict(ENCODER_LAYER, num_layers=2, norm_placement="pre", final_norm=True, scan=True, remat=True),
@@ -177,7 +177,7 @@ COMPONENTS = [
     ),
     Twin(
         "pooler",
-        "layers.pooler:Pooler",
+        "nn.layers.pooler:Pooler",
         "the first token's vector, a dense layer and tanh",
         BERT,
         dict(embed_dim=37),
@@ -185,7 +185,7 @@ COMPONENTS = [
     ),
     Twin(
         "classification-head",
-        "layers.classification_head:ClassificationHead",
+        "nn.layers.classification_head:ClassificationHead",
         "the first token's vector, dropout and a linear layer",
         NLP_TRANSFORMERS,
         dict(embed_dim=37, num_classes=5, dropout=0.2),

@@ -14,7 +14,7 @@ from rich.console import Console
 from jax_attn.cli.files import require_outputs, write_texts
 from jax_attn.cli.findings import DIFFERS, Findings
 from jax_attn.cli.user_file import load_port
-from jax_attn.parity import bounds
+from jax_attn.parity import tolerances
 from jax_attn.parity.compare import SMALL, carry_weights, compare_cases
 from jax_attn.parity.diagnosing.diagnose import diagnose
 from jax_attn.parity.diagnosing.lint_modules import lint_pair
@@ -42,7 +42,7 @@ Lane = Literal["float64", "float32", "bfloat16", "dropout"]
 File = Annotated[Path | None, tyro.conf.arg(metavar="FILE")]
 Progress = Callable[[str, str], None]
 
-UNDIAGNOSED = "no cause was looked for: that takes torch, into which known faults are planted"
+UNDIAGNOSED = "no cause was looked for: that takes torch, into which known mutations are injected"
 
 
 def diff(
@@ -93,7 +93,7 @@ def diff(
         clip, steps  a pair as optimizers is, of clippings; how many steps
         training     False for evaluation mode, which leaves dropout and running statistics out
 
-    Where the two differ, the first submodule that does something else is told, and which known fault
+    Where the two differ, the first submodule that does something else is told, and which known mutation
     explains it.
 
     The exit status is 0 if everything agrees, 1 if anything differs, and 2 if there was nothing to compare or
@@ -197,7 +197,7 @@ def page_of(port: Port, recorded: TorchTrace | None, findings: Findings) -> str:
         report.trace = trace_modules(
             port.flax, port.torch, *case.args, kwargs=case.kwargs, **weights, **options
         )
-    bound = bounds.WHOLE_MODEL if port.whole_model else bounds.MODULE
+    bound = tolerances.WHOLE_MODEL if port.whole_model else tolerances.MODULE
     flax, torch = carry_weights(port.flax, port.torch, port.weights, port.names)
     sides = Sides(flax, torch, bound=bound, quick=report.parameters <= SMALL, **options)
     maps = error_maps(partial(LaneRun, sides), case, report)

@@ -14,12 +14,21 @@ OPTIONAL_PACKAGES = ("torch", "tyro", "rich", "matplotlib", "tokenizers", "safet
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit status is 0 if all is well, 1 if a proof failed and 2 for bad input."""
-    try:
+
+    def run() -> int:
         return _application(sys.argv[1:] if arguments is None else arguments).cli(
             args=arguments, prog="jax-attn", description=DESCRIPTION
         )
+
+    return guarded("jax-attn", run)
+
+
+def guarded(program: str, run: Callable[[], int]) -> int:
+    """The exit status of `run`; what a user got wrong is told in one line, and gives 2."""
+    try:
+        return run()
     except (ValueError, OSError) as error:
-        print(f"jax-attn: {error}", file=sys.stderr)
+        print(f"{program}: {error}", file=sys.stderr)
         return 2
     except ModuleNotFoundError as error:
         if error.name not in OPTIONAL_PACKAGES:
@@ -27,14 +36,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(MISSING_EXTRA.format(name=error.name), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("jax-attn: interrupted", file=sys.stderr)
+        print(f"{program}: interrupted", file=sys.stderr)
         return 130
 
 
 def _application(arguments: Sequence[str]) -> Any:
     import tyro
 
-    from jax_attn.cli.bench import bench
     from jax_attn.cli.diff import diff
     from jax_attn.cli.list import list_catalogue
     from jax_attn.cli.trace import trace
@@ -46,7 +54,6 @@ def _application(arguments: Sequence[str]) -> Any:
         "verify": verify,
         "diff": diff,
         "trace": trace,
-        "bench": bench,
     }
     for name, command in commands.items():
         application.command(name=name)(command if commands.keys() & set(arguments) else _in_a_line(command))

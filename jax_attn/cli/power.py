@@ -1,4 +1,4 @@
-"""`jax-attn verify --power`: known faults are planted into the catalogue, and each has to be found."""
+"""`jax-attn verify --power`: known mutations are injected into the catalogue, and each has to be found."""
 
 import difflib
 import json as json_text
@@ -16,31 +16,31 @@ from jax_attn.cli.progress import progress_over
 from jax_attn.cli.proving import spread
 from jax_attn.cli.training_beds import TRAINING_BEDS, TrainingBed, try_training_bed
 from jax_attn.parity.cases import EXACT, Case
-from jax_attn.parity.faults import FAULTS, Fault
-from jax_attn.parity.faults.decoder_pair import FlaxDecoderLayer, decoder_cases, torch_decoder_layer
-from jax_attn.parity.faults.edge_pair import FlaxEdges, edge_cases, torch_edges
-from jax_attn.parity.faults.image_pair import FlaxImageLayer, image_cases, torch_image_layer
-from jax_attn.parity.faults.loss_pair import FlaxLosses, loss_cases, torch_losses
-from jax_attn.parity.faults.norm_pair import FlaxNorms, norm_cases, torch_norms
-from jax_attn.parity.faults.training import TRAINING_FAULTS, TrainingFault
 from jax_attn.parity.lanes import LANES
+from jax_attn.parity.mutations import MUTATIONS, Mutation
+from jax_attn.parity.mutations.decoder_pair import FlaxDecoderLayer, decoder_cases, torch_decoder_layer
+from jax_attn.parity.mutations.edge_pair import FlaxEdges, edge_cases, torch_edges
+from jax_attn.parity.mutations.image_pair import FlaxImageLayer, image_cases, torch_image_layer
+from jax_attn.parity.mutations.loss_pair import FlaxLosses, loss_cases, torch_losses
+from jax_attn.parity.mutations.norm_pair import FlaxNorms, norm_cases, torch_norms
+from jax_attn.parity.mutations.training import TRAINING_MUTATIONS, TrainingMutation
 from jax_attn.parity.power import PowerReport, Trial, cell, number, power
 
 
 @dataclass(frozen=True)
 class Bed:
-    """A row of the catalogue into which faults are planted.
+    """A row of the catalogue into which mutations are injected.
 
     Attributes:
         row: its name; those of `OWN` are pairs that are no row.
-        faults: names of the faults.
+        mutations: names of the mutations.
         arguments: constructor arguments in place of the row's.
         cases: which of the row's calls are made; none is all.
         more: further calls.
     """
 
     row: str
-    faults: tuple[str, ...]
+    mutations: tuple[str, ...]
     arguments: Mapping[str, Any] = field(default_factory=dict)
     cases: tuple[str, ...] = ()
     more: Callable[[], list[Case]] = list
@@ -130,11 +130,11 @@ BEDS = [
 
 
 def verify_power(names: Sequence[str], lanes: Sequence[str], json: Path | None) -> int:
-    """Plant each fault, and tell which lanes see it; 0 if each is caught by the lane that has to."""
+    """Inject each mutation, and tell which lanes see it; 0 if each is caught by the lane that has to."""
     beds = chosen_beds(names, lanes)
     require_writable(json)
     console = Console(highlight=False, soft_wrap=True)
-    console.print(_line("fault", "planted into", "error", lanes, "verdict"), style="bold")
+    console.print(_line("mutation", "injected into", "error", lanes, "verdict"), style="bold")
     reports: list[PowerReport] = []
     with progress_over(console, len(beds)) as advance:
         for bed, report in zip(beds, spread(try_bed, beds, lanes), strict=True):
@@ -152,69 +152,69 @@ def verify_power(names: Sequence[str], lanes: Sequence[str], json: Path | None) 
     return 0 if _passed(reports) else 1
 
 
-ALL_FAULTS: dict[str, Fault | TrainingFault] = {**FAULTS, **TRAINING_FAULTS}
+ALL_MUTATIONS: dict[str, Mutation | TrainingMutation] = {**MUTATIONS, **TRAINING_MUTATIONS}
 
 
 def chosen_beds(names: Sequence[str], lanes: Sequence[str]) -> list[Bed | TrainingBed]:
-    """The rows, each with those of its faults that are wanted and that these lanes can see.
+    """The rows, each with those of its mutations that are wanted and that these lanes can see.
 
     Raises:
-        ValueError: a name that is neither a fault's nor a family's, or float64 is not among the lanes.
+        ValueError: a name that is neither a mutation's nor a family's, or float64 is not among the lanes.
     """
     if "float64" not in lanes:
-        raise ValueError("--power needs the float64 lane: the others cannot see every fault")
-    families = {fault.family for fault in ALL_FAULTS.values()}
+        raise ValueError("--power needs the float64 lane: the others cannot see every mutation")
+    families = {mutation.family for mutation in ALL_MUTATIONS.values()}
     for name in names:
-        if name not in ALL_FAULTS and name not in families:
-            nearest = difflib.get_close_matches(name, [*ALL_FAULTS, *families], n=3, cutoff=0.4)
+        if name not in ALL_MUTATIONS and name not in families:
+            nearest = difflib.get_close_matches(name, [*ALL_MUTATIONS, *families], n=3, cutoff=0.4)
             hint = f"; the nearest are {', '.join(nearest)}" if nearest else ""
             raise ValueError(
-                f"no fault is called {name!r}{hint}; the families are {', '.join(sorted(families))}"
+                f"no mutation is called {name!r}{hint}; the families are {', '.join(sorted(families))}"
             )
 
     def wanted(name: str) -> bool:
-        fault = ALL_FAULTS[name]
-        return fault.lane in lanes and (not names or name in names or fault.family in names)
+        mutation = ALL_MUTATIONS[name]
+        return mutation.lane in lanes and (not names or name in names or mutation.family in names)
 
-    beds = [replace(bed, faults=tuple(filter(wanted, bed.faults))) for bed in [*BEDS, *TRAINING_BEDS]]
-    beds = [bed for bed in beds if bed.faults]
+    beds = [replace(bed, mutations=tuple(filter(wanted, bed.mutations))) for bed in [*BEDS, *TRAINING_BEDS]]
+    beds = [bed for bed in beds if bed.mutations]
     if not beds:
-        raise ValueError("these lanes see none of these faults: dropout's show in the dropout lane alone")
+        raise ValueError("these lanes see none of these mutations: dropout's show in the dropout lane alone")
     return beds
 
 
 def try_bed(bed: Bed | TrainingBed, lanes: Sequence[str]) -> PowerReport:
-    """Plant the faults of one row."""
+    """Inject the mutations of one row."""
     if isinstance(bed, TrainingBed):
         return try_training_bed(bed)
-    faults = [FAULTS[name] for name in bed.faults]
+    mutations = [MUTATIONS[name] for name in bed.mutations]
     if bed.row in OWN:
         flax, torch, calls = OWN[bed.row]
-        return power(flax(), torch(), calls(), lanes, faults, title=bed.row)
+        return power(flax(), torch(), calls(), lanes, mutations, title=bed.row)
     twin = CATALOGUE[bed.row]
     twin = replace(twin, arguments={**twin.arguments, **bed.arguments})
     cases = [case for case in twin.cases() if not bed.cases or case.name in bed.cases]
     return power(
-        twin.flax(), twin.torch(), [*cases, *bed.more()], lanes, faults,
+        twin.flax(), twin.torch(), [*cases, *bed.more()], lanes, mutations,
         whole_model=twin.whole_model, title=bed.row,
     )  # fmt: skip
 
 
 def row(trial: Trial, lanes: Sequence[str]) -> str:
-    """The line of one fault, with rich's markup."""
+    """The line of one mutation, with rich's markup."""
     colour = "green" if trial.caught else "bold red"
     cells = [cell(trial, lane) for lane in lanes]
     verdict = (
         "caught" if trial.caught else "MISSED" if trial.verdict == "MISSED" else f"MISSED, {trial.verdict}"
     )
-    return _line(trial.fault, trial.pair, number(trial.error), cells, f"[{colour}]{verdict}[/{colour}]")
+    return _line(trial.mutation, trial.pair, number(trial.error), cells, f"[{colour}]{verdict}[/{colour}]")
 
 
-def _line(fault: str, pair: str, error: str, lanes: Sequence[str], verdict: str) -> str:
-    names = max(map(len, ALL_FAULTS))
+def _line(mutation: str, pair: str, error: str, lanes: Sequence[str], verdict: str) -> str:
+    names = max(map(len, ALL_MUTATIONS))
     pairs = max(len(bed.row) for bed in [*BEDS, *TRAINING_BEDS])
     cells = [text.rjust(max(map(len, LANES))) for text in lanes]
-    return "  ".join([fault.ljust(names), pair.ljust(pairs), error.rjust(8), *cells, verdict])
+    return "  ".join([mutation.ljust(names), pair.ljust(pairs), error.rjust(8), *cells, verdict])
 
 
 def _passed(reports: Sequence[PowerReport]) -> bool:
@@ -231,8 +231,8 @@ def _summary(reports: Sequence[PowerReport]) -> str:
         if (count := sum(lane in trial.lanes and not trial.lanes[lane].caught for trial in trials))
     ]
     passed = sum(report.baseline.passed for report in reports)
-    tested = len({trial.fault for trial in trials})
+    tested = len({trial.mutation for trial in trials})
     return (
-        f"{caught} of {len(trials)} plantings of {tested} faults caught, in {seconds:.0f} s; "
-        f"{passed} of {len(reports)} pairs pass without a fault" + "".join(f"\n{line}" for line in blind)
+        f"{caught} of {len(trials)} injections of {tested} mutations caught, in {seconds:.0f} s; "
+        f"{passed} of {len(reports)} pairs pass without a mutation" + "".join(f"\n{line}" for line in blind)
     )

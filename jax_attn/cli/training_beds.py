@@ -1,4 +1,4 @@
-"""Pairs of trainings into which the faults of optimizers, schedules and clipping are planted."""
+"""Pairs of trainings into which the mutations of optimizers, schedules and clipping are injected."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,10 +8,10 @@ import jax
 import numpy as np
 from flax import nnx
 
-from jax_attn.parity.faults.training import TRAINING_FAULTS
+import jax_attn.optim as torch_like
+from jax_attn.parity.mutations.training import TRAINING_MUTATIONS
 from jax_attn.parity.power import PowerReport
 from jax_attn.parity.training.power import training_power
-from jax_attn.training import torch_like
 
 LARGEST_NORM = 0.3  # less than the gradients have, so that clipping acts
 
@@ -22,12 +22,12 @@ class TrainingBed:
 
     Attributes:
         row: its name.
-        faults: names of the faults.
+        mutations: names of the mutations.
         clipped: whether gradients are clipped to `LARGEST_NORM`.
     """
 
     row: str
-    faults: tuple[str, ...]
+    mutations: tuple[str, ...]
     clipped: bool = False
 
 
@@ -113,7 +113,7 @@ def torch_net() -> Any:
 
 
 def try_training_bed(bed: TrainingBed) -> PowerReport:
-    """Plant the faults of one pair."""
+    """Inject the mutations of one pair."""
     import torch
 
     rng = np.random.default_rng(0)
@@ -131,7 +131,7 @@ def try_training_bed(bed: TrainingBed) -> PowerReport:
         batches,
         (_squares, _squares),
         (flax(), lambda parameters: make(torch.optim, parameters)),
-        faults=[TRAINING_FAULTS[name] for name in bed.faults],
+        mutations=[TRAINING_MUTATIONS[name] for name in bed.mutations],
         clip=clip,
         title=bed.row,
     )

@@ -13,7 +13,7 @@ from typing import Any
 
 from jax_attn.parity.port import Port
 
-DEFAULT_FUNCTION = "pair"
+DEMUTATION_FUNCTION = "pair"
 
 
 def load_port(place: str, *sides: str) -> Port:
@@ -27,7 +27,7 @@ def load_port(place: str, *sides: str) -> Port:
         ValueError: there is no such file or function, it raises, or it returns something else.
     """
     file, _, function = place.rpartition(":") if ":" in Path(place).name else (place, "", "")
-    name = function or DEFAULT_FUNCTION
+    name = function or DEMUTATION_FUNCTION
     path = Path(file)
     if not path.is_file():
         raise ValueError(f"there is no file {file}; expected FILE.py or FILE.py:function")

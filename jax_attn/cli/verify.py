@@ -50,13 +50,13 @@ def verify(
         checkpoint: folder with config.json, weights and tokenizer.json, in place of the sample encoder.
         text: a sentence to read in place of the sample ones; give it as often as there are sentences.
         json: write everything that was measured to this file.
-        power: plant known faults into the catalogue instead, and show which lanes see each; the exit status
-            is 0 only if each is caught. The names are then those of faults, or of their families.
+        power: inject known mutations into the catalogue instead, and show which lanes see each; the exit status
+            is 0 only if each is caught. The names are then those of mutations, or of their families.
     """
     if power:
         if checkpoint is not None or text:
             raise ValueError(
-                "--power plants faults into the catalogue; it takes no --checkpoint and no --text"
+                "--power injects mutations into the catalogue; it takes no --checkpoint and no --text"
             )
         from jax_attn.cli.power import verify_power
 

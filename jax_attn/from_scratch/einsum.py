@@ -8,7 +8,7 @@ from jaxtyping import Array, Float
 
 from jax_attn.functional.checks import require_at_most, require_divisible, require_last_dim, require_positive
 from jax_attn.functional.softmax import masked_softmax
-from jax_attn.primitives import Buffer, Dropout, Linear, uniform_within
+from jax_attn.nn.primitives import Buffer, Dropout, Linear, uniform_within
 
 
 class MultiHeadAttentionEinsum(nnx.Module):

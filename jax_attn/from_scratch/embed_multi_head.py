@@ -7,7 +7,7 @@ from jaxtyping import Array, Bool, Float
 
 from jax_attn.functional.checks import require_boolean_mask, require_divisible, require_last_dim
 from jax_attn.functional.softmax import masked_softmax
-from jax_attn.primitives import Linear
+from jax_attn.nn.primitives import Linear
 
 
 class EmbedMultiHeadAttention(nnx.Module):

@@ -11,7 +11,7 @@ from jax_attn.functional.flex import flex_attention
 from jax_attn.functional.mask_mods import causal
 from jax_attn.functional.reference import reference_attention
 from jax_attn.functional.score_mods import ScoreMod
-from jax_attn.primitives import Dropout, Linear
+from jax_attn.nn.primitives import Dropout, Linear
 
 
 class MultiHeadAttentionFlex(nnx.Module):

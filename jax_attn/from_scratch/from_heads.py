@@ -7,7 +7,7 @@ from jaxtyping import Array, Bool, Float
 
 from jax_attn.from_scratch.head import AttentionHead
 from jax_attn.functional.checks import require_divisible
-from jax_attn.primitives import Linear
+from jax_attn.nn.primitives import Linear
 
 
 class MultiHeadAttentionFromHeads(nnx.Module):

@@ -6,7 +6,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from jax_attn.functional.checks import require_last_dim, require_positive
-from jax_attn.primitives import Linear
+from jax_attn.nn.primitives import Linear
 
 
 class LinearQKV(nnx.Module):

@@ -12,7 +12,7 @@ from jax_attn.functional.checks import (
     require_positive,
 )
 from jax_attn.functional.softmax import masked_softmax
-from jax_attn.primitives import Buffer, Dropout, Linear
+from jax_attn.nn.primitives import Buffer, Dropout, Linear
 
 
 class MultiHeadAttention(nnx.Module):

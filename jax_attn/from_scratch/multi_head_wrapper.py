@@ -7,7 +7,7 @@ from jaxtyping import Array, Float
 
 from jax_attn.from_scratch.causal import CausalAttention
 from jax_attn.functional.checks import require_positive
-from jax_attn.primitives import Linear
+from jax_attn.nn.primitives import Linear
 
 
 class MultiHeadAttentionWrapper(nnx.Module):

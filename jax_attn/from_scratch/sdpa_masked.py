@@ -7,7 +7,7 @@ from jaxtyping import Array, Float
 
 from jax_attn.functional.attention import dot_product_attention
 from jax_attn.functional.checks import require_at_most, require_divisible, require_last_dim, require_positive
-from jax_attn.primitives import Buffer, Dropout, Linear
+from jax_attn.nn.primitives import Buffer, Dropout, Linear
 
 
 class MultiHeadAttentionSDPAMasked(nnx.Module):

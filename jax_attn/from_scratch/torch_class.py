@@ -7,7 +7,7 @@ from jaxtyping import Array, Float
 
 from jax_attn.from_scratch.torch_multihead import TorchMultiheadAttention
 from jax_attn.functional.checks import require_at_most, require_divisible, require_last_dim, require_positive
-from jax_attn.primitives import Buffer, Linear
+from jax_attn.nn.primitives import Buffer, Linear
 
 
 class MultiHeadAttentionTorchClass(nnx.Module):

@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float
 
 from jax_attn.functional.attention import dot_product_attention
 from jax_attn.functional.checks import require_divisible, require_positive
-from jax_attn.primitives import Dropout, Linear
+from jax_attn.nn.primitives import Dropout, Linear
 
 Mask = Bool[Array, "..."] | Float[Array, "..."]
 

@@ -8,14 +8,14 @@ from jaxtyping import Array, Float
 
 from jax_attn.functional import arguments
 from jax_attn.functional.block_mask import DEFAULT_BLOCK_SIZE, BlockMask, check_mod
-from jax_attn.functional.blockwise import blockwise_attention
+from jax_attn.functional.blockwise.attention import blockwise_attention
+from jax_attn.functional.blockwise.plan import best_plans, grid_of_band, grid_of_block_mask
+from jax_attn.functional.blockwise.tiles import make_layout
 from jax_attn.functional.dense import dense_attention
 from jax_attn.functional.implementations import has_many_scores
-from jax_attn.functional.plan import best_plans, grid_of_band, grid_of_block_mask
 from jax_attn.functional.reference import reference_attention
 from jax_attn.functional.score_mods import ScoreMod
 from jax_attn.functional.terms import Terms, hoist
-from jax_attn.functional.tiles import make_layout
 
 Result = tuple[Array, Array, Array]  # output, log-sum-exp, largest score
 FlexImplementation = Literal["reference", "xla", "blockwise", "pallas"]
@@ -176,9 +176,9 @@ def _pallas(
 ) -> Result:
     match jax.default_backend():
         case "tpu":
-            from jax_attn.functional.tpu import pallas_attention
+            from jax_attn.functional.kernels.tpu import pallas_attention
         case "gpu":
-            from jax_attn.functional.gpu import pallas_attention
+            from jax_attn.functional.kernels.gpu import pallas_attention
         case other:
             raise ValueError(f"implementation='pallas' is for TPU and GPU, and this device is {other}")
     return tuple(pallas_attention(q, k, v, score_mod, block_mask, scale=scale))

@@ -15,12 +15,12 @@ from jaxtyping import Array, Float
 from jax_attn.functional import mask_mods, score_mods
 from jax_attn.functional.arguments import Call
 from jax_attn.functional.block_mask import BlockMask, MaskMod, and_masks, create_block_mask
-from jax_attn.functional.blockwise import blockwise_attention
+from jax_attn.functional.blockwise.attention import blockwise_attention
+from jax_attn.functional.blockwise.plan import best_plans, grid_of_band
+from jax_attn.functional.blockwise.tiles import make_layout
 from jax_attn.functional.dense import dense_attention
-from jax_attn.functional.plan import best_plans, grid_of_band
 from jax_attn.functional.reference import reference_attention
 from jax_attn.functional.terms import Terms, hoist
-from jax_attn.functional.tiles import make_layout
 
 Result = tuple[Array, Array | None, Array | None]  # output; log-sum-exp and weights, where asked for
 
@@ -70,7 +70,7 @@ def why_not(implementation: str, call: Call) -> str | None:
 
 
 def _why_not_cudnn(call: Call) -> str | None:
-    from jax_attn.functional.cudnn import why_not_cudnn
+    from jax_attn.functional.kernels.cudnn import why_not_cudnn
 
     options = call._asdict()
     operands = [options.pop(name) for name in ("query", "key", "value")]
@@ -111,8 +111,8 @@ def _blockwise(call: Call) -> Result:
 
 def _pallas(call: Call) -> Result:
     if jax.default_backend() == "tpu":
-        from jax_attn.functional.splash import splash_attention, why_not_splash
-        from jax_attn.functional.tpu import pallas_attention
+        from jax_attn.functional.kernels.splash import splash_attention, why_not_splash
+        from jax_attn.functional.kernels.tpu import pallas_attention
 
         options = call._asdict()
         operands = [options.pop(name) for name in ("query", "key", "value")]
@@ -121,7 +121,7 @@ def _pallas(call: Call) -> Result:
             output = splash_attention(*operands, **{name: options[name] for name in names})
             return output, None, None
     else:
-        from jax_attn.functional.gpu import pallas_attention
+        from jax_attn.functional.kernels.gpu import pallas_attention
     mods = _mods(call)
     operands = (call.query, call.key, call.value)
     output, lse, _ = pallas_attention(*operands, mods.score, _block_mask(call, mods), scale=call.scale)
@@ -132,7 +132,7 @@ def _pallas(call: Call) -> Result:
 
 
 def _cudnn(call: Call) -> Result:
-    from jax_attn.functional.cudnn import cudnn_attention
+    from jax_attn.functional.kernels.cudnn import cudnn_attention
 
     names = ("is_causal", "query_seq_lengths", "key_value_seq_lengths", "local_window_size")
     options = {name: getattr(call, name) for name in names}

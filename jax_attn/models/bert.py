@@ -7,9 +7,9 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Integer
 
-from jax_attn.layers.embeddings import Embeddings
-from jax_attn.layers.encoder import Encoder
-from jax_attn.layers.pooler import Pooler
+from jax_attn.nn.layers.embeddings import Embeddings
+from jax_attn.nn.layers.encoder import Encoder
+from jax_attn.nn.layers.pooler import Pooler
 
 
 class BertOutput(NamedTuple):

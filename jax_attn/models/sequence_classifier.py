@@ -7,8 +7,8 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Integer
 
-from jax_attn.layers.classification_head import ClassificationHead
 from jax_attn.models.bert import Bert
+from jax_attn.nn.layers.classification_head import ClassificationHead
 
 
 class SequenceClassifier(nnx.Module):

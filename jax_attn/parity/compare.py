@@ -9,14 +9,14 @@ import jax
 import numpy as np
 from flax import nnx
 
-from jax_attn.parity import bounds
+from jax_attn.parity import tolerances
 from jax_attn.parity.cases import Case
 from jax_attn.parity.compared import Compared
 from jax_attn.parity.judging.lane_run import LaneRun, Sides
 from jax_attn.parity.lanes import LANES, lanes_named
 from jax_attn.parity.report import LeftOut, Report, Result
-from jax_attn.parity.sides.carrying import Carried, Weights, carry
-from jax_attn.parity.sides.flax_side import trains
+from jax_attn.parity.runners.flax_runner import trains
+from jax_attn.parity.runners.weight_transfer import Carried, Weights, carry
 from jax_attn.parity.tracing.module_pairs import ModuleNames
 from jax_attn.parity.tracing.search import find
 from jax_attn.parity.tracing.trace import Tracer
@@ -139,7 +139,7 @@ def compare_cases(
         flax_copy,
         torch_copy,
         names=names,
-        bound=bounds.WHOLE_MODEL if whole_model else bounds.MODULE,
+        bound=tolerances.WHOLE_MODEL if whole_model else tolerances.MODULE,
         call_flax=call_flax,
         call_torch=call_torch,
         seed=seed,

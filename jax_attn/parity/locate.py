@@ -5,7 +5,7 @@ from typing import Any
 
 from flax import nnx
 
-from jax_attn.parity import bounds
+from jax_attn.parity import tolerances
 from jax_attn.parity.cases import Case
 from jax_attn.parity.compare import Weights, carry_weights
 from jax_attn.parity.lanes import lanes_named
@@ -26,7 +26,7 @@ def trace_modules(
     names: Names = (),
     modules: ModuleNames | None = None,
     training: bool = False,
-    bound: float = bounds.MODULE,
+    bound: float = tolerances.MODULE,
     isolated: bool = True,
     backward: bool | None = None,
     call_flax: Callable[..., Any] | None = None,

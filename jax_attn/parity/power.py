@@ -1,4 +1,4 @@
-"""What a comparison can see: known faults are planted into one side, one by one, and it has to find each.
+"""What a comparison can see: known mutations are injected into one side, one by one, and it has to find each.
 
 A comparison that passes says as much as its inputs ask: without a mask no inverted mask is seen, and in
 bfloat16 no GELU of another form.
@@ -13,15 +13,15 @@ from typing import Any
 
 from flax import nnx
 
-from jax_attn.parity import bounds
+from jax_attn.parity import tolerances
 from jax_attn.parity.cases import Case
 from jax_attn.parity.compare import Weights, carry_weights
-from jax_attn.parity.faults import Fault, Planted, faults_for, plant
 from jax_attn.parity.judging.judge import Pair
 from jax_attn.parity.judging.lane_run import LaneRun, Sides
 from jax_attn.parity.lanes import LANES, Lane, lanes_named
+from jax_attn.parity.mutations import Injected, Mutation, inject, mutations_for
 from jax_attn.parity.report import Report, Result, table
-from jax_attn.parity.sides.torch_side import TorchSide
+from jax_attn.parity.runners.torch_runner import TorchSide
 from jax_attn.parity.training.report import TrainingReport
 from jax_attn.weights.rules import Names
 
@@ -31,7 +31,7 @@ BEYOND_DOUBT = 10.0
 
 @dataclass(frozen=True)
 class Seen:
-    """What a lane saw of a fault.
+    """What a lane saw of a mutation.
 
     Attributes:
         caught: whether any tensor failed.
@@ -39,7 +39,7 @@ class Seen:
         judged: the worst number that the lane judges by: that error, or the noise ratio.
         cases: the cases that caught it.
         output: the largest error of an output.
-        raised: what torch raised with the fault in it; then nothing was compared, and nothing was caught.
+        raised: what torch raised with the mutation in it; then nothing was compared, and nothing was caught.
     """
 
     caught: bool
@@ -52,19 +52,19 @@ class Seen:
 
 @dataclass(frozen=True)
 class Trial:
-    """A fault, and what became of it.
+    """A mutation, and what became of it.
 
     Attributes:
-        fault: its name.
+        mutation: its name.
         summary: what it is.
-        pair: what it was planted into.
+        pair: what it was injected into.
         words: what it did: (with it, without it).
         lanes: what each lane saw; a lane in which the correct pair fails is not there.
         acted: whether the inputs reached it.
         expected: the lane that has to catch it.
     """
 
-    fault: str
+    mutation: str
     summary: str
     pair: str
     words: tuple[tuple[str, str], ...]
@@ -74,7 +74,7 @@ class Trial:
 
     @property
     def caught(self) -> bool:
-        """Whether the fault acted, and the exact lane that has to catch it did."""
+        """Whether the mutation acted, and the exact lane that has to catch it did."""
         return self.acted and self.expected in self.lanes and self.lanes[self.expected].caught
 
     @property
@@ -98,7 +98,7 @@ class Trial:
             return "raised"
         if not self.acted:
             return "not reached"
-        return "without effect" if self.error <= bounds.MODULE / 10 else "MISSED"
+        return "without effect" if self.error <= tolerances.MODULE / 10 else "MISSED"
 
 
 @dataclass
@@ -107,7 +107,7 @@ class PowerReport:
 
     Attributes:
         title: what was tried.
-        trials: one for each fault.
+        trials: one for each mutation.
         baseline: the correct pair, compared in the same way.
         tolerance: the user's, as the largest `max|a - b| / max(1, max|b|)` of an output that would pass.
         seconds: the time it took.
@@ -121,7 +121,7 @@ class PowerReport:
 
     @property
     def passed(self) -> bool:
-        """Whether the correct pair passes, and each fault that the inputs reach is caught, one at least.
+        """Whether the correct pair passes, and each mutation that the inputs reach is caught, one at least.
 
         A tolerance that lets one of them through does not pass.
         """
@@ -129,7 +129,7 @@ class PowerReport:
 
     @property
     def caught(self) -> list[Trial]:
-        """The faults that were caught."""
+        """The mutations that were caught."""
         return [trial for trial in self.trials if trial.caught]
 
     @property
@@ -160,32 +160,32 @@ class PowerReport:
         for trial in self.trials:
             lanes = {lane: _plain(asdict(seen)) for lane, seen in trial.lanes.items()}
             words = [list(pair) for pair in trial.words]
-            row = {"fault": trial.fault, "summary": trial.summary, "pair": trial.pair, "words": words}
+            row = {"mutation": trial.mutation, "summary": trial.summary, "pair": trial.pair, "words": words}
             trials.append({**row, "expected": trial.expected, "verdict": trial.verdict, "lanes": lanes})
-        tolerated = [trial.fault for trial in self.tolerated]
+        tolerated = [trial.mutation for trial in self.tolerated]
         head = {"title": self.title, "passed": self.passed, "seconds": self.seconds}
         return {**head, "tolerance": self.tolerance, "tolerated": tolerated, "trials": trials}
 
     def __str__(self) -> str:
         lanes = list(dict.fromkeys(lane for trial in self.trials for lane in trial.lanes))
-        rows = [["fault", "error", *lanes, "verdict"]]
+        rows = [["mutation", "error", *lanes, "verdict"]]
         for trial in self.trials:
             rows.append(
-                [trial.fault, number(trial.error), *(cell(trial, lane) for lane in lanes), trial.verdict]
+                [trial.mutation, number(trial.error), *(cell(trial, lane) for lane in lanes), trial.verdict]
             )
         title = f"{self.title}: " if self.title else ""
-        counts = f"{len(self.caught)} of {len(self.trials)} faults caught"
+        counts = f"{len(self.caught)} of {len(self.trials)} mutations caught"
         lines = [f"{title}{counts}", table(rows)]
         if not self.baseline.passed:
-            lines.insert(0, f"the pair differs without any fault; see its report\n{self.baseline}")
+            lines.insert(0, f"the pair differs without any mutation; see its report\n{self.baseline}")
         if self.unseen:
-            names = ", ".join(trial.fault for trial in self.unseen)
+            names = ", ".join(trial.mutation for trial in self.unseen)
             lines.append(f"these inputs could not have seen: {names}")
         for trial in self.trials:
             if trial.verdict == "raised":
-                lines.append(f"{trial.fault} was not compared: {trial.lanes[trial.expected].raised}")
+                lines.append(f"{trial.mutation} was not compared: {trial.lanes[trial.expected].raised}")
         if self.tolerated:
-            names = ", ".join(f"{t.fault} ({number(t.lanes[t.expected].output)})" for t in self.tolerated)
+            names = ", ".join(f"{t.mutation} ({number(t.lanes[t.expected].output)})" for t in self.tolerated)
             lines.append(f"a tolerance of {self.tolerance:g} lets through: {names}")
         return "\n\n".join(lines)
 
@@ -195,7 +195,7 @@ def power(
     torch_module: Any,
     cases: Sequence[Case],
     lanes: Sequence[str] = LANES,
-    faults: Iterable[Fault] | None = None,
+    mutations: Iterable[Mutation] | None = None,
     *,
     tolerance: float | None = None,
     names: Names = (),
@@ -205,9 +205,9 @@ def power(
     call_torch: Callable[..., Any] | None = None,
     seed: int = 0,
     title: str = "",
-    progress: Callable[[str, str], None] = lambda lane, fault: None,
+    progress: Callable[[str, str], None] = lambda lane, mutation: None,
 ) -> PowerReport:
-    """Plant each fault into a copy of the torch module, and compare it with Flax on the same calls.
+    """Inject each mutation into a copy of the torch module, and compare it with Flax on the same calls.
 
     What your inputs cannot see, whether the lanes see all else, and whether a tolerance would:
 
@@ -218,8 +218,8 @@ def power(
         torch_module: its counterpart; neither is changed.
         cases: the calls, as in `compare_cases`.
         lanes: some of `LANES`.
-        faults: those to plant; None is all that fit the module.
-        tolerance: an error of the outputs that you would accept; the faults with a smaller one are named.
+        mutations: those to inject; None is all that fit the module.
+        tolerance: an error of the outputs that you would accept; the mutations with a smaller one are named.
         names: as in `compare_cases`, and so are the others.
         weights: whose weights both sides get.
         whole_model: hold float64 to the bound of a whole model.
@@ -227,49 +227,49 @@ def power(
         call_torch: in place of calling the module.
         seed: of cotangents and dropout masks.
         title: what the report is called.
-        progress: called with (lane, fault) before each trial.
+        progress: called with (lane, mutation) before each trial.
 
     Raises:
         StateDictError: the weights of one side do not fit the other.
-        ValueError: no cases, a fault that does not fit the module, or a tolerance that is none.
+        ValueError: no cases, a mutation that does not fit the module, or a tolerance that is none.
     """
     started = time.perf_counter()
     _require_cases(cases)
     if tolerance is not None and not tolerance >= 0:
         raise ValueError(f"tolerance must be 0 or above, got {tolerance}")
     flax, torch = carry_weights(flax_module, torch_module, weights, names)
-    chosen = faults_for(flax, torch) if faults is None else list(faults)
-    for fault in chosen:
-        if not fault.fits(torch):
-            raise ValueError(f"the fault {fault.name!r} does not fit {type(torch).__name__}")
-    bound = bounds.WHOLE_MODEL if whole_model else bounds.MODULE
+    chosen = mutations_for(flax, torch) if mutations is None else list(mutations)
+    for mutation in chosen:
+        if not mutation.fits(torch):
+            raise ValueError(f"the mutation {mutation.name!r} does not fit {type(torch).__name__}")
+    bound = tolerances.WHOLE_MODEL if whole_model else tolerances.MODULE
     sides = Sides(flax, torch, names, bound, call_flax, call_torch, seed, True)
     baseline = Report(title)
     report = PowerReport(title, tolerance=tolerance, baseline=baseline)
-    planted = [plant(fault, torch, share_weights=True) for fault in chosen]
-    seen: dict[str, dict[str, Seen]] = {fault.name: {} for fault in chosen}
+    injected = [inject(mutation, torch, share_weights=True) for mutation in chosen]
+    seen: dict[str, dict[str, Seen]] = {mutation.name: {} for mutation in chosen}
     for lane in lanes_named(lanes):
-        run = PlantedRun(sides, lane)
+        run = InjectedRun(sides, lane)
         right = list(results_of(run, [case for case in cases if case.runs_in(lane.name)]))
         baseline.results += right
         if not right or not all(result.passed for result in right):
             continue
-        for trial in planted:
-            progress(lane.name, trial.fault.name)
-            with_fault = run.of(trial, lane)
-            results = list(results_of(with_fault, [case for case in cases if case.runs_in(lane.name)]))
-            seen[trial.fault.name][lane.name] = _seen(results)
-    for trial in planted:
-        fault = trial.fault
+        for trial in injected:
+            progress(lane.name, trial.mutation.name)
+            with_mutation = run.of(trial, lane)
+            results = list(results_of(with_mutation, [case for case in cases if case.runs_in(lane.name)]))
+            seen[trial.mutation.name][lane.name] = _seen(results)
+    for trial in injected:
+        mutation = trial.mutation
         report.trials.append(
             Trial(
-                fault.name,
-                fault.summary,
+                mutation.name,
+                mutation.summary,
                 title,
                 tuple(trial.acts.words),
-                seen[fault.name],
+                seen[mutation.name],
                 bool(trial.acts.words),
-                fault.lane,
+                mutation.lane,
             )
         )
     report.seconds = time.perf_counter() - started
@@ -283,14 +283,14 @@ def _require_cases(cases: Sequence[Case]) -> None:
         raise ValueError(f"cases must be a list of Case(name, args, kwargs), got {given}")
 
 
-class PlantedRun(LaneRun):
+class InjectedRun(LaneRun):
     """A lane whose torch module is exchanged, while Flax's stays compiled."""
 
-    def of(self, planted: Planted, lane: Lane) -> "PlantedRun":
-        """The same lane with a fault in torch."""
+    def of(self, injected: Injected, lane: Lane) -> "InjectedRun":
+        """The same lane with a mutation in torch."""
         run = copy.copy(self)
-        run.torch = TorchSide(planted.module, lane, self.sides.call_torch)
-        truth = None if lane.exact else TorchSide(planted.module, lane, self.sides.call_torch, truth=True)
+        run.torch = TorchSide(injected.module, lane, self.sides.call_torch)
+        truth = None if lane.exact else TorchSide(injected.module, lane, self.sides.call_torch, truth=True)
         run.truth = truth
         return run
 

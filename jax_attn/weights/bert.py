@@ -6,11 +6,11 @@ from typing import Any
 
 from flax import nnx
 
-from jax_attn.layers.embeddings import POSITIONS
-from jax_attn.layers.encoder_layer import NORM_PLACEMENTS
-from jax_attn.layers.feed_forward import ACTIVATIONS
 from jax_attn.models.bert import Bert
 from jax_attn.models.sequence_classifier import SequenceClassifier
+from jax_attn.nn.layers.embeddings import POSITIONS
+from jax_attn.nn.layers.encoder_layer import NORM_PLACEMENTS
+from jax_attn.nn.layers.feed_forward import ACTIVATIONS
 from jax_attn.weights.architecture import Architecture, Plan
 from jax_attn.weights.config import ConfigRules
 from jax_attn.weights.rules import Names

@@ -12,7 +12,7 @@ import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 
-from jax_attn.primitives import Buffer
+from jax_attn.nn.primitives import Buffer
 from jax_attn.weights.architecture import Architecture
 from jax_attn.weights.bert import BERT, SEQUENCE_CLASSIFIER
 from jax_attn.weights.config import CONFIG, matches, model_arguments, read_config

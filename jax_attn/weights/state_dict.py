@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from jax_attn.primitives import Buffer
+from jax_attn.nn.primitives import Buffer
 from jax_attn.weights.remedies import remedies
 from jax_attn.weights.rules import Names, Place, Slot, slots
 from jax_attn.weights.tensors import as_numpy, as_torch

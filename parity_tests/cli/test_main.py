@@ -28,11 +28,15 @@ QUICKEST = "linear-qkv"
 @pytest.fixture
 def folder(tmp_path):
     """A tiny checkpoint that reads the words above."""
-    save_pretrained(tiny_bert(positions=5), tmp_path / "tiny")
+    return tiny_checkpoint(tmp_path / "tiny")
+
+
+def tiny_checkpoint(folder):
+    save_pretrained(tiny_bert(positions=5), folder)
     tokenizer = Tokenizer(WordLevel({word: index for index, word in enumerate(WORDS)}, "[UNK]"))
     tokenizer.pre_tokenizer = Whitespace()
-    tokenizer.save(str(tmp_path / "tiny" / "tokenizer.json"))
-    return tmp_path / "tiny"
+    tokenizer.save(str(folder / "tokenizer.json"))
+    return folder
 
 
 def tiny_bert(positions: int) -> Bert:
@@ -176,41 +180,11 @@ def test_a_bad_checkpoint_is_told_before_the_work(capsys, folder, tmp_path):
     assert "tokenizer.json" in told()
 
 
-def test_bench_measures_every_contender_and_writes_it_down(capsys, folder, tmp_path):
-    save_pretrained(tiny_bert(positions=128), folder)  # the sentences are the benchmark's own
-    sizes = ("--count", "5", "--batch-size", "3", "--rounds", "2")
-    files = ("--json", tmp_path / "bench.json", "--plot", tmp_path / "bench.png")
-    status, out, _ = run(capsys, "bench", "sentences", *sizes, "--checkpoint", folder, *files)
-    assert status == 0
-    (measured,) = json.loads((tmp_path / "bench.json").read_text())["comparisons"]
-    assert set(measured["seconds"]) == {"Flax, jitted", "torch twin", "transformers"}
-    assert all(len(rounds) == 2 and min(rounds) > 0 for rounds in measured["seconds"].values())
-    assert all(name in out for name in measured["seconds"])
-    assert (tmp_path / "bench.png").read_bytes().startswith(b"\x89PNG")
-
-
-def test_bench_attention_takes_any_shape(capsys):
-    status, out, _ = run(capsys, "bench", "attention", "--shape", 2, 37, 3, 8, "--no-causal", "--rounds", 1)
-    assert status == 0
-    assert "B2 N3 T37 H8 full, forward+backward" in out
-    assert "times as fast as torch SDPA (geometric mean)" in out
-
-
-def test_a_bad_size_is_refused(capsys, folder, tmp_path):
-    assert "rounds must be at least 1, got 0" in refusal(capsys, "bench", "ladder", "--rounds", "0")
-    assert "four positive sizes" in refusal(capsys, "bench", "flex", "--shape", 1, 0, 2, 3)
-    assert "batch_size must be at least 1" in refusal(capsys, "bench", "sentences", "--batch-size", "-1")
-    assert "variants must be some of" in refusal(capsys, "bench", "ladder", "--variants")
-    assert "must end in one of .png" in refusal(capsys, "bench", "flex", "--plot", tmp_path / "chart.foo")
+def test_a_file_that_cannot_be_written_is_refused(capsys, tmp_path):
     assert "is a folder" in refusal(capsys, "verify", "flex", "--json", tmp_path)
-    missing = tmp_path / "missing" / "bench.json"
-    assert "missing" in refusal(capsys, "bench", "attention", "--json", missing)
-    where = ("--checkpoint", folder)
-    assert "count must be at least 1" in refusal(capsys, "bench", "sentences", "--count", 0, *where)
-    assert "count must be from 1 to" in refusal(capsys, "bench", "sentences", "--count", 10**6, *where)
 
 
-@pytest.mark.parametrize("command", [(), ("list",), ("verify",), ("bench",), ("bench", "flex")])
+@pytest.mark.parametrize("command", [(), ("list",), ("verify",)])
 def test_help_teaches(capsys, command):
     with pytest.raises(SystemExit) as caught:
         main([*command, "--help"])
@@ -218,7 +192,7 @@ def test_help_teaches(capsys, command):
     assert "jax-attn" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("arguments", [("nonsense",), ("verify", "--lanes", "float16"), ("bench", "lunch")])
+@pytest.mark.parametrize("arguments", [("nonsense",), ("verify", "--lanes", "float16")])
 def test_bad_words_are_refused(capsys, arguments):
     with pytest.raises(SystemExit) as caught:
         main(arguments)

@@ -6,26 +6,26 @@ import pickle
 import pytest
 
 from jax_attn.cli.main import main
-from jax_attn.cli.power import ALL_FAULTS, BEDS, TRAINING_BEDS, chosen_beds
+from jax_attn.cli.power import ALL_MUTATIONS, BEDS, TRAINING_BEDS, chosen_beds
 from jax_attn.cli.training_beds import OPTIMIZERS
 from jax_attn.parity.lanes import LANES
 
 pytestmark = pytest.mark.unchecked_shapes  # for speed
 
 
-def test_every_fault_is_planted_once_or_more():
-    assert {name for bed in [*BEDS, *TRAINING_BEDS] for name in bed.faults} == set(ALL_FAULTS)
+def test_every_mutation_is_injected_once_or_more():
+    assert {name for bed in [*BEDS, *TRAINING_BEDS] for name in bed.mutations} == set(ALL_MUTATIONS)
     assert chosen_beds((), LANES) == [*BEDS, *TRAINING_BEDS]
     assert pickle.loads(pickle.dumps([*BEDS, *TRAINING_BEDS])) == [*BEDS, *TRAINING_BEDS]  # to a process each
     assert {bed.row for bed in TRAINING_BEDS} == set(OPTIMIZERS)
 
 
-def test_the_faults_of_training(capsys):
+def test_the_mutations_of_training(capsys):
     assert main(["verify", "clipping", "schedule-late", "--power", "--lanes", "float64"]) == 0
-    assert "5 of 5 plantings of 4 faults caught" in capsys.readouterr().out
+    assert "5 of 5 injections of 4 mutations caught" in capsys.readouterr().out
 
 
-def test_a_family_and_a_fault(capsys, tmp_path):
+def test_a_family_and_a_mutation(capsys, tmp_path):
     file = tmp_path / "power.json"
     status = main(["verify", "losses", "pooled-last", "--power", "--lanes", "float64", "--json", str(file)])
     lines = capsys.readouterr().out.splitlines()
@@ -34,7 +34,7 @@ def test_a_family_and_a_fault(capsys, tmp_path):
         "pooled-last",
         "pooled-last",
     ]
-    assert "8 of 8 plantings of 7 faults caught" in lines[-1]
+    assert "8 of 8 injections of 7 mutations caught" in lines[-1]
     data = json.loads(file.read_text())
     assert data["passed"]
     assert {trial["verdict"] for pair in data["pairs"] for trial in pair["trials"]} == {"caught"}
@@ -54,7 +54,7 @@ def test_what_is_refused(arguments, message, capsys):
     assert message in capsys.readouterr().err
 
 
-def test_a_fault_that_is_missed_fails(monkeypatch, capsys):
+def test_a_mutation_that_is_missed_fails(monkeypatch, capsys):
     from jax_attn.cli import power
 
     bed = power.Bed("attention", ("scale-missing", "mask-missing"), cases=("plain",))

@@ -9,7 +9,7 @@ from jax_attn.functional.arguments import Call
 from jax_attn.functional.attention import dot_product_attention
 from jax_attn.functional.implementations import best
 from jax_attn.functional.reference import reference_attention
-from jax_attn.parity import bounds
+from jax_attn.parity import tolerances
 
 B, T, S, N, K, H = 2, 13, 17, 6, 3, 5
 KEY = jax.random.key(0)
@@ -90,7 +90,7 @@ def test_dropout_keeps_what_bernoulli_says(implementation):
     keep = jax.random.bernoulli(KEY, 0.7, weights.shape)
     np.testing.assert_allclose(dropped, jnp.where(keep, weights / 0.7, 0), atol=1e-6)
     expected = jnp.einsum("bnts,bsnh->btnh", dropped, jnp.repeat(v, 2, axis=2))
-    np.testing.assert_allclose(output, expected, atol=bounds.SAME_FLOAT32)
+    np.testing.assert_allclose(output, expected, atol=tolerances.SAME_FLOAT32)
 
 
 def test_weights_of_a_row_sum_to_one_and_a_sink_takes_its_share():
@@ -203,7 +203,7 @@ def test_a_scale_may_be_traced_and_learned(implementation):
         return dot_product_attention(*operands(), scale=scale, implementation=implementation).sum()
 
     ahead, behind = total(0.5 + 1e-2), total(0.5 - 1e-2)
-    assert float(jax.jit(total)(0.5)) == pytest.approx(float(total(0.5)), rel=bounds.SAME_FLOAT32)
+    assert float(jax.jit(total)(0.5)) == pytest.approx(float(total(0.5)), rel=tolerances.SAME_FLOAT32)
     assert float(jax.grad(total)(0.5)) == pytest.approx(float(ahead - behind) / 2e-2, rel=1e-2)
 
 

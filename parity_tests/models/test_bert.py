@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from jax_attn.catalogue import CATALOGUE
 from jax_attn.models.bert import Bert
-from jax_attn.parity.bounds import WHOLE_MODEL
+from jax_attn.parity.tolerances import WHOLE_MODEL
 from jax_attn.weights.state_dict import load_state_dict, state_dict
 from parity_tests.contract import TwinContract
 from parity_tests.from_scratch.properties import few

@@ -1,4 +1,4 @@
-"""A small transformer block in both frameworks, written for these tests, into which faults are planted."""
+"""A small transformer block in both frameworks, written for these tests, into which mutations are injected."""
 
 import jax
 import jax.numpy as jnp
@@ -33,41 +33,41 @@ class TorchBlock(torch.nn.Module):
 
 
 class FlaxBlock(nnx.Module):
-    """`TorchBlock`, with one fault planted by name."""
+    """`TorchBlock`, with one mutation injected by name."""
 
-    def __init__(self, fault: str = "", *, rngs: nnx.Rngs):
-        self.fault = fault
-        epsilon = 1e-6 if fault == "eps of LayerNorm" else 1e-5
-        fast = fault == "variance in one pass"
+    def __init__(self, mutation: str = "", *, rngs: nnx.Rngs):
+        self.mutation = mutation
+        epsilon = 1e-6 if mutation == "eps of LayerNorm" else 1e-5
+        fast = mutation == "variance in one pass"
         self.norm = nnx.LayerNorm(WIDTH, epsilon=epsilon, use_fast_variance=fast, rngs=rngs)
         self.q, self.k, self.v, self.out = (nnx.Linear(WIDTH, WIDTH, rngs=rngs) for _ in range(4))
-        self.dropout = nnx.Dropout(0.26 if fault == "dropout rate" else 0.25, rngs=rngs)
+        self.dropout = nnx.Dropout(0.26 if mutation == "dropout rate" else 0.25, rngs=rngs)
 
     def __call__(self, x, mask):
-        fault = self.fault
+        mutation = self.mutation
         y = self.norm(x)
-        if fault == "swapped q and k":
+        if mutation == "swapped q and k":
             q, k = self.k(y), self.q(y)
-        elif fault == "transposed weight":
+        elif mutation == "transposed weight":
             q, k = y @ self.q.kernel[...].T + self.q.bias[...], self.k(y)
-        elif fault == "float32 inside":
+        elif mutation == "float32 inside":
             q, k = self.q(y).astype(jnp.float32).astype(y.dtype), self.k(y)
         else:
             q, k = self.q(y), self.k(y)
-        scores = q @ k.mT / (1 if fault == "no scale" else WIDTH**0.5)
-        scores = jnp.where(~mask if fault == "inverted mask" else mask, scores, -jnp.inf)
+        scores = q @ k.mT / (1 if mutation == "no scale" else WIDTH**0.5)
+        scores = jnp.where(~mask if mutation == "inverted mask" else mask, scores, -jnp.inf)
         # In float32 inside, as torch's: a softmax in bfloat16 is twice as noisy.
         weights = jax.nn.softmax(scores.astype(jnp.promote_types(y.dtype, jnp.float32))).astype(y.dtype)
-        if fault == "dropout after the values":
+        if mutation == "dropout after the values":
             y = self.dropout(weights @ self.v(y))
-        elif fault == "no dropout":
+        elif mutation == "no dropout":
             y = weights @ self.v(y)
-        elif fault == "dropout twice":
+        elif mutation == "dropout twice":
             y = self.dropout(self.dropout(weights)) @ self.v(y)
         else:
             y = self.dropout(weights) @ self.v(y)
-        y = self.out(jax.lax.stop_gradient(y) if fault == "cut gradient" else y)
-        return x + nnx.gelu(y, approximate=fault == "tanh GELU")
+        y = self.out(jax.lax.stop_gradient(y) if mutation == "cut gradient" else y)
+        return x + nnx.gelu(y, approximate=mutation == "tanh GELU")
 
 
 # The diagonal is always kept, and every row of its opposite keeps something: no row is empty either way.
@@ -81,8 +81,8 @@ CASES = [
 ]
 
 
-def flax_block(fault: str = "") -> FlaxBlock:
-    return FlaxBlock(fault, rngs=nnx.Rngs(0))
+def flax_block(mutation: str = "") -> FlaxBlock:
+    return FlaxBlock(mutation, rngs=nnx.Rngs(0))
 
 
 def torch_block(dropout: float = 0.25) -> TorchBlock:

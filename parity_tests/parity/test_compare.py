@@ -11,10 +11,10 @@ import pytest
 import torch
 from flax import nnx
 
+from jax_attn.nn.primitives import Buffer
 from jax_attn.parity.cases import Case
 from jax_attn.parity.compare import compare, compare_cases
 from jax_attn.parity.tracing.trace import Tracer
-from jax_attn.primitives import Buffer
 from jax_attn.weights.state_dict import StateDictError
 from parity_tests.parity.pairs import CASES, draw, flax_block, torch_block
 
@@ -38,7 +38,7 @@ def test_a_correct_pair_passes_in_every_lane():
 
 
 @pytest.mark.parametrize(
-    "fault",
+    "mutation",
     [
         "tanh GELU",
         "eps of LayerNorm",
@@ -51,8 +51,8 @@ def test_a_correct_pair_passes_in_every_lane():
         "float32 inside",
     ],
 )
-def test_a_planted_fault_is_seen_in_float64(fault: str):
-    report = compare_cases(flax_block(fault), torch_block(), CASES, lanes=EXACT)
+def test_a_injected_mutation_is_seen_in_float64(mutation: str):
+    report = compare_cases(flax_block(mutation), torch_block(), CASES, lanes=EXACT)
     assert not report.passed
     assert len(report.results) == 3 * 12
     with pytest.raises(AssertionError, match="FAILED"):

@@ -20,7 +20,7 @@ from safetensors.numpy import load_file, save_file
 from jax_attn.functional.sentence import cosine_similarity, mean_pooling
 from jax_attn.models.bert import Bert
 from jax_attn.models.sequence_classifier import SequenceClassifier
-from jax_attn.primitives import Buffer, Linear
+from jax_attn.nn.primitives import Buffer, Linear
 from jax_attn.weights import StateDictError, from_pretrained, numpy_state_dict, save_pretrained
 from jax_attn.weights.bert import describe_bert
 from jax_attn.weights.pretrained import without_weights

@@ -8,7 +8,7 @@ import torch
 from flax import nnx
 from torch import nn
 
-from jax_attn.primitives import Buffer, Embedding, LayerNorm, Linear
+from jax_attn.nn.primitives import Buffer, Embedding, LayerNorm, Linear
 from jax_attn.weights import load_state_dict, numpy_state_dict, slots
 
 

@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from jax_attn.primitives import Buffer, Embedding, Linear
+from jax_attn.nn.primitives import Buffer, Embedding, Linear
 from jax_attn.weights import StateDictError, load_state_dict, numpy_state_dict, state_dict
 
 ROOT = Path(__file__).parents[2]
@@ -288,7 +288,7 @@ SHARDED = """
 import jax, jax.numpy as jnp, numpy as np
 from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec
-from jax_attn.primitives import Linear
+from jax_attn.nn.primitives import Linear
 from jax_attn.weights import load_state_dict, numpy_state_dict
 
 module = Linear(3, 8, rngs=nnx.Rngs(0))

@@ -4,9 +4,9 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from torch_ref.layers.embeddings import Embeddings
-from torch_ref.layers.encoder import Encoder
-from torch_ref.layers.pooler import Pooler
+from torch_ref.nn.layers.embeddings import Embeddings
+from torch_ref.nn.layers.encoder import Encoder
+from torch_ref.nn.layers.pooler import Pooler
 
 
 class BertOutput(NamedTuple):

@@ -4,8 +4,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from torch_ref.layers.classification_head import ClassificationHead
 from torch_ref.models.bert import Bert
+from torch_ref.nn.layers.classification_head import ClassificationHead
 
 
 class SequenceClassifier(nn.Module):

@@ -1,1 +1,1 @@
-"""Why two modules differ: known faults that explain it, and settings that are not the same."""
+"""Why two modules differ: known mutations that explain it, and settings that are not the same."""

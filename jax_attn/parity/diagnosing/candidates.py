@@ -1,4 +1,4 @@
-"""The known faults that may explain a difference, each with the error that it leaves."""
+"""The known mutations that may explain a difference, each with the error that it leaves."""
 
 import copy
 from collections.abc import Iterator, Sequence
@@ -8,13 +8,13 @@ from flax import nnx
 
 from jax_attn.parity.diagnosing.diagnosis import Candidate
 from jax_attn.parity.diagnosing.trials import Trial
-from jax_attn.parity.faults import FAULTS, Fault, base_fault, eps_fault, plant
-from jax_attn.parity.faults.precision import PLANTERS, one_weight
-from jax_attn.parity.faults.weights import variants
+from jax_attn.parity.mutations import MUTATIONS, Mutation, base_mutation, eps_mutation, inject
+from jax_attn.parity.mutations.precision import PLANTERS, one_weight
+from jax_attn.parity.mutations.weights import variants
 from jax_attn.parity.tracing.divergence import Divergence
 from jax_attn.parity.tracing.trace import Progress
 
-Tried = tuple[Fault, Candidate]
+Tried = tuple[Mutation, Candidate]
 
 # So many weights are tried one by one below submodules that are right, and no more.
 MANY_WEIGHTS = 64
@@ -24,52 +24,55 @@ def candidates_of(
     trial: Trial,
     where: Divergence,
     right: Sequence[str],
-    faults: Sequence[Fault] | None,
+    mutations: Sequence[Mutation] | None,
     progress: Progress,
 ) -> Iterator[Tried]:
-    """Every fault that fits the module at fault, with the error that it leaves there.
+    """Every mutation that fits the module at mutation, with the error that it leaves there.
 
     Args:
-        trial: runs torch with a fault.
-        where: the module at fault.
+        trial: runs torch with a mutation.
+        where: the module at mutation.
         right: its submodules that are right.
-        faults: those to try; None is all that are known.
+        mutations: those to try; None is all that are known.
         progress: called with the name of each.
     """
     target = trial.sides.torch.get_submodule(where.torch_path)
-    for fault in _fitting(trial, where, target, right) if faults is None else faults:
+    for mutation in _fitting(trial, where, target, right) if mutations is None else mutations:
         try:
-            if not fault.fits(target):
+            if not mutation.fits(target):
                 continue
-            progress(fault.name)
-            yield from tried_with(fault, trial)
+            progress(mutation.name)
+            yield from tried_with(mutation, trial)
         except Exception:  # it does not fit after all
             continue
 
 
-def tried_with(fault: Fault, trial: Trial) -> Iterator[Tried]:
-    """The fault as a candidate, if it acts on the trial's inputs."""
-    planted = plant(fault, trial.sides.torch, trial.divergence.torch_path, share_weights=True)
-    error = trial.of(planted)
-    if planted.acts.words:
-        flax, torch = (", ".join(dict.fromkeys(words)) for words in zip(*planted.acts.words, strict=True))
+def tried_with(mutation: Mutation, trial: Trial) -> Iterator[Tried]:
+    """The mutation as a candidate, if it acts on the trial's inputs."""
+    injected = inject(mutation, trial.sides.torch, trial.divergence.torch_path, share_weights=True)
+    error = trial.of(injected)
+    if injected.acts.words:
+        flax, torch = (", ".join(dict.fromkeys(words)) for words in zip(*injected.acts.words, strict=True))
         explains = bool(error <= trial.bound)
-        yield fault, Candidate(fault.name, fault.summary, fault.setting, flax, torch, error, explains)
+        yield (
+            mutation,
+            Candidate(mutation.name, mutation.summary, mutation.setting, flax, torch, error, explains),
+        )
 
 
-def _fitting(trial: Trial, where: Divergence, target: Any, right: Sequence[str]) -> Iterator[Fault]:
-    """Every known fault that shows in the trial's lane and direction, in code that may be wrong."""
+def _fitting(trial: Trial, where: Divergence, target: Any, right: Sequence[str]) -> Iterator[Mutation]:
+    """Every known mutation that shows in the trial's lane and direction, in code that may be wrong."""
     backward, training = where.direction == "backward", trial.lane.training
     rest = _without(target, right)
-    for fault in _all(trial, target, rest):
-        of_gradients = fault.setting.startswith("gradient")
-        if (of_gradients and not backward) or (fault.lane == "dropout" and not training):
+    for mutation in _all(trial, target, rest):
+        of_gradients = mutation.setting.startswith("gradient")
+        if (of_gradients and not backward) or (mutation.lane == "dropout" and not training):
             continue
-        if fault.family == "models" or fault.setting in AROUND or fault.fits(rest):
-            yield fault
+        if mutation.family == "models" or mutation.setting in AROUND or mutation.fits(rest):
+            yield mutation
 
 
-# Faults of what is done with submodules, which may all be right; others are sought in what may be wrong.
+# Mutations of what is done with submodules, which may all be right; others are sought in what may be wrong.
 AROUND = ("axes", "normalisation", "norm placement", "skip connection", "fused q, k, v")
 
 
@@ -84,18 +87,20 @@ def _without(module: Any, right: Sequence[str]) -> Any:
     return rest
 
 
-def _all(trial: Trial, target: Any, rest: Any) -> Iterator[Fault]:
-    """Every known fault; those of single weights for each of them; the eps and rotary bases that Flax has."""
+def _all(trial: Trial, target: Any, rest: Any) -> Iterator[Mutation]:
+    """Every known mutation; those of single weights for each of them; the eps and rotary bases that Flax has."""
     single = variants(rest)
-    yield from (fault for fault in FAULTS.values() if fault.name not in {each.name for each in single})
+    yield from (
+        mutation for mutation in MUTATIONS.values() if mutation.name not in {each.name for each in single}
+    )
     yield from single
     weights = [key for key, parameter in rest.named_parameters() if parameter.ndim > 1]
     if sum(parameter.ndim > 1 for parameter in target.parameters()) > 1:
-        yield from (one_weight(FAULTS[name], key) for name in PLANTERS for key in weights)
+        yield from (one_weight(MUTATIONS[name], key) for name in PLANTERS for key in weights)
     numbers = set(_numbers(trial.sides.flax))
     known = {1e-5, 1e-6, 1e-12, 0.0}
-    yield from map(eps_fault, sorted(value for value in numbers - known if 0 < value <= 1e-2))
-    yield from map(base_fault, sorted(value for value in numbers - {5e5, 1e4} if value >= 100))
+    yield from map(eps_mutation, sorted(value for value in numbers - known if 0 < value <= 1e-2))
+    yield from map(base_mutation, sorted(value for value in numbers - {5e5, 1e4} if value >= 100))
 
 
 def _numbers(flax: nnx.Module) -> Iterator[float]:
@@ -106,9 +111,9 @@ def _numbers(flax: nnx.Module) -> Iterator[float]:
                 yield value
 
 
-def faults_of_weights(trial: Trial, where: Divergence, right: Sequence[str]) -> list[Fault]:
-    """The faults of single weights below submodules that are right, unless they are too many to try."""
+def mutations_of_weights(trial: Trial, where: Divergence, right: Sequence[str]) -> list[Mutation]:
+    """The mutations of single weights below submodules that are right, unless they are too many to try."""
     target = trial.sides.torch.get_submodule(where.torch_path)
     known = sum(1 for _ in variants(_without(target, right)))
-    found = [fault for fault in variants(target) if not fault.setting.startswith("gradient")]
+    found = [mutation for mutation in variants(target) if not mutation.setting.startswith("gradient")]
     return found if len(found) - known <= MANY_WEIGHTS else []

@@ -1,6 +1,6 @@
-"""Why two modules differ: the known fault that, planted into torch, makes it do what Flax does.
+"""Why two modules differ: the known mutation that, injected into torch, makes it do what Flax does.
 
-Whichever side is wrong, the fault that turns torch's numbers into Flax's says what differs, and both values.
+Whichever side is wrong, the mutation that turns torch's numbers into Flax's says what differs, and both values.
 """
 
 import math
@@ -8,18 +8,18 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from jax_attn.parity import bounds
+from jax_attn.parity import tolerances
 from jax_attn.parity.cases import Case
 from jax_attn.parity.compare import carry_weights
 from jax_attn.parity.compared import Compared
-from jax_attn.parity.diagnosing.candidates import Tried, candidates_of, faults_of_weights, tried_with
+from jax_attn.parity.diagnosing.candidates import Tried, candidates_of, mutations_of_weights, tried_with
 from jax_attn.parity.diagnosing.diagnosis import Candidate, Diagnosis
 from jax_attn.parity.diagnosing.lint_modules import SettingFinding, lint_pair, word
 from jax_attn.parity.diagnosing.second_draw import second_trial
 from jax_attn.parity.diagnosing.trials import Trial, trial_of
-from jax_attn.parity.faults import Fault
 from jax_attn.parity.judging.lane_run import Sides
 from jax_attn.parity.lanes import lanes_named
+from jax_attn.parity.mutations import Mutation
 from jax_attn.parity.report import Report
 from jax_attn.parity.tracing.divergence import Divergence
 from jax_attn.parity.tracing.recording import TOP
@@ -35,19 +35,19 @@ FLOAT32 = 1e-10, 1e-6
 
 
 def diagnose(
-    report: Report, *, faults: Sequence[Fault] | None = None, progress: Progress = lambda what: None
+    report: Report, *, mutations: Sequence[Mutation] | None = None, progress: Progress = lambda what: None
 ) -> Diagnosis:
-    """Find which known fault explains the first divergence of a comparison.
+    """Find which known mutation explains the first divergence of a comparison.
 
-    Each fault that fits the submodule at fault is planted into a copy of torch's, and torch runs again. If
-    its output then is Flax's, within the bound, on these inputs and on others, that fault is what differs.
+    Each mutation that fits the submodule at mutation is injected into a copy of torch's, and torch runs again. If
+    its output then is Flax's, within the bound, on these inputs and on others, that mutation is what differs.
 
     >>> print(diagnose(compare(flax_model, torch_model, x)))  # doctest: +SKIP
     cause, certain in norm (LayerNorm): eps: flax 1e-06, torch 1e-05
 
     Args:
         report: what `compare` or `compare_cases` found.
-        faults: what may be the cause; None is all that are known.
+        mutations: what may be the cause; None is all that are known.
         progress: called with what is done next.
 
     Raises:
@@ -71,10 +71,10 @@ def diagnose(
         if trial.error <= trial.bound:  # not to be seen again
             continue
         right = _right(trace, where)
-        tried = list(candidates_of(trial, where, right, faults, progress))
-        if faults is None and right and not any(candidate.explains for _, candidate in tried):
+        tried = list(candidates_of(trial, where, right, mutations, progress))
+        if mutations is None and right and not any(candidate.explains for _, candidate in tried):
             # What is called and is right may yet be used in another way than by calling it.
-            below = faults_of_weights(trial, where, right)
+            below = mutations_of_weights(trial, where, right)
             tried += candidates_of(trial, where, [], below, progress)
         second = None
         if any(candidate.explains for _, candidate in tried):
@@ -90,7 +90,7 @@ def diagnose(
 def _sides(compared: Compared) -> Sides:
     """Both modules with the same weights, as the comparison had them."""
     flax, torch = carry_weights(compared.flax, compared.torch, compared.weights, compared.names)
-    bound = bounds.WHOLE_MODEL if compared.whole_model else bounds.MODULE
+    bound = tolerances.WHOLE_MODEL if compared.whole_model else tolerances.MODULE
     call = compared.call_flax, compared.call_torch
     return Sides(flax, torch, compared.names, bound, *call, compared.seed, True)
 
@@ -109,14 +109,14 @@ def _traces(report: Report, sides: Sides, progress: Progress) -> Iterator[tuple[
 
 
 def _place(trace: ModuleTrace, where: Divergence) -> int:
-    """The call at fault in the trace."""
+    """The call at mutation in the trace."""
     same = [i for i, call in enumerate(trace.calls)
             if (call.flax.path, call.flax.number) == (where.flax_path, where.call - 1)]  # fmt: skip
     return TOP if where.flax_class == "the call" or not same else same[0]
 
 
 def _right(trace: ModuleTrace, where: Divergence) -> list[str]:
-    """Paths, below the module at fault, of submodules that are right on torch's inputs."""
+    """Paths, below the module at mutation, of submodules that are right on torch's inputs."""
     if where.direction == "backward":
         return []
     inside = where.torch_path
@@ -144,11 +144,13 @@ def _diagnosis(
 ) -> Diagnosis:
     first = tried
     if second is not None:
-        tried = [(fault, _again(fault, candidate, second)) for fault, candidate in tried]
+        tried = [(mutation, _again(mutation, candidate, second)) for mutation, candidate in tried]
     candidates = sorted((c for _, c in tried), key=lambda c: math.inf if math.isnan(c.error) else c.error)
     found = Diagnosis("unknown", None, where, trial.error, trial.bound, candidates, lint=lint)
     lost = [new for (_, new), (_, old) in zip(tried, first, strict=True) if old.explains and not new.explains]
-    if trial.error <= FLOAT32[1] and any(c.fault == "float32-lifted" and not c.explains for c in candidates):
+    if trial.error <= FLOAT32[1] and any(
+        c.mutation == "float32-lifted" and not c.explains for c in candidates
+    ):
         found.notes.append(
             f"torch computes in float32 inside {where.torch_path or 'the module itself'}: below "
             f"{FLOAT32[1]:.0e} the float64 lane cannot tell; compare in the lanes float32 and bfloat16"
@@ -169,12 +171,12 @@ def _diagnosis(
     return found
 
 
-def _again(fault: Fault, candidate: Candidate, second: Trial) -> Candidate:
+def _again(mutation: Mutation, candidate: Candidate, second: Trial) -> Candidate:
     """What explains the first draw is tried on the second."""
     if not candidate.explains:
         return candidate
     try:
-        [(_, again)] = tried_with(fault, second)
+        [(_, again)] = tried_with(mutation, second)
     except Exception:  # the second draw does not reach it
         return replace(candidate, error=math.nan, explains=False)
     return replace(candidate, error=max(candidate.error, again.error), explains=again.explains)
@@ -192,7 +194,7 @@ def _is_told(candidate: Candidate, lint: list[SettingFinding]) -> bool:
 
 
 def _read(trial: Trial, where: Divergence, lint: list[SettingFinding]) -> Candidate | None:
-    """A setting that differs as the modules tell, where no fault explains it."""
+    """A setting that differs as the modules tell, where no mutation explains it."""
     dropout = [f for f in lint if f.setting.startswith("dropout")]
     here = [f for f in lint if f.flax_path == where.flax_path and f not in dropout]
     if trial.lane.training:  # what draws otherwise has no numbers to compare
@@ -209,7 +211,7 @@ def _rounding(trial: Trial, candidates: list[Candidate]) -> Candidate | None:
     if not FLOAT32[0] <= trial.error <= FLOAT32[1]:
         return None
     narrow = [c for c in candidates if c.setting.startswith("precision") and c.error <= 2 * trial.error]
-    both = any(candidate.fault == "float32-lifted" for candidate in candidates)
+    both = any(candidate.mutation == "float32-lifted" for candidate in candidates)
     return None if both else next(iter(narrow), None)
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from jax_attn.parity import bounds
+from jax_attn.parity import tolerances
 from jax_attn.parity.diagnosing.lint_modules import SettingFinding
 from jax_attn.parity.report import table
 from jax_attn.parity.tracing.divergence import Divergence
@@ -13,10 +13,10 @@ from jax_attn.parity.tracing.divergence import Divergence
 
 @dataclass(frozen=True)
 class Candidate:
-    """A fault that was tried as the cause.
+    """A mutation that was tried as the cause.
 
     Attributes:
-        fault: its name in `faults.FAULTS`; empty for a setting that was not tried, but read.
+        mutation: its name in `mutations.MUTATIONS`; empty for a setting that was not tried, but read.
         summary: what it is.
         setting: what differs by it.
         flax: what Flax does, if this is the cause.
@@ -25,7 +25,7 @@ class Candidate:
         explains: whether that is within the bound.
     """
 
-    fault: str
+    mutation: str
     summary: str
     setting: str
     flax: str
@@ -60,7 +60,7 @@ class Diagnosis:
     cause: Candidate | None = None
     divergence: Divergence | None = None
     error: float = math.nan
-    bound: float = bounds.MODULE
+    bound: float = tolerances.MODULE
     candidates: list[Candidate] = field(default_factory=list)
     also: list[tuple[str, float]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -76,8 +76,8 @@ class Diagnosis:
     @property
     def tried(self) -> str:
         """All that was tried, as a table."""
-        rows = [["fault", "error left", "flax", "torch"]]
-        rows += [[c.fault, f"{c.error:.2g}", c.flax, c.torch] for c in self.candidates]
+        rows = [["mutation", "error left", "flax", "torch"]]
+        rows += [[c.mutation, f"{c.error:.2g}", c.flax, c.torch] for c in self.candidates]
         return table(rows)
 
     def to_json(self) -> dict[str, Any]:
@@ -107,7 +107,7 @@ class Diagnosis:
         elif self.divergence is None:
             yield "cause unknown: every submodule that was compared agrees"
         elif self.cause is None:
-            yield f"cause unknown{where}: none of the {len(self.candidates)} faults tried explains it"
+            yield f"cause unknown{where}: none of the {len(self.candidates)} mutations tried explains it"
         else:
             yield f"cause, {self.certainty}{where}: {self.cause}"
             left = f"; with the same in torch the error falls from {self.error:.2g} to {self.cause.error:.2g}"

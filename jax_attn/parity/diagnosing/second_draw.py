@@ -17,7 +17,7 @@ from jax_attn.parity.compare import Weights, carry_weights
 from jax_attn.parity.diagnosing.trials import Trial, trial_of
 from jax_attn.parity.judging.lane_run import Sides
 from jax_attn.parity.lanes import Lane, is_floating
-from jax_attn.parity.sides.calls import Call
+from jax_attn.parity.runners.calls import Call
 from jax_attn.parity.tracing.divergence import Divergence
 
 FAR = 3.0

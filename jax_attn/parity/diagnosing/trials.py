@@ -1,4 +1,4 @@
-"""A trial tells the error that is left between two modules with a fault in torch."""
+"""A trial tells the error that is left between two modules with a mutation in torch."""
 
 import math
 from typing import Any
@@ -6,12 +6,12 @@ from typing import Any
 import numpy as np
 
 from jax_attn.parity.cases import Case
-from jax_attn.parity.faults import Planted
 from jax_attn.parity.judging.lane_run import Sides
 from jax_attn.parity.lanes import Lane
-from jax_attn.parity.power import PlantedRun, results_of
-from jax_attn.parity.sides.calls import Call
-from jax_attn.parity.sides.dropout import Tape
+from jax_attn.parity.mutations import Injected
+from jax_attn.parity.power import InjectedRun, results_of
+from jax_attn.parity.runners.calls import Call
+from jax_attn.parity.runners.dropout import Tape
 from jax_attn.parity.tracing.differences import match_outputs, worst
 from jax_attn.parity.tracing.divergence import Divergence
 from jax_attn.parity.tracing.observers import Observer
@@ -22,10 +22,10 @@ from jax_attn.parity.tracing.wrapping import first_paths
 
 
 class Forward:
-    """The outputs of the call at fault: Flax's stay, torch's are made again with each candidate.
+    """The outputs of the call at mutation: Flax's stay, torch's are made again with each candidate.
 
     Attributes:
-        error: what it is without any fault in torch.
+        error: what it is without any mutation in torch.
         bound: up to which the two agree.
     """
 
@@ -43,11 +43,11 @@ class Forward:
         self.flax = self.recording.whole if whole or keep.kept is None else keep.kept
         self.error = self._error(torch)
 
-    def of(self, planted: Planted) -> float:
-        """The error with a fault in torch."""
+    def of(self, injected: Injected) -> float:
+        """The error with a mutation in torch."""
         try:
-            return self._error(self._run(planted.module)[0])
-        except Exception:  # a fault that does not fit after all
+            return self._error(self._run(injected.module)[0])
+        except Exception:  # a mutation that does not fit after all
             return math.nan
 
     def _run(self, module: Any) -> tuple[Recording, Tape | None]:
@@ -89,7 +89,7 @@ class Backward:
     """Outputs and gradients of the whole."""
 
     def __init__(self, sides: Sides, lane: Lane, case: Case, divergence: Divergence):
-        self.run = PlantedRun(sides, lane)
+        self.run = InjectedRun(sides, lane)
         self.lane = lane
         self.cases = [case]
         self.sides = sides
@@ -97,11 +97,11 @@ class Backward:
         self.bound = sides.bound
         self.error = self._error(self.run)
 
-    def of(self, planted: Planted) -> float:
-        """The error with a fault in torch."""
-        return self._error(self.run.of(planted, self.lane))
+    def of(self, injected: Injected) -> float:
+        """The error with a mutation in torch."""
+        return self._error(self.run.of(injected, self.lane))
 
-    def _error(self, run: PlantedRun) -> float:
+    def _error(self, run: InjectedRun) -> float:
         errors = [result.error for result in results_of(run, self.cases)]
         return max(errors) if errors and not any(map(math.isnan, errors)) else math.nan
 

@@ -7,7 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from jax_attn.parity import bounds
+from jax_attn.parity import tolerances
 
 FILL = 1e9
 """Numbers of this size that both sides hold at a place stand for infinity, as masks are filled with them."""
@@ -40,7 +40,7 @@ def worst_error(flax: np.ndarray, torch: np.ndarray, scale: float = 0.0) -> tupl
         return math.nan, _index(int(np.argmax(nan)), nan.shape)
     error = np.asarray(np.abs(difference(a, b)))
     b = finite(b)
-    zero = scale if size(b) <= bounds.ZERO * scale else 0.0
+    zero = scale if size(b) <= tolerances.ZERO * scale else 0.0
     for order in orders(b):
         error[order] /= max(1.0, size(b[order]), zero)
     return _at_largest(error)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from jax_attn.parity import bounds
+from jax_attn.parity import tolerances
 from jax_attn.parity.judging.errors import (
     common_scale,
     difference,
@@ -81,7 +81,7 @@ def noises(pair: Pair, parts: Sequence[Any], eps: float, scale: float = 0.0) -> 
     for part in parts:
         root = math.sqrt(truth[part].size)
         whole = max(norm(finite(truth[part])), root if len(parts) > 1 else 0.0)
-        if whole <= bounds.ZERO * scale * root:
+        if whole <= tolerances.ZERO * scale * root:
             whole = scale * root
         ours, theirs = (norm(difference(side[part], truth[part])) for side in (flax, torch))
         found.append((ours, max(theirs, eps * whole), whole))
@@ -120,14 +120,14 @@ def _judge_one(case: str, lane: Lane, pair: Pair, scale: float, bound: float) ->
             return result(error, 0.0, detail=detail)
         return result(error, bound, detail=detail + _narrow(pair, lane))
     if _nans(pair.truth):
-        return result(math.nan, bounds.NOISE_RATIO, detail="torch gives NaN in float64")
+        return result(math.nan, tolerances.NOISE_RATIO, detail="torch gives NaN in float64")
     parts = orders(pair.truth)
     found = [
         (_over(ours, theirs), _over(ours, whole), part)
         for part, (ours, theirs, whole) in zip(parts, noises(pair, parts, lane.eps, scale), strict=True)
     ]
     ratio, error, part = max(found, key=_nan_first)
-    return result(error, bounds.NOISE_RATIO, ratio, detail=_furthest(pair, part))
+    return result(error, tolerances.NOISE_RATIO, ratio, detail=_furthest(pair, part))
 
 
 def _nan_first(found: tuple[float, ...]) -> float:

@@ -9,9 +9,9 @@ from jax_attn.parity.judging.errors import size, widened
 from jax_attn.parity.judging.judge import Pair
 from jax_attn.parity.lanes import Lane
 from jax_attn.parity.report import LeftOut, Result
-from jax_attn.parity.sides.calls import Call
-from jax_attn.parity.sides.run import Run
-from jax_attn.parity.sides.trees import Skeleton, leaves_of, names_of
+from jax_attn.parity.runners.calls import Call
+from jax_attn.parity.runners.run import Run
+from jax_attn.parity.runners.trees import Skeleton, leaves_of, names_of
 
 BIASED = "the running mean agrees: perhaps flax keeps the biased variance, torch the unbiased one"
 

@@ -7,19 +7,19 @@ from typing import Any
 import numpy as np
 from flax import nnx
 
-from jax_attn.parity import bounds
+from jax_attn.parity import tolerances
 from jax_attn.parity.cases import Case
 from jax_attn.parity.judging.judge import Pair, judge, measure, pooled
 from jax_attn.parity.judging.lane_pairs import LanePairs
 from jax_attn.parity.judging.unevenness import UNSTEADY, is_uneven, unsteady
 from jax_attn.parity.lanes import Lane
 from jax_attn.parity.report import LeftOut, Result
-from jax_attn.parity.sides.calls import Call, cotangents
-from jax_attn.parity.sides.dropout import UNIFORM, DropoutMismatch, Tape, record
-from jax_attn.parity.sides.flax_side import FlaxSide, depends_on_mode, fixed_dtype
-from jax_attn.parity.sides.run import Run
-from jax_attn.parity.sides.torch_side import TorchSide
-from jax_attn.parity.sides.trees import Mismatch, Skeleton, leaves_of
+from jax_attn.parity.runners.calls import Call, cotangents
+from jax_attn.parity.runners.dropout import UNIFORM, DropoutMismatch, Tape, record
+from jax_attn.parity.runners.flax_runner import FlaxSide, depends_on_mode, fixed_dtype
+from jax_attn.parity.runners.run import Run
+from jax_attn.parity.runners.torch_runner import TorchSide
+from jax_attn.parity.runners.trees import Mismatch, Skeleton, leaves_of
 from jax_attn.weights.rules import Names
 
 Progress = Callable[[str, str], None]
@@ -68,14 +68,14 @@ class LaneRun:
     def __init__(self, sides: Sides, lane: Lane):
         self.sides = sides
         self.lane = lane
-        self.fault = ""
+        self.mutation = ""
         side = "torch"
         try:
             self._ready_torch()
             side = "flax"
             self.flax = FlaxSide(sides.flax, lane, sides.names, sides.call_flax, sides.quick)
         except Exception as error:
-            self.fault = _raised(side, error)
+            self.mutation = _raised(side, error)
         self.moded = lane.training and depends_on_mode(sides.flax)
         self.hint = fixed_dtype(sides.flax, lane) if lane.exact else ""
 
@@ -88,8 +88,8 @@ class LaneRun:
     def attempt(self, case: Case, progress: Progress) -> Attempt:
         """Run torch on a case."""
         attempt = Attempt(case)
-        if self.fault:
-            attempt.verdict = self._failed(case, self.fault.partition(" ")[0], self.fault)
+        if self.mutation:
+            attempt.verdict = self._failed(case, self.mutation.partition(" ")[0], self.mutation)
             return attempt
         progress(self.lane.name, case.name)
         try:
@@ -138,7 +138,7 @@ class LaneRun:
                 Result(
                     case.name, self.lane.name, "output", name, np.nan, self.sides.bound, None, False, message
                 )
-                for name, message in mismatch.faults
+                for name, message in mismatch.mutations
             ]
             rest = LeftOut(case.name, self.lane.name, "(the rest)", "the outputs cannot be paired")
             attempt.verdict = results, [rest]
@@ -201,7 +201,7 @@ class LaneRun:
     ) -> Settled:
         """Those of the results that are as near to torch as torch is to itself with other rounding errors."""
         moved = []
-        for draw in range(1, min(bounds.DRAWS) + 1):
+        for draw in range(1, min(tolerances.DRAWS) + 1):
             other = self._run_torch(torch.call.nearby(self.lane, draw), self.sides.seed)
             moved.append(self._paired(case, other, flax).pairs)
         return {
@@ -220,13 +220,13 @@ class LaneRun:
         """
         draws = {result: [measure(result, self.lane, pairs, pairs)] for result in noisy}
         settled: Settled = {}
-        for draw in range(1, max(bounds.DRAWS)):
+        for draw in range(1, max(tolerances.DRAWS)):
             seed = self.sides.seed + draw
             torch = self._run_torch(call.nearby(self.lane, draw), seed)
             others = self._paired(case, torch, self._run_flax(torch, seed)).pairs
             for result, measured in draws.items():
                 measured.append(measure(result, self.lane, others, pairs))
-            if draw + 1 in bounds.DRAWS:
+            if draw + 1 in tolerances.DRAWS:
                 settled = {(r.kind, r.name): pooled(r, measured) for r, measured in draws.items()}
                 if all(result.passed for result in settled.values()):
                     break

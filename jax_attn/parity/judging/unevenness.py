@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from jax_attn.parity import bounds
+from jax_attn.parity import tolerances
 from jax_attn.parity.judging.errors import difference, finite, orders, settled, size, widened
 from jax_attn.parity.judging.judge import Pair, named
 from jax_attn.parity.report import Result
@@ -35,7 +35,7 @@ def unsteady(result: Result, pairs: Sequence[Pair], moved: Sequence[Sequence[Pai
     movement = np.max([np.abs(difference(other, b)) for other in others], axis=0)
     for order in orders(b):
         known = max(
-            result.bound * max(1.0, size(finite(b[order]))), bounds.NOISE_RATIO * size(movement[order])
+            result.bound * max(1.0, size(finite(b[order]))), tolerances.NOISE_RATIO * size(movement[order])
         )
         if not size(error[order]) <= known:
             return None
@@ -47,5 +47,5 @@ def _plain(result: Result, pairs: Sequence[Pair]) -> float:
     pair = named(result, pairs)
     b = finite(pair.torch)
     scale = max((size(finite(each.torch)) for each in pairs if each.is_gradient), default=0.0)
-    zero = scale if pair.is_gradient and size(b) <= bounds.ZERO * scale else 0.0
+    zero = scale if pair.is_gradient and size(b) <= tolerances.ZERO * scale else 0.0
     return size(difference(widened(pair.flax), widened(pair.torch))) / max(1.0, size(b), zero)

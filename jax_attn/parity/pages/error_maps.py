@@ -9,7 +9,7 @@ from jax_attn.parity.cases import Case
 from jax_attn.parity.judging.lane_run import LaneRun
 from jax_attn.parity.lanes import Lane, lanes_named
 from jax_attn.parity.report import Report, Result
-from jax_attn.parity.sides.trees import names_of
+from jax_attn.parity.runners.trees import names_of
 
 CELLS = 48
 

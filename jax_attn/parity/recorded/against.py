@@ -7,14 +7,14 @@ from typing import Any
 import jax
 from flax import nnx
 
-from jax_attn.parity import bounds
+from jax_attn.parity import tolerances
 from jax_attn.parity.compare import SMALL, judge_training
 from jax_attn.parity.judging.lane_run import ByTorch, LaneRun, Sides
 from jax_attn.parity.lanes import LANES, Lane, lanes_named
 from jax_attn.parity.recorded.files import TorchTrace
 from jax_attn.parity.report import LeftOut, Report
-from jax_attn.parity.sides.calls import Call
-from jax_attn.parity.sides.carrying import Carried, Weights, carry
+from jax_attn.parity.runners.calls import Call
+from jax_attn.parity.runners.weight_transfer import Carried, Weights, carry
 from jax_attn.parity.tracing.module_pairs import Entry, ModuleNames, ModulePairs, flax_entries, pair_entries
 from jax_attn.parity.tracing.recording import Recording
 from jax_attn.parity.tracing.search import find
@@ -88,7 +88,7 @@ def recorded_sides(
     call_flax: Callable[..., Any] | None,
 ) -> Sides:
     """Flax, beside what is known of torch."""
-    bound = bounds.WHOLE_MODEL if whole_model else bounds.MODULE
+    bound = tolerances.WHOLE_MODEL if whole_model else tolerances.MODULE
     quick = _size(carried.flax) <= SMALL
     return Sides(carried.flax, recorded.module, names, bound, call_flax, None, recorded.seed, quick)
 
@@ -134,7 +134,7 @@ class RecordedTracer(Tracer):
             *lanes_named(["float64"]),
             names=sides.names,
             modules=modules,
-            bound=bounds.MODULE,
+            bound=tolerances.MODULE,
             call_flax=sides.call_flax,
             seed=recorded.seed,
             original=original,

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from jax_attn.parity.cases import Case
-from jax_attn.parity.sides.calls import Call
-from jax_attn.parity.sides.run import Run
-from jax_attn.parity.sides.trees import Group, Leaf, Nothing, Skeleton
+from jax_attn.parity.runners.calls import Call
+from jax_attn.parity.runners.run import Run
+from jax_attn.parity.runners.trees import Group, Leaf, Nothing, Skeleton
 from jax_attn.parity.tracing.recording import CallRecord, Recording
 from jax_attn.weights.files import DTYPES, open_safetensors, read_json, write_safetensors, write_together
 from jax_attn.weights.tensors import as_numpy, is_torch_tensor

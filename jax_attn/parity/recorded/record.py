@@ -3,12 +3,12 @@
 from collections.abc import Callable
 from typing import Any
 
-from jax_attn.parity import bounds
+from jax_attn.parity import tolerances
 from jax_attn.parity.cases import Case
 from jax_attn.parity.lanes import lanes_named
 from jax_attn.parity.recorded.files import Draw, Parameter, RecordedModule, TorchTrace
-from jax_attn.parity.sides.calls import Call
-from jax_attn.parity.sides.torch_side import TorchSide
+from jax_attn.parity.runners.calls import Call
+from jax_attn.parity.runners.torch_runner import TorchSide
 from jax_attn.parity.tracing.recording_torch import TorchRecorder, called_modules
 from jax_attn.weights.tensors import as_numpy
 
@@ -41,7 +41,7 @@ def record_trace(
         truth = None if lane.exact else TorchSide(module, lane, call, truth=True)
         draws[lane.name] = []
         # More draws of the rounding errors, as a comparison asks for where a noise ratio is above its bound.
-        for draw in range(1 if lane.exact else min(bounds.DRAWS)):
+        for draw in range(1 if lane.exact else min(tolerances.DRAWS)):
             moved = given.nearby(lane, draw) if draw else given
             skeleton, run = side.run(moved, seed + draw)
             exact = run if truth is None else truth.run(moved, seed + draw)[1]

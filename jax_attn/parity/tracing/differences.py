@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from jax_attn.parity.judging.errors import worst_error
-from jax_attn.parity.sides.trees import Mismatch, Skeleton, kind_of, names_of, pair
+from jax_attn.parity.runners.trees import Mismatch, Skeleton, kind_of, names_of, pair
 from jax_attn.parity.tracing.recording import CallRecord, is_float
 
 

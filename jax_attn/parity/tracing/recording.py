@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from flax import nnx
 
-from jax_attn.parity.sides.trees import Leaf, Skeleton, kind_of, take_apart
+from jax_attn.parity.runners.trees import Leaf, Skeleton, kind_of, take_apart
 
 TOP = -1
 """The parent of a call that no submodule makes: the run itself."""

@@ -15,10 +15,10 @@ import numpy as np
 from flax import nnx
 
 from jax_attn.parity.lanes import Lane
-from jax_attn.parity.sides.calls import Call
-from jax_attn.parity.sides.dropout import Tape, replay
-from jax_attn.parity.sides.flax_side import FlaxSide
-from jax_attn.parity.sides.trees import Skeleton, pair, take_apart
+from jax_attn.parity.runners.calls import Call
+from jax_attn.parity.runners.dropout import Tape, replay
+from jax_attn.parity.runners.flax_runner import FlaxSide
+from jax_attn.parity.runners.trees import Skeleton, pair, take_apart
 from jax_attn.parity.tracing.observers import GradientObserver, Observer
 from jax_attn.parity.tracing.recording import Recording, is_float
 from jax_attn.parity.tracing.wrapping import InsideJit, ModulePath, Run, mark, walk, wrapped

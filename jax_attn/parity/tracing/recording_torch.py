@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from jax_attn.parity.sides.calls import Call, cotangents
-from jax_attn.parity.sides.dropout import Tape, record
-from jax_attn.parity.sides.torch_side import TorchSide
+from jax_attn.parity.runners.calls import Call, cotangents
+from jax_attn.parity.runners.dropout import Tape, record
+from jax_attn.parity.runners.torch_runner import TorchSide
 from jax_attn.parity.tracing.recording import (
     CallRecord,
     Recording,

@@ -13,9 +13,9 @@ from flax import nnx
 from jax_attn.parity.cases import Case
 from jax_attn.parity.judging.lane_run import Sides
 from jax_attn.parity.lanes import Lane
-from jax_attn.parity.sides.calls import Call, cotangents
-from jax_attn.parity.sides.dropout import Tape
-from jax_attn.parity.sides.trees import leaves_of
+from jax_attn.parity.runners.calls import Call, cotangents
+from jax_attn.parity.runners.dropout import Tape
+from jax_attn.parity.runners.trees import leaves_of
 from jax_attn.parity.tracing.comparing import Comparer
 from jax_attn.parity.tracing.forcing import GradientTeacher, Lesson, Teacher
 from jax_attn.parity.tracing.gradients import Gradients

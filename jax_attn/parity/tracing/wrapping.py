@@ -18,7 +18,7 @@ from unittest import mock
 import jax
 from flax import nnx
 
-from jax_attn.parity.sides.unrolled import unrolled_scan
+from jax_attn.parity.runners.unrolled import unrolled_scan
 from jax_attn.parity.tracing.observers import Observer, Unseen
 from jax_attn.parity.tracing.recording import CallRecord, Recording, argument_names
 

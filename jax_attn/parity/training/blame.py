@@ -9,12 +9,12 @@ left a `share` of gradients whose norm is n. Then the factor is `1 / share` wher
 import math
 from collections.abc import Mapping
 
-from jax_attn.parity import bounds
-from jax_attn.parity.training.flax import FlaxStep
+from jax_attn.parity import tolerances
+from jax_attn.parity.training.flax_runner import FlaxStep
 from jax_attn.parity.training.measures import common_factor, global_norm
 from jax_attn.parity.training.optimizer_state import torch_name
 from jax_attn.parity.training.report import Deviation
-from jax_attn.parity.training.torch import TorchStep
+from jax_attn.parity.training.torch_runner import TorchStep
 
 # Moments that are linear in the gradients.
 LINEAR = ("exp_avg", "momentum_buffer", "grad_avg")
@@ -50,7 +50,7 @@ def blame(
     found = rate if found is None else (*found[:2], f"{found[2]}; told by {told_by}")
     if factor is None or found is None:
         return None
-    return Deviation(lane, step, quantity, "", abs(factor - 1), bounds.UPDATE, False, *found)
+    return Deviation(lane, step, quantity, "", abs(factor - 1), tolerances.UPDATE, False, *found)
 
 
 def _clipping(factor: float, torch: TorchStep) -> tuple[str, str, str] | None:
@@ -59,9 +59,9 @@ def _clipping(factor: float, torch: TorchStep) -> tuple[str, str, str] | None:
     norm, clipped = global_norm(torch.gradients), global_norm(torch.clipped)
     if share is None or not share < 1 or not norm or math.isinf(factor):  # torch has clipped nothing
         return None
-    if math.isclose(factor, 1 / share, rel_tol=bounds.UPDATE):
+    if math.isclose(factor, 1 / share, rel_tol=tolerances.UPDATE):
         detail = "flax does not clip them"
-    elif math.isclose(factor, (norm + 1e-6) / norm, rel_tol=bounds.UPDATE):
+    elif math.isclose(factor, (norm + 1e-6) / norm, rel_tol=tolerances.UPDATE):
         detail = "flax divides by the norm, torch by the norm + 1e-6"
     else:
         return None

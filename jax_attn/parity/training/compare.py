@@ -1,7 +1,7 @@
 """Compare how a Flax module and a torch module train: loss, gradients, moments and updates, step by step.
 
 Two trainings cannot be compared by where they end. Each step builds on the last, so one rounding error
-grows, in Adam by the inverse of the smallest gradients, and what is left after 20 steps tells a fault from a
+grows, in Adam by the inverse of the smallest gradients, and what is left after 20 steps tells a mutation from a
 rounding no longer. So torch leads: in every step Flax takes the loss and the gradients at *torch's* weights,
 clipping gets *torch's* gradients, and the optimizer *torch's* clipped ones, beside a state of its own that
 has seen nothing else. No error reaches the next step or the next quantity: each is held to the bound of a
@@ -10,7 +10,7 @@ an optax chain for it, so any chain can be compared, known or not.
 
 Where every quantity of every step agrees so, two free runs differ by amplified rounding alone. They are run
 as well. The yardstick is torch beside torch with its weights moved by an ulp, and in every step its gradients
-by four: Flax may come `bounds.DRIFT` times as far from torch as that does, or to `bounds.UPDATE`.
+by four: Flax may come `tolerances.DRIFT` times as far from torch as that does, or to `tolerances.UPDATE`.
 """
 
 import itertools
@@ -21,19 +21,19 @@ from typing import Any
 
 from flax import nnx
 
-from jax_attn.parity import bounds
+from jax_attn.parity import tolerances
 from jax_attn.parity.cases import Case
 from jax_attn.parity.lanes import lanes_named
 from jax_attn.parity.report import LeftOut
-from jax_attn.parity.sides.calls import Call
-from jax_attn.parity.sides.carrying import carry
-from jax_attn.parity.training.flax import FlaxRecipe
+from jax_attn.parity.runners.calls import Call
+from jax_attn.parity.runners.weight_transfer import carry
+from jax_attn.parity.training.flax_runner import FlaxRecipe
 from jax_attn.parity.training.lanes import exact_lane
 from jax_attn.parity.training.mode import unseen_in_evaluation
 from jax_attn.parity.training.noise import noise_lane
 from jax_attn.parity.training.report import TrainingReport, merged
 from jax_attn.parity.training.settings import differing_settings
-from jax_attn.parity.training.torch import TorchRecipe
+from jax_attn.parity.training.torch_runner import TorchRecipe
 from jax_attn.weights.rules import Names
 
 Pair = tuple[Any, Any]
@@ -74,7 +74,7 @@ def compare_training(
         report.assert_passed()
 
     Neither module is changed. In float64 torch leads (see above); in float32 both run freely, and all losses,
-    gradients and updates together may be `bounds.NOISE_RATIO` times as far from torch in float64 as torch's.
+    gradients and updates together may be `tolerances.NOISE_RATIO` times as far from torch in float64 as torch's.
     Settings of the optimizers that differ without showing in these steps, as an eps beside large gradients,
     fail nothing, but are told.
 
@@ -124,7 +124,7 @@ def compare_training(
     flax = FlaxRecipe(module, loss[0], optimizer[0], clip[0], training, wrt, names, quick=size <= SMALL)
     left_out = carried.left_out.keys()
     torch = TorchRecipe(torch_module, loss[1], optimizer[1], clip[1], training, left_out)
-    bound = bounds.WHOLE_MODEL if whole_model else bounds.MODULE
+    bound = tolerances.WHOLE_MODEL if whole_model else tolerances.MODULE
     reports = []
     for lane in lanes_named(lanes):
         run = exact_lane if lane.exact else noise_lane

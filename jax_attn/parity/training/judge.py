@@ -6,15 +6,15 @@ from typing import Any
 
 import numpy as np
 
-from jax_attn.parity import bounds
+from jax_attn.parity import tolerances
 from jax_attn.parity.judging.errors import exact_error
 from jax_attn.parity.report import LeftOut
 from jax_attn.parity.training.blame import blame
-from jax_attn.parity.training.flax import FlaxStep
+from jax_attn.parity.training.flax_runner import FlaxStep
 from jax_attn.parity.training.measures import largest, relative, update_error
 from jax_attn.parity.training.optimizer_state import EITHER_WAY, torch_name
 from jax_attn.parity.training.report import Deviation
-from jax_attn.parity.training.torch import TorchStep
+from jax_attn.parity.training.torch_runner import TorchStep
 
 # A word on running variances that differ.
 VARIANCE = "nnx.BatchNorm keeps the biased variance, torch the unbiased one"
@@ -115,7 +115,7 @@ class StepJudge:
         for key in torch.clipped:
             if key in flax.clipped:
                 ours, theirs = flax.clipped[key], torch.clipped[key]
-                self._add("clipped gradient", key, relative(ours, theirs), bounds.UPDATE, ours, theirs)
+                self._add("clipped gradient", key, relative(ours, theirs), tolerances.UPDATE, ours, theirs)
 
     def _moments(self, flax: FlaxStep, torch: TorchStep) -> None:
         paired = set()
@@ -127,7 +127,9 @@ class StepJudge:
             for key, theirs in torch.moments[name].items():
                 if key in tensors:
                     ours = tensors[key]
-                    found = self._deviation(name, key, relative(ours, theirs), bounds.UPDATE, ours, theirs)
+                    found = self._deviation(
+                        name, key, relative(ours, theirs), tolerances.UPDATE, ours, theirs
+                    )
                     (self._tentative if own_name in EITHER_WAY else self.deviations).append(found)
                     paired.add((name, key))
         for name, theirs in torch.moments.items():
@@ -145,7 +147,7 @@ class StepJudge:
             self._left_out.setdefault("learning rate", f"{told}; the updates are compared")
             return
         ours, theirs = np.asarray(flax.rate), np.asarray(rates.pop())
-        self._add("learning rate", "", relative(ours, theirs), bounds.UPDATE, ours, theirs)
+        self._add("learning rate", "", relative(ours, theirs), tolerances.UPDATE, ours, theirs)
 
     def _updates(self, flax: FlaxStep, torch: TorchStep) -> None:
         for key, theirs in torch.updates.items():
@@ -153,7 +155,7 @@ class StepJudge:
                 ours = flax.updates.get(key, np.zeros_like(theirs))
                 error = update_error(ours, theirs, torch.before[key])
                 detail = self._trained_by_one(key, flax, torch)
-                self._add("update", key, error, bounds.UPDATE, ours, theirs, detail)
+                self._add("update", key, error, tolerances.UPDATE, ours, theirs, detail)
             elif theirs.any() and key not in flax.rest:
                 self._left_out.setdefault(
                     f"update of {key}", f"{self.untrained(key)}, and not trained in flax"
@@ -177,7 +179,7 @@ class StepJudge:
                 theirs = before + torch.updates[key]
                 if (ours != before).any() or (theirs != before).any():
                     detail = VARIANCE if key.endswith("running_var") else ""
-                    self._add("buffer", key, relative(ours, theirs), bounds.UPDATE, ours, theirs, detail)
+                    self._add("buffer", key, relative(ours, theirs), tolerances.UPDATE, ours, theirs, detail)
 
     def _explain(self, flax: FlaxStep, torch: TorchStep) -> None:
         """Name the clipping or the learning rate as what differs, where one factor explains all of it."""

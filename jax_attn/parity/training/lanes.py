@@ -3,15 +3,15 @@
 import math
 from collections.abc import Callable, Iterable, Sequence
 
-from jax_attn.parity import bounds
+from jax_attn.parity import tolerances
 from jax_attn.parity.lanes import Lane
-from jax_attn.parity.sides.calls import Call
-from jax_attn.parity.sides.dropout import DropoutMismatch, Tape
-from jax_attn.parity.training.flax import FlaxRecipe, FlaxStep, FlaxTrainer
+from jax_attn.parity.runners.calls import Call
+from jax_attn.parity.runners.dropout import DropoutMismatch, Tape
+from jax_attn.parity.training.flax_runner import FlaxRecipe, FlaxStep, FlaxTrainer
 from jax_attn.parity.training.judge import StepJudge
 from jax_attn.parity.training.measures import EPS, drift, global_norm
 from jax_attn.parity.training.report import Deviation, StepRow, TrainingReport
-from jax_attn.parity.training.torch import BadLoss, TorchRecipe, TorchStep, TorchTrainer
+from jax_attn.parity.training.torch_runner import BadLoss, TorchRecipe, TorchStep, TorchTrainer
 
 Progress = Callable[[str, str], None]
 
@@ -78,7 +78,7 @@ def tape_of(torch: TorchRecipe, seed: int, step: int) -> Tape | None:
 
 def drifted(lane: str, step: int, apart: float, rounding: float) -> Deviation:
     """How far two free runs may be apart by this step, where rounding alone makes `rounding`."""
-    limit = max(bounds.UPDATE, bounds.DRIFT * rounding)
+    limit = max(tolerances.UPDATE, tolerances.DRIFT * rounding)
     detail = f"every quantity agrees by itself; rounding alone makes {rounding:.3g}"
     return Deviation(lane, step, "drift", "", apart, limit, bool(apart <= limit), detail=detail)
 
@@ -117,7 +117,7 @@ def step_row(
 def nothing_moved(lane: str) -> Deviation:
     """Two trainings that both do nothing are no proof of anything."""
     detail = "torch's optimizer moves nothing in any step, so there is nothing to compare"
-    return Deviation(lane, 0, "run", "", math.nan, bounds.UPDATE, False, detail=detail)
+    return Deviation(lane, 0, "run", "", math.nan, tolerances.UPDATE, False, detail=detail)
 
 
 def raised(lane: str, step: int, side: str, error: Exception) -> Deviation:

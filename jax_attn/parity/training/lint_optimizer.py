@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import optax
 
-from jax_attn.parity import bounds
+from jax_attn.parity import tolerances
 from jax_attn.parity.training.optimizer_fit import fitted
 from jax_attn.parity.training.optimizer_probe import TorchRun, draw_probe, run_flax, run_torch
 from jax_attn.parity.training.optimizer_settings import Probe, Settings, directions, of_torch
@@ -105,7 +105,7 @@ def lint_optimizer(
 def _same(probe: Probe, theirs: np.ndarray, ours: np.ndarray) -> bool:
     """Whether two lists of updates agree in every step, up to the rounding of torch's parameters."""
     apart = np.abs(ours - theirs) - 1e-15 * np.abs(probe.params).max(axis=1, keepdims=True)
-    return bool((apart <= bounds.UPDATE * np.abs(theirs).max(axis=1, keepdims=True)).all())
+    return bool((apart <= tolerances.UPDATE * np.abs(theirs).max(axis=1, keepdims=True)).all())
 
 
 def _made_by(settings: Settings, probe: Probe, run: TorchRun) -> bool:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from jax_attn.parity import bounds
+from jax_attn.parity import tolerances
 
 EPS = float(np.finfo(np.float64).eps)
 
@@ -47,7 +47,7 @@ def common_factor(ours: Tensors, theirs: Tensors, before: Tensors) -> float | No
     factor = product / square
     for key in keys:
         rounding = 4 * (1 + abs(factor)) * EPS * np.abs(before.get(key, 0.0))
-        if not relative(ours[key], factor * theirs[key], rounding) <= bounds.UPDATE:
+        if not relative(ours[key], factor * theirs[key], rounding) <= tolerances.UPDATE:
             return None
     return factor
 

@@ -8,15 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from jax_attn.parity import bounds
+from jax_attn.parity import tolerances
 from jax_attn.parity.lanes import Lane
 from jax_attn.parity.report import LeftOut
-from jax_attn.parity.sides.calls import Call
-from jax_attn.parity.training.flax import FlaxRecipe, FlaxStep, FlaxTrainer
+from jax_attn.parity.runners.calls import Call
+from jax_attn.parity.training.flax_runner import FlaxRecipe, FlaxStep, FlaxTrainer
 from jax_attn.parity.training.judge import VARIANCE, never_acted
 from jax_attn.parity.training.lanes import Progress, nothing_moved, raised, step_row, tape_of
 from jax_attn.parity.training.report import Deviation, StepRow, TrainingReport
-from jax_attn.parity.training.torch import BadLoss, TorchRecipe, TorchStep, TorchTrainer
+from jax_attn.parity.training.torch_runner import BadLoss, TorchRecipe, TorchStep, TorchTrainer
 
 # A noise ratio this far above its bound, over several draws, is not tried again.
 HOPELESS = 1.5
@@ -142,7 +142,7 @@ def noise_lane(
     """
     report = TrainingReport()
     ours, noises = FlaxTrainer(flax, lane), Noises()
-    for draw in range(max(bounds.DRAWS)):
+    for draw in range(max(tolerances.DRAWS)):
         rows, failure = _noisy_run(ours, torch, calls, lane, seed, draw, noises, progress)
         if draw == 0:
             report.steps = rows
@@ -154,12 +154,12 @@ def noise_lane(
             break
     for name, noise in noises.quantities.items():
         ratio = noise.ratio(lane.eps)
-        passed = bool(ratio <= bounds.NOISE_RATIO)
+        passed = bool(ratio <= tolerances.NOISE_RATIO)
         drawn = f", in {draw + 1} draws of the roundings" if draw else ""
         known = f"; {noises.details[name]}" if not passed and name in noises.details else ""
         detail = f"noise ratio over all steps{drawn}{known}"
         report.deviations.append(
-            Deviation(lane.name, -1, name, "", ratio, bounds.NOISE_RATIO, passed, detail=detail)
+            Deviation(lane.name, -1, name, "", ratio, tolerances.NOISE_RATIO, passed, detail=detail)
         )
     if not noises.moved:
         report.deviations.append(nothing_moved(lane.name))
@@ -172,8 +172,10 @@ def noise_lane(
 def _settled(ratio: float, draws: int) -> bool:
     """Whether further draws would change nothing: within the bound, or far beyond it, or not finite."""
     if draws == 1:
-        return ratio <= bounds.NOISE_RATIO or not math.isfinite(ratio)
-    return draws in bounds.DRAWS and not bounds.NOISE_RATIO < ratio <= HOPELESS * bounds.NOISE_RATIO
+        return ratio <= tolerances.NOISE_RATIO or not math.isfinite(ratio)
+    return (
+        draws in tolerances.DRAWS and not tolerances.NOISE_RATIO < ratio <= HOPELESS * tolerances.NOISE_RATIO
+    )
 
 
 def _noisy_run(

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from scipy.optimize import least_squares
 
-from jax_attn.parity import bounds
+from jax_attn.parity import tolerances
 from jax_attn.parity.training.optimizer_settings import Probe, Settings, directions
 
 # How many of the settings that are tried may differ at once.
@@ -110,7 +110,7 @@ def fitted(
 def explained(s: Settings, probe: Probe, updates: np.ndarray) -> list[float] | None:
     """The rate of every step, if the settings make these updates; rates below 0 are those of maximize."""
     rates, apart = _residuals(s, probe, updates)
-    return rates if np.max(np.abs(apart)) <= bounds.UPDATE and max(rates) >= 0 else None
+    return rates if np.max(np.abs(apart)) <= tolerances.UPDATE and max(rates) >= 0 else None
 
 
 def _residuals(s: Settings, probe: Probe, updates: np.ndarray) -> tuple[list[float], np.ndarray]:

@@ -1,4 +1,4 @@
-"""What a comparison of trainings can see: faults are planted into torch's optimizer, schedule or clipping."""
+"""What a comparison of trainings can see: mutations are injected into torch's optimizer, schedule or clipping."""
 
 import math
 import time
@@ -7,11 +7,11 @@ from typing import Any
 
 from flax import nnx
 
-from jax_attn.parity.faults.training import (
+from jax_attn.parity.mutations.training import (
     TorchTraining,
-    TrainingFault,
-    plant_training,
-    training_faults_for,
+    TrainingMutation,
+    inject_training,
+    training_mutations_for,
 )
 from jax_attn.parity.power import PowerReport, Seen, Trial
 from jax_attn.parity.training.compare import Pair, compare_training
@@ -27,14 +27,14 @@ def training_power(
     loss: Pair,
     optimizer: Pair,
     steps: int = 6,
-    faults: Iterable[TrainingFault] | None = None,
+    mutations: Iterable[TrainingMutation] | None = None,
     *,
     clip: Pair = (None, None),
     title: str = "",
-    progress: Callable[[str, str], None] = lambda lane, fault: None,
+    progress: Callable[[str, str], None] = lambda lane, mutation: None,
     **options: Any,
 ) -> PowerReport:
-    """Plant each fault into torch's side of a training, and compare it with Flax's.
+    """Inject each mutation into torch's side of a training, and compare it with Flax's.
 
     Args:
         flax_module: any NNX module.
@@ -42,11 +42,11 @@ def training_power(
         batches: as in `compare_training`, and so are `loss` and `clip`.
         loss: the two losses.
         optimizer: as in `compare_training`; torch's is a function that makes it.
-        steps: how many; schedules show no fault before they have moved.
-        faults: those to plant; None is all that fit.
+        steps: how many; schedules show no mutation before they have moved.
+        mutations: those to inject; None is all that fit.
         clip: the two clippings.
         title: what the report is called.
-        progress: called with (lane, fault) before each trial.
+        progress: called with (lane, mutation) before each trial.
         options: further ones of `compare_training`.
 
     Raises:
@@ -57,9 +57,9 @@ def training_power(
     if not callable(optimizer[1]):
         kind = type(optimizer[1]).__name__
         raise ValueError(f"optimizer[1] must be a function that makes torch's optimizer, got a {kind}")
-    if faults is None:
+    if mutations is None:
         parameters = [parameter.detach().clone() for parameter in torch_module.parameters()]
-        faults = training_faults_for(TorchTraining.of(optimizer[1](parameters), clip[1]))
+        mutations = training_mutations_for(TorchTraining.of(optimizer[1](parameters), clip[1]))
 
     def trained(make: Any, clipping: Any) -> TrainingReport:
         pairs: dict[str, Any] = {"optimizer": (optimizer[0], make), "clip": (clip[0], clipping)}
@@ -67,15 +67,15 @@ def training_power(
             flax_module, torch_module, batches, loss, steps=steps, lanes=(LANE,), **pairs, **options
         )
 
-    progress(LANE, "no fault")
+    progress(LANE, "no mutation")
     right = trained(optimizer[1], clip[1])
     trials = []
-    for fault in faults if right.passed else ():
-        progress(LANE, fault.name)
-        make, clipping, acts = plant_training(fault, optimizer[1], clip[1])
+    for mutation in mutations if right.passed else ():
+        progress(LANE, mutation.name)
+        make, clipping, acts = inject_training(mutation, optimizer[1], clip[1])
         seen = _seen(trained(make, clipping))
         words = tuple(acts.words)
-        trials.append(Trial(fault.name, fault.summary, title, words, {LANE: seen}, bool(words), LANE))
+        trials.append(Trial(mutation.name, mutation.summary, title, words, {LANE: seen}, bool(words), LANE))
     return PowerReport(title, trials, right, seconds=time.perf_counter() - started)
 
 

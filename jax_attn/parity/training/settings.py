@@ -9,12 +9,12 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from jax_attn.parity import bounds
+from jax_attn.parity import tolerances
 from jax_attn.parity.lanes import lanes_named
-from jax_attn.parity.training.flax import FlaxRecipe, FlaxTrainer
+from jax_attn.parity.training.flax_runner import FlaxRecipe, FlaxTrainer
 from jax_attn.parity.training.lint_optimizer import STEPS, Finding, lint_optimizer
 from jax_attn.parity.training.measures import update_error
-from jax_attn.parity.training.torch import TorchRecipe, TorchTrainer
+from jax_attn.parity.training.torch_runner import TorchRecipe, TorchTrainer
 
 # Sizes at which an eps shows, at which nothing does, and at which clipping does.
 SIZES = (1e-6, 1.0, 1e5)
@@ -58,7 +58,7 @@ def _agree(follower: FlaxTrainer, torch: TorchRecipe, size: float, steps: int, s
         ours = follower.step_with(theirs.before, theirs.gradients)
         for key, update in ours.items():
             if key in theirs.gradients and not (
-                update_error(update, theirs.updates[key], theirs.before[key]) <= bounds.UPDATE
+                update_error(update, theirs.updates[key], theirs.before[key]) <= tolerances.UPDATE
             ):
                 return False
     return True

@@ -1,0 +1,119 @@
+"""Mutations of layers: dropout and axes."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from jax_attn.parity.mutations.injection import Acts, is_attention, wrap
+from jax_attn.parity.mutations.mutation import Mutation
+
+
+def _torch() -> Any:
+    import torch
+
+    return torch
+
+
+# Dropout.
+
+
+def _dropouts(module: Any) -> list[Any]:
+    return [d for d in module.modules() if isinstance(d, _torch().nn.Dropout) and 0 < d.p < 1]
+
+
+def dropout_injector(around: Callable[..., Any] | None, rate: Callable[[float], float] | None = None) -> Any:
+    """Changes every dropout: `around(module, forward, x)`, or its rate."""
+
+    def injector(module: Any, acts: Acts) -> None:
+        for dropout in _dropouts(module):
+            if rate is not None:
+                acts.add(f"{rate(dropout.p):g}", f"{dropout.p:g}")
+                dropout.p = rate(dropout.p)
+            if around is not None:
+                wrap(dropout, partial(around, acts))
+
+    return injector
+
+
+def unscaled(acts: Acts, module: Any, forward: Any, x: Any) -> Any:
+    """What is kept is not scaled up."""
+    y = forward(x)
+    if not module.training:
+        return y
+    acts.add("what is kept stays as it is", f"it is divided by {1 - module.p:g}")
+    return y * (1 - module.p)
+
+
+def always_scaled(acts: Acts, module: Any, forward: Any, x: Any) -> Any:
+    """Scaled down in evaluation, as dropout was first described."""
+    y = forward(x)
+    if not module.training:
+        acts.add(f"times {1 - module.p:g} in evaluation", "as it is")
+        return y * (1 - module.p)
+    return y * (1 - module.p)
+
+
+def shared(acts: Acts, module: Any, forward: Any, x: Any) -> Any:
+    """Of attention weights `(b, ..., t, s)`, one mask for all batches and heads."""
+    y = forward(x)
+    if not module.training or not _are_weights(x) or y.shape[:-2].numel() == 1:
+        return y
+    acts.add("one mask for all batches and heads", "one for each")
+    kept = _torch().where(x != 0, y / x, 0.0).detach()  # of a weight of 0, it is all the same
+    return x * kept[(0,) * (x.ndim - 2)]
+
+
+def _are_weights(x: Any) -> bool:
+    """Whether each row adds up to 1, or is empty."""
+    sums = x.detach().sum(-1).double()
+    ones = (sums - 1).abs() < 0.05  # in bfloat16
+    return x.ndim > 2 and bool((x >= 0).all()) and bool((ones | (sums == 0)).all()) and bool(ones.any())
+
+
+# What a layer does with its input.
+
+
+def axes_swapped(module: Any, acts: Acts) -> None:
+    """Batch and sequence change places."""
+
+    def swap(x: Any) -> Any:
+        return x.transpose(0, 1) if getattr(x, "ndim", 0) == 3 else x
+
+    def around(module: Any, forward: Any, *args: Any, **kwargs: Any) -> Any:
+        if not any(getattr(arg, "ndim", 0) == 3 for arg in args):
+            return forward(*args, **kwargs)
+        acts.add("(t, b, d)", "(b, t, d)")
+        value = forward(*map(swap, args), **kwargs)
+        return type(value)(map(swap, value)) if type(value) is tuple else swap(value)
+
+    wrap(module, around)
+
+
+def _mutation(
+    name: str,
+    summary: str,
+    setting: str,
+    fits: Callable[[Any], bool],
+    injector: Callable[[Any, Acts], None],
+    *pitfalls: int,
+    lane: str = "float64",
+) -> Mutation:
+    return Mutation(name, summary, "layers", setting, fits, injector, pitfalls, lane)
+
+
+DROPOUT = "dropout"
+
+LAYERS = [
+    _mutation("axes-swapped", "batch and sequence change places", "axes",
+           lambda module: True, axes_swapped, 20),
+    _mutation("dropout-rate", "dropout at another rate", "dropout rate", lambda m: bool(_dropouts(m)),
+           dropout_injector(None, lambda rate: rate / 2), 45, lane="dropout"),
+    _mutation("dropout-missing", "no dropout", "dropout rate", lambda m: bool(_dropouts(m)),
+           dropout_injector(None, lambda rate: 0.0), 45, lane="dropout"),
+    _mutation("dropout-unscaled", "dropout that does not scale up what it keeps", DROPOUT,
+           lambda m: bool(_dropouts(m)), dropout_injector(unscaled), 45, lane="dropout"),
+    _mutation("dropout-shared", "attention weights of all batches and heads dropped by one mask", DROPOUT,
+           lambda m: is_attention(m) and bool(_dropouts(m)), dropout_injector(shared), 22, lane="dropout"),
+    _mutation("dropout-in-evaluation", "dropout that scales down in evaluation, not up in training", DROPOUT,
+           lambda m: bool(_dropouts(m)), dropout_injector(always_scaled), 45),
+]  # fmt: skip

@@ -1,0 +1,181 @@
+"""Mutations of masks. Whatever hides scores is one mask: the mutation takes its place at the softmax."""
+
+from collections.abc import Callable
+from typing import Any
+
+from jax_attn.parity.mutations.attention import attention_mutation
+from jax_attn.parity.mutations.injection import PASS, Forward
+from jax_attn.parity.mutations.mutation import Mutation
+from jax_attn.parity.mutations.points import Chain, Points, lowest
+
+Other = Callable[[Any], Any | None]
+"""Of the hidden scores, `(..., t, s)`: which are hidden with the mutation; None where it does not apply."""
+
+
+def hidden_otherwise(faulty: str, right: str, other: Other, empty_row: str = "zero") -> Points:
+    """`other(hidden)` is hidden; a row that then sees nothing is "zero", the "mean", or sees "itself"."""
+
+    def soft(forward: Forward, chain: Chain | None, scores: Any, dim: Any) -> Any:
+        if chain is None or chain.hidden is None:
+            return PASS
+        plain = chain.plain
+        hidden = other(chain.hidden.expand(plain.shape))
+        if hidden is None:
+            return PASS
+        forward.acts.add(faulty, right)
+        if empty_row == "itself":
+            hidden = hidden & ~(hidden.all(-1, keepdim=True) & _diagonal(hidden))
+        weights = lowest(plain, hidden).softmax(dim)
+        return weights if empty_row == "mean" else weights.masked_fill(hidden, 0.0)
+
+    return Points(soft=soft, own_masks=True)
+
+
+def _diagonal(hidden: Any) -> Any:
+    import torch
+
+    return torch.eye(*hidden.shape[-2:], dtype=torch.bool, device=hidden.device)
+
+
+def _future(hidden: Any) -> Any | None:
+    """The causal part of a mask that has one: all keys after the query; None if it has none."""
+    import torch
+
+    future = torch.ones(hidden.shape[-2:], dtype=torch.bool, device=hidden.device).triu(1)
+    return future.expand_as(hidden) if (hidden | ~future).all() and future.any() else None
+
+
+def _padding(hidden: Any) -> Any | None:
+    """The keys that a causal mask hides from every query; None if there are none, or it is not causal."""
+    future = _future(hidden)
+    if future is None:
+        return None
+    padding = (hidden | future).all(-2, keepdim=True).expand_as(hidden)
+    return padding if (hidden & ~future).any() else None
+
+
+def without_itself(hidden: Any) -> Any | None:
+    """The mask, and the token itself."""
+    return hidden | _diagonal(hidden) if hidden.shape[-1] == hidden.shape[-2] else None
+
+
+def one_key_more(hidden: Any) -> Any:
+    """The mask, a key off."""
+    first = hidden.clone()
+    first[..., 1:] = False
+    return hidden & hidden.roll(1, -1) | first
+
+
+def transposed(hidden: Any) -> Any | None:
+    """Queries for keys."""
+    return hidden.mT if hidden.shape[-1] == hidden.shape[-2] else None
+
+
+def without_padding(hidden: Any) -> Any | None:
+    """The causal part alone."""
+    return None if _padding(hidden) is None else _future(hidden)
+
+
+def without_causal(hidden: Any) -> Any | None:
+    """The padding alone."""
+    return _padding(hidden)
+
+
+def padding_inverted(hidden: Any) -> Any | None:
+    """The causal part, and what is no padding."""
+    padding = _padding(hidden)
+    return None if padding is None else _future(hidden) | ~padding
+
+
+def only_padding_inverted(hidden: Any) -> Any | None:
+    """What is no padding, without the causal part."""
+    padding = _padding(hidden)
+    return None if padding is None else ~padding
+
+
+def causal_inverted(hidden: Any) -> Any | None:
+    """The causal part inverted, and the padding."""
+    padding, future = _padding(hidden), _future(hidden)
+    return None if padding is None or future is None else ~future | padding
+
+
+def ignored(forward: Forward, chain: Chain | None, scores: Any, dim: Any) -> Any:
+    """No mask."""
+    if chain is None or chain.hidden is None:
+        return PASS
+    forward.acts.add("no mask", "a mask")
+    return chain.plain.softmax(dim)
+
+
+def added(amount: float) -> Callable[..., Any]:
+    """A number is added where -inf should be."""
+
+    def soft(forward: Forward, chain: Chain | None, scores: Any, dim: Any) -> Any:
+        if chain is None or chain.hidden is None:
+            return PASS
+        forward.acts.add(f"{amount:g} is added to masked scores", "-inf is put there")
+        return (chain.plain + chain.hidden.to(scores.dtype) * amount).softmax(dim)
+
+    return soft
+
+
+def filled(forward: Forward, chain: Chain | None, scores: Any, dim: Any) -> Any:
+    """The lowest number where -inf should be: a row without a key is a mean of all values."""
+    if chain is None or chain.hidden is None:
+        return PASS
+    forward.acts.add("a fully masked row is the mean of all values", "it is 0")
+    return lowest(chain.plain, chain.hidden).softmax(dim)
+
+
+EMPTY_ROWS = {
+    "zero": ("", ""),
+    "mean": ("-mean", ", and a row that then sees nothing is the mean of all values"),
+    "itself": ("-itself", ", and a row that then sees nothing sees itself"),
+}
+
+
+def _each(
+    name: str, summary: str, words: tuple[str, str], other: Other, *pitfalls: int, empty: tuple[str, ...] = ()
+) -> list[Mutation]:
+    """The mutation, once for each thing that may come of a row that sees nothing."""
+    return [
+        attention_mutation(name + suffix, summary + more, "mask", hidden_otherwise(*words, other, row),
+                        *(pitfalls if row == "zero" else (*pitfalls, 19)))
+        for row, (suffix, more) in EMPTY_ROWS.items()
+        if row == "zero" or row in empty
+    ]  # fmt: skip
+
+
+def _mask_mutation(name: str, summary: str, soft: Callable[..., Any], *pitfalls: int) -> Mutation:
+    return attention_mutation(name, summary, "mask", Points(soft=soft, own_masks=True), *pitfalls)
+
+
+INVERTED = "True = masked", "True = attend"
+
+MASKS = [
+    *_each("mask-inverted", "True = attend is taken for True = masked", INVERTED,
+           lambda hidden: ~hidden, 18, empty=("mean", "itself")),
+    _mask_mutation("mask-missing", "the mask, causal or given, is not applied", ignored, 18),
+    *_each("mask-one-more", "each query sees one key more", ("one key more is seen", "the mask's keys"),
+           one_key_more, 25),
+    *_each("mask-not-itself", "a token does not see itself",
+           ("a token does not see itself", "a token sees itself"), without_itself, 25,
+           empty=("mean", "itself")),
+    *_each("mask-transposed", "the mask's queries and keys are swapped",
+           ("a query sees the keys that ought to see it", "the mask as it is"), transposed, 18,
+           empty=("mean",)),
+    *_each("padding-missing", "of a causal mask and padding, the padding is not applied",
+           ("causal alone", "causal and padding"), without_padding, 18),
+    *_each("causal-missing", "of a causal mask and padding, the causal mask is not applied",
+           ("padding alone", "causal and padding"), without_causal, 18),
+    *_each("padding-inverted", "padding's True = attend is taken for True = masked", INVERTED,
+           padding_inverted, 18, empty=("mean", "itself")),
+    *_each("padding-inverted-alone", "the same, and the causal mask is not applied",
+           ("padding alone, True = masked", "causal and padding, True = attend"), only_padding_inverted, 18,
+           empty=("mean",)),
+    *_each("causal-inverted", "of a causal mask and padding, the causal mask is inverted",
+           ("causal inverted, and padding", "causal and padding"), causal_inverted, 18, empty=("mean",)),
+    _mask_mutation("mask-adds-1e4", "-1e4 is added in place of -inf", added(-1e4), 19),
+    _mask_mutation("mask-adds-1e9", "-1e9 is added in place of -inf", added(-1e9), 19),
+    _mask_mutation("empty-row-mean", "a fully masked row gives the mean of all values, not 0", filled, 19),
+]  # fmt: skip

@@ -1,0 +1,163 @@
+"""Mutations of whole models: embeddings, segments, the token that speaks for a text, layers left out."""
+
+from collections.abc import Callable
+from typing import Any
+
+from jax_attn.parity.mutations.injection import PASS, Acts, Forward, watch, wrap
+from jax_attn.parity.mutations.mutation import Mutation
+from jax_attn.parity.mutations.positions import PLACES, POSITIONS
+
+
+def _embeddings(module: Any) -> list[tuple[str, Any]]:
+    """The token embeddings, and those of segments: what is called with ids."""
+    import torch
+
+    plain = torch.nn.Embedding.forward
+    return [
+        (path, child)
+        for path, child in module.named_modules()
+        if isinstance(child, torch.nn.Embedding) and type(child).forward is plain
+    ]
+
+
+def _called(module: Any, *words: str) -> list[Any]:
+    return [child for path, child in _embeddings(module) if any(word in path.lower() for word in words)]
+
+
+SEGMENTS = ("segment", "token_type")
+
+
+def _tokens(module: Any) -> list[Any]:
+    others = _called(module, *SEGMENTS, *PLACES)
+    return [child for _, child in _embeddings(module) if not any(child is other for other in others)]
+
+
+def scaled_embedding(module: Any, acts: Acts) -> None:
+    """Times the root of the width, as in the first transformer."""
+
+    def around(table: Any, forward: Any, ids: Any) -> Any:
+        acts.add("times sqrt(width)", "as it is")
+        return forward(ids) * table.embedding_dim**0.5
+
+    wrap(_tokens(module)[0], around)
+
+
+def padding_row(module: Any, acts: Acts) -> None:
+    """Id 0 is taken for padding, whose vector is 0."""
+
+    def around(table: Any, forward: Any, ids: Any) -> Any:
+        if (ids == 0).any():
+            acts.add("padding, a vector of zeros", "a token")
+        return forward(ids) * (ids != 0)[..., None]
+
+    wrap(_tokens(module)[0], around)
+
+
+def off_by_one(module: Any, acts: Acts) -> None:
+    """Ids are counted from 1, and the last is clamped."""
+
+    def around(table: Any, forward: Any, ids: Any) -> Any:
+        acts.add("from 1, and clamped", "from 0")
+        return forward((ids + 1).clamp(max=table.num_embeddings - 1))
+
+    wrap(_tokens(module)[0], around)
+
+
+def no_segments(module: Any, acts: Acts) -> None:
+    """Segment 0 throughout."""
+
+    def around(table: Any, forward: Any, ids: Any) -> Any:
+        if ids.any():
+            acts.add("0 throughout", "as given")
+        return forward(ids * 0)
+
+    wrap(_called(module, *SEGMENTS)[0], around)
+
+
+def _pooling(word: str, instead: Callable[[Any, int], Any]) -> Any:
+    """Another vector where `x[..., 0, :]` or `x[:, 0]` is taken."""
+
+    def caught(
+        forward: Forward, name: str, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        axis = _first_of(args) if name == "__getitem__" else None
+        if axis is None or args[0].shape[axis] == 1:
+            return PASS
+        forward.acts.add(word, "the first token")
+        return instead(args[0], axis)
+
+    return lambda module, acts: watch(module, caught, acts)
+
+
+def _first_of(args: tuple[Any, ...]) -> int | None:
+    """The axis along which an index takes the first vector of a sequence; None if it is another index."""
+    tensor, index = args
+    if not (isinstance(index, tuple) and tensor.is_floating_point() and tensor.ndim > 1):
+        return None
+    places = [place for place, part in enumerate(index) if isinstance(part, int) and part == 0]
+    others = [part for part in index if not (isinstance(part, int) and part == 0)]
+    if len(places) != 1 or not all(part is ... or part == slice(None) for part in others):
+        return None
+    before = index[: places[0]]
+    return places[0] - len(index) if ... in before else places[0]
+
+
+def left_out(place: int) -> Callable[[Any, Acts], None]:
+    """A layer of a stack hands on its input."""
+
+    def injector(module: Any, acts: Acts) -> None:
+        def around(layer: Any, forward: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
+            value = forward(x, *args, **kwargs)
+            first = value[0] if isinstance(value, tuple) else value
+            if getattr(first, "shape", None) != getattr(x, "shape", ()):
+                return value
+            acts.add("left out", "run")
+            return (x * 1, *value[1:]) if isinstance(value, tuple) else x * 1
+
+        wrap(_stack(module)[place], around)
+
+    return injector
+
+
+def _stack(module: Any) -> list[Any]:
+    """The layers of the first stack of them: modules of one class in a list, with modules in them."""
+    import torch
+
+    for child in module.modules():
+        layers = list(child) if isinstance(child, torch.nn.ModuleList | torch.nn.Sequential) else []
+        if len(layers) > 1 and len({type(layer) for layer in layers}) == 1 and list(layers[0].children()):
+            return layers
+    return []
+
+
+def takes_first_token(module: Any) -> bool:
+    """Whether a module is one that speaks for a text, as far as its name tells."""
+    names = (f"{path}.{type(child).__name__}".lower() for path, child in module.named_modules())
+    return any(word in name for name in names for word in ("pool", "classif", "cls"))
+
+
+def _mutation(
+    name: str, summary: str, setting: str, fits: Callable[[Any], bool], injector: Any, *pitfalls: int
+) -> Mutation:
+    return Mutation(name, summary, "models", setting, fits, injector, pitfalls)
+
+
+MODELS = [
+    _mutation("embedding-scaled", "token embeddings times sqrt(width)", "token embedding",
+           lambda module: bool(_tokens(module)), scaled_embedding, 9),
+    _mutation("embedding-padding", "id 0 is taken for padding", "token embedding",
+           lambda module: bool(_tokens(module)), padding_row, 43),
+    _mutation("ids-off-by-one", "ids counted from 1, the last one clamped", "token ids",
+           lambda module: bool(_tokens(module)), off_by_one, 43),
+    _mutation("segments-ignored", "segment ids are ignored", "segment ids",
+           lambda module: bool(_called(module, *SEGMENTS)), no_segments),
+    _mutation("pooled-last", "the last token's vector for the first's", "pooled token", takes_first_token,
+           _pooling("the last token", lambda x, axis: x.select(axis, -1))),
+    _mutation("pooled-mean", "the mean of all vectors for the first's", "pooled token", takes_first_token,
+           _pooling("the mean", lambda x, axis: x.mean(axis))),
+    _mutation("layer-missing", "the last layer of a stack is left out", "layers",
+           lambda module: bool(_stack(module)), left_out(-1)),
+    _mutation("first-layer-missing", "the first layer of a stack is left out", "layers",
+           lambda module: bool(_stack(module)), left_out(0)),
+    *POSITIONS,
+]  # fmt: skip

@@ -1,0 +1,59 @@
+"""What a mutation is."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from jax_attn.parity.mutations.injection import Acts, copied
+
+Injector = Callable[[Any, Acts], None]
+"""Puts a mutation into a torch module, which is a copy, and tells `Acts` where it acts."""
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """A known way for a port to go wrong, which can be injected into a torch module.
+
+    Attributes:
+        name: what the command line calls it.
+        summary: what is wrong, in a line.
+        family: "attention", "rotary", "layers", "models", "losses" or "precision".
+        setting: what a diagnosis calls the thing that differs, such as "eps".
+        fits: whether a torch module has what the mutation changes, told without running it.
+        injector: puts it into a copy of a module.
+        pitfalls: numbers in the project's list of known causes; empty where it is not listed.
+        lane: the exact lane that shows it: "dropout" for what only training does, else "float64".
+    """
+
+    name: str
+    summary: str
+    family: str
+    setting: str
+    fits: Callable[[Any], bool]
+    injector: Injector
+    pitfalls: tuple[int, ...] = ()
+    lane: str = "float64"
+
+
+@dataclass(frozen=True)
+class Injected:
+    """A copy of a torch module with a mutation in it, and what the mutation did whenever the copy ran."""
+
+    mutation: Mutation
+    module: Any
+    acts: Acts
+
+
+def inject(mutation: Mutation, module: Any, at: str = "", *, share_weights: bool = False) -> Injected:
+    """A copy of a torch module with a mutation in it; the original is never changed.
+
+    Args:
+        mutation: one that fits the module.
+        module: any torch module.
+        at: path of the submodule that gets it, with all that is in it.
+        share_weights: whether the copy holds the original's own tensors, to save memory: what trains the one
+            then trains the other.
+    """
+    copy, acts = copied(module, share_weights), Acts()
+    mutation.injector(copy.get_submodule(at), acts)
+    return Injected(mutation, copy, acts)

@@ -1,0 +1,107 @@
+"""Mutations of positions that are added: a table that is looked up, or one that is cut to length."""
+
+from collections.abc import Callable
+from typing import Any
+
+from jax_attn.parity.mutations.injection import PASS, Acts, Forward, watch
+from jax_attn.parity.mutations.mutation import Mutation
+from jax_attn.parity.mutations.weights import Substitute
+
+PLACES = ("position", "wpe", "pos_emb", "pos_embed")
+
+
+def tables(module: Any) -> dict[str, Any]:
+    """Tables of positions that are not looked up by ids: parameters and buffers of what is called so."""
+    import torch
+
+    found = {}
+    for path, child in module.named_modules():
+        looked_up = (
+            isinstance(child, torch.nn.Embedding) and type(child).forward is torch.nn.Embedding.forward
+        )
+        for name, tensor in () if looked_up else _own(child):
+            called = any(word in f"{path}.{type(child).__name__}.{name}".lower() for word in PLACES)
+            if called and tensor.ndim in (2, 3) and tensor.is_floating_point():
+                found[f"{path}.{name}".lstrip(".")] = tensor
+    return found
+
+
+def _own(module: Any) -> list[tuple[str, Any]]:
+    return [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
+
+
+def waves(module: Any) -> dict[str, Any]:
+    """Tables of positions that are constants."""
+    constants = {id(buffer) for buffer in module.buffers()}
+    return {key: tensor for key, tensor in tables(module).items() if id(tensor) in constants}
+
+
+def halves(module: Any, tensor: Any, name: str) -> Any:
+    """Even columns, then the odd ones."""
+    import torch
+
+    return torch.cat([tensor[..., 0::2], tensor[..., 1::2]], dim=-1)
+
+
+def _counts(ids: Any) -> bool:
+    """Whether ids count up, one by one."""
+    plain = ids.ndim > 0 and ids.shape[-1] > 1 and not ids.is_floating_point()
+    return plain and bool((ids[..., 1:] - ids[..., :-1] == 1).all())
+
+
+def looked_up(instead: Callable[[Any, Any], Any], words: tuple[str, str]) -> Any:
+    """`instead(ids, table)` where ids that count up are looked up, or a table of that name."""
+
+    def caught(
+        forward: Forward, name: str, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        if name != "embedding" or len(args) < 2:
+            return PASS
+        named = [
+            id(p) for key, p in forward.module.named_parameters() if any(w in key.lower() for w in PLACES)
+        ]
+        if not (_counts(args[0]) or id(args[1]) in named):
+            return PASS
+        forward.acts.add(*words)
+        return instead(args[0], args[1])
+
+    return caught
+
+
+def _injector(instead: Any, of_table: Any, words: tuple[str, str]) -> Callable[[Any, Acts], None]:
+    def inject(module: Any, acts: Acts) -> None:
+        Substitute(tables, of_table, words).inject(module, acts)
+        watch(module, looked_up(instead, words), acts)
+
+    return inject
+
+
+def _fits(module: Any) -> bool:
+    """Whether positions are added, as far as names tell: a table that is looked up may be one."""
+    import torch
+
+    return bool(tables(module)) or any(isinstance(child, torch.nn.Embedding) for child in module.modules())
+
+
+def _mutation(name: str, summary: str, injector: Any, fits: Callable[[Any], bool] = _fits) -> Mutation:
+    return Mutation(name, summary, "models", "positions", fits, injector, (16,))
+
+
+def _next(ids: Any, table: Any) -> Any:
+    return table.roll(-1, 0)[ids]
+
+
+def _none(ids: Any, table: Any) -> Any:
+    return table[ids] * 0
+
+
+HALVES = Substitute(waves, halves, ("sines, then cosines", "in turn"))
+
+POSITIONS = [
+    _mutation("position-off-by-one", "positions are counted from 1",
+           _injector(_next, lambda module, table, name: table.roll(-1, -2), ("from 1", "from 0"))),
+    _mutation("position-missing", "positions are not added",
+           _injector(_none, lambda module, table, name: table.new_zeros(table.shape), ("none", "added"))),
+    _mutation("position-halves", "sines in one half and cosines in the other, not in turn",
+           HALVES.inject, HALVES.fits),
+]  # fmt: skip

@@ -1,0 +1,168 @@
+"""Mutations of precision: a product, a softmax or a whole module in fewer bits than the rest, on either side."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from jax_attn.parity.mutations.injection import PASS, Acts, Forward, uses, watch, wrap
+from jax_attn.parity.mutations.mutation import Mutation
+
+PRODUCTS = ("linear", "matmul", "__matmul__", "bmm", "einsum", "conv1d", "conv2d", "conv3d")
+SETTING = "precision"
+
+Weight = Callable[[Any], Any] | None
+"""Of a module: the one weight whose products are meant; None is all products."""
+
+
+def rounded(x: Any, bits: int) -> Any:
+    """The nearest number of so many significant bits; gradients pass."""
+    import torch
+
+    mantissa, exponent = torch.frexp(x.detach())
+    near = torch.ldexp((mantissa * 2.0**bits).round() / 2.0**bits, exponent).to(x.dtype)
+    return x + (near - x.detach())
+
+
+def products(words: str, how: Callable[[Any, list[Any]], Any], with_bias: bool = False) -> Any:
+    """`how(function, operands)` where two tensors are multiplied; a bias is added after it, or with it."""
+
+    def caught(
+        weight: Weight, forward: Forward, name: str, function: Any, args: tuple[Any, ...], kwargs: Any
+    ) -> Any:
+        if name not in PRODUCTS:
+            return PASS
+        wanted = None if weight is None else weight(forward.module)
+        flat = [*args, *kwargs.values()]
+        tensors = [value for value in flat if _is_double(value)]
+        if len(tensors) < 2 or (wanted is not None and not any(value is wanted for value in flat)):
+            return PASS
+        bias = None
+        if name == "linear" and not with_bias:
+            bias = args[2] if len(args) > 2 else kwargs.get("bias")
+            args, kwargs = args[:2], {key: value for key, value in kwargs.items() if key != "bias"}
+        here = "the product" if weight is None else "the product with it"
+        forward.acts.add(f"{here} {words}", "in float64")
+        slots = [value for value in args if _is_double(value)]
+
+        def call(operands: list[Any]) -> Any:
+            waiting = iter(operands)
+            return function(*(next(waiting) if _is_double(arg) else arg for arg in args), **kwargs)
+
+        value = how(call, slots)
+        return value if bias is None else value + bias
+
+    return lambda module, acts, weight=None: watch(module, partial(caught, weight), acts)
+
+
+def _is_double(value: Any) -> bool:
+    import torch
+
+    return isinstance(value, torch.Tensor) and value.dtype == torch.float64
+
+
+def cast(name: str) -> Callable[[Any, list[Any]], Any]:
+    """Operands and result in a narrower dtype."""
+
+    def how(call: Any, operands: list[Any]) -> Any:
+        import torch
+
+        return call([operand.to(getattr(torch, name)) for operand in operands]).double()
+
+    return how
+
+
+def operands(bits: int) -> Callable[[Any, list[Any]], Any]:
+    """Operands rounded, and the sum as exact as ever."""
+    return lambda call, tensors: call([rounded(tensor, bits) for tensor in tensors])
+
+
+PLANTERS = {
+    "matmul-float32": products("in float32", cast("float32")),
+    "matmul-tf32": products("of operands in TF32", operands(11)),
+    "matmul-bfloat16": products("in bfloat16", cast("bfloat16")),
+    "matmul-bfloat16-operands": products("of operands in bfloat16", operands(8)),
+    "linear-bfloat16": products("and the bias in bfloat16", cast("bfloat16"), with_bias=True),
+}
+
+
+def one_weight(mutation: Mutation, key: str) -> Mutation:
+    """The mutation in the products with one weight."""
+    injector = PLANTERS[mutation.name]
+
+    def inject(module: Any, acts: Acts) -> None:
+        injector(module, acts, lambda live: live.get_parameter(key))
+
+    return replace(mutation, setting=f"{mutation.setting} of {key}", injector=inject)
+
+
+def narrow(module: Any, acts: Acts) -> None:
+    """The whole module in float32."""
+
+    def around(module: Any, forward: Any, *args: Any, **kwargs: Any) -> Any:
+        import torch
+        from torch.utils._pytree import tree_map
+
+        acts.add("float32 inside", "float64")
+        tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+        single = {key: tensor.float() for key, tensor in tensors.items() if _is_double(tensor)}
+        args, kwargs = tree_map(_single, (args, kwargs))
+        value = torch.func.functional_call(module, single, args, kwargs)
+        return tree_map(_double, value)
+
+    wrap(module, around)
+
+
+def _single(value: Any) -> Any:
+    return value.float() if _is_double(value) else value
+
+
+def _double(value: Any) -> Any:
+    import torch
+
+    return value.double() if isinstance(value, torch.Tensor) and value.dtype == torch.float32 else value
+
+
+def lifted(forward: Forward, name: str, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Casts to float32 are casts to float64."""
+    import torch
+
+    asked = torch.float32 in [value for value in (*args, *kwargs.values()) if isinstance(value, torch.dtype)]
+    if not (asked or name == "float"):
+        return PASS
+    given = args[0] if args else None
+    if _is_double(given) or not isinstance(given, torch.Tensor) or "softmax" in name:
+        forward.acts.add("float64 throughout", "float32 inside")
+    if name == "float":
+        return given.double() if isinstance(given, torch.Tensor) else PASS
+
+    def wide(value: Any) -> Any:
+        return torch.float64 if value is torch.float32 else value
+
+    return function(*map(wide, args), **{key: wide(value) for key, value in kwargs.items()})
+
+
+def _mutation(name: str, summary: str, injector: Any, fits: Callable[[Any], bool]) -> Mutation:
+    return Mutation(name, summary, "precision", SETTING, fits, injector, (21, 41))
+
+
+def has_products(module: Any) -> bool:
+    """Whether anything is multiplied in a module, as far as its weights tell."""
+    return any(parameter.ndim > 1 for parameter in module.parameters())
+
+
+PRECISION = [
+    _mutation("matmul-float32", "matrix products in float32 inside a float64 model",
+           PLANTERS["matmul-float32"], has_products),
+    _mutation("matmul-tf32", "operands of matrix products rounded to TF32", PLANTERS["matmul-tf32"],
+           has_products),
+    _mutation("matmul-bfloat16", "matrix products in bfloat16", PLANTERS["matmul-bfloat16"], has_products),
+    _mutation("matmul-bfloat16-operands", "operands of matrix products rounded to bfloat16",
+           PLANTERS["matmul-bfloat16-operands"], has_products),
+    _mutation("linear-bfloat16", "matrix products and what is added to them in bfloat16",
+           PLANTERS["linear-bfloat16"], has_products),
+    _mutation("module-float32", "a module computes in float32 inside a float64 model", narrow,
+           lambda module: any(True for _ in module.parameters())),
+    _mutation("float32-lifted", "float64 throughout, where torch computes in float32 inside",
+           lambda module, acts: watch(module, lifted, acts), uses("float", "float32")),
+]  # fmt: skip

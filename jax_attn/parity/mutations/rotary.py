@@ -1,0 +1,253 @@
+"""Mutations of rotary positions, whatever the rotation is written in.
+
+The cosines and sines are caught where something is multiplied by them. Just before queries and keys meet,
+they are turned back by torch's angles, and then turned as the mutation would have it.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+from jax_attn.parity.mutations.injection import Acts, Forward, functions_of, is_attention, watch
+from jax_attn.parity.mutations.mutation import Mutation
+from jax_attn.parity.mutations.points import Points
+
+MULTIPLY = ("mul", "__mul__", "__rmul__", "mul_", "__imul__")
+
+
+@dataclass(frozen=True)
+class Rotation:
+    """Angles `(..., t, r/2)` by which pairs of the first r features are turned.
+
+    Attributes:
+        angles: of each position and pair.
+        interleaved: whether neighbours are a pair; else a feature of one half and one of the other.
+    """
+
+    angles: Any
+    interleaved: bool
+
+    def of(self, x: Any, back: bool = False) -> Any:
+        """Turn `(b, n, t, h)`, or turn it back; in float64, for the angles to be exact."""
+        import torch
+
+        half = self.angles.shape[-1]
+        turned, rest = x[..., : 2 * half].to(self.angles), x[..., 2 * half :]
+        apart = turned.unflatten(-1, (half, 2) if self.interleaved else (2, half))
+        axis = -1 if self.interleaved else -2
+        a, b = apart.unbind(axis)
+        cos, sin = self.angles.cos(), self.angles.sin() * (-1 if back else 1)
+        turned = torch.stack([a * cos - b * sin, b * cos + a * sin], axis).flatten(-2)
+        return torch.cat([turned.to(x), rest], -1)
+
+
+Other = Callable[[Rotation], tuple[Rotation | None, Rotation | None] | None]
+"""The rotations of queries and of keys with the mutation, None for none at all; None if it does not apply."""
+
+
+class Rotary:
+    """Watches for the cosines and sines, and changes the rotation of queries and keys."""
+
+    def __init__(self, words: Callable[[Rotation], tuple[str, str]], other: Other):
+        self.words = words
+        self.other = other
+        self.points = Points(scores=self._scores)
+
+    def __call__(
+        self, forward: Forward, name: str, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """See what a torch function is to rotary positions and to attention."""
+        if name in MULTIPLY:
+            for factor in args[:2]:
+                _remember(forward, factor)
+        if name == "__getitem__" and _in_steps_of_two(args[1]):
+            forward.state["in steps of two"] = True
+        return self.points(forward, name, function, args, kwargs)
+
+    def _scores(self, forward: Forward, queries: Any, keys: Any, product: Any) -> Any:
+        rotation = _rotation(forward, queries)
+        other = None if rotation is None else self.other(rotation)
+        if rotation is None or other is None or keys.shape[-1] != queries.shape[-2]:
+            return product
+        forward.acts.add(*self.words(rotation))
+        turned = []
+        for x, instead in zip((queries, keys.mT), other, strict=True):
+            plain = rotation.of(x, back=True)
+            turned.append(plain if instead is None else instead.of(plain))
+        return turned[0] @ turned[1].mT
+
+
+def _in_steps_of_two(index: Any) -> bool:
+    parts = index if isinstance(index, tuple) else (index,)
+    return any(isinstance(part, slice) and part.step == 2 for part in parts)
+
+
+def _remember(forward: Forward, factor: Any) -> None:
+    """Keep what may be cosines and sines: their squares sum to 1."""
+    import torch
+
+    if "cosines" in forward.state or not isinstance(factor, torch.Tensor) or factor.ndim < 2:
+        return
+    if factor.is_complex():
+        if torch.allclose(factor.abs(), torch.ones_like(factor.real), rtol=0, atol=1e-5):
+            forward.state["cosines"] = factor.real.detach(), factor.imag.detach()
+            forward.state["in steps of two"] = True
+        return
+    if not factor.is_floating_point() or factor.numel() < 4 or factor.abs().max() > 1 + 1e-6:
+        return
+    waiting = forward.state.setdefault("factors", [])
+    for other in waiting:
+        if other.shape == factor.shape and other is not factor:
+            one = other**2 + factor**2
+            if torch.allclose(one, torch.ones_like(one), rtol=0, atol=1e-5):
+                forward.state["cosines"] = other.detach(), factor.detach()
+                return
+    waiting.append(factor)
+
+
+def _rotation(forward: Forward, queries: Any) -> Rotation | None:
+    """Torch's rotation, as `(b, n, t, h)` are turned by it."""
+    import torch
+
+    if "cosines" not in forward.state:
+        return None
+    cos, sin = (x.double() for x in forward.state["cosines"])
+    tokens = queries.shape[-2]
+    axes = [axis for axis in range(cos.ndim - 1) if cos.shape[axis] == tokens]
+    if not axes:
+        return None
+    angles = torch.atan2(sin, cos).movedim(axes[-1], -2)
+    while angles.ndim > 2 and angles.shape[0] == 1:
+        angles = angles[0]
+    if angles.ndim > 2:  # for each text of its own
+        angles = angles.flatten(1, -3)[:, :1] if angles.ndim > 3 else angles[:, None]
+    interleaved = forward.state.get("in steps of two", False)
+    half = angles.shape[-1] // 2
+    if half and _same(angles[..., :half], angles[..., half:]):
+        return Rotation(angles[..., :half], False)
+    if half and _same(angles[..., ::2], angles[..., 1::2]):
+        return Rotation(angles[..., ::2], True)
+    return Rotation(angles, interleaved) if 2 * angles.shape[-1] <= queries.shape[-1] else None
+
+
+def _same(a: Any, b: Any) -> bool:
+    """Whether angles are the same, but for rounding."""
+    return a.shape == b.shape and bool(((a - b).sin().abs() < 1e-9).all())
+
+
+# The mutations.
+
+
+def other_layout(rotation: Rotation) -> Any:
+    """Neighbours for halves, and the other way round."""
+    other = replace(rotation, interleaved=not rotation.interleaved)
+    return other, other
+
+
+def layout_words(rotation: Rotation) -> tuple[str, str]:
+    """Which features are a pair."""
+    words = "pairs of neighbours (interleaved)", "pairs across the halves (half-split)"
+    return words[::-1] if rotation.interleaved else words
+
+
+def backwards(rotation: Rotation) -> Any:
+    """The other sign."""
+    other = replace(rotation, angles=-rotation.angles)
+    return other, other
+
+
+def base_of(rotation: Rotation) -> float | None:
+    """The base whose powers are the frequencies, told by the angles of position 1; None if not."""
+    import torch
+
+    angles = rotation.angles.reshape(-1, *rotation.angles.shape[-2:])[0]
+    if angles.shape[0] < 2 or angles.shape[1] < 2 or not torch.allclose(
+        angles[:2, 0], angles.new_tensor([0.0, 1.0]), rtol=0, atol=1e-6
+    ):  # fmt: skip
+        return None
+    base = float(angles[1, 1]) ** -angles.shape[1] if float(angles[1, 1]) > 0 else math.nan
+    return float(f"{base:.4g}") if math.isfinite(base) and base > 1 else None
+
+
+def frequencies(base: float, rotation: Rotation) -> Any:
+    """Angles of positions from 0, from a base, in float64."""
+    import torch
+
+    tokens, half = rotation.angles.shape[-2:]
+    exponents = torch.arange(half, dtype=torch.float64) / half
+    return torch.arange(tokens, dtype=torch.float64)[:, None] * float(base) ** -exponents
+
+
+def other_base(base: float) -> Other:
+    """The frequencies of another base."""
+
+    def other(rotation: Rotation) -> Any:
+        if base_of(rotation) in (None, base):
+            return None
+        found = replace(rotation, angles=frequencies(base, rotation).to(rotation.angles))
+        return found, found
+
+    return other
+
+
+def unrounded(rotation: Rotation) -> Any:
+    """Frequencies as they are in float64."""
+    base = base_of(rotation)
+    if base is None:
+        return None
+    found = replace(rotation, angles=frequencies(base, rotation).to(rotation.angles))
+    return (found, found) if (found.angles.sin() - rotation.angles.sin()).abs().max() > 1e-12 else None
+
+
+def _fixed(*words: str) -> Callable[[Rotation], Any]:
+    return lambda rotation: words
+
+
+def has_rotary(module: Any) -> bool:
+    """Whether there are rotary positions in a module, as far as the names in its code tell."""
+    names = functions_of(module)
+    told = names & {"cos", "sin", "polar", "view_as_complex", "view_as_real", "position_embeddings"}
+    return is_attention(module) and (
+        bool(told) or any("rot" in n or "rope" in n for n in map(str.lower, names))
+    )
+
+
+def _mutation(name: str, summary: str, setting: str, words: Any, other: Other, *pitfalls: int) -> Mutation:
+    return Mutation(name, summary, "rotary", setting, has_rotary, partial(_watch, words, other), pitfalls)
+
+
+def _watch(words: Any, other: Other, module: Any, acts: Acts) -> None:
+    watch(module, Rotary(words, other), acts)
+
+
+def base_mutation(base: float) -> Mutation:
+    """Rotary frequencies from another base."""
+
+    def words(rotation: Rotation) -> tuple[str, str]:
+        return f"{base:g}", f"{base_of(rotation):g}"
+
+    return _mutation(f"rotary-base-{base:g}", f"the base of the rotary frequencies is {base:g}", "rotary base",
+                  words, other_base(base), 16)  # fmt: skip
+
+
+ROTATION = "rotary positions"
+
+ROTARY = [
+    _mutation("rotary-layout", "interleaved rotary positions for half-split ones, or the other way round",
+           "rotary layout", layout_words, other_layout, 16),
+    _mutation("rotary-sign", "rotary positions turn the other way", ROTATION,
+           _fixed("turned by -t", "turned by t"), backwards, 16),
+    _mutation("rotary-missing", "no rotary positions", ROTATION, _fixed("none", "of queries and keys"),
+           lambda rotation: (None, None), 16),
+    _mutation("rotary-missing-keys", "rotary positions of the queries alone", ROTATION,
+           _fixed("of queries alone", "of queries and keys"), lambda rotation: (rotation, None), 16),
+    _mutation("rotary-missing-queries", "rotary positions of the keys alone", ROTATION,
+           _fixed("of keys alone", "of queries and keys"), lambda rotation: (None, rotation), 16),
+    base_mutation(500000.0),
+    base_mutation(10000.0),
+    _mutation("rotary-unrounded", "rotary frequencies in float64, where torch rounded them to float32",
+           "precision", _fixed("rotary frequencies in float64", "rotary frequencies in float32"),
+           unrounded),
+]  # fmt: skip

@@ -1,0 +1,280 @@
+"""Mutations of optimizers, schedules and clipping, which are injected into torch's side of a training."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+from unittest import mock
+
+from jax_attn.parity.mutations.injection import Acts
+
+Make = Callable[[list[Any]], Any]
+Clip = Callable[[list[Any]], Any]
+
+
+@dataclass
+class TorchTraining:
+    """What torch trains with: an optimizer, perhaps a scheduler, and perhaps a function that clips."""
+
+    optimizer: Any
+    scheduler: Any = None
+    clip: Clip | None = None
+
+    @classmethod
+    def of(cls, built: Any, clip: Clip | None) -> "TorchTraining":
+        """From what a user's function gives: an optimizer, or one with its scheduler."""
+        return cls(*built, clip=clip) if isinstance(built, tuple) else cls(built, clip=clip)
+
+
+@dataclass(frozen=True)
+class TrainingMutation:
+    """A known way for a training to go wrong.
+
+    Attributes:
+        name: what the command line calls it.
+        summary: what is wrong, in a line.
+        family: "optimizers", "schedules" or "clipping".
+        setting: what differs by it.
+        fits: whether a training has what the mutation changes.
+        injector: changes the training, and tells `Acts` where it acts.
+        pitfalls: numbers in the project's list of known causes; empty where it is not listed.
+        lane: the exact lane that shows it.
+    """
+
+    name: str
+    summary: str
+    family: str
+    setting: str
+    fits: Callable[[TorchTraining], bool]
+    injector: Callable[[TorchTraining, Acts], None]
+    pitfalls: tuple[int, ...] = ()
+    lane: str = "float64"
+
+
+def inject_training(
+    mutation: TrainingMutation, make: Make, clip: Clip | None
+) -> tuple[Make, Clip | None, Acts]:
+    """The functions that make torch's optimizer and clip, with a mutation in them; and what the mutation does."""
+    acts = Acts()
+    made: list[TorchTraining] = []
+
+    def injected(parameters: list[Any]) -> Any:
+        training = TorchTraining.of(make(parameters), clip)
+        mutation.injector(training, acts)
+        made[:] = [training]
+        return training.optimizer, training.scheduler
+
+    def clipped(parameters: list[Any]) -> None:
+        if made[0].clip is not None:
+            made[0].clip(parameters)
+
+    return injected, None if clip is None else clipped, acts
+
+
+# Settings of the groups.
+
+
+def _setting(
+    name: str, summary: str, key: str, other: Callable[[Any], Any], *pitfalls: int, of: tuple[str, ...] = ()
+) -> TrainingMutation:
+    """A setting of every group is `other(it)`; only in optimizers `of` these classes, if any are named."""
+
+    def fits(training: TorchTraining) -> bool:
+        optimizer = training.optimizer
+        known = not of or type(optimizer).__name__ in of
+        return known and any(key in g and other(g[key]) != g[key] for g in optimizer.param_groups)
+
+    def injector(training: TorchTraining, acts: Acts) -> None:
+        for group in training.optimizer.param_groups:
+            changed = other(group[key])
+            if changed != group[key]:
+                acts.add(f"{key} {changed}", group[key])
+                group[key] = changed
+
+    return TrainingMutation(name, summary, "optimizers", key, fits, injector, pitfalls)
+
+
+ADAM = ("Adam", "AdamW")
+
+
+def _decays(training: TorchTraining) -> bool:
+    """Whether weights decay, coupled to the gradients or not, as a flag has it."""
+    groups = training.optimizer.param_groups
+    return any("decoupled_weight_decay" in group and group["weight_decay"] for group in groups)
+
+
+def _inject_decay(training: TorchTraining, acts: Acts) -> None:
+    words = "with the gradient, as L2", "apart from the gradient"
+    for group in training.optimizer.param_groups:
+        decoupled = group["decoupled_weight_decay"]
+        acts.add(words[not decoupled], words[decoupled])
+        group["decoupled_weight_decay"] = not decoupled
+
+
+def _inject_accumulator(training: TorchTraining, acts: Acts) -> None:
+    for state in training.optimizer.state.values():
+        acts.add("sum of squares from 0.1", f"from {float(state['sum'].flatten()[0]):g}")
+        state["sum"].fill_(0.1)
+
+
+def _inject_no_correction(training: TorchTraining, acts: Acts) -> None:
+    """A step so late that what is corrected for has faded, from the second on."""
+
+    def late(optimizer: Any, *_: Any) -> None:
+        for state in optimizer.state.values():
+            acts.add("no bias correction", "bias correction")
+            state["step"].fill_(1e7)
+
+    training.optimizer.register_step_pre_hook(late)
+
+
+def _inject_eps_inside(training: TorchTraining, acts: Acts) -> None:
+    import torch
+
+    optimizer, step, root = training.optimizer, training.optimizer.step, torch.Tensor.sqrt
+    eps = optimizer.param_groups[0]["eps"]
+
+    def root_with_eps(tensor: Any) -> Any:
+        acts.add("eps inside the root", "outside")
+        return root(tensor + eps)
+
+    def inside(*args: Any) -> Any:
+        for group in optimizer.param_groups:
+            group["eps"] = 0.0
+        with mock.patch.object(torch.Tensor, "sqrt", root_with_eps):
+            return step(*args)
+
+    optimizer.step = inside
+
+
+def _inject_frozen(training: TorchTraining, acts: Acts) -> None:
+    acts.add("the last parameter is not trained", "it is")
+    training.optimizer.param_groups[-1]["params"].pop()
+
+
+# Schedules.
+
+
+class _Schedule:
+    """A scheduler whose n-th step is another's; `turns(n)` says how often that steps."""
+
+    def __init__(self, scheduler: Any, turns: Callable[[int], int]):
+        self.scheduler = scheduler
+        self.turns = turns
+        self.steps = 0
+
+    def step(self) -> None:
+        self.steps += 1
+        for _ in range(self.turns(self.steps)):
+            self.scheduler.step()
+
+
+def _schedule(
+    name: str, summary: str, word: str, turns: Callable[[Any], Callable[[int], int]], of: str = ""
+) -> TrainingMutation:
+    def fits(training: TorchTraining) -> bool:
+        return training.scheduler is not None and type(training.scheduler).__name__.startswith(of)
+
+    def injector(training: TorchTraining, acts: Acts) -> None:
+        acts.add(word, "as torch has it")
+        training.scheduler = _Schedule(training.scheduler, turns(training.scheduler))
+
+    return TrainingMutation(name, summary, "schedules", "learning rate", fits, injector, (34,))
+
+
+# Clipping.
+
+
+def _clipping(name: str, summary: str, change: Callable[..., Any], *pitfalls: int) -> TrainingMutation:
+    """`change(acts, gradients, largest)`, in place, for clipping them to a norm of `largest`."""
+
+    def injector(training: TorchTraining, acts: Acts) -> None:
+        training.clip = partial(_clip_otherwise, training.clip, partial(change, acts))
+
+    return TrainingMutation(
+        name, summary, "clipping", "clipping", lambda training: training.clip is not None, injector, pitfalls
+    )
+
+
+def _clip_otherwise(clip: Clip | None, change: Callable[..., Any], parameters: list[Any]) -> None:
+    """Clip as ever, learn from it to which norm, and do otherwise."""
+    assert clip is not None  # the mutation fits none else
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    before = [gradient.clone() for gradient in gradients]
+    norm = _norm(before)
+    clip(parameters)
+    after = _norm(gradients)
+    if after < norm * (1 - 1e-9):
+        for gradient, old in zip(gradients, before, strict=True):
+            gradient.copy_(old)
+        change(gradients, float(after / norm * (norm + 1e-6)))
+
+
+def _norm(gradients: list[Any]) -> Any:
+    import torch
+
+    return torch.stack([gradient.norm() for gradient in gradients]).norm()
+
+
+def _without_eps(acts: Acts, gradients: list[Any], largest: float) -> None:
+    acts.add("divided by the norm", "by the norm + 1e-6")
+    factor = largest / _norm(gradients)
+    for gradient in gradients:
+        gradient.mul_(factor)
+
+
+def _each(acts: Acts, gradients: list[Any], largest: float) -> None:
+    acts.add("each gradient by its own norm", "all by the norm of all")
+    for gradient in gradients:
+        gradient.mul_((largest / (gradient.norm() + 1e-6)).clamp(max=1.0))
+
+
+def _not_at_all(acts: Acts, gradients: list[Any], largest: float) -> None:
+    acts.add("no clipping", "clipping")
+
+
+TRAINING = [
+    _setting("decay-of-optax", "weight decay of 1e-4, which is optax's default", "weight_decay",
+             lambda decay: 1e-4 if decay else decay, 27),
+    _setting("decay-missing", "no weight decay", "weight_decay", lambda decay: 0),
+    TrainingMutation("decay-coupling", "decay with the gradient for decay apart from it, or the other way round",
+                  "optimizers", "weight_decay", _decays, _inject_decay, (28,)),
+    _setting("eps-larger", "eps a thousand times as large", "eps", lambda eps: 1e3 * eps, 30),
+    TrainingMutation("eps-inside", "eps is added inside the root", "optimizers", "eps",
+                  lambda training: type(training.optimizer).__name__ in (*ADAM, "RMSprop"),
+                  _inject_eps_inside, (29,)),
+    _setting("alpha-of-optax", "a decay of 0.9, which is optax's default for RMSprop", "alpha",
+             lambda alpha: 0.9, 29),
+    TrainingMutation("accumulator-of-optax", "Adagrad's sum begins with 0.1, which is optax's default",
+                  "optimizers", "initial_accumulator_value",
+                  lambda training: type(training.optimizer).__name__ == "Adagrad", _inject_accumulator, (30,)),
+    _setting("beta2-smaller", "beta2 of 0.99", "betas", lambda betas: (betas[0], 0.99)),
+    TrainingMutation("correction-missing", "moments are not corrected for their bias", "optimizers",
+                  "bias correction", lambda training: type(training.optimizer).__name__ in ADAM,
+                  _inject_no_correction),
+    _setting("momentum-decay-missing", "the momentum of NAdam does not decay", "momentum_decay",
+             lambda decay: 0.0, 31),
+    _setting("dampening-missing", "no dampening", "dampening", lambda dampening: 0, 32),
+    _setting("nesterov-missing", "momentum without Nesterov's correction", "nesterov",
+             lambda nesterov: False, of=("SGD",)),
+    _setting("momentum-missing", "no momentum", "momentum", lambda momentum: 0, of=("RMSprop",)),
+    TrainingMutation("parameter-frozen", "a parameter is not trained", "optimizers", "parameters",
+                  lambda training: len(training.optimizer.param_groups[-1]["params"]) > 1, _inject_frozen,
+                  (35,)),
+    _schedule("schedule-late", "the learning rate of the step before", "a step late",
+              lambda scheduler: lambda n: int(n > 1)),
+    _schedule("schedule-early", "the learning rate of the step after", "a step early",
+              lambda scheduler: lambda n: 1 + (n == 1)),
+    _schedule("schedule-stays-low", "the cosine does not climb again after T_max", "it stays at its lowest",
+              lambda scheduler: lambda n: int(n <= scheduler.T_max), of="CosineAnnealingLR"),
+    _clipping("clip-without-eps", "gradients are divided by their norm, without 1e-6", _without_eps, 33),
+    _clipping("clip-each", "every gradient is clipped by itself", _each),
+    _clipping("clip-missing", "gradients are not clipped", _not_at_all),
+]  # fmt: skip
+
+TRAINING_MUTATIONS: dict[str, TrainingMutation] = {mutation.name: mutation for mutation in TRAINING}
+
+
+def training_mutations_for(training: TorchTraining) -> list[TrainingMutation]:
+    """The mutations that a training could have."""
+    return [mutation for mutation in TRAINING if mutation.fits(training)]

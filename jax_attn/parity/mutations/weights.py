@@ -1,0 +1,294 @@
+"""Mutations in how weights are used: each is another tensor in place of a parameter or buffer, wherever used.
+
+The parameter itself stays as it is: a comparison hands the weights on to the other side.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from jax_attn.parity.mutations.injection import PASS, Acts, Forward, is_attention, watch, wrap
+from jax_attn.parity.mutations.mutation import Mutation
+from jax_attn.parity.mutations.norms import norms_of
+from jax_attn.parity.mutations.points import Points, heads_apart
+
+Select = Callable[[Any], dict[str, Any]]
+"""Of a module: tensors by name, each of which another takes the place of."""
+
+
+class Substitute:
+    """Puts `change(module, tensor, name)` in place of the tensors that `select` names.
+
+    Args:
+        select: which.
+        change: what takes their place.
+        words: what a diagnosis says: with the mutation, and without.
+    """
+
+    def __init__(self, select: Select, change: Callable[[Any, Any, str], Any], words: tuple[str, str]):
+        self.select = select
+        self.change = change
+        self.words = words
+
+    def __call__(
+        self, forward: Forward, name: str, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """Call the function with the other tensors, if it was given one of those."""
+        if "chosen" not in forward.state:
+            chosen = self.select(forward.module)
+            forward.state["chosen"] = {id(tensor): (tensor, key) for key, tensor in chosen.items()}
+        chosen = forward.state["chosen"]
+
+        def instead(value: Any) -> Any:
+            if isinstance(value, list | tuple):
+                return type(value)(map(instead, value)) if type(value) in (list, tuple) else value
+            if id(value) not in chosen:
+                return value
+            forward.acts.add(*self.words)
+            return self.change(forward.module, *chosen[id(value)])
+
+        if name == "__get__" and args and id(args[0]) in chosen and "shape" in str(function):
+            return PASS
+        flat = [*args, *kwargs.values()]
+        flat += [part for value in flat if isinstance(value, list | tuple) for part in value]
+        if not any(id(value) in chosen for value in flat):
+            return PASS
+        args = tuple(map(instead, args))
+        kwargs = {key: instead(value) for key, value in kwargs.items()}
+        if name == "multi_head_attention_forward":
+            from jax_attn.parity.mutations.injection import opened
+
+            with opened(forward):
+                return function(*args, **kwargs)
+        return function(*args, **kwargs)
+
+    def inject(self, module: Any, acts: Acts) -> None:
+        """Put it into a module."""
+        watch(module, self, acts)
+
+    def fits(self, module: Any) -> bool:
+        """Whether there is such a tensor."""
+        return bool(self.select(module))
+
+
+def _parameters(module: Any) -> Iterator[tuple[str, Any]]:
+    return module.named_parameters()
+
+
+def square(module: Any) -> dict[str, Any]:
+    """The first square weight that is a matrix product's."""
+    import torch
+
+    for path, child in module.named_modules():
+        if isinstance(child, torch.nn.Embedding):
+            continue
+        for name, parameter in child.named_parameters(recurse=False):
+            if parameter.ndim == 2 and parameter.shape[0] == parameter.shape[1]:
+                return {f"{path}.{name}".lstrip("."): parameter}
+    return {}
+
+
+def bias(module: Any) -> dict[str, Any]:
+    """The last bias of a linear layer, or the one tensor that is called so."""
+    import torch
+
+    found = [
+        (f"{path}.bias".lstrip("."), child.bias)
+        for path, child in module.named_modules()
+        if isinstance(child, torch.nn.Linear) and child.bias is not None
+    ]
+    found = found or [(key, p) for key, p in _parameters(module) if "bias" in key and p.ndim == 1]
+    return dict(found[-1:])
+
+
+def norm_tensor(name: str) -> Select:
+    """The `name` of every normalisation."""
+
+    def select(module: Any) -> dict[str, Any]:
+        found = {}
+        norms = {id(norm) for norm in norms_of(module)}
+        for path, child in module.named_modules():
+            tensor = getattr(child, name, None) if id(child) in norms else None
+            if tensor is not None:
+                found[f"{path}.{name}".lstrip(".")] = tensor
+        return found
+
+    return select
+
+
+# Queries, keys and values in one tensor. How many heads there are, the scores tell: it runs once more.
+
+
+def fused_injector(reorder: Callable[[Any, int, int], Any], words: tuple[str, str]) -> Any:
+    """`reorder(tensor, heads, width)` of what is three times as long as all heads together."""
+
+    def injector(module: Any, acts: Acts) -> None:
+        def around(module: Any, forward: Any, *args: Any, **kwargs: Any) -> Any:
+            heads = heads_in(module, forward, args, kwargs)
+
+            def select(module: Any) -> dict[str, Any]:
+                long = {3 * n * h for n, h in heads}
+                return {key: p for key, p in module.named_parameters() if p.shape[0] in long}
+
+            def change(module: Any, tensor: Any, name: str) -> Any:
+                n, h = next((n, h) for n, h in heads if 3 * n * h == tensor.shape[0])
+                return reorder(tensor, n, h)
+
+            with Forward(module, [], acts, Substitute(select, change, words)).mode:
+                return forward(*args, **kwargs)
+
+        wrap(module, around)
+
+    return injector
+
+
+def heads_in(module: Any, forward: Any, args: Any, kwargs: Any) -> set[tuple[int, int]]:
+    """The numbers and widths of heads whose scores are seen in a forward pass."""
+    import torch
+
+    found: set[tuple[int, int]] = set()
+
+    def soft(forward: Forward, chain: Any, scores: Any, dim: Any) -> Any:
+        apart = None if chain is None else heads_apart(forward, chain.queries)
+        if apart is not None:
+            found.add((apart.shape[-3], apart.shape[-1]))
+        return PASS
+
+    modes = [(child, child.training) for child in module.modules()]
+    module.eval()  # nothing is dropped out here
+    try:
+        with torch.no_grad(), Forward(module, [], Acts(), Points(soft=soft)).mode:
+            forward(*args, **kwargs)
+    finally:
+        for child, training in modes:
+            child.training = training
+    return found
+
+
+def split_by_heads(tensor: Any, heads: int, width: int) -> Any:
+    """What is laid out as (3, heads, width), read as (heads, 3, width)."""
+    return tensor.unflatten(0, (heads, 3, width)).movedim(0, 1).flatten(0, 2)
+
+
+def split_in_three(tensor: Any, heads: int, width: int) -> Any:
+    """What is laid out as (heads, 3, width), read as (3, heads, width)."""
+    return tensor.unflatten(0, (3, heads, width)).movedim(0, 1).flatten(0, 2)
+
+
+def has_fused(module: Any) -> bool:
+    """Whether there is attention, and a tensor that may hold queries, keys and values."""
+    long = any(
+        p.ndim == 2 and p.shape[0] % 3 == 0 and p.shape[0] > 2 * p.shape[1] for p in module.parameters()
+    )
+    return long and is_attention(module)
+
+
+def flipped(module: Any, tensor: Any, name: str) -> Any:
+    """A convolution's kernel, turned round in every axis of space."""
+    return tensor.flip(tuple(range(2, tensor.ndim)))
+
+
+def kernels(module: Any) -> dict[str, Any]:
+    """The first kernel of a convolution."""
+    return dict([(key, p) for key, p in _parameters(module) if p.ndim > 2 and max(p.shape[2:]) > 1][:1])
+
+
+def zeros(module: Any, tensor: Any, name: str) -> Any:
+    """Zeros."""
+    return tensor.new_zeros(tensor.shape)
+
+
+def transposed(module: Any, tensor: Any, name: str) -> Any:
+    """The transpose."""
+    return tensor.mT
+
+
+def plus_one(module: Any, tensor: Any, name: str) -> Any:
+    """One more."""
+    return tensor + 1
+
+
+def detached(module: Any, tensor: Any, name: str) -> Any:
+    """Without a gradient."""
+    return tensor.detach()
+
+
+def first_weight(module: Any) -> dict[str, Any]:
+    """The first parameter of two axes, else the first there is."""
+    named = list(_parameters(module))
+    found = [(key, p) for key, p in named if p.ndim == 2] or named
+    return dict(found[:1])
+
+
+def one_norm(name: str) -> Select:
+    """The `name` of the last normalisation."""
+    return lambda module: dict(list(norm_tensor(name)(module).items())[-1:])
+
+
+def _mutation(
+    name: str,
+    summary: str,
+    family: str,
+    setting: str,
+    select: Select,
+    change: Callable[[Any, Any, str], Any],
+    words: tuple[str, str],
+    *pitfalls: int,
+) -> Mutation:
+    substitute = Substitute(select, change, words)
+    return Mutation(name, summary, family, setting, substitute.fits, substitute.inject, pitfalls)
+
+
+WEIGHTS = [
+    _mutation("weight-transposed", "a square weight is used without its transpose", "layers", "weight",
+           square, transposed, ("the transpose", "the weight"), 11, 12),
+    _mutation("bias-missing", "a bias is not added", "layers", "bias", bias, zeros, ("no bias", "a bias"), 8),
+    Mutation("qkv-by-heads", "a fused q, k, v weight is split into heads first", "attention", "fused q, k, v",
+          has_fused,
+          fused_injector(split_by_heads, ("split as (heads, 3, width)", "as (3, heads, width)")), (13,)),
+    Mutation("qkv-in-three", "a fused q, k, v weight is split in three before it is split into heads",
+          "attention", "fused q, k, v", has_fused,
+          fused_injector(split_in_three, ("split as (3, heads, width)", "as (heads, 3, width)")), (13,)),
+    _mutation("kernel-flipped", "a convolution's kernel is turned round", "layers", "weight", kernels, flipped,
+           ("the kernel turned round", "the kernel"), 11),
+    _mutation("norm-bias-missing", "a normalisation without its bias", "layers", "norm bias",
+           one_norm("bias"), zeros, ("no bias", "a bias"), 2),
+    _mutation("norm-scale-plus-one", "a normalisation scales by 1 + its weight", "layers", "norm scale",
+           one_norm("weight"), plus_one, ("1 + weight", "weight"), 2),
+    _mutation("weight-constant", "a parameter gets no gradient, as if it were a buffer", "layers",
+           "gradient of a weight", first_weight, detached, ("none", "one"), 35),
+]  # fmt: skip
+
+
+# The mutations that befall one weight: (what it becomes, which weights, the words with and without the mutation).
+
+ONE = {
+    "weight-transposed": (transposed, lambda p: p.ndim == 2 and p.shape[0] == p.shape[1],
+                          "the transpose of {}", "{}"),
+    "bias-missing": (zeros, lambda p: p.ndim == 1, "no {}", "{}"),
+    "kernel-flipped": (flipped, lambda p: p.ndim > 2 and max(p.shape[2:]) > 1, "{} turned round", "{}"),
+    "weight-constant": (detached, lambda p: True, "none", "a gradient of {}"),
+}  # fmt: skip
+
+
+def variants(module: Any) -> list[Mutation]:
+    """The mutations that befall one weight, for each weight of a module that they may befall."""
+    import torch
+
+    tables = {id(p) for m in module.modules() if isinstance(m, torch.nn.Embedding) for p in m.parameters()}
+    of_norms = norm_tensor("bias")(module)
+    found = []
+    for mutation in [mutation for mutation in WEIGHTS if mutation.name in ONE]:
+        change, fits, wrong, right = ONE[mutation.name]
+        for key, parameter in module.named_parameters():
+            bias_only = mutation.name != "bias-missing" or ("bias" in key and key not in of_norms)
+            if fits(parameter) and bias_only and not (change is transposed and id(parameter) in tables):
+                words = wrong.format(key), right.format(key)
+                substitute = Substitute(partial(_named, key), change, words)
+                found.append(replace(mutation, fits=lambda module: True, injector=substitute.inject))
+    return found
+
+
+def _named(key: str, module: Any) -> dict[str, Any]:
+    return {key: module.get_parameter(key)}

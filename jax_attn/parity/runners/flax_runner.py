@@ -1,0 +1,253 @@
+"""Runs the Flax module: on a copy, in a lane's dtype, with all gradients, in one jitted function."""
+
+from collections import defaultdict
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+from functools import cache
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from jax_attn.nn.primitives import Buffer
+from jax_attn.parity.lanes import Lane, is_floating
+from jax_attn.parity.runners.calls import Call, Form
+from jax_attn.parity.runners.dropout import Tape, TooFewDraws, fresh_trace, replay
+from jax_attn.parity.runners.run import Buffers, Run
+from jax_attn.parity.runners.trees import Skeleton, pair, take_apart
+from jax_attn.weights.rules import Names, Slot, slots
+
+CONSTANT = (Buffer, nnx.BatchStat)
+
+# The old emitters, unoptimised: a fifth of the compile time for code that runs once. The mathematics is
+# fixed before they are reached.
+QUICK = {
+    "xla_backend_optimization_level": 0,
+    "xla_cpu_use_fusion_emitters": False,
+    "xla_cpu_parallel_codegen_split_count": 1,
+}
+
+
+class FlaxSide:
+    """A copy of a Flax module, ready to run in one lane. Calls of one form share a compilation.
+
+    Args:
+        module: copied, and never changed.
+        lane: its dtype and mode.
+        names: the renaming rules of `load_state_dict`.
+        call: `call(module, *args, **kwargs)`, in place of calling the module itself.
+        quick: compile quickly rather than for speed.
+    """
+
+    def __init__(
+        self,
+        module: nnx.Module,
+        lane: Lane,
+        names: Names,
+        call: Callable[..., Any] | None,
+        quick: bool = True,
+    ):
+        module = nnx.clone(module, graph=True)
+        module.train() if lane.training else module.eval()
+        _free_dtypes(module, lane)
+        self.lane = lane
+        self.call = call
+        self.names = names
+        every = slots(module, names)
+        self.slots = [slot for slot in every if trains(slot)]
+        self.graphdef, state = nnx.split(module, graph=True)
+        paths, self.treedef = jax.tree_util.tree_flatten_with_path(state)
+        with self._surroundings():
+            # In NumPy: a cast in JAX would be compiled for every shape there is.
+            self.leaves = [
+                jnp.asarray(lane.cast(np.asarray(leaf))) if is_floating(leaf) else leaf for _, leaf in paths
+            ]
+        index = {_dotted(path): position for position, (path, _) in enumerate(paths)}
+        position = {id(slot.variable): index[slot.path] for slot in every if slot.path in index}
+        self.positions = [position[id(slot.variable)] for slot in self.slots]
+        self.trained = sorted(set(self.positions))
+        # What a call may change, if it is to be compared: everything but the parameters.
+        self.buffers = [
+            (replace(slot, variable=nnx.Variable(None)), position[id(slot.variable)])
+            for slot in every
+            if lane.exact and id(slot.variable) in position and not isinstance(slot.variable, nnx.Param)
+        ]
+        options = quick_options() if quick else None
+        self.jitted = jax.jit(self._compute, static_argnums=(4, 5, 6), compiler_options=options)
+
+    def run(self, call: Call, skeleton: Skeleton, weights: list[np.ndarray], tape: Tape | None = None) -> Run:
+        """The outputs, paired with torch's `skeleton`, and all gradients of one call.
+
+        Args:
+            call: the call, in the lane's dtype.
+            skeleton: the structure of torch's outputs.
+            weights: the cotangent of each floating output.
+            tape: the dropout masks that torch drew.
+
+        Raises:
+            Mismatch: the outputs cannot be paired.
+            DropoutMismatch: dropout is called otherwise than in torch.
+        """
+        masks, rates = (None, ()) if tape is None else (tape.masks, tape.rates)
+        arguments = (self.leaves, list(call.arrays), weights, masks, call.form, skeleton, rates)
+        with self._surroundings():
+            try:
+                with fresh_trace(self if tape else None):
+                    found = self.jitted(*arguments)
+            except TooFewDraws:
+                # Perhaps a loop that is traced once and runs often; without jit each turn draws for itself.
+                with jax.disable_jit():
+                    values = jax.tree.map(jnp.asarray, arguments[:4])
+                    found = self._compute(*values, *arguments[4:])
+            outputs, gradients, by_input, changed = jax.tree.map(np.asarray, found)
+        by_key = self._in_torch_layout(dict(zip(self.trained, gradients, strict=True)))
+        return Run(outputs, by_key, by_input, self._buffers(changed) if self.lane.exact else None)
+
+    def _compute(
+        self,
+        leaves: list[jax.Array],
+        arrays: list[jax.Array],
+        weights: list[jax.Array],
+        masks: list[jax.Array] | None,
+        form: Form,
+        skeleton: Skeleton,
+        rates: tuple[float, ...],
+    ) -> Any:
+        def forward(trained: list[jax.Array], floating: list[jax.Array]) -> Any:
+            state = list(leaves)
+            for position, leaf in zip(self.trained, trained, strict=True):
+                state[position] = leaf
+            module = nnx.merge(self.graphdef, jax.tree.unflatten(self.treedef, state))
+            waiting = iter(floating)
+            mixed = [
+                next(waiting) if is_float else a for a, is_float in zip(arrays, form.floating, strict=True)
+            ]
+            args, kwargs = form.build(mixed)
+            with nullcontext() if masks is None else replay(masks, rates):
+                value = module(*args, **kwargs) if self.call is None else self.call(module, *args, **kwargs)
+            found, tensors = take_apart(value)
+            ordered = [jnp.asarray(tensors[index]) for index in pair(skeleton, found)]
+            floats = [tensor for tensor in ordered if is_floating(tensor)]
+            return floats, (ordered, self._changed(module, state))
+
+        trained = [leaves[position] for position in self.trained]
+        floating = [a for a, is_float in zip(arrays, form.floating, strict=True) if is_float]
+        floats, pullback, (ordered, changed) = jax.vjp(forward, trained, floating, has_aux=True)
+        pulled = [w.astype(output.dtype) for w, output in zip(weights, floats, strict=True)]
+        gradients, by_input = pullback(pulled)
+        return ordered, gradients, by_input, changed
+
+    def _changed(self, module: nnx.Module, state: Sequence[jax.Array]) -> dict[int, jax.Array]:
+        """The state beside the parameters that the call has written to, by position."""
+        if not self.buffers:
+            return {}
+        now = {slot.path: slot.variable.get_value() for slot in slots(module, self.names)}
+        written = ((position, now.get(slot.path)) for slot, position in self.buffers)
+        return {
+            position: jnp.asarray(value)
+            for position, value in written
+            if value is not None and value is not state[position]
+        }
+
+    def _buffers(self, changed: Mapping[int, np.ndarray]) -> Buffers:
+        before = {position: np.asarray(self.leaves[position]) for _, position in self.buffers}
+        told = self._in_torch_layout(before, self.buffers)
+        return Buffers(told, self._in_torch_layout({**before, **changed}, self.buffers) if changed else told)
+
+    def _in_torch_layout(
+        self, arrays: Mapping[int, np.ndarray], where: Iterable[tuple[Slot, int]] | None = None
+    ) -> dict[str, np.ndarray]:
+        """Arrays by position; those that are trained, or those of `where`."""
+        pieces: dict[str, dict[int, np.ndarray]] = defaultdict(dict)
+        for slot, position in zip(self.slots, self.positions, strict=True) if where is None else where:
+            for place, array in zip(slot.places, slot.to_torch(arrays[position]), strict=True):
+                pieces[place.key][place.part] = array
+        return {
+            key: np.concatenate([parts[part] for part in sorted(parts)]) if len(parts) > 1 else parts[0]
+            for key, parts in pieces.items()
+        }
+
+    @contextmanager
+    def _surroundings(self) -> Generator[None]:
+        with jax.enable_x64(self.lane.exact), jax.default_matmul_precision("highest"):
+            yield
+
+
+def fixed_dtype(module: nnx.Module, lane: Lane) -> str:
+    """A word on the submodules that compute in a dtype of their own, other than the lane's; empty if none."""
+    for path, node in nnx.iter_modules(module, graph=True):
+        dtype = None if isinstance(node, nnx.Embed) else getattr(node, "dtype", None)
+        if dtype is not None and not isinstance(node, nnx.Variable) and _is_other_float(dtype, lane):
+            name = ".".join(map(str, path)) or type(node).__name__
+            return f"{name} was built with dtype={np.dtype(dtype).name}, so it cannot compute in {lane.dtype}"
+    return ""
+
+
+def _free_dtypes(module: nnx.Module, lane: Lane) -> None:
+    """`nnx.Embed` takes its table's dtype for a dtype that it was given, and would hold on to it."""
+    for _, node in nnx.iter_modules(module, graph=True):
+        if isinstance(node, nnx.Embed) and node.dtype == node.embedding.dtype:
+            node.dtype = jnp.dtype(lane.dtype)
+
+
+def has_dropout(module: nnx.Module) -> bool:
+    """Whether a submodule drops anything out while training."""
+    return any(
+        isinstance(rate := getattr(node, name, 0.0), int | float) and rate > 0
+        for _, node in nnx.iter_modules(module, graph=True)
+        for name in ("rate", "dropout_rate")
+    )
+
+
+def depends_on_mode(module: nnx.Module) -> bool:
+    """Whether `train()` and `eval()` switch anything in a submodule that could tell in its outputs."""
+    module = nnx.clone(module, graph=True)
+    module.eval()
+    evaluating = [_settings(node) for _, node in nnx.iter_modules(module, graph=True)]
+    module.train()
+    training = [_settings(node) for _, node in nnx.iter_modules(module, graph=True)]
+    return evaluating != training
+
+
+def _settings(node: nnx.Module) -> dict[str, Any]:
+    """The plain attributes of a module; none of a dropout that never drops."""
+    if isinstance(node, nnx.Dropout) and type(node).__call__ is nnx.Dropout.__call__ and node.rate == 0:
+        return {}
+    return {name: value for name, value in vars(node).items() if isinstance(value, bool | int | float | str)}
+
+
+def _is_other_float(dtype: Any, lane: Lane) -> bool:
+    try:
+        return jnp.issubdtype(dtype, jnp.floating) and jnp.dtype(dtype) != jnp.dtype(lane.dtype)
+    except TypeError:
+        return False
+
+
+def trains(slot: Slot) -> bool:
+    """Whether a variable is one that has a gradient: floating, and no constant of the module's."""
+    return is_floating(slot.variable.get_value()) and not isinstance(slot.variable, CONSTANT)
+
+
+def _dotted(path: tuple[Any, ...]) -> str:
+    return ".".join(str(key.key) for key in path if hasattr(key, "key"))
+
+
+@cache
+def quick_options() -> dict[str, Any] | None:
+    """`QUICK` where this JAX compiles for a CPU and knows them."""
+    if jax.default_backend() != "cpu":
+        return None
+    try:
+        jax.jit(lambda x: x + 1, compiler_options=QUICK).lower(0.0).compile()
+    except Exception:  # whatever a later XLA says of a name that it has dropped
+        return None
+    return QUICK
+
+
+def quick_flags() -> str:
+    """The same for a whole process, as `XLA_FLAGS` has it: what runs outside of `jit` compiles as well."""
+    options = quick_options() or {}
+    return " ".join(f"--{name}={str(value).lower()}" for name, value in options.items())

@@ -1,0 +1,221 @@
+"""Trains the Flax module: a copy, in one dtype, step by step."""
+
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+
+from jax_attn.parity.lanes import Lane, is_floating
+from jax_attn.parity.runners.calls import Call, Form
+from jax_attn.parity.runners.dropout import Tape, TooFewDraws, fresh_trace, replay
+from jax_attn.parity.runners.flax_runner import _free_dtypes, quick_options
+from jax_attn.parity.training.optimizer_state import learning_rate, moments
+from jax_attn.parity.training.torch_runner import BadLoss, TorchStep
+from jax_attn.parity.training.weights import TrainedWeights
+from jax_attn.weights.rules import Names
+
+
+@dataclass(frozen=True)
+class FlaxRecipe:
+    """What Flax trains, and how. See `compare_training`; the module has torch's weights."""
+
+    module: nnx.Module
+    loss: Callable[..., Any]
+    optimizer: optax.GradientTransformation
+    clip: optax.GradientTransformation | None = None
+    training: bool = True
+    wrt: Any = nnx.Param
+    names: Names = ()
+    quick: bool = True
+
+
+@dataclass(frozen=True)
+class FlaxStep:
+    """One step, by torch key and in torch's layout; the fields are those of `TorchStep`.
+
+    `clipped` is None where clipping is a part of the chain, and `rate` where the state does not tell it.
+    `rest` is what is not trained, after the step: running statistics.
+    """
+
+    loss: float
+    gradients: Mapping[str, np.ndarray]
+    clipped: Mapping[str, np.ndarray] | None
+    moments: Mapping[str, Mapping[str, np.ndarray]]
+    rate: float | None
+    updates: Mapping[str, np.ndarray]
+    rest: Mapping[str, np.ndarray]
+
+
+@dataclass
+class _Run:
+    """Where a run has come to: weights, the module's other state, the states of clipping and optimizer."""
+
+    leaves: list[Any]
+    rest: Any
+    clip: Any
+    optimizer: Any
+
+
+class FlaxTrainer:
+    """A copy of the module in training, twice: left to itself, and led by torch.
+
+    Args:
+        recipe: what to train, and how.
+        lane: its dtype.
+    """
+
+    def __init__(self, recipe: FlaxRecipe, lane: Lane):
+        self.lane = lane
+        self.loss = recipe.loss
+        module = nnx.clone(recipe.module, graph=True)
+        module.train() if recipe.training else module.eval()
+        _free_dtypes(module, lane)
+        self.weights = TrainedWeights(module, recipe.wrt, recipe.names)
+        self.clip = optax.with_extra_args_support(recipe.clip or optax.identity())
+        self.clips = recipe.clip is not None
+        self.optimizer = optax.with_extra_args_support(recipe.optimizer)
+        options = quick_options() if recipe.quick else None
+        self._differentiate = jax.jit(self._gradients, static_argnums=(4, 5), compiler_options=options)
+        self._clip = jax.jit(self._clipped, compiler_options=options)
+        self._apply = jax.jit(self._applied, compiler_options=options)
+
+    def start(self, weights: Mapping[str, np.ndarray]) -> None:
+        """Begin, or begin anew, with these weights by torch key."""
+        with self._surroundings():
+            leaves, rest = self._as_leaves(weights), jax.tree.map(self._cast, self.weights.rest)
+            tree = self.weights.tree(leaves)
+            states = self.clip.init(tree), self.optimizer.init(tree)
+        self._free, self._led = _Run(leaves, rest, *states), _Run(leaves, rest, *states)
+
+    def step(
+        self,
+        call: Call,
+        tape: Tape | None = None,
+        leader: TorchStep | None = None,
+        *,
+        brief: bool = False,
+    ) -> FlaxStep:
+        """Train on a batch.
+
+        Args:
+            call: the batch.
+            tape: the dropout masks that torch drew.
+            leader: torch's step. The loss and the gradients are then those at torch's weights; clipping gets
+                torch's gradients, and the optimizer torch's clipped ones: what differs, differs by itself.
+            brief: tell the loss and the updates alone.
+
+        Raises:
+            BadLoss: the loss is no scalar.
+            DropoutMismatch: dropout is called otherwise than in torch.
+        """
+        run = self._free if leader is None else self._led
+        masks, rates = (None, ()) if tape is None else (tape.masks, tape.rates)
+        with self._surroundings():
+            arrays = [self._cast(array) for array in call.arrays]
+            if leader is not None:
+                run.leaves = self._as_leaves(leader.before)
+                run.rest = self.weights.rest_at(run.rest, leader.before)
+            loss, gradients, run.rest = self._differentiated(run, arrays, masks, call.form, rates)
+            fed = gradients if leader is None else self._overlaid(gradients, leader.gradients)
+            value = loss if leader is None else jnp.asarray(leader.loss, loss.dtype)
+            clipped = None
+            if self.clips:
+                clipped, run.clip = self._clip(fed, run.clip, run.leaves, value)
+                fed = clipped if leader is None else self._overlaid(clipped, leader.clipped)
+            before = run.leaves
+            run.leaves, run.optimizer = self._apply(fed, run.optimizer, before, value)
+        updates = [np.asarray(b) - np.asarray(a) for a, b in zip(before, run.leaves, strict=True)]
+        told = self.weights.to_torch(updates)
+        if brief:
+            return FlaxStep(float(loss), {}, None, {}, None, told, {})
+        return FlaxStep(
+            float(loss),
+            self.weights.to_torch(gradients),
+            None if clipped is None else self.weights.to_torch(clipped),
+            moments(run.optimizer, self.weights),
+            learning_rate(run.optimizer),
+            told,
+            self.weights.rest_to_torch(run.rest),
+        )
+
+    def step_with(
+        self, before: Mapping[str, np.ndarray], gradients: Mapping[str, np.ndarray]
+    ) -> dict[str, np.ndarray]:
+        """The updates that clipping and the optimizer, led to these weights, make of these gradients."""
+        run = self._led
+        with self._surroundings():
+            leaves, loss = self._as_leaves(before), jnp.asarray(0.0)
+            fed = self._overlaid([jnp.zeros_like(leaf) for leaf in leaves], gradients)
+            if self.clips:
+                fed, run.clip = self._clip(fed, run.clip, leaves, loss)
+            after, run.optimizer = self._apply(fed, run.optimizer, leaves, loss)
+        return self.weights.to_torch(
+            [np.asarray(b) - np.asarray(a) for a, b in zip(leaves, after, strict=True)]
+        )
+
+    def _differentiated(
+        self, run: _Run, arrays: list[Any], masks: Any, form: Form, rates: tuple[float, ...]
+    ) -> Any:
+        arguments = (run.leaves, run.rest, arrays, masks)
+        try:
+            with fresh_trace(None if masks is None else self):
+                return self._differentiate(*arguments, form, rates)
+        except TooFewDraws:
+            # Perhaps a loop that is traced once and runs often; without jit each turn draws for itself.
+            with jax.disable_jit():
+                return self._gradients(*jax.tree.map(jnp.asarray, arguments), form, rates)
+
+    def _gradients(
+        self, leaves: Any, rest: Any, arrays: Any, masks: Any, form: Form, rates: tuple[float, ...]
+    ) -> Any:
+        def forward(leaves: Any) -> Any:
+            here = jax.tree.map(lambda leaf: leaf, rest)  # variables of this trace, which may be changed
+            module = nnx.merge(self.weights.graphdef, self.weights.state(leaves), here)
+            args, kwargs = form.build(arrays)
+            with nullcontext() if masks is None else replay(masks, rates):
+                loss = self.loss(module, *args, **kwargs)
+            if jnp.shape(loss) != () or not is_floating(loss):
+                raise BadLoss(f"flax's loss must be a floating scalar, got {_described(loss)}")
+            return loss, nnx.split(module, self.weights.wrt, ..., graph=True)[2]
+
+        (loss, rest), gradients = jax.value_and_grad(forward, has_aux=True)(leaves)
+        return loss, gradients, rest
+
+    def _clipped(self, gradients: Any, state: Any, leaves: Any, loss: Any) -> Any:
+        return self._transformed(self.clip, gradients, state, leaves, loss)
+
+    def _applied(self, gradients: Any, state: Any, leaves: Any, loss: Any) -> Any:
+        updates, state = self._transformed(self.optimizer, gradients, state, leaves, loss)
+        return optax.apply_updates(leaves, updates), state
+
+    def _transformed(self, tx: Any, gradients: Any, state: Any, leaves: Any, loss: Any) -> Any:
+        tree = self.weights.tree
+        updates, state = tx.update(tree(gradients), state, tree(leaves), value=loss, grad=tree(gradients))
+        return jax.tree.leaves(updates), state
+
+    def _overlaid(self, own: Any, theirs: Mapping[str, np.ndarray]) -> list[jax.Array]:
+        """Torch's tensors, and our own where torch has none."""
+        return self._as_leaves({**self.weights.to_torch(own), **theirs})
+
+    def _as_leaves(self, by_key: Mapping[str, np.ndarray]) -> list[jax.Array]:
+        return [jnp.array(self.lane.cast(leaf), copy=True) for leaf in self.weights.to_flax(by_key)]
+
+    def _cast(self, array: Any) -> Any:
+        return jnp.asarray(self.lane.cast(np.asarray(array))) if is_floating(array) else array
+
+    @contextmanager
+    def _surroundings(self) -> Generator[None]:
+        with jax.enable_x64(self.lane.exact), jax.default_matmul_precision("highest"):
+            yield
+
+
+def _described(value: Any) -> str:
+    if not hasattr(value, "shape"):
+        return type(value).__name__
+    return f"an array of shape {tuple(value.shape)} and dtype {value.dtype}"

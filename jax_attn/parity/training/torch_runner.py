@@ -1,0 +1,251 @@
+"""Trains the torch module: a copy, in one dtype, step by step, telling everything of each step."""
+
+import copy
+import math
+from collections.abc import Callable, Collection, Generator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from jax_attn.parity.lanes import is_floating
+from jax_attn.parity.runners.calls import Call
+from jax_attn.parity.runners.dropout import DropoutMismatch, Tape, record
+from jax_attn.parity.training.torch_optimizer import build_optimizer, rebuilt
+from jax_attn.weights.tensors import as_numpy, as_torch
+
+
+class BadLoss(ValueError):
+    """A loss function that cannot be trained on."""
+
+
+@dataclass(frozen=True)
+class TorchRecipe:
+    """What torch trains, and how. See `compare_training`; keys of `left_out` are not told of."""
+
+    module: Any
+    loss: Callable[..., Any]
+    optimizer: Any
+    clip: Callable[[list[Any]], Any] | None = None
+    training: bool = True
+    left_out: Collection[str] = ()
+
+
+@dataclass(frozen=True)
+class TorchStep:
+    """One step, by torch key.
+
+    Attributes:
+        loss: its value.
+        before: every floating parameter and buffer before the step.
+        gradients: as `backward` gave them; a parameter that torch has no gradient for is not in it.
+        clipped: the gradients that the optimizer saw.
+        moments: every tensor of a parameter's shape in the optimizer's state, by torch's name of it.
+        rates: the learning rate of every parameter that is optimized.
+        updates: each parameter and buffer after the step, minus before.
+    """
+
+    loss: float
+    before: Mapping[str, np.ndarray]
+    gradients: Mapping[str, np.ndarray]
+    clipped: Mapping[str, np.ndarray]
+    moments: Mapping[str, Mapping[str, np.ndarray]]
+    rates: Mapping[str, float]
+    updates: Mapping[str, np.ndarray]
+
+
+class TorchTrainer:
+    """A copy of the module with an optimizer of its own.
+
+    Args:
+        recipe: what to train, and how.
+        dtype: the dtype to train in.
+        rounded: the dtype that the weights are rounded to first.
+        jitter: noise that is added to every gradient, as a part of the largest of them all.
+        seed: of the noise.
+    """
+
+    def __init__(
+        self,
+        recipe: TorchRecipe,
+        dtype: str = "float64",
+        rounded: str = "float64",
+        *,
+        jitter: float = 0.0,
+        seed: int = 0,
+    ):
+        import torch
+
+        self.recipe = recipe
+        self.dtype = getattr(torch, dtype)
+        self.jitter = jitter
+        self.noise = np.random.default_rng([seed, 4])
+        with self._surroundings():
+            self.module = copy.deepcopy(recipe.module).to(getattr(torch, rounded)).to(self.dtype)
+            self.module.train(recipe.training)
+            given = recipe.optimizer
+            if hasattr(given, "param_groups"):
+                theirs = zip(recipe.module.parameters(), self.module.parameters(), strict=True)
+                given = rebuilt(given, {id(parameter): own for parameter, own in theirs})
+            self.optimizer, self.scheduler = build_optimizer(given, list(self.module.parameters()))
+        self.parameters = dict(self.module.named_parameters())
+        buffers = {key: b for key, b in self.module.named_buffers() if b.is_floating_point()}
+        self.tensors = {**self.parameters, **buffers}
+        self.aliases = _aliases(self.module)
+        self.groups = _groups(self.parameters, self.optimizer)
+
+    def values(self) -> dict[str, np.ndarray]:
+        """Every floating parameter and buffer, copied."""
+        return self._named({key: as_numpy(tensor.clone()) for key, tensor in self.tensors.items()})
+
+    def move(self, size: float, rounded: str) -> None:
+        """Move every number of the parameters by up to `size` of itself, and round it."""
+        import torch
+
+        with torch.no_grad():
+            for parameter in self.parameters.values():
+                factor = 1 + self.noise.uniform(-size, size, tuple(parameter.shape))
+                moved = parameter.double() * as_torch(factor).to(parameter.device)
+                parameter.copy_(moved.to(getattr(torch, rounded)))
+
+    def untrained(self, key: str) -> str:
+        """Why torch does not train what has this key; empty if it does."""
+        key = self.aliases.get(key, key)
+        if key not in self.parameters:
+            return "a buffer in torch"
+        if not self.parameters[key].requires_grad:
+            return "frozen in torch: requires_grad is False"
+        return "" if key in self.groups else "left out of torch's optimizer"
+
+    def step(self, call: Call, tape: Tape | None = None, *, brief: bool = False) -> TorchStep:
+        """Train on a batch; where `brief`, gradients and moments are not told.
+
+        Raises:
+            BadLoss: the loss is no scalar, or nothing to differentiate.
+        """
+        with self._surroundings():
+            before = self.values()
+            self.module.zero_grad(set_to_none=True)
+            loss = self._loss(call, tape)
+            loss.backward()
+            self._add_noise()
+            return self._optimized(float(loss.detach()), before, brief)
+
+    def step_with(self, weights: Mapping[str, np.ndarray], gradients: Mapping[str, np.ndarray]) -> TorchStep:
+        """At these weights, clip and apply these gradients of what is optimized; without a loss."""
+        with self._surroundings():
+            self.module.zero_grad(set_to_none=True)
+            for key in self.groups:
+                parameter = self.parameters[key]
+                parameter.data.copy_(as_torch(weights[key]))
+                if parameter.requires_grad:
+                    parameter.grad = as_torch(gradients[key]).to(parameter.device, parameter.dtype)
+            return self._optimized(0.0, self.values(), brief=False)
+
+    def _optimized(self, loss: float, before: Mapping[str, np.ndarray], brief: bool) -> TorchStep:
+        """The step, once there are gradients."""
+        gradients = {} if brief else self._gradients()
+        if self.recipe.clip is not None:
+            self.recipe.clip(list(self.parameters.values()))
+        clipped = gradients if brief or self.recipe.clip is None else self._gradients()
+        rates = self._named({key: float(group["lr"]) for key, group in self.groups.items()})
+        self.optimizer.step()
+        if self.scheduler is not None:
+            self.scheduler.step()
+        updates = {key: after - before[key] for key, after in self.values().items()}
+        return TorchStep(loss, before, gradients, clipped, {} if brief else self._moments(), rates, updates)
+
+    def _loss(self, call: Call, tape: Tape | None) -> Any:
+        import torch
+
+        device = next(iter(self.tensors.values())).device
+        arrays = [as_torch(array).to(device) for array in call.arrays]
+        arrays = [t.to(self.dtype) if is_floating(a) else t for t, a in zip(arrays, call.arrays, strict=True)]
+        args, kwargs = call.form.build(arrays)
+        with nullcontext() if tape is None else record(tape):
+            loss = self.recipe.loss(self.module, *args, **kwargs)
+        if tape is not None and tape.elsewhere:
+            drew = ", ".join(tape.elsewhere)
+            raise DropoutMismatch(f"it draws random numbers outside of dropout ({drew}), unknown to flax")
+        if not isinstance(loss, torch.Tensor) or loss.ndim != 0 or not loss.is_floating_point():
+            raise BadLoss(f"torch's loss must be a floating scalar, got {_described(loss)}")
+        if not loss.requires_grad:
+            raise BadLoss(
+                "torch's loss must depend on a parameter that has requires_grad, got one that does not"
+            )
+        return loss
+
+    def _add_noise(self) -> None:
+        known = [p.grad for p in self.parameters.values() if p.grad is not None]
+        if not self.jitter or not known:
+            return
+        size = self.jitter * max(float(grad.abs().max()) for grad in known if grad.numel())
+        for grad in known if math.isfinite(size) else ():
+            draw = self.noise.uniform(-size, size, tuple(grad.shape))
+            grad += as_torch(draw).to(grad.device, grad.dtype)
+
+    def _gradients(self) -> dict[str, np.ndarray]:
+        grads = {key: p.grad for key, p in self.parameters.items() if p.grad is not None}
+        return self._named(
+            {k: as_numpy((g.to_dense() if g.is_sparse else g).clone()) for k, g in grads.items()}
+        )
+
+    def _moments(self) -> dict[str, dict[str, np.ndarray]]:
+        """By torch's name, then by key."""
+        import torch
+
+        found: dict[str, dict[str, np.ndarray]] = {}
+        for key, parameter in self.parameters.items():
+            for name, value in self.optimizer.state.get(parameter, {}).items():
+                if isinstance(value, torch.Tensor) and value.shape == parameter.shape and name != "step":
+                    found.setdefault(name, {})[key] = as_numpy(value.clone())
+        return {name: self._named(tensors) for name, tensors in found.items()}
+
+    def _named(self, by_key: dict[str, Any]) -> dict[str, Any]:
+        """The same with the further names of what is shared, without what is left out."""
+        named = {**by_key, **{name: by_key[key] for name, key in self.aliases.items() if key in by_key}}
+        return {key: value for key, value in named.items() if key not in self.recipe.left_out}
+
+    @contextmanager
+    def _surroundings(self) -> Generator[None]:
+        """torch's default dtype is that of the weights (NAdam keeps a product in it)."""
+        import torch
+
+        default = torch.get_default_dtype()
+        torch.set_default_dtype(self.dtype)
+        try:
+            with torch.random.fork_rng(devices=[]), torch.enable_grad():
+                yield
+        finally:
+            torch.set_default_dtype(default)
+
+
+def _groups(parameters: Mapping[str, Any], optimizer: Any) -> dict[str, Any]:
+    """The group of each parameter that is optimized, by key."""
+    keys = {id(parameter): key for key, parameter in parameters.items()}
+    optimized = [(parameter, group) for group in optimizer.param_groups for parameter in group["params"]]
+    strangers = sum(id(parameter) not in keys for parameter, _ in optimized)
+    if strangers or not optimized:
+        raise ValueError(
+            f"torch's optimizer must hold parameters of the torch module alone, got {len(optimized)} "
+            f"parameters, {strangers} of which are not the module's"
+        )
+    return {keys[id(parameter)]: group for parameter, group in optimized}
+
+
+def _aliases(module: Any) -> dict[str, str]:
+    """Further keys of shared parameters and buffers, each with the first one."""
+    first: dict[int, str] = {}
+    found = {}
+    for named in (module.named_parameters, module.named_buffers):
+        for key, tensor in named(remove_duplicate=False):
+            if first.setdefault(id(tensor), key) != key:
+                found[key] = first[id(tensor)]
+    return found
+
+
+def _described(value: Any) -> str:
+    shape = getattr(value, "shape", None)
+    kind = type(value).__name__
+    return kind if shape is None else f"a {kind} of shape {tuple(shape)} and dtype {value.dtype}"

@@ -1,1 +1,0 @@
-"""What a training loop is made of."""

@@ -1,0 +1,74 @@
+"""`python -m benchmarks` as a user types it."""
+
+import json
+
+import pytest
+
+from benchmarks.__main__ import main
+from jax_attn.weights import save_pretrained
+from parity_tests.cli.test_main import tiny_bert, tiny_checkpoint
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tiny_checkpoint(tmp_path / "tiny")
+
+
+def run(capsys, *arguments):
+    status = main([str(argument) for argument in arguments])
+    out, err = capsys.readouterr()
+    return status, out, err
+
+
+def refusal(capsys, *arguments):
+    status, _, err = run(capsys, *arguments)
+    assert status == 2
+    assert err.count("\n") == 1
+    return err
+
+
+def test_every_contender_is_measured_and_written_down(capsys, folder, tmp_path):
+    save_pretrained(tiny_bert(positions=128), folder)  # the sentences are the benchmark's own
+    sizes = ("--count", "5", "--batch-size", "3", "--rounds", "2")
+    files = ("--json", tmp_path / "bench.json", "--plot", tmp_path / "bench.png")
+    status, out, _ = run(capsys, "sentences", *sizes, "--checkpoint", folder, *files)
+    assert status == 0
+    (measured,) = json.loads((tmp_path / "bench.json").read_text())["comparisons"]
+    assert set(measured["seconds"]) == {"Flax, jitted", "torch twin", "transformers"}
+    assert all(len(rounds) == 2 and min(rounds) > 0 for rounds in measured["seconds"].values())
+    assert all(name in out for name in measured["seconds"])
+    assert (tmp_path / "bench.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_attention_takes_any_shape(capsys):
+    status, out, _ = run(capsys, "attention", "--shape", 2, 37, 3, 8, "--no-causal", "--rounds", 1)
+    assert status == 0
+    assert "B2 N3 T37 H8 full, forward+backward" in out
+    assert "times as fast as torch SDPA (geometric mean)" in out
+
+
+def test_a_bad_size_is_refused(capsys, folder, tmp_path):
+    assert "rounds must be at least 1, got 0" in refusal(capsys, "ladder", "--rounds", "0")
+    assert "four positive sizes" in refusal(capsys, "flex", "--shape", 1, 0, 2, 3)
+    assert "batch_size must be at least 1" in refusal(capsys, "sentences", "--batch-size", "-1")
+    assert "variants must be some of" in refusal(capsys, "ladder", "--variants")
+    assert "must end in one of .png" in refusal(capsys, "flex", "--plot", tmp_path / "chart.foo")
+    missing = tmp_path / "missing" / "bench.json"
+    assert "missing" in refusal(capsys, "attention", "--json", missing)
+    where = ("--checkpoint", folder)
+    assert "count must be at least 1" in refusal(capsys, "sentences", "--count", 0, *where)
+    assert "count must be from 1 to" in refusal(capsys, "sentences", "--count", 10**6, *where)
+
+
+@pytest.mark.parametrize("command", [(), ("flex",)])
+def test_help_teaches(capsys, command):
+    with pytest.raises(SystemExit) as caught:
+        main([*command, "--help"])
+    assert caught.value.code == 0
+    assert "benchmarks" in capsys.readouterr().out
+
+
+def test_bad_words_are_refused():
+    with pytest.raises(SystemExit) as caught:
+        main(["lunch"])
+    assert caught.value.code == 2

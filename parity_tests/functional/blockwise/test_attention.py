@@ -1,0 +1,126 @@
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jax_attn.functional.attention import dot_product_attention
+from jax_attn.functional.block_mask import create_block_mask
+from jax_attn.functional.blockwise.plan import FULL, best_plans, grid_of_band, grid_of_block_mask, make_plan
+from jax_attn.functional.flex import flex_attention
+from jax_attn.functional.mask_mods import causal, sliding_window
+from jax_attn.parity import tolerances
+from parity_tests.functional.attention_contract import AttentionContract
+
+MEGABYTE = 2**20
+
+
+class TestBlockwise(AttentionContract):
+    implementation = "blockwise"
+
+
+def temporaries(f, *shapes) -> float:
+    given = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
+    return jax.jit(f).lower(*given).compile().memory_analysis().temp_size_in_bytes / MEGABYTE
+
+
+def loss(implementation: str, q, k, v):
+    return dot_product_attention(q, k, v, is_causal=True, implementation=implementation).sum()
+
+
+def test_memory_of_forward_and_backward_is_small_and_linear():
+    def peak(tokens: int) -> float:
+        return temporaries(jax.grad(partial(loss, "blockwise"), argnums=(0, 1, 2)), *[(1, tokens, 8, 64)] * 3)
+
+    assert peak(4096) <= 48
+    assert peak(8192) <= 2.2 * peak(4096)
+
+
+def test_no_dense_matrix_of_32k():
+    def loss(q):
+        return flex_attention(q, q, q, block_mask=block_mask, implementation="blockwise").sum()
+
+    block_mask = create_block_mask(sliding_window(256), None, None, 2**15, 2**15)
+    assert block_mask.sparsity() > 98
+    assert temporaries(jax.grad(loss), (1, 2**15, 1, 16)) < 64
+
+
+@pytest.mark.parametrize("size", [(128, 128), (256, 512), (384, 128)])
+def test_plan_looks_at_the_blocks_of_the_band_alone(size: tuple[int, int]):
+    tokens = 1000
+    grid = grid_of_band(tokens, tokens, (128, 128), 99, 0)
+    plan = make_plan(grid, (128, 128), size, (tokens, tokens), groups=1)
+    q_idx, kv_idx = np.arange(tokens)[:, None], np.arange(tokens)
+    allowed = np.pad((kv_idx <= q_idx) & (kv_idx >= q_idx - 99), [(0, -tokens % n) for n in size])
+    counts = allowed.reshape(-(-tokens // size[0]), size[0], -1, size[1]).sum((1, 3))
+    for row, row_counts in enumerate(counts):
+        full = plan.full_idx[0, 0, row, : plan.full_num[0, 0, row]]
+        partial_ = plan.partial_idx[0, 0, row, : plan.partial_num[0, 0, row]]
+        assert (row_counts[full] == size[0] * size[1]).all()
+        looked_at = {*full.tolist(), *partial_.tolist()}
+        assert set(np.flatnonzero(row_counts)) <= looked_at
+        assert len(looked_at) <= (size[0] + 128 + 99) // min(size[1], 128) + 2
+
+
+def test_band_and_block_mask_give_the_same_grid():
+    block_mask = create_block_mask(causal, None, None, 512, 512)
+    assert np.array_equal(grid_of_block_mask(block_mask), grid_of_band(512, 512, (128, 128), None, 0))
+    assert grid_of_band(512, 512, (128, 128), None, None).min() == FULL
+
+
+def test_a_window_takes_a_fraction_of_the_blocks():
+    def steps(grid: np.ndarray) -> int:
+        plans = best_plans(grid, (128, 128), (8192, 8192), groups=1)
+        return [(plan.full_num.sum() + plan.partial_num.sum()) * plan.q_size * plan.kv_size for plan in plans]
+
+    whole = steps(grid_of_band(8192, 8192, (128, 128), None, 0))
+    window = steps(grid_of_band(8192, 8192, (128, 128), 255, 0))
+    assert all(all_of_it >= 8 * part for all_of_it, part in zip(whole, window, strict=True))
+
+
+def test_captured_arrays_change_without_compiling_again():
+    traces = []
+
+    @jax.jit
+    def attend(q, slope):
+        traces.append(1)
+        return flex_attention(q, q, q, lambda s, b, h, i, j: s - slope * (i - j), implementation="blockwise")
+
+    q = jnp.ones((1, 5, 1, 2))
+    assert not jnp.array_equal(attend(q, jnp.float32(0)), attend(q * jnp.arange(2), jnp.float32(1)))
+    assert len(traces) == 1
+
+
+def scaled_gradient(factor: float):
+    """The identity, with a gradient that is not its own."""
+
+    @jax.custom_jvp
+    def f(x):
+        return x
+
+    f.defjvp(lambda primals, tangents: (primals[0], factor * tangents[0]))
+    return f
+
+
+def test_what_was_compiled_for_one_mod_is_not_used_for_another():
+    """What a jaxpr's text leaves out: arrays within a nested jit, and the rules of custom derivatives."""
+    q = jnp.asarray(np.random.default_rng(0).standard_normal((1, 7, 1, 3)), jnp.float32)
+
+    def attend(q, score_mod, implementation):
+        return flex_attention(q, q, q, score_mod, implementation=implementation)
+
+    def nested(table):
+        look = jax.jit(lambda i: table[i])
+        return lambda s, b, h, i, j: s + look(j)
+
+    for table in (jnp.zeros(7), jnp.arange(7.0)):
+        ours, truth = (attend(q, nested(table), name) for name in ("blockwise", "reference"))
+        np.testing.assert_allclose(ours, truth, atol=tolerances.SAME_FLOAT32)
+    for factor in (1.0, 3.0):
+        f = scaled_gradient(factor)
+        ours, truth = (
+            jax.grad(lambda q, f=f, name=name: attend(q, lambda s, b, h, i, j: f(s), name)[..., 0].sum())(q)
+            for name in ("blockwise", "reference")
+        )
+        np.testing.assert_allclose(ours, truth, atol=tolerances.SAME_FLOAT32)

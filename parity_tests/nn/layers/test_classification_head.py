@@ -1,0 +1,34 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from jax_attn.nn.layers.classification_head import ClassificationHead
+from parity_tests.contract import TwinContract
+from parity_tests.from_scratch.properties import assert_batch_independent, assert_same, draw
+
+
+class TestClassificationHead(TwinContract):
+    rows = ("classification-head",)
+
+
+@jax.enable_x64(True)
+def test_the_first_token_decides():
+    module, x = ClassificationHead(7, 5, rngs=nnx.Rngs(0), param_dtype=jnp.float64), draw(3, 5, 7)
+    assert module(x).shape == (3, 5)
+    assert_same(module(x.at[:, 1:].set(1e3)), module(x))
+    assert_batch_independent(module, x)
+
+
+def test_dropout_comes_before_the_linear_layer():
+    module = ClassificationHead(1, 1, dropout=0.5, rngs=nnx.Rngs(0))
+    module.linear.kernel[...], module.linear.bias[...] = jnp.ones((1, 1)), jnp.ones(1)
+    assert set(np.unique(module(jnp.ones((100, 2, 1))))) == {1.0, 3.0}
+
+
+def test_bad_arguments_and_input_are_refused():
+    with pytest.raises(ValueError, match="num_classes must be at least 1, got num_classes=0"):
+        ClassificationHead(7, 0, rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match=r"x must have shape \(t, 7\) or \(b, t, 7\), got \(5, 8\)"):
+        ClassificationHead(7, 5, rngs=nnx.Rngs(0))(jnp.ones((5, 8)))

@@ -1,0 +1,38 @@
+"""The two linear layers that every token goes through on its own."""
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+gelu_tanh = partial(F.gelu, approximate="tanh")
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu": F.gelu,
+    "gelu_tanh": gelu_tanh,
+    "gelu_new": gelu_tanh,
+    "gelu_pytorch_tanh": gelu_tanh,
+    "relu": torch.relu,
+}
+
+
+class FeedForward(nn.Module):
+    """`dropout(activation(x W_up + b_up) W_down + b_down)`, for each token alone.
+
+    See `jax_attn.nn.layers.feed_forward.FeedForward`, its twin, for the arguments.
+
+    Source: Vaswani et al. (arXiv 1706.03762), section 3.3.
+    """
+
+    def __init__(self, embed_dim: int, hidden_dim: int, activation: str = "gelu", dropout: float = 0.0):
+        super().__init__()
+        self.activation = ACTIVATIONS[activation]
+        self.up = nn.Linear(embed_dim, hidden_dim)
+        self.down = nn.Linear(hidden_dim, embed_dim)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`(t, d)` or `(b, t, d)` to the same shape."""
+        return self.dropout(self.down(self.activation(self.up(x))))
