@@ -158,3 +158,47 @@ def test_every_folder_is_a_package():
     for tree in ("jax_attn", "torch_ref"):
         for file in (ROOT / tree).rglob("*.py"):
             assert (file.parent / "__init__.py").exists(), file.parent
+
+
+DOORS = [
+    "jax_attn",
+    *(
+        f"jax_attn.{room}"
+        for room in ("catalogue", "from_scratch", "functional", "models", "nn", "optim", "parity", "weights")
+    ),
+    *(
+        f"{tree}.nn.{room}"
+        for tree in ("jax_attn", "torch_ref")
+        for room in ("positions", "attention", "layers")
+    ),
+    *(f"torch_ref.{room}" for room in ("from_scratch", "models", "nn")),
+    "torch_ref",
+]
+
+
+@pytest.mark.parametrize("package", DOORS)
+def test_a_door_hands_on_exactly_what_it_names(package):
+    """Tab completion shows what is public and nothing else, and all of it is there."""
+    door = import_module(package)
+    assert dir(door) == sorted(door.__all__)
+    assert all(hasattr(door, name) for name in door.__all__)
+
+
+@pytest.mark.parametrize("tree", ["jax_attn", "torch_ref"])
+@pytest.mark.parametrize("room", ROOMS)
+def test_every_public_class_of_a_room_stands_at_its_door(tree, room):
+    door = import_module(f"{tree}.{room}")
+    for file in modules(tree, (room,)):
+        for name, kind in public_classes(tree, file).items():
+            assert getattr(door, name, None) is kind, f"{tree}.{room} does not hand on {name} of {file}"
+
+
+def test_no_two_classes_of_a_package_have_one_name():
+    """A reader who searches for a class finds one."""
+    for room in (ROOT / "jax_attn").iterdir():
+        found: dict[str, str] = {}
+        for file in sorted(room.rglob("*.py")) if room.is_dir() else ():
+            for node in ast.parse(file.read_text(encoding="utf-8")).body:
+                if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                    assert node.name not in found, f"{node.name}: {found[node.name]} and {file}"
+                    found[node.name] = str(file)

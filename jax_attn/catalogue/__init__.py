@@ -11,3 +11,7 @@ from jax_attn.catalogue.twin import Twin
 CATALOGUE: dict[str, Twin] = {twin.name: twin for twin in [*LADDER, *COMPONENTS]}
 
 __all__ = ["CATALOGUE", "Twin"]
+
+
+def __dir__() -> list[str]:
+    return __all__

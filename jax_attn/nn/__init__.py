@@ -1,1 +1,27 @@
-"""The modules that models are built from."""
+"""The modules that models are built from: primitives, positions, attention and layers."""
+
+from jax_attn.nn.attention import MultiHeadAttention
+from jax_attn.nn.layers import ClassificationHead, Embeddings, Encoder, EncoderLayer, FeedForward, Pooler
+from jax_attn.nn.positions import LearnedPositions, SinusoidalPositions
+from jax_attn.nn.primitives import Buffer, Dropout, Embedding, LayerNorm, Linear
+
+__all__ = [
+    "Buffer",
+    "ClassificationHead",
+    "Dropout",
+    "Embedding",
+    "Embeddings",
+    "Encoder",
+    "EncoderLayer",
+    "FeedForward",
+    "LayerNorm",
+    "LearnedPositions",
+    "Linear",
+    "MultiHeadAttention",
+    "Pooler",
+    "SinusoidalPositions",
+]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -62,3 +62,7 @@ __all__ = [
     "sgd",
     "step_lr",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -30,3 +30,7 @@ __all__ = [
     "trace_modules",
     "training_power",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -266,9 +266,9 @@ def power(
                 mutation.name,
                 mutation.summary,
                 title,
-                tuple(trial.acts.words),
+                tuple(trial.hits.words),
                 seen[mutation.name],
-                bool(trial.acts.words),
+                bool(trial.hits.words),
                 mutation.lane,
             )
         )

@@ -13,3 +13,7 @@ __all__ = [
     "slots",
     "state_dict",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

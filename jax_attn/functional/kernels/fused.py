@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Int
 from jax_attn.functional.block_mask import BlockMask, noop_mask
 from jax_attn.functional.blockwise.plan import EMPTY, FULL, PARTIAL, grid_of_block_mask
 from jax_attn.functional.kernels.hoisting import HoistedMod
-from jax_attn.functional.kernels.tile import Plan
+from jax_attn.functional.kernels.tile import TilePlan
 from jax_attn.functional.score_mods import ScoreMod
 
 
@@ -70,25 +70,25 @@ class Kernels(Protocol):
     """
 
     def forward(
-        self, plan: Plan, blocks: Blocks, q: Array, k: Array, v: Array, tables: Sequence[Array]
+        self, plan: TilePlan, blocks: Blocks, q: Array, k: Array, v: Array, tables: Sequence[Array]
     ) -> tuple[Array, Array, Array]:
         """Output, log-sum-exp `(B, N, T)` and maximum `(B, N, T)`."""
         ...
 
     def backward_queries(
-        self, plan: Plan, blocks: Blocks, operands: Sequence[Array], tables: Sequence[Array]
+        self, plan: TilePlan, blocks: Blocks, operands: Sequence[Array], tables: Sequence[Array]
     ) -> tuple[Array, list[Array]]:
         """dq, and the gradients of `plan.learned_by("q_idx")`; operands are q, k, v, do, lse, delta."""
         ...
 
     def backward_keys(
-        self, plan: Plan, blocks: Blocks, operands: Sequence[Array], tables: Sequence[Array]
+        self, plan: TilePlan, blocks: Blocks, operands: Sequence[Array], tables: Sequence[Array]
     ) -> tuple[Array, Array, list[Array]]:
         """dk, dv, and the gradients of `plan.learned_by("kv_idx")`."""
         ...
 
     def backward_pairs(
-        self, plan: Plan, blocks: Blocks, operands: Sequence[Array], tables: Sequence[Array], number: int
+        self, plan: TilePlan, blocks: Blocks, operands: Sequence[Array], tables: Sequence[Array], number: int
     ) -> Array:
         """The gradient of one of `plan.learned_by("q_idx", "kv_idx")`."""
         ...
@@ -133,7 +133,7 @@ def fused_attention(
     mask = None
     if block_mask is not None and block_mask.mask_mod is not noop_mask:
         mask = HoistedMod(block_mask.mask_mod, sizes)
-    plan = Plan(
+    plan = TilePlan(
         scale=head_dim**-0.5 if scale is None else scale,
         lengths=(queries, keys),
         block=block,
@@ -179,7 +179,7 @@ def _pad_positions(table: Array, missing: tuple[int, int]) -> Array:
     return jnp.pad(table, ((0, 0), (0, 0), (0, 0), *widths))
 
 
-def _merge(plan: Plan, learned: Sequence[Array], others: Sequence[Array]) -> list[Array]:
+def _merge(plan: TilePlan, learned: Sequence[Array], others: Sequence[Array]) -> list[Array]:
     """The tables in the order of the lookups."""
     numbers, floats, rest = plan.learned(), iter(learned), iter(others)
     return [next(floats) if i in numbers else next(rest) for i in range(len(learned) + len(others))]
@@ -188,7 +188,7 @@ def _merge(plan: Plan, learned: Sequence[Array], others: Sequence[Array]) -> lis
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _attention(
     kernels: Kernels,
-    plan: Plan,
+    plan: TilePlan,
     q: Array,
     k: Array,
     v: Array,
@@ -199,12 +199,12 @@ def _attention(
     return kernels.forward(plan, blocks, q, k, v, _merge(plan, learned, others))
 
 
-def _forward(kernels: Kernels, plan: Plan, *operands: Any) -> tuple[Any, Any]:
+def _forward(kernels: Kernels, plan: TilePlan, *operands: Any) -> tuple[Any, Any]:
     output, lse, peak = _attention(kernels, plan, *operands)
     return (output, lse, peak), (*operands, output, lse)
 
 
-def _backward(kernels: Kernels, plan: Plan, saved: Any, cotangents: Any) -> tuple[Any, ...]:
+def _backward(kernels: Kernels, plan: TilePlan, saved: Any, cotangents: Any) -> tuple[Any, ...]:
     q, k, v, learned, others, blocks, output, lse = saved
     d_output, d_lse, _ = cotangents
     tables = _merge(plan, learned, others)

@@ -20,8 +20,8 @@ from jaxtyping import Array, Float
 from jax_attn.functional.block_mask import BlockMask
 from jax_attn.functional.kernels.fused import Blocks, Fused, fused_attention
 from jax_attn.functional.kernels.tile import (
-    Plan,
-    Tile,
+    ScoreTile,
+    TilePlan,
     attend,
     dot,
     finish,
@@ -93,7 +93,7 @@ class _Kernels:
     """The four kernels; see `fused.Kernels`."""
 
     def forward(
-        self, plan: Plan, blocks: Blocks, q: Array, k: Array, v: Array, tables: Sequence[Array]
+        self, plan: TilePlan, blocks: Blocks, q: Array, k: Array, v: Array, tables: Sequence[Array]
     ) -> tuple[Array, Array, Array]:
         (batch, heads, queries, _), value_dim, wide = q.shape, v.shape[-1], _wide(q)
         group = heads // k.shape[1]
@@ -131,7 +131,7 @@ class _Kernels:
         return tuple(call(*blocks.of_row, q, k, v, *tables))
 
     def backward_queries(
-        self, plan: Plan, blocks: Blocks, operands: Sequence[Array], tables: Sequence[Array]
+        self, plan: TilePlan, blocks: Blocks, operands: Sequence[Array], tables: Sequence[Array]
     ) -> tuple[Array, list[Array]]:
         q, k = operands[:2]
         (batch, heads, queries, head_dim), wide = q.shape, _wide(q)
@@ -175,7 +175,7 @@ class _Kernels:
         return dq, [x[:, :, : tables[number].shape[2]] for x, number in zip(sums, learned, strict=True)]
 
     def backward_keys(
-        self, plan: Plan, blocks: Blocks, operands: Sequence[Array], tables: Sequence[Array]
+        self, plan: TilePlan, blocks: Blocks, operands: Sequence[Array], tables: Sequence[Array]
     ) -> tuple[Array, Array, list[Array]]:
         q, k, v = operands[:3]
         (batch, heads), (kv_heads, keys), wide = q.shape[:2], k.shape[1:3], _wide(q)
@@ -229,7 +229,7 @@ class _Kernels:
         return dk, dv, [x[:, :, : tables[number].shape[2]] for x, number in zip(sums, learned, strict=True)]
 
     def backward_pairs(
-        self, plan: Plan, blocks: Blocks, operands: Sequence[Array], tables: Sequence[Array], number: int
+        self, plan: TilePlan, blocks: Blocks, operands: Sequence[Array], tables: Sequence[Array], number: int
     ) -> Array:
         q, k = operands[:2]
         (batch, heads), group, wide = q.shape[:2], q.shape[1] // k.shape[1], _wide(q)
@@ -271,7 +271,9 @@ class _Kernels:
 _KERNELS = _Kernels()
 
 
-def _call(plan: Plan, kernel: Callable[..., None], grid: tuple[int, ...], shapes: Any) -> Callable[..., Any]:
+def _call(
+    plan: TilePlan, kernel: Callable[..., None], grid: tuple[int, ...], shapes: Any
+) -> Callable[..., Any]:
     """The kernel as a function of its operands, which stay in the GPU's memory."""
     return pl.pallas_call(
         kernel,
@@ -310,7 +312,7 @@ def _visit(
     return _loop(few, all_, lambda t, state: at(t, state, False), state)
 
 
-def _load(plan: Plan, corner: tuple[Any, ...], group: int, ins: Sequence[Any]) -> list[Array]:
+def _load(plan: TilePlan, corner: tuple[Any, ...], group: int, ins: Sequence[Any]) -> list[Array]:
     """The tiles of q, k, v, do, and of lse and delta as columns."""
     b, n, q_start, kv_start = corner
     rows = (b, n, pl.ds(q_start, plan.tile[0]))
@@ -327,8 +329,8 @@ def _load(plan: Plan, corner: tuple[Any, ...], group: int, ins: Sequence[Any]) -
 
 
 def _backward_tile(
-    plan: Plan, corner: tuple[Any, ...], loaded: Sequence[Array], table_refs: Sequence[Any], masked: bool
-) -> tuple[Tile, Array, Array, dict[int, Array]]:
+    plan: TilePlan, corner: tuple[Any, ...], loaded: Sequence[Array], table_refs: Sequence[Any], masked: bool
+) -> tuple[ScoreTile, Array, Array, dict[int, Array]]:
     """The tile, its weights, the gradient of `q kᵀ`, and those of the tables by number."""
     q, k, v, do, lse, delta = loaded
     tile = score_tile(plan, corner, q, k, _reader(plan, corner, table_refs), masked)
@@ -336,7 +338,9 @@ def _backward_tile(
     return tile, weights, ds, dict(zip(plan.learned(), d_learned, strict=True))
 
 
-def _reader(plan: Plan, corner: tuple[Any, ...], refs: Sequence[Any]) -> Callable[[int, Array | None], Array]:
+def _reader(
+    plan: TilePlan, corner: tuple[Any, ...], refs: Sequence[Any]
+) -> Callable[[int, Array | None], Array]:
     b, n, *starts = corner
 
     def read(number: int, index: Array | None) -> Array:

@@ -25,7 +25,7 @@ Read = Callable[[int, Array | None], Array]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Plan:
+class TilePlan:
     """What is known of a call before any array is.
 
     Attributes:
@@ -67,7 +67,7 @@ class Plan:
         ]
 
 
-class Tile(NamedTuple):
+class ScoreTile(NamedTuple):
     """Scores of a tile, before and after `score_mod`, and what it looked up.
 
     Attributes:
@@ -93,7 +93,9 @@ def dot(a: Array, b: Array, axes: tuple[int, int]) -> Array:
     return lax.dot_general(a, b, (((axes[0],), (axes[1],)), ((), ())), preferred_element_type=wide)
 
 
-def score_tile(plan: Plan, corner: tuple[Any, ...], q: Array, k: Array, read: Read, masked: bool) -> Tile:
+def score_tile(
+    plan: TilePlan, corner: tuple[Any, ...], q: Array, k: Array, read: Read, masked: bool
+) -> ScoreTile:
     """The scores of the tile whose first corner is `(b, h, q_idx, kv_idx)`.
 
     Args:
@@ -129,10 +131,10 @@ def score_tile(plan: Plan, corner: tuple[Any, ...], q: Array, k: Array, read: Re
     allowed = None
     for condition in conditions:
         allowed = condition if allowed is None else allowed & condition
-    return Tile(place, score, _only(allowed, post, -jnp.inf), allowed, looked_up, indices)
+    return ScoreTile(place, score, _only(allowed, post, -jnp.inf), allowed, looked_up, indices)
 
 
-def attend(tile: Tile, v: Array, state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+def attend(tile: ScoreTile, v: Array, state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
     """One step of online softmax.
 
     Args:
@@ -155,7 +157,7 @@ def finish(state: tuple[Array, Array, Array]) -> tuple[Array, Array]:
 
 
 def gradients(
-    plan: Plan, tile: Tile, v: Array, do: Array, lse: Array, delta: Array
+    plan: TilePlan, tile: ScoreTile, v: Array, do: Array, lse: Array, delta: Array
 ) -> tuple[Array, Array, list[Array]]:
     """The weights, the gradient of `q kᵀ`, and that of each of `plan.learned()`: tiles all.
 

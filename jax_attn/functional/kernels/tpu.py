@@ -21,7 +21,7 @@ from jaxtyping import Array, Float
 from jax_attn.functional.block_mask import BlockMask
 from jax_attn.functional.kernels.fused import Blocks, Fused, Visits, fused_attention
 from jax_attn.functional.kernels.tile import (
-    Plan,
+    TilePlan,
     attend,
     dot,
     finish,
@@ -83,7 +83,7 @@ class _Kernels:
     """The four kernels; see `fused.Kernels`."""
 
     def forward(
-        self, plan: Plan, blocks: Blocks, q: Array, k: Array, v: Array, tables: Sequence[Array]
+        self, plan: TilePlan, blocks: Blocks, q: Array, k: Array, v: Array, tables: Sequence[Array]
     ) -> tuple[Array, Array, Array]:
         (batch, heads, queries, _), value_dim, wide = q.shape, v.shape[-1], _wide(q)
         grid = _Grid(plan, blocks.of_row, heads // k.shape[1])
@@ -130,7 +130,7 @@ class _Kernels:
         return output, lse[:, :, 0], peak[:, :, 0]
 
     def backward_queries(
-        self, plan: Plan, blocks: Blocks, operands: Sequence[Array], tables: Sequence[Array]
+        self, plan: TilePlan, blocks: Blocks, operands: Sequence[Array], tables: Sequence[Array]
     ) -> tuple[Array, list[Array]]:
         q, k, v, do, lse, delta = operands
         (batch, heads, queries, head_dim), wide = q.shape, _wide(q)
@@ -187,7 +187,7 @@ class _Kernels:
         return dq, sums
 
     def backward_keys(
-        self, plan: Plan, blocks: Blocks, operands: Sequence[Array], tables: Sequence[Array]
+        self, plan: TilePlan, blocks: Blocks, operands: Sequence[Array], tables: Sequence[Array]
     ) -> tuple[Array, Array, list[Array]]:
         q, k, v, do, lse, delta = operands
         (batch, heads), (kv_heads, keys), wide = q.shape[:2], k.shape[1:3], _wide(q)
@@ -258,7 +258,7 @@ class _Kernels:
         return dk, dv, sums
 
     def backward_pairs(
-        self, plan: Plan, blocks: Blocks, operands: Sequence[Array], tables: Sequence[Array], number: int
+        self, plan: TilePlan, blocks: Blocks, operands: Sequence[Array], tables: Sequence[Array], number: int
     ) -> Array:
         q, k, v, do, lse, delta = operands
         (batch, heads), group = q.shape[:2], q.shape[1] // k.shape[1]
@@ -312,7 +312,7 @@ class _Grid:
     leaves open.
     """
 
-    def __init__(self, plan: Plan, visits: Visits, group: int, by_column: bool = False) -> None:
+    def __init__(self, plan: TilePlan, visits: Visits, group: int, by_column: bool = False) -> None:
         self.plan, self.group, self.by_column = plan, group, by_column
         self.visits, self.sizes = visits, visits.order.shape
 
@@ -405,7 +405,7 @@ class _PairGrid(_Grid):
     The lists are but one, of the kinds of blocks.
     """
 
-    def __init__(self, plan: Plan, visits: Visits, group: int, shared: tuple[int, int]) -> None:
+    def __init__(self, plan: TilePlan, visits: Visits, group: int, shared: tuple[int, int]) -> None:
         super().__init__(plan, visits, group)
         self.shared = shared
 
@@ -423,7 +423,7 @@ def _split(refs: Sequence[Any], *lengths: int) -> list[Sequence[Any]]:
     return [*groups, refs[start:]]
 
 
-def _reader(plan: Plan, refs: Sequence[Any]) -> Callable[[int, Array | None], Array]:
+def _reader(plan: TilePlan, refs: Sequence[Any]) -> Callable[[int, Array | None], Array]:
     def read(number: int, index: Array | None) -> Array:
         ref = refs[number]
         return pick(lambda r: ref[r], index, ref.shape[0], plan.tile)

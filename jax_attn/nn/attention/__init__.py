@@ -1,1 +1,11 @@
 """The attention modules that models are built from."""
+
+from jax_attn.nn.attention.multi_head import MultiHeadAttention
+
+__all__ = [
+    "MultiHeadAttention",
+]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,1 +1,21 @@
-"""The parts of a transformer around its attention."""
+"""Layers: embeddings, feed-forward, encoder, poolers and heads."""
+
+from jax_attn.nn.layers.classification_head import ClassificationHead
+from jax_attn.nn.layers.embeddings import Embeddings
+from jax_attn.nn.layers.encoder import Encoder
+from jax_attn.nn.layers.encoder_layer import EncoderLayer
+from jax_attn.nn.layers.feed_forward import FeedForward
+from jax_attn.nn.layers.pooler import Pooler
+
+__all__ = [
+    "ClassificationHead",
+    "Embeddings",
+    "Encoder",
+    "EncoderLayer",
+    "FeedForward",
+    "Pooler",
+]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -51,8 +51,8 @@ def tried_with(mutation: Mutation, trial: Trial) -> Iterator[Tried]:
     """The mutation as a candidate, if it acts on the trial's inputs."""
     injected = inject(mutation, trial.sides.torch, trial.divergence.torch_path, share_weights=True)
     error = trial.of(injected)
-    if injected.acts.words:
-        flax, torch = (", ".join(dict.fromkeys(words)) for words in zip(*injected.acts.words, strict=True))
+    if injected.hits.words:
+        flax, torch = (", ".join(dict.fromkeys(words)) for words in zip(*injected.hits.words, strict=True))
         explains = bool(error <= trial.bound)
         yield (
             mutation,

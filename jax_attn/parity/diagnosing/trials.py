@@ -21,7 +21,7 @@ from jax_attn.parity.tracing.recording_torch import TorchRecorder
 from jax_attn.parity.tracing.wrapping import first_paths
 
 
-class Forward:
+class ForwardRun:
     """The outputs of the call at mutation: Flax's stay, torch's are made again with each candidate.
 
     Attributes:
@@ -106,9 +106,9 @@ class Backward:
         return max(errors) if errors and not any(map(math.isnan, errors)) else math.nan
 
 
-Trial = Forward | Backward
+Trial = ForwardRun | Backward
 
 
 def trial_of(sides: Sides, lane: Lane, case: Case, divergence: Divergence) -> Trial:
     """The trial in the direction of the divergence."""
-    return (Backward if divergence.direction == "backward" else Forward)(sides, lane, case, divergence)
+    return (Backward if divergence.direction == "backward" else ForwardRun)(sides, lane, case, divergence)

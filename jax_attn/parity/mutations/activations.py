@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from jax_attn.parity.mutations.injection import PASS, Acts, Forward, uses, watch
+from jax_attn.parity.mutations.injection import PASS, Forward, Hits, uses, watch
 from jax_attn.parity.mutations.mutation import Mutation
 
 Formula = Callable[[Any], Any]
@@ -52,7 +52,7 @@ def _called(source: str) -> Callable[[Any], bool]:
     return uses(*CALLED[source], CLASSES[source])
 
 
-def _instead(source: str, target: str) -> Callable[[Any, Acts], None]:
+def _instead(source: str, target: str) -> Callable[[Any, Hits], None]:
     """`target` where `source` is called."""
 
     def caught(forward: Forward, name: str, function: Any, args: Any, kwargs: Any) -> Any:
@@ -64,10 +64,10 @@ def _instead(source: str, target: str) -> Callable[[Any, Acts], None]:
             wanted = {"tanh GELU": "erf GELU", "erf GELU": "tanh GELU"}[word]
         if wanted == word:
             return PASS
-        forward.acts.add(wanted, word)
+        forward.hits.add(wanted, word)
         return FORMULAS[wanted](args[0])
 
-    return lambda module, acts: watch(module, caught, acts)
+    return lambda module, hits: watch(module, caught, hits)
 
 
 def gate_and_values(
@@ -83,7 +83,7 @@ def gate_and_values(
         for gate, other in (args[:2], args[1::-1]):
             found = activated.get(id(gate))
             if found and other.shape == gate.shape and other is not found[2]:
-                forward.acts.add("act(up) gate", "act(gate) up")
+                forward.hits.add("act(up) gate", "act(gate) up")
                 return found[1](other) * found[2]
     return PASS
 
@@ -92,7 +92,7 @@ def _mutation(
     name: str,
     summary: str,
     fits: Callable[[Any], bool],
-    injector: Callable[[Any, Acts], None],
+    injector: Callable[[Any, Hits], None],
     *pitfalls: int,
 ) -> Mutation:
     return Mutation(name, summary, "layers", "activation", fits, injector, pitfalls)
@@ -133,6 +133,6 @@ ACTIVATIONS = [
         "gate-swapped",
         "of a gated layer, the activation is taken of the other half",
         uses(*(name for names in CALLED.values() for name in names), *CLASSES.values(), "sigmoid"),
-        lambda module, acts: watch(module, gate_and_values, acts),
+        lambda module, hits: watch(module, gate_and_values, hits),
     ),
 ]

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from jax_attn.parity.mutations.injection import PASS, Acts, Forward, is_attention, watch
+from jax_attn.parity.mutations.injection import PASS, Forward, Hits, is_attention, watch
 from jax_attn.parity.mutations.mutation import Mutation
 from jax_attn.parity.mutations.points import Chain, Points, heads_apart
 
@@ -18,7 +18,7 @@ def scaled(word: str, factor: Callable[[int, int], float]) -> Points:
         times = factor(heads, queries.shape[-1])
         if times == 1.0:
             return product
-        forward.acts.add(word, "scores / sqrt(head_dim)")
+        forward.hits.add(word, "scores / sqrt(head_dim)")
         return product * times
 
     return Points(scores=scores)
@@ -28,7 +28,7 @@ def swapped(forward: Forward, queries: Any, keys: Any, product: Any) -> Any:
     """Keys by queries."""
     if product.shape[-1] != product.shape[-2]:
         return product
-    forward.acts.add("k qᵀ", "q kᵀ")
+    forward.hits.add("k qᵀ", "q kᵀ")
     return product.mT
 
 
@@ -36,7 +36,7 @@ def values_for_keys(forward: Forward, chain: Chain, weights: Any, values: Any) -
     """Queries meet the values, and the weights mix the keys."""
     if chain.keys.mT.shape != values.shape:
         return weights @ values
-    forward.acts.add("softmax(q vᵀ) k", "softmax(q kᵀ) v")
+    forward.hits.add("softmax(q vᵀ) k", "softmax(q kᵀ) v")
     return chain.replay(chain.queries @ values.mT) @ chain.keys.mT
 
 
@@ -56,7 +56,7 @@ def _queries_changed(
     apart = heads_apart(forward, queries)
     if apart is None:
         return product
-    forward.acts.add(*words)
+    forward.hits.add(*words)
     return change(apart).reshape(queries.shape) @ keys
 
 
@@ -67,7 +67,7 @@ def of_values(change: Heads, word: str, right: str) -> Points:
         apart = heads_apart(forward, values)
         if apart is None:
             return weights @ values
-        forward.acts.add(word, right)
+        forward.hits.add(word, right)
         return weights @ change(apart).reshape(values.shape)
 
     return Points(mix=mix)
@@ -92,7 +92,7 @@ def split_otherwise(change: Heads, word: str, right: str) -> Points:
         apart = heads_apart(forward, queries), heads_apart(forward, keys.mT)
         if apart[0] is None or apart[1] is None:
             return product
-        forward.acts.add(word, right)
+        forward.hits.add(word, right)
         return change(apart[0]).reshape(queries.shape) @ change(apart[1]).reshape(keys.mT.shape).mT
 
     def mix(forward: Forward, chain: Chain, weights: Any, values: Any) -> Any:
@@ -108,7 +108,7 @@ def joined_as_they_are(forward: Forward, chain: Chain, weights: Any, values: Any
     apart = heads_apart(forward, context)
     if apart is None:
         return context
-    forward.acts.add("joined by a reshape of (b, n, t, h)", "moved to (b, t, n, h) first")
+    forward.hits.add("joined by a reshape of (b, n, t, h)", "moved to (b, t, n, h) first")
     b, n, t, h = apart.shape
     return apart.reshape(b, t, n, h).transpose(1, 2).reshape(context.shape)
 
@@ -135,7 +135,7 @@ def shared_scores(forward: Forward, queries: Any, keys: Any, product: Any) -> An
     other = None if apart is None else shared_otherwise(apart)
     if other is None:
         return product
-    forward.acts.add("query heads share a key head in another order", "in torch's order")
+    forward.hits.add("query heads share a key head in another order", "in torch's order")
     return queries @ other.reshape(keys.mT.shape).mT
 
 
@@ -151,7 +151,7 @@ def shared_values(forward: Forward, chain: Chain, weights: Any, values: Any) -> 
 
 def wrong_axis(forward: Forward, chain: Any, scores: Any, dim: Any) -> Any:
     """Softmax over the queries."""
-    forward.acts.add("softmax over the queries", "softmax over the keys")
+    forward.hits.add("softmax over the queries", "softmax over the keys")
     return scores.softmax(-2 if dim in (-1, scores.ndim - 1) else -1)
 
 
@@ -161,7 +161,7 @@ def narrow_softmax(forward: Forward, chain: Any, scores: Any, dim: Any) -> Any:
 
     if scores.dtype != torch.float64:
         return PASS
-    forward.acts.add("softmax in float32", "softmax in float64")
+    forward.hits.add("softmax in float32", "softmax in float64")
     return scores.float().softmax(dim).to(scores.dtype)
 
 
@@ -169,7 +169,7 @@ def one_to_spare(forward: Forward, chain: Any, scores: Any, dim: Any) -> Any:
     """A softmax with one more key of score 0."""
     import torch
 
-    forward.acts.add("softmax with 1 added to the sum", "softmax")
+    forward.hits.add("softmax with 1 added to the sum", "softmax")
     return (
         torch.cat([scores, torch.zeros_like(scores.narrow(dim, 0, 1))], dim)
         .softmax(dim)
@@ -189,8 +189,8 @@ def attention_mutation(
     return Mutation(name, summary, "attention", setting, fits, partial(_watch, points), pitfalls)
 
 
-def _watch(points: Points, module: Any, acts: Acts) -> None:
-    watch(module, points, acts)
+def _watch(points: Points, module: Any, hits: Hits) -> None:
+    watch(module, points, hits)
 
 
 SCALE, HEADS = "scale", "heads"

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from jax_attn.parity.mutations.injection import Acts, wrap
+from jax_attn.parity.mutations.injection import Hits, wrap
 from jax_attn.parity.mutations.mutation import Mutation
 
 
@@ -21,27 +21,27 @@ def has_batch_norm(module: Any) -> bool:
     return bool(_batch_norms(module))
 
 
-def momentum(other: Callable[[float], float]) -> Callable[[Any, Acts], None]:
+def momentum(other: Callable[[float], float]) -> Callable[[Any, Hits], None]:
     """Torch's momentum is the share of the new statistics: it becomes `other(it)`."""
 
-    def injector(module: Any, acts: Acts) -> None:
+    def injector(module: Any, hits: Hits) -> None:
         for norm in _batch_norms(module):
             share = other(norm.momentum)
             if share != norm.momentum:
-                acts.add(f"{share:g} of what is new", f"{norm.momentum:g} of it")
+                hits.add(f"{share:g} of what is new", f"{norm.momentum:g} of it")
                 norm.momentum = share
 
     return injector
 
 
-def biased_variance(module: Any, acts: Acts) -> None:
+def biased_variance(module: Any, hits: Hits) -> None:
     """What is new of the running variance is over n, not over n - 1."""
 
     def around(norm: Any, forward: Any, x: Any) -> Any:
         old = norm.running_var.clone()
         y = forward(x)
         if norm.training:
-            acts.add("running variance over n", "over n - 1")
+            hits.add("running variance over n", "over n - 1")
             n = x.numel() / x.shape[1]
             kept = (1 - norm.momentum) * old
             norm.running_var.data.copy_(kept + (norm.running_var - kept) * (n - 1) / n)
@@ -51,22 +51,22 @@ def biased_variance(module: Any, acts: Acts) -> None:
         wrap(norm, around)
 
 
-def statistics(in_training: bool) -> Callable[[Any, Acts], None]:
+def statistics(in_training: bool) -> Callable[[Any, Hits], None]:
     """The batch's own statistics in evaluation; or in training the running ones, which stay as they are."""
     words = ("the running statistics", "the batch's")
 
-    def around(norm: Any, forward: Any, x: Any, acts: Acts) -> Any:
+    def around(norm: Any, forward: Any, x: Any, hits: Hits) -> Any:
         if norm.training != in_training:
             return forward(x)
-        acts.add(*(words if in_training else words[::-1]))
+        hits.add(*(words if in_training else words[::-1]))
         from torch.nn import functional as F
 
         running = (norm.running_mean, norm.running_var) if in_training else (None, None)
         return F.batch_norm(x, *running, norm.weight, norm.bias, not in_training, 0.0, norm.eps)
 
-    def injector(module: Any, acts: Acts) -> None:
+    def injector(module: Any, hits: Hits) -> None:
         for norm in _batch_norms(module):
-            wrap(norm, lambda norm, forward, x: around(norm, forward, x, acts))
+            wrap(norm, lambda norm, forward, x: around(norm, forward, x, hits))
 
     return injector
 

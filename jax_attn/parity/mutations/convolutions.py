@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from jax_attn.parity.mutations.injection import Acts, wrap
+from jax_attn.parity.mutations.injection import Hits, wrap
 from jax_attn.parity.mutations.mutation import Mutation
 
 
@@ -22,7 +22,7 @@ def _strided(module: Any) -> list[Any]:
     ]
 
 
-def padded_same(module: Any, acts: Acts) -> None:
+def padded_same(module: Any, hits: Hits) -> None:
     """JAX's `SAME` for numbers: what does not come out even goes to the end. The shape is the same."""
 
     def around(conv: Any, forward: Any, x: Any) -> Any:
@@ -37,7 +37,7 @@ def padded_same(module: Any, acts: Acts) -> None:
         same_shape = y.shape[2:] == tuple(-(-n // s) for n, s in zip(x.shape[2:], conv.stride, strict=True))
         if not same_shape or pads == [(p, p) for p in conv.padding]:
             return y
-        acts.add(f"SAME, which is {pads}", f"padding={conv.padding}")
+        hits.add(f"SAME, which is {pads}", f"padding={conv.padding}")
         x = torch.nn.functional.pad(x, [n for pair in reversed(pads) for n in pair])
         padding, conv.padding = conv.padding, (0,) * len(pads)
         try:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from jax_attn.parity.mutations.injection import Acts, Forward, calling, functions_of, uses, wrap
+from jax_attn.parity.mutations.injection import Forward, Hits, calling, functions_of, uses, wrap
 from jax_attn.parity.mutations.mutation import Mutation
 
 
@@ -13,11 +13,11 @@ def linears(module: Any) -> list[Any]:
     return [child for child in module.modules() if isinstance(child, torch.nn.Linear)]
 
 
-def input_detached(module: Any, acts: Acts) -> None:
+def input_detached(module: Any, hits: Hits) -> None:
     """The last linear layer's input gets no gradient."""
 
     def around(linear: Any, forward: Any, x: Any) -> Any:
-        acts.add("stopped", "passed on")
+        hits.add("stopped", "passed on")
         return forward(x.detach())
 
     wrap(linears(module)[-1], around)
@@ -34,7 +34,7 @@ def half_at_the_bound(forward: Forward, function: Any, args: Any, kwargs: Any) -
     at_bound = sum(args[0] == bound for bound in bounds if bound is not None) > 0
     if not at_bound.any():
         return y
-    forward.acts.add("1/2 at the bound", "1")
+    forward.hits.add("1/2 at the bound", "1")
     return y.where(~at_bound, 0.5 * args[0] + 0.5 * args[0].detach())
 
 
@@ -45,7 +45,7 @@ def nan_at_zero(forward: Forward, function: Any, args: Any, kwargs: Any) -> Any:
     squares = (args[0] ** 2).sum(axes, keepdim=kwargs.get("keepdim", False))
     if squares.shape != y.shape or not (y == squares.sqrt()).logical_and(y == 0).any():
         return y
-    forward.acts.add("NaN at 0", "0")
+    forward.hits.add("NaN at 0", "0")
     return squares.sqrt()
 
 

@@ -20,7 +20,7 @@ PASS = object()
 
 
 @dataclass
-class Acts:
+class Hits:
     """What a injected mutation did, as pairs of words: (with the mutation, without), each once."""
 
     words: list[tuple[str, str]] = field(default_factory=list)
@@ -31,7 +31,7 @@ class Acts:
         if pair not in self.words:
             self.words.append(pair)
 
-    def __deepcopy__(self, memo: Any) -> "Acts":
+    def __deepcopy__(self, memo: Any) -> "Hits":
         return self  # copies of a module tell the same one
 
 
@@ -41,15 +41,15 @@ class Forward:
     Attributes:
         module: the module.
         inputs: tensors that it was given.
-        acts: takes note where the mutation acts.
+        hits: takes note where the mutation hits.
         mode: catches the functions; entered again, it also catches what a caught one calls.
         state: for what a change has to remember.
     """
 
-    def __init__(self, module: Any, inputs: Iterable[Any], acts: Acts, change: Change):
+    def __init__(self, module: Any, inputs: Iterable[Any], hits: Hits, change: Change):
         self.module = module
         self.inputs = list(inputs)
-        self.acts = acts
+        self.hits = hits
         self.change = change
         self.mode = _mode_class()(self._caught)
         self.state: dict[Any, Any] = {}
@@ -75,7 +75,7 @@ def opened(forward: Forward) -> AbstractContextManager[Any]:
     return stack
 
 
-def watch(module: Any, change: Change, acts: Acts) -> None:
+def watch(module: Any, change: Change, hits: Hits) -> None:
     """Let `change` see every torch function that the module's forward calls, submodules included."""
     kind = type(module)
     running: list[Any] = []  # a module that calls itself is one module
@@ -89,7 +89,7 @@ def watch(module: Any, change: Change, acts: Acts) -> None:
         running.append(self)
         try:
             given = [value for value in (*args, *kwargs.values()) if isinstance(value, torch.Tensor)]
-            with Forward(self, given, acts, change).mode:
+            with Forward(self, given, hits, change).mode:
                 return kind.forward(self, *args, **kwargs)
         finally:
             running.clear()
@@ -118,7 +118,7 @@ def wrap(module: Any, around: Callable[..., Any]) -> None:
     _derive(module, forward)
 
 
-def calling(names: tuple[str, ...], change: Callable[..., Any]) -> Callable[[Any, Acts], None]:
+def calling(names: tuple[str, ...], change: Callable[..., Any]) -> Callable[[Any, Hits], None]:
     """`change(forward, function, args, kwargs)` where one of these functions is called."""
 
     def caught(
@@ -126,7 +126,7 @@ def calling(names: tuple[str, ...], change: Callable[..., Any]) -> Callable[[Any
     ) -> Any:
         return change(forward, function, args, kwargs) if name in names else PASS
 
-    return lambda module, acts: watch(module, caught, acts)
+    return lambda module, hits: watch(module, caught, hits)
 
 
 def _derive(module: Any, forward: Any) -> None:

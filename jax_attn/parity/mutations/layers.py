@@ -4,7 +4,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from jax_attn.parity.mutations.injection import Acts, is_attention, wrap
+from jax_attn.parity.mutations.injection import Hits, is_attention, wrap
 from jax_attn.parity.mutations.mutation import Mutation
 
 
@@ -24,41 +24,41 @@ def _dropouts(module: Any) -> list[Any]:
 def dropout_injector(around: Callable[..., Any] | None, rate: Callable[[float], float] | None = None) -> Any:
     """Changes every dropout: `around(module, forward, x)`, or its rate."""
 
-    def injector(module: Any, acts: Acts) -> None:
+    def injector(module: Any, hits: Hits) -> None:
         for dropout in _dropouts(module):
             if rate is not None:
-                acts.add(f"{rate(dropout.p):g}", f"{dropout.p:g}")
+                hits.add(f"{rate(dropout.p):g}", f"{dropout.p:g}")
                 dropout.p = rate(dropout.p)
             if around is not None:
-                wrap(dropout, partial(around, acts))
+                wrap(dropout, partial(around, hits))
 
     return injector
 
 
-def unscaled(acts: Acts, module: Any, forward: Any, x: Any) -> Any:
+def unscaled(hits: Hits, module: Any, forward: Any, x: Any) -> Any:
     """What is kept is not scaled up."""
     y = forward(x)
     if not module.training:
         return y
-    acts.add("what is kept stays as it is", f"it is divided by {1 - module.p:g}")
+    hits.add("what is kept stays as it is", f"it is divided by {1 - module.p:g}")
     return y * (1 - module.p)
 
 
-def always_scaled(acts: Acts, module: Any, forward: Any, x: Any) -> Any:
+def always_scaled(hits: Hits, module: Any, forward: Any, x: Any) -> Any:
     """Scaled down in evaluation, as dropout was first described."""
     y = forward(x)
     if not module.training:
-        acts.add(f"times {1 - module.p:g} in evaluation", "as it is")
+        hits.add(f"times {1 - module.p:g} in evaluation", "as it is")
         return y * (1 - module.p)
     return y * (1 - module.p)
 
 
-def shared(acts: Acts, module: Any, forward: Any, x: Any) -> Any:
+def shared(hits: Hits, module: Any, forward: Any, x: Any) -> Any:
     """Of attention weights `(b, ..., t, s)`, one mask for all batches and heads."""
     y = forward(x)
     if not module.training or not _are_weights(x) or y.shape[:-2].numel() == 1:
         return y
-    acts.add("one mask for all batches and heads", "one for each")
+    hits.add("one mask for all batches and heads", "one for each")
     kept = _torch().where(x != 0, y / x, 0.0).detach()  # of a weight of 0, it is all the same
     return x * kept[(0,) * (x.ndim - 2)]
 
@@ -73,7 +73,7 @@ def _are_weights(x: Any) -> bool:
 # What a layer does with its input.
 
 
-def axes_swapped(module: Any, acts: Acts) -> None:
+def axes_swapped(module: Any, hits: Hits) -> None:
     """Batch and sequence change places."""
 
     def swap(x: Any) -> Any:
@@ -82,7 +82,7 @@ def axes_swapped(module: Any, acts: Acts) -> None:
     def around(module: Any, forward: Any, *args: Any, **kwargs: Any) -> Any:
         if not any(getattr(arg, "ndim", 0) == 3 for arg in args):
             return forward(*args, **kwargs)
-        acts.add("(t, b, d)", "(b, t, d)")
+        hits.add("(t, b, d)", "(b, t, d)")
         value = forward(*map(swap, args), **kwargs)
         return type(value)(map(swap, value)) if type(value) is tuple else swap(value)
 
@@ -94,7 +94,7 @@ def _mutation(
     summary: str,
     setting: str,
     fits: Callable[[Any], bool],
-    injector: Callable[[Any, Acts], None],
+    injector: Callable[[Any, Hits], None],
     *pitfalls: int,
     lane: str = "float64",
 ) -> Mutation:

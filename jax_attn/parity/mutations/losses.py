@@ -26,7 +26,7 @@ def _with(name: str, argument: str, change: Callable[[Any, dict[str, Any]], Any]
         right = given.get(argument, default)
         given[argument] = change(right, given)
         if given[argument] != right:
-            forward.acts.add(f"{argument} {given[argument]}", f"{right}")
+            forward.hits.add(f"{argument} {given[argument]}", f"{right}")
         return function(**given)
 
     return calling((name,), caught)
@@ -38,7 +38,7 @@ def _other_reduction(right: str, given: dict[str, Any]) -> str:
 
 def _as_probabilities(forward: Forward, function: Any, args: Any, kwargs: Any) -> Any:
     given = _given("cross_entropy", args, kwargs)
-    forward.acts.add("softmax first, and then its logarithm", "log-softmax")
+    forward.hits.add("softmax first, and then its logarithm", "log-softmax")
     given["input"] = given["input"].softmax(1 if given["input"].ndim > 1 else 0)
     return function(**given)
 
@@ -47,12 +47,12 @@ def _over_all(forward: Forward, function: Any, args: Any, kwargs: Any) -> Any:
     given = _given("cross_entropy", args, kwargs)
     if given.get("reduction", "mean") != "mean":
         return function(**given)
-    forward.acts.add("over all rows", "over the rows that are not ignored")
+    forward.hits.add("over all rows", "over the rows that are not ignored")
     return function(**{**given, "reduction": "sum"}) / given["target"].numel()
 
 
 def _half(forward: Forward, function: Any, args: Any, kwargs: Any) -> Any:
-    forward.acts.add("half of it", "mean of squares")
+    forward.hits.add("half of it", "mean of squares")
     return function(*args, **kwargs) / 2
 
 
@@ -84,5 +84,5 @@ def _not_ignored(forward: Forward, function: Any, args: Any, kwargs: Any) -> Any
     given = _given("cross_entropy", args, kwargs)
     ignored = given["target"] == given.get("ignore_index", -100)
     if ignored.any():
-        forward.acts.add("none", f"{given.get('ignore_index', -100)}")
+        forward.hits.add("none", f"{given.get('ignore_index', -100)}")
     return function(**{**given, "target": given["target"].masked_fill(ignored, 0)})

@@ -22,7 +22,7 @@ def hidden_otherwise(faulty: str, right: str, other: Other, empty_row: str = "ze
         hidden = other(chain.hidden.expand(plain.shape))
         if hidden is None:
             return PASS
-        forward.acts.add(faulty, right)
+        forward.hits.add(faulty, right)
         if empty_row == "itself":
             hidden = hidden & ~(hidden.all(-1, keepdim=True) & _diagonal(hidden))
         weights = lowest(plain, hidden).softmax(dim)
@@ -103,7 +103,7 @@ def ignored(forward: Forward, chain: Chain | None, scores: Any, dim: Any) -> Any
     """No mask."""
     if chain is None or chain.hidden is None:
         return PASS
-    forward.acts.add("no mask", "a mask")
+    forward.hits.add("no mask", "a mask")
     return chain.plain.softmax(dim)
 
 
@@ -113,7 +113,7 @@ def added(amount: float) -> Callable[..., Any]:
     def soft(forward: Forward, chain: Chain | None, scores: Any, dim: Any) -> Any:
         if chain is None or chain.hidden is None:
             return PASS
-        forward.acts.add(f"{amount:g} is added to masked scores", "-inf is put there")
+        forward.hits.add(f"{amount:g} is added to masked scores", "-inf is put there")
         return (chain.plain + chain.hidden.to(scores.dtype) * amount).softmax(dim)
 
     return soft
@@ -123,7 +123,7 @@ def filled(forward: Forward, chain: Chain | None, scores: Any, dim: Any) -> Any:
     """The lowest number where -inf should be: a row without a key is a mean of all values."""
     if chain is None or chain.hidden is None:
         return PASS
-    forward.acts.add("a fully masked row is the mean of all values", "it is 0")
+    forward.hits.add("a fully masked row is the mean of all values", "it is 0")
     return lowest(chain.plain, chain.hidden).softmax(dim)
 
 

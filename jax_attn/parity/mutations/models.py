@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from jax_attn.parity.mutations.injection import PASS, Acts, Forward, watch, wrap
+from jax_attn.parity.mutations.injection import PASS, Forward, Hits, watch, wrap
 from jax_attn.parity.mutations.mutation import Mutation
 from jax_attn.parity.mutations.positions import PLACES, POSITIONS
 
@@ -32,43 +32,43 @@ def _tokens(module: Any) -> list[Any]:
     return [child for _, child in _embeddings(module) if not any(child is other for other in others)]
 
 
-def scaled_embedding(module: Any, acts: Acts) -> None:
+def scaled_embedding(module: Any, hits: Hits) -> None:
     """Times the root of the width, as in the first transformer."""
 
     def around(table: Any, forward: Any, ids: Any) -> Any:
-        acts.add("times sqrt(width)", "as it is")
+        hits.add("times sqrt(width)", "as it is")
         return forward(ids) * table.embedding_dim**0.5
 
     wrap(_tokens(module)[0], around)
 
 
-def padding_row(module: Any, acts: Acts) -> None:
+def padding_row(module: Any, hits: Hits) -> None:
     """Id 0 is taken for padding, whose vector is 0."""
 
     def around(table: Any, forward: Any, ids: Any) -> Any:
         if (ids == 0).any():
-            acts.add("padding, a vector of zeros", "a token")
+            hits.add("padding, a vector of zeros", "a token")
         return forward(ids) * (ids != 0)[..., None]
 
     wrap(_tokens(module)[0], around)
 
 
-def off_by_one(module: Any, acts: Acts) -> None:
+def off_by_one(module: Any, hits: Hits) -> None:
     """Ids are counted from 1, and the last is clamped."""
 
     def around(table: Any, forward: Any, ids: Any) -> Any:
-        acts.add("from 1, and clamped", "from 0")
+        hits.add("from 1, and clamped", "from 0")
         return forward((ids + 1).clamp(max=table.num_embeddings - 1))
 
     wrap(_tokens(module)[0], around)
 
 
-def no_segments(module: Any, acts: Acts) -> None:
+def no_segments(module: Any, hits: Hits) -> None:
     """Segment 0 throughout."""
 
     def around(table: Any, forward: Any, ids: Any) -> Any:
         if ids.any():
-            acts.add("0 throughout", "as given")
+            hits.add("0 throughout", "as given")
         return forward(ids * 0)
 
     wrap(_called(module, *SEGMENTS)[0], around)
@@ -83,10 +83,10 @@ def _pooling(word: str, instead: Callable[[Any, int], Any]) -> Any:
         axis = _first_of(args) if name == "__getitem__" else None
         if axis is None or args[0].shape[axis] == 1:
             return PASS
-        forward.acts.add(word, "the first token")
+        forward.hits.add(word, "the first token")
         return instead(args[0], axis)
 
-    return lambda module, acts: watch(module, caught, acts)
+    return lambda module, hits: watch(module, caught, hits)
 
 
 def _first_of(args: tuple[Any, ...]) -> int | None:
@@ -102,16 +102,16 @@ def _first_of(args: tuple[Any, ...]) -> int | None:
     return places[0] - len(index) if ... in before else places[0]
 
 
-def left_out(place: int) -> Callable[[Any, Acts], None]:
+def left_out(place: int) -> Callable[[Any, Hits], None]:
     """A layer of a stack hands on its input."""
 
-    def injector(module: Any, acts: Acts) -> None:
+    def injector(module: Any, hits: Hits) -> None:
         def around(layer: Any, forward: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
             value = forward(x, *args, **kwargs)
             first = value[0] if isinstance(value, tuple) else value
             if getattr(first, "shape", None) != getattr(x, "shape", ()):
                 return value
-            acts.add("left out", "run")
+            hits.add("left out", "run")
             return (x * 1, *value[1:]) if isinstance(value, tuple) else x * 1
 
         wrap(_stack(module)[place], around)

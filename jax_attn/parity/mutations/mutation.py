@@ -4,10 +4,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from jax_attn.parity.mutations.injection import Acts, copied
+from jax_attn.parity.mutations.injection import Hits, copied
 
-Injector = Callable[[Any, Acts], None]
-"""Puts a mutation into a torch module, which is a copy, and tells `Acts` where it acts."""
+Injector = Callable[[Any, Hits], None]
+"""Puts a mutation into a torch module, which is a copy, and tells `Hits` where it hits."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Injected:
 
     mutation: Mutation
     module: Any
-    acts: Acts
+    hits: Hits
 
 
 def inject(mutation: Mutation, module: Any, at: str = "", *, share_weights: bool = False) -> Injected:
@@ -54,6 +54,6 @@ def inject(mutation: Mutation, module: Any, at: str = "", *, share_weights: bool
         share_weights: whether the copy holds the original's own tensors, to save memory: what trains the one
             then trains the other.
     """
-    copy, acts = copied(module, share_weights), Acts()
-    mutation.injector(copy.get_submodule(at), acts)
-    return Injected(mutation, copy, acts)
+    copy, hits = copied(module, share_weights), Hits()
+    mutation.injector(copy.get_submodule(at), hits)
+    return Injected(mutation, copy, hits)

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from jax_attn.parity.mutations.injection import PASS, Acts, Forward, functions_of, uses, watch, wrap
+from jax_attn.parity.mutations.injection import PASS, Forward, Hits, functions_of, uses, watch, wrap
 from jax_attn.parity.mutations.mutation import Mutation
 
 CALLS = {"layer_norm", "rms_norm", "group_norm", "batch_norm", "rsqrt", "var", "std", "var_mean"}
@@ -46,10 +46,10 @@ def eps_of(module: Any) -> list[tuple[Any, str, float | None]]:
 def eps_mutation(value: float, name: str = "") -> Mutation:
     """Every eps of a normalisation has another value."""
 
-    def injector(module: Any, acts: Acts) -> None:
+    def injector(module: Any, hits: Hits) -> None:
         for norm, attribute, eps in eps_of(module):
             if eps != value:
-                acts.add(f"{value:g}", "None, the dtype's" if eps is None else f"{eps:g}")
+                hits.add(f"{value:g}", "None, the dtype's" if eps is None else f"{eps:g}")
                 setattr(norm, attribute, value)
 
     return Mutation(
@@ -105,15 +105,15 @@ def layer_norm(faulty: str, right: str, formula: Callable[[Any, Any, float], Any
 
     def caught(forward: Forward, name: str, function: Any, args: Any, kwargs: Any) -> Any:
         if name == "group_norm":
-            forward.acts.add(faulty, right)
+            forward.hits.add(faulty, right)
             return _by_groups(formula, args, kwargs)
         if name != "layer_norm":
             return PASS
         x, axes, weight, bias, eps = _given(args, kwargs)
-        forward.acts.add(faulty, right)
+        forward.hits.add(faulty, right)
         return _affine(formula(x, axes, eps), weight, bias)
 
-    return lambda module, acts: watch(module, caught, acts)
+    return lambda module, hits: watch(module, caught, hits)
 
 
 def _moments(x: Any, axes: Any, unbiased: bool = False) -> tuple[Any, Any]:
@@ -145,7 +145,7 @@ def _outside_batch_norm(forward: Forward, args: Any, kwargs: Any) -> Any:
     given = dict(zip(names, [*args, *kwargs.values()], strict=False))
     if given["training"] or given["mean"] is None:  # in training it keeps statistics, too
         return PASS
-    forward.acts.add("outside the root", "inside")
+    forward.hits.add("outside the root", "inside")
     axes = [1] * (given["input"].ndim - 2)
     mean, variance, weight, bias = (
         vector if (vector := given[name]) is None else vector.reshape(-1, *axes) for name in names[1:5]
@@ -163,7 +163,7 @@ def outside_the_root(
     plain = forward.state.setdefault("plain", {})
     words = "outside the root", "inside"
     if name == "group_norm":
-        forward.acts.add(*words)
+        forward.hits.add(*words)
         return _by_groups(_outside, args, kwargs)
     if name == "batch_norm":
         return _outside_batch_norm(forward, args, kwargs)
@@ -171,7 +171,7 @@ def outside_the_root(
         x, axes, weight, bias, eps = _given(args, kwargs)
         if eps is None:
             return PASS
-        forward.acts.add(*words)
+        forward.hits.add(*words)
         if name == "rms_norm":
             return _affine(
                 x / ((x**2).mean(axes, keepdim=True).sqrt() + eps), kwargs.get("weight", weight), None
@@ -183,16 +183,16 @@ def outside_the_root(
         return value
     if name in ("sqrt", "rsqrt") and id(args[0]) in plain:
         _, variance, eps = plain[id(args[0])]
-        forward.acts.add(*words)
+        forward.hits.add(*words)
         return variance.sqrt() + eps if name == "sqrt" else 1 / (variance.sqrt() + eps)
     return PASS
 
 
-def centred(module: Any, acts: Acts) -> None:
+def centred(module: Any, hits: Hits) -> None:
     """Every normalisation that takes no mean off is given its input without it."""
 
     def around(norm: Any, forward: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
-        acts.add("mean taken off", "no mean taken off")
+        hits.add("mean taken off", "no mean taken off")
         return forward(x - x.mean(-1, keepdim=True), *args, **kwargs)
 
     for norm in _uncentred_norms(module):
@@ -211,11 +211,11 @@ def _uncentred_norms(module: Any) -> list[Any]:
     ]
 
 
-def last_norm_left_out(module: Any, acts: Acts) -> None:
+def last_norm_left_out(module: Any, hits: Hits) -> None:
     """The last normalisation hands on its input."""
 
     def around(norm: Any, forward: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
-        acts.add("no normalisation", "a normalisation")
+        hits.add("no normalisation", "a normalisation")
         return x * 1
 
     wrap(norms_of(module)[-1], around)
@@ -237,7 +237,7 @@ NORMS = [
     eps_mutation(0.0, "eps-missing"),
     _mutation("eps-outside", "eps is added to the deviation, not to the variance", "eps",
            lambda module: bool(norms_of(module)),
-           lambda module, acts: watch(module, outside_the_root, acts), 2, 29),
+           lambda module, hits: watch(module, outside_the_root, hits), 2, 29),
     _mutation("variance-unbiased", "variance over n - 1", VARIANCE, HAS_LAYER_NORM,
            layer_norm("over n - 1", "over n", _unbiased), 7, 39),
     _mutation("variance-one-pass", "variance as E[x²] - E[x]², which cancels", VARIANCE, HAS_LAYER_NORM,

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from jax_attn.parity.mutations.injection import PASS, Acts, Forward, watch
+from jax_attn.parity.mutations.injection import PASS, Forward, Hits, watch
 from jax_attn.parity.mutations.mutation import Mutation
 from jax_attn.parity.mutations.weights import Substitute
 
@@ -62,16 +62,16 @@ def looked_up(instead: Callable[[Any, Any], Any], words: tuple[str, str]) -> Any
         ]
         if not (_counts(args[0]) or id(args[1]) in named):
             return PASS
-        forward.acts.add(*words)
+        forward.hits.add(*words)
         return instead(args[0], args[1])
 
     return caught
 
 
-def _injector(instead: Any, of_table: Any, words: tuple[str, str]) -> Callable[[Any, Acts], None]:
-    def inject(module: Any, acts: Acts) -> None:
-        Substitute(tables, of_table, words).inject(module, acts)
-        watch(module, looked_up(instead, words), acts)
+def _injector(instead: Any, of_table: Any, words: tuple[str, str]) -> Callable[[Any, Hits], None]:
+    def inject(module: Any, hits: Hits) -> None:
+        Substitute(tables, of_table, words).inject(module, hits)
+        watch(module, looked_up(instead, words), hits)
 
     return inject
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from jax_attn.parity.mutations.injection import PASS, Acts, Forward, uses, watch, wrap
+from jax_attn.parity.mutations.injection import PASS, Forward, Hits, uses, watch, wrap
 from jax_attn.parity.mutations.mutation import Mutation
 
 PRODUCTS = ("linear", "matmul", "__matmul__", "bmm", "einsum", "conv1d", "conv2d", "conv3d")
@@ -42,7 +42,7 @@ def products(words: str, how: Callable[[Any, list[Any]], Any], with_bias: bool =
             bias = args[2] if len(args) > 2 else kwargs.get("bias")
             args, kwargs = args[:2], {key: value for key, value in kwargs.items() if key != "bias"}
         here = "the product" if weight is None else "the product with it"
-        forward.acts.add(f"{here} {words}", "in float64")
+        forward.hits.add(f"{here} {words}", "in float64")
         slots = [value for value in args if _is_double(value)]
 
         def call(operands: list[Any]) -> Any:
@@ -52,7 +52,7 @@ def products(words: str, how: Callable[[Any, list[Any]], Any], with_bias: bool =
         value = how(call, slots)
         return value if bias is None else value + bias
 
-    return lambda module, acts, weight=None: watch(module, partial(caught, weight), acts)
+    return lambda module, hits, weight=None: watch(module, partial(caught, weight), hits)
 
 
 def _is_double(value: Any) -> bool:
@@ -90,20 +90,20 @@ def one_weight(mutation: Mutation, key: str) -> Mutation:
     """The mutation in the products with one weight."""
     injector = PLANTERS[mutation.name]
 
-    def inject(module: Any, acts: Acts) -> None:
-        injector(module, acts, lambda live: live.get_parameter(key))
+    def inject(module: Any, hits: Hits) -> None:
+        injector(module, hits, lambda live: live.get_parameter(key))
 
     return replace(mutation, setting=f"{mutation.setting} of {key}", injector=inject)
 
 
-def narrow(module: Any, acts: Acts) -> None:
+def narrow(module: Any, hits: Hits) -> None:
     """The whole module in float32."""
 
     def around(module: Any, forward: Any, *args: Any, **kwargs: Any) -> Any:
         import torch
         from torch.utils._pytree import tree_map
 
-        acts.add("float32 inside", "float64")
+        hits.add("float32 inside", "float64")
         tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
         single = {key: tensor.float() for key, tensor in tensors.items() if _is_double(tensor)}
         args, kwargs = tree_map(_single, (args, kwargs))
@@ -132,7 +132,7 @@ def lifted(forward: Forward, name: str, function: Any, args: tuple[Any, ...], kw
         return PASS
     given = args[0] if args else None
     if _is_double(given) or not isinstance(given, torch.Tensor) or "softmax" in name:
-        forward.acts.add("float64 throughout", "float32 inside")
+        forward.hits.add("float64 throughout", "float32 inside")
     if name == "float":
         return given.double() if isinstance(given, torch.Tensor) else PASS
 
@@ -164,5 +164,5 @@ PRECISION = [
     _mutation("module-float32", "a module computes in float32 inside a float64 model", narrow,
            lambda module: any(True for _ in module.parameters())),
     _mutation("float32-lifted", "float64 throughout, where torch computes in float32 inside",
-           lambda module, acts: watch(module, lifted, acts), uses("float", "float32")),
+           lambda module, hits: watch(module, lifted, hits), uses("float", "float32")),
 ]  # fmt: skip

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from jax_attn.parity.mutations.injection import PASS, Acts, Forward, wrap
+from jax_attn.parity.mutations.injection import PASS, Forward, Hits, wrap
 from jax_attn.parity.mutations.mutation import Mutation
 from jax_attn.parity.mutations.norms import is_norm
 
@@ -20,10 +20,10 @@ ADD = ("add", "__add__", "__radd__", "__iadd__", "add_")
 
 
 class Block:
-    """One pass through a block, in which a mutation acts.
+    """One pass through a block, in which a mutation hits.
 
     Attributes:
-        acts: takes note where it acts.
+        hits: takes note where it hits.
         norms: the block's own normalisations, in order of definition.
         stream: the tensors that the next branch may be added to.
         sums: how many were added already.
@@ -31,8 +31,8 @@ class Block:
         normed: what a norm made of the stream, by identity.
     """
 
-    def __init__(self, acts: Acts):
-        self.acts = acts
+    def __init__(self, hits: Hits):
+        self.hits = hits
         self.norms: list[Any] = []
         self.stream: list[Any] = []
         self.sums = 0
@@ -82,7 +82,7 @@ class SkipMissing(Block):
         """The branch alone."""
         if self.sums != self.number:
             return own + branch
-        self.acts.add("f(x)", "x + f(x)")
+        self.hits.add("f(x)", "x + f(x)")
         return branch * 1
 
 
@@ -103,7 +103,7 @@ class SkipNormed(Block):
         normed = [value for value, x in self.normed.values() if x is own]
         if not normed or (self.alone and self.sums > 1):
             return own + branch
-        self.acts.add("norm(x) + f(norm(x))", "x + f(norm(x))")
+        self.hits.add("norm(x) + f(norm(x))", "x + f(norm(x))")
         return normed[-1] + branch
 
 
@@ -144,7 +144,7 @@ class OtherPlacement(Block):
             return PASS
         if not any(self.at(value) for value in (*args, *kwargs.values())):
             return PASS
-        self.acts.add("pre-norm", "post-norm")
+        self.hits.add("pre-norm", "post-norm")
         return function(*map(self._normed, args), **{key: self._normed(v) for key, v in kwargs.items()})
 
     def _normed(self, value: Any) -> Any:
@@ -160,7 +160,7 @@ class OtherPlacement(Block):
         """In pre-norm the norm comes after the sum."""
         if not self.pre or self.waiting is None:
             return own + branch
-        self.acts.add("post-norm", "pre-norm")
+        self.hits.add("post-norm", "pre-norm")
         norm, self.waiting = self.waiting, None
         return norm(own + branch)
 
@@ -199,12 +199,12 @@ def blocks_of(module: Any) -> list[Any]:
     return found
 
 
-def injector(kind: Callable[[Acts], Block]) -> Callable[[Any, Acts], None]:
+def injector(kind: Callable[[Hits], Block]) -> Callable[[Any, Hits], None]:
     """The mutation in every block."""
 
-    def inject(module: Any, acts: Acts) -> None:
+    def inject(module: Any, hits: Hits) -> None:
         for child in blocks_of(module):
-            block = kind(acts)
+            block = kind(hits)
             for norm in filter(is_norm, list(child.children())):
                 wrap(norm, partial(_around_norm, block))
             wrap(child, partial(_around, block))
@@ -216,7 +216,7 @@ def _around(block: Block, module: Any, forward: Any, *args: Any, **kwargs: Any) 
     given = [*args, *kwargs.values()]
     block.norms = [norm for norm in module.children() if is_norm(norm)]
     block.start(given)
-    block.running = Forward(module, given, block.acts, _Change(block))
+    block.running = Forward(module, given, block.hits, _Change(block))
     try:
         with block.running.mode:
             return forward(*args, **kwargs)
@@ -235,7 +235,7 @@ def has_blocks(module: Any) -> bool:
     return bool(blocks_of(module))
 
 
-def _mutation(name: str, summary: str, setting: str, kind: Callable[[Acts], Block]) -> Mutation:
+def _mutation(name: str, summary: str, setting: str, kind: Callable[[Hits], Block]) -> Mutation:
     return Mutation(name, summary, "layers", setting, has_blocks, injector(kind))
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from jax_attn.parity.mutations.injection import Acts, Forward, functions_of, is_attention, watch
+from jax_attn.parity.mutations.injection import Forward, Hits, functions_of, is_attention, watch
 from jax_attn.parity.mutations.mutation import Mutation
 from jax_attn.parity.mutations.points import Points
 
@@ -71,7 +71,7 @@ class Rotary:
         other = None if rotation is None else self.other(rotation)
         if rotation is None or other is None or keys.shape[-1] != queries.shape[-2]:
             return product
-        forward.acts.add(*self.words(rotation))
+        forward.hits.add(*self.words(rotation))
         turned = []
         for x, instead in zip((queries, keys.mT), other, strict=True):
             plain = rotation.of(x, back=True)
@@ -218,8 +218,8 @@ def _mutation(name: str, summary: str, setting: str, words: Any, other: Other, *
     return Mutation(name, summary, "rotary", setting, has_rotary, partial(_watch, words, other), pitfalls)
 
 
-def _watch(words: Any, other: Other, module: Any, acts: Acts) -> None:
-    watch(module, Rotary(words, other), acts)
+def _watch(words: Any, other: Other, module: Any, hits: Hits) -> None:
+    watch(module, Rotary(words, other), hits)
 
 
 def base_mutation(base: float) -> Mutation:

@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 from unittest import mock
 
-from jax_attn.parity.mutations.injection import Acts
+from jax_attn.parity.mutations.injection import Hits
 
 Make = Callable[[list[Any]], Any]
 Clip = Callable[[list[Any]], Any]
@@ -36,7 +36,7 @@ class TrainingMutation:
         family: "optimizers", "schedules" or "clipping".
         setting: what differs by it.
         fits: whether a training has what the mutation changes.
-        injector: changes the training, and tells `Acts` where it acts.
+        injector: changes the training, and tells `Hits` where it hits.
         pitfalls: numbers in the project's list of known causes; empty where it is not listed.
         lane: the exact lane that shows it.
     """
@@ -46,21 +46,21 @@ class TrainingMutation:
     family: str
     setting: str
     fits: Callable[[TorchTraining], bool]
-    injector: Callable[[TorchTraining, Acts], None]
+    injector: Callable[[TorchTraining, Hits], None]
     pitfalls: tuple[int, ...] = ()
     lane: str = "float64"
 
 
 def inject_training(
     mutation: TrainingMutation, make: Make, clip: Clip | None
-) -> tuple[Make, Clip | None, Acts]:
+) -> tuple[Make, Clip | None, Hits]:
     """The functions that make torch's optimizer and clip, with a mutation in them; and what the mutation does."""
-    acts = Acts()
+    hits = Hits()
     made: list[TorchTraining] = []
 
     def injected(parameters: list[Any]) -> Any:
         training = TorchTraining.of(make(parameters), clip)
-        mutation.injector(training, acts)
+        mutation.injector(training, hits)
         made[:] = [training]
         return training.optimizer, training.scheduler
 
@@ -68,7 +68,7 @@ def inject_training(
         if made[0].clip is not None:
             made[0].clip(parameters)
 
-    return injected, None if clip is None else clipped, acts
+    return injected, None if clip is None else clipped, hits
 
 
 # Settings of the groups.
@@ -84,11 +84,11 @@ def _setting(
         known = not of or type(optimizer).__name__ in of
         return known and any(key in g and other(g[key]) != g[key] for g in optimizer.param_groups)
 
-    def injector(training: TorchTraining, acts: Acts) -> None:
+    def injector(training: TorchTraining, hits: Hits) -> None:
         for group in training.optimizer.param_groups:
             changed = other(group[key])
             if changed != group[key]:
-                acts.add(f"{key} {changed}", group[key])
+                hits.add(f"{key} {changed}", group[key])
                 group[key] = changed
 
     return TrainingMutation(name, summary, "optimizers", key, fits, injector, pitfalls)
@@ -103,39 +103,39 @@ def _decays(training: TorchTraining) -> bool:
     return any("decoupled_weight_decay" in group and group["weight_decay"] for group in groups)
 
 
-def _inject_decay(training: TorchTraining, acts: Acts) -> None:
+def _inject_decay(training: TorchTraining, hits: Hits) -> None:
     words = "with the gradient, as L2", "apart from the gradient"
     for group in training.optimizer.param_groups:
         decoupled = group["decoupled_weight_decay"]
-        acts.add(words[not decoupled], words[decoupled])
+        hits.add(words[not decoupled], words[decoupled])
         group["decoupled_weight_decay"] = not decoupled
 
 
-def _inject_accumulator(training: TorchTraining, acts: Acts) -> None:
+def _inject_accumulator(training: TorchTraining, hits: Hits) -> None:
     for state in training.optimizer.state.values():
-        acts.add("sum of squares from 0.1", f"from {float(state['sum'].flatten()[0]):g}")
+        hits.add("sum of squares from 0.1", f"from {float(state['sum'].flatten()[0]):g}")
         state["sum"].fill_(0.1)
 
 
-def _inject_no_correction(training: TorchTraining, acts: Acts) -> None:
+def _inject_no_correction(training: TorchTraining, hits: Hits) -> None:
     """A step so late that what is corrected for has faded, from the second on."""
 
     def late(optimizer: Any, *_: Any) -> None:
         for state in optimizer.state.values():
-            acts.add("no bias correction", "bias correction")
+            hits.add("no bias correction", "bias correction")
             state["step"].fill_(1e7)
 
     training.optimizer.register_step_pre_hook(late)
 
 
-def _inject_eps_inside(training: TorchTraining, acts: Acts) -> None:
+def _inject_eps_inside(training: TorchTraining, hits: Hits) -> None:
     import torch
 
     optimizer, step, root = training.optimizer, training.optimizer.step, torch.Tensor.sqrt
     eps = optimizer.param_groups[0]["eps"]
 
     def root_with_eps(tensor: Any) -> Any:
-        acts.add("eps inside the root", "outside")
+        hits.add("eps inside the root", "outside")
         return root(tensor + eps)
 
     def inside(*args: Any) -> Any:
@@ -147,8 +147,8 @@ def _inject_eps_inside(training: TorchTraining, acts: Acts) -> None:
     optimizer.step = inside
 
 
-def _inject_frozen(training: TorchTraining, acts: Acts) -> None:
-    acts.add("the last parameter is not trained", "it is")
+def _inject_frozen(training: TorchTraining, hits: Hits) -> None:
+    hits.add("the last parameter is not trained", "it is")
     training.optimizer.param_groups[-1]["params"].pop()
 
 
@@ -175,8 +175,8 @@ def _schedule(
     def fits(training: TorchTraining) -> bool:
         return training.scheduler is not None and type(training.scheduler).__name__.startswith(of)
 
-    def injector(training: TorchTraining, acts: Acts) -> None:
-        acts.add(word, "as torch has it")
+    def injector(training: TorchTraining, hits: Hits) -> None:
+        hits.add(word, "as torch has it")
         training.scheduler = _Schedule(training.scheduler, turns(training.scheduler))
 
     return TrainingMutation(name, summary, "schedules", "learning rate", fits, injector, (34,))
@@ -186,10 +186,10 @@ def _schedule(
 
 
 def _clipping(name: str, summary: str, change: Callable[..., Any], *pitfalls: int) -> TrainingMutation:
-    """`change(acts, gradients, largest)`, in place, for clipping them to a norm of `largest`."""
+    """`change(hits, gradients, largest)`, in place, for clipping them to a norm of `largest`."""
 
-    def injector(training: TorchTraining, acts: Acts) -> None:
-        training.clip = partial(_clip_otherwise, training.clip, partial(change, acts))
+    def injector(training: TorchTraining, hits: Hits) -> None:
+        training.clip = partial(_clip_otherwise, training.clip, partial(change, hits))
 
     return TrainingMutation(
         name, summary, "clipping", "clipping", lambda training: training.clip is not None, injector, pitfalls
@@ -216,21 +216,21 @@ def _norm(gradients: list[Any]) -> Any:
     return torch.stack([gradient.norm() for gradient in gradients]).norm()
 
 
-def _without_eps(acts: Acts, gradients: list[Any], largest: float) -> None:
-    acts.add("divided by the norm", "by the norm + 1e-6")
+def _without_eps(hits: Hits, gradients: list[Any], largest: float) -> None:
+    hits.add("divided by the norm", "by the norm + 1e-6")
     factor = largest / _norm(gradients)
     for gradient in gradients:
         gradient.mul_(factor)
 
 
-def _each(acts: Acts, gradients: list[Any], largest: float) -> None:
-    acts.add("each gradient by its own norm", "all by the norm of all")
+def _each(hits: Hits, gradients: list[Any], largest: float) -> None:
+    hits.add("each gradient by its own norm", "all by the norm of all")
     for gradient in gradients:
         gradient.mul_((largest / (gradient.norm() + 1e-6)).clamp(max=1.0))
 
 
-def _not_at_all(acts: Acts, gradients: list[Any], largest: float) -> None:
-    acts.add("no clipping", "clipping")
+def _not_at_all(hits: Hits, gradients: list[Any], largest: float) -> None:
+    hits.add("no clipping", "clipping")
 
 
 TRAINING = [

@@ -8,7 +8,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from jax_attn.parity.mutations.injection import PASS, Acts, Forward, is_attention, watch, wrap
+from jax_attn.parity.mutations.injection import PASS, Forward, Hits, is_attention, watch, wrap
 from jax_attn.parity.mutations.mutation import Mutation
 from jax_attn.parity.mutations.norms import norms_of
 from jax_attn.parity.mutations.points import Points, heads_apart
@@ -45,7 +45,7 @@ class Substitute:
                 return type(value)(map(instead, value)) if type(value) in (list, tuple) else value
             if id(value) not in chosen:
                 return value
-            forward.acts.add(*self.words)
+            forward.hits.add(*self.words)
             return self.change(forward.module, *chosen[id(value)])
 
         if name == "__get__" and args and id(args[0]) in chosen and "shape" in str(function):
@@ -63,9 +63,9 @@ class Substitute:
                 return function(*args, **kwargs)
         return function(*args, **kwargs)
 
-    def inject(self, module: Any, acts: Acts) -> None:
+    def inject(self, module: Any, hits: Hits) -> None:
         """Put it into a module."""
-        watch(module, self, acts)
+        watch(module, self, hits)
 
     def fits(self, module: Any) -> bool:
         """Whether there is such a tensor."""
@@ -123,7 +123,7 @@ def norm_tensor(name: str) -> Select:
 def fused_injector(reorder: Callable[[Any, int, int], Any], words: tuple[str, str]) -> Any:
     """`reorder(tensor, heads, width)` of what is three times as long as all heads together."""
 
-    def injector(module: Any, acts: Acts) -> None:
+    def injector(module: Any, hits: Hits) -> None:
         def around(module: Any, forward: Any, *args: Any, **kwargs: Any) -> Any:
             heads = heads_in(module, forward, args, kwargs)
 
@@ -135,7 +135,7 @@ def fused_injector(reorder: Callable[[Any, int, int], Any], words: tuple[str, st
                 n, h = next((n, h) for n, h in heads if 3 * n * h == tensor.shape[0])
                 return reorder(tensor, n, h)
 
-            with Forward(module, [], acts, Substitute(select, change, words)).mode:
+            with Forward(module, [], hits, Substitute(select, change, words)).mode:
                 return forward(*args, **kwargs)
 
         wrap(module, around)
@@ -158,7 +158,7 @@ def heads_in(module: Any, forward: Any, args: Any, kwargs: Any) -> set[tuple[int
     modes = [(child, child.training) for child in module.modules()]
     module.eval()  # nothing is dropped out here
     try:
-        with torch.no_grad(), Forward(module, [], Acts(), Points(soft=soft)).mode:
+        with torch.no_grad(), Forward(module, [], Hits(), Points(soft=soft)).mode:
             forward(*args, **kwargs)
     finally:
         for child, training in modes:

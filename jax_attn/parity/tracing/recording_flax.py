@@ -21,7 +21,7 @@ from jax_attn.parity.runners.flax_runner import FlaxSide
 from jax_attn.parity.runners.trees import Skeleton, pair, take_apart
 from jax_attn.parity.tracing.observers import GradientObserver, Observer
 from jax_attn.parity.tracing.recording import Recording, is_float
-from jax_attn.parity.tracing.wrapping import InsideJit, ModulePath, Run, mark, walk, wrapped
+from jax_attn.parity.tracing.wrapping import InsideJit, ModulePath, ModuleRun, mark, walk, wrapped
 from jax_attn.weights.rules import Names
 
 
@@ -132,7 +132,7 @@ class FlaxRecorder(FlaxSide):
             without_jit = self.without_jit or tape is not None
             if without_jit:
                 around.enter_context(jax.disable_jit())
-            run = Run(recording, observer, refuse_tracers=not without_jit)
+            run = ModuleRun(recording, observer, refuse_tracers=not without_jit)
             around.enter_context(wrapped(self.classes, run))
             yield
 

@@ -59,7 +59,7 @@ class InsideJit(BaseException):
     """A submodule is called while it is traced, and there are no numbers to be seen."""
 
 
-class Run:
+class ModuleRun:
     """One recorded run, to which the wrapped calls report.
 
     Args:
@@ -156,7 +156,7 @@ _one_at_a_time = threading.Lock()  # the wrappers are the whole process's
 
 
 @contextmanager
-def wrapped(classes: Collection[type], run: Run) -> Generator[None]:
+def wrapped(classes: Collection[type], run: ModuleRun) -> Generator[None]:
     """Within it, the calls of marked modules of these classes go through `run`."""
     with _one_at_a_time, ExitStack() as patches:
         for kind in classes:

@@ -70,7 +70,7 @@ def test_a_module_that_is_not_ours():
     for name in sorted(expected):
         injected = inject(MUTATIONS[name], layer)
         assert not torch.equal(injected.module(x, src_mask=mask), right), name
-        assert injected.acts.words, name
+        assert injected.hits.words, name
     assert torch.equal(layer(x, src_mask=mask), right)
 
 
@@ -98,7 +98,7 @@ def test_attention_of_torch_itself_in_both_its_ways(mutation):
     for need_weights in (True, False):
         injected = inject(mutation, module)
         found.append(injected.module(x, x, x, attn_mask=future, need_weights=need_weights)[0])
-        assert injected.acts.words
+        assert injected.hits.words
     torch.testing.assert_close(*found, rtol=0, atol=1e-14)
     right = module(x, x, x, attn_mask=future, need_weights=False)[0]
     if mutation.name not in ("mask-adds-1e4", "mask-adds-1e9"):  # of no effect in a row that sees a key
@@ -119,7 +119,7 @@ def test_a_mutation_in_one_submodule():
     injected = inject(MUTATIONS["weight-transposed"], block, "out")
     assert injected.module.q.forward.__func__ is torch.nn.Linear.forward
     assert not torch.equal(injected.module(x, mask), block(x, mask))
-    assert injected.acts.words == [("the transpose", "the weight")]
+    assert injected.hits.words == [("the transpose", "the weight")]
 
 
 def test_what_inputs_cannot_show():
@@ -177,11 +177,11 @@ def test_same_is_padding_of_one_where_the_sides_are_odd():
     conv = torch.nn.Conv2d(2, 3, 3, stride=2, padding=1).double()
     injected = inject(mutation, conv)
     assert torch.equal(injected.module(torch.tensor(image)), conv(torch.tensor(image)))
-    assert not injected.acts.words
+    assert not injected.hits.words
     even = torch.tensor(image[..., 1:, 1:])
     assert injected.module(even).shape == conv(even).shape
     assert not torch.allclose(injected.module(even), conv(even))
-    assert injected.acts.words == [("SAME, which is [(0, 1), (0, 1)]", "padding=(1, 1)")]
+    assert injected.hits.words == [("SAME, which is [(0, 1), (0, 1)]", "padding=(1, 1)")]
 
 
 def test_nothing_caught_is_no_pass():

@@ -1,1 +1,11 @@
-"""The attention modules that models are built from."""
+"""The torch twins: the attention modules that models are built from."""
+
+from torch_ref.nn.attention.multi_head import MultiHeadAttention
+
+__all__ = [
+    "MultiHeadAttention",
+]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,1 +1,21 @@
-"""The parts of a transformer around its attention."""
+"""The torch twins: layers: embeddings, feed-forward, encoder, poolers and heads."""
+
+from torch_ref.nn.layers.classification_head import ClassificationHead
+from torch_ref.nn.layers.embeddings import Embeddings
+from torch_ref.nn.layers.encoder import Encoder
+from torch_ref.nn.layers.encoder_layer import EncoderLayer
+from torch_ref.nn.layers.feed_forward import FeedForward
+from torch_ref.nn.layers.pooler import Pooler
+
+__all__ = [
+    "ClassificationHead",
+    "Embeddings",
+    "Encoder",
+    "EncoderLayer",
+    "FeedForward",
+    "Pooler",
+]
+
+
+def __dir__() -> list[str]:
+    return __all__
