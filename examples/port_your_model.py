@@ -25,8 +25,7 @@ import torch
 import tyro
 from flax import nnx
 
-from jax_attn.parity import Report, compare
-from jax_attn.parity.diagnosing.diagnose import diagnose
+from jax_attn.parity import Report, compare, diagnose
 
 WIDTH, HEADS, HIDDEN, LAYERS = 12, 3, 20, 2  # all different: transposed axes cannot pass
 BATCH, TOKENS = 2, 5

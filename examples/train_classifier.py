@@ -28,9 +28,8 @@ from flax import nnx
 from rich.progress import track
 from text_data import DEFAULT_DATA, Corpus, load_corpus, shuffled_batches
 
-from jax_attn.functional.checks import require_divisible
-from jax_attn.models.sequence_classifier import SequenceClassifier
-from jax_attn.weights.state_dict import state_dict
+from jax_attn.models import SequenceClassifier
+from jax_attn.weights import state_dict
 
 
 @dataclass(frozen=True)
@@ -77,7 +76,10 @@ def check(options: Options) -> None:
         if not low <= getattr(options, name) <= high:
             flag = "--" + name.replace("_", "-")
             raise ValueError(f"{flag} must be from {low} to {high}, got {getattr(options, name)}")
-    require_divisible("--hidden-size", options.hidden_size, "--num-heads", options.num_heads)
+    if options.hidden_size % options.num_heads:
+        raise ValueError(
+            f"--num-heads must divide --hidden-size, got {options.num_heads} heads for a width of {options.hidden_size}"
+        )
 
 
 class Trainer(NamedTuple):
