@@ -76,10 +76,9 @@ def check(options: Options) -> None:
         if not low <= getattr(options, name) <= high:
             flag = "--" + name.replace("_", "-")
             raise ValueError(f"{flag} must be from {low} to {high}, got {getattr(options, name)}")
-    if options.hidden_size % options.num_heads:
-        raise ValueError(
-            f"--num-heads must divide --hidden-size, got {options.num_heads} heads for a width of {options.hidden_size}"
-        )
+    heads, width = options.num_heads, options.hidden_size
+    if width % heads:
+        raise ValueError(f"--num-heads must divide --hidden-size, got {heads} heads for a width of {width}")
 
 
 class Trainer(NamedTuple):
@@ -114,7 +113,7 @@ def make_trainers(corpus: Corpus, options: Options) -> dict[str, Trainer]:
     if options.framework in ("jax", "both"):
         trainers["jax"] = jax_trainer(model, options)
     if options.framework in ("torch", "both"):
-        from torch_ref.models.sequence_classifier import SequenceClassifier as Twin
+        from torch_ref.models import SequenceClassifier as Twin
 
         twin = Twin(**arguments)
         twin.load_state_dict(state_dict(model))

@@ -107,7 +107,7 @@ def command_line(capsys, *arguments):
         (["--steps", 0], "--steps must be from 1 to .*, got 0"),
         (["--batch-size", 0], "--batch-size must be from 1"),
         (["--num-layers", 0], "--num-layers must be from 1"),
-        (["--num-heads", 3], "--hidden-size must be divisible by --num-heads, got --hidden-size=128 and"),
+        (["--num-heads", 3], "--num-heads must divide --hidden-size, got 3 heads for a width of 128"),
         (["--num-heads", 0], "--num-heads must be at least 1"),
         (["--max-tokens", 1], "--max-tokens must be from 2"),
         (["--learning-rate", "nan"], "--learning-rate must be from .*, got nan"),
