@@ -1,20 +1,27 @@
 """Which blocks of the score matrix are empty, full, or need the mask."""
 
 import dataclasses
-import itertools
+import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.extend.core import ClosedJaxpr
 from jax.tree_util import Partial
 from jaxtyping import Array, Bool, Int
 
-from jax_attn.functional.checks import require_positive
+from jax_attn.functional.block_index import entries_of, entry_of
+from jax_attn.functional.block_kinds import EMPTY, FULL, PARTIAL, Sizes, block_kinds, over_pairs
+from jax_attn.functional.block_lists import lists_of, matrix_of, picture
+from jax_attn.functional.checks import require_integer, require_pair, require_positive
+from jax_attn.functional.mods import check_axes, check_mask_mod
+from jax_attn.functional.terms import Mod, hoist
 
 Leaf = Any  # an array, or what a transformation of trees puts in its place
 MaskMod = Callable[[Array, Array, Array, Array], Array]
+BlockSize = Any  # int | tuple[int, int]; where torch has `device`, so what is given is looked at
 
 DEFAULT_BLOCK_SIZE = 128
 
@@ -87,10 +94,10 @@ class BlockMask:
     @classmethod
     def from_kv_blocks(
         cls,
-        kv_num_blocks: Int[Array, "B H Q_BLOCKS"],
-        kv_indices: Int[Array, "B H Q_BLOCKS KV_BLOCKS"],
-        full_kv_num_blocks: Int[Array, "B H Q_BLOCKS"] | None = None,
-        full_kv_indices: Int[Array, "B H Q_BLOCKS KV_BLOCKS"] | None = None,
+        kv_num_blocks: Int[Array | np.ndarray, "B H Q_BLOCKS"],
+        kv_indices: Int[Array | np.ndarray, "B H Q_BLOCKS KV_BLOCKS"],
+        full_kv_num_blocks: Int[Array | np.ndarray, "B H Q_BLOCKS"] | None = None,
+        full_kv_indices: Int[Array | np.ndarray, "B H Q_BLOCKS KV_BLOCKS"] | None = None,
         BLOCK_SIZE: int | tuple[int, int] = DEFAULT_BLOCK_SIZE,
         mask_mod: MaskMod | None = None,
         seq_lengths: tuple[int, int] | None = None,
@@ -108,50 +115,49 @@ class BlockMask:
             raise ValueError(f"kv_indices must have at least 2 axes, got shape {jnp.shape(kv_indices)}")
         if (full_kv_num_blocks is None) != (full_kv_indices is None):
             raise ValueError("full_kv_num_blocks and full_kv_indices must both be given, or neither")
-        grid = _dense(kv_num_blocks, kv_indices)
+        block = require_pair("BLOCK_SIZE", BLOCK_SIZE)
+        lists = (kv_num_blocks, kv_indices, full_kv_num_blocks, full_kv_indices)
         full = (
             None
             if full_kv_num_blocks is None or full_kv_indices is None
-            else _dense(full_kv_num_blocks, full_kv_indices)
+            else matrix_of(full_kv_num_blocks, full_kv_indices)
         )
-        listed = _within(grid, full, mask_mod or noop_mask, _pair(BLOCK_SIZE))
-        lists = (kv_num_blocks, kv_indices, full_kv_num_blocks, full_kv_indices)
-        return cls._from_lists(*lists, BLOCK_SIZE, listed, seq_lengths, compute_q_blocks)
+        listed = _within(matrix_of(kv_num_blocks, kv_indices), full, mask_mod or noop_mask, block)
+        rows, columns = jnp.shape(kv_indices)[-2:]
+        lengths = seq_lengths or (rows * block[0], columns * block[1])
+        return cls._from_lists(lists, block, listed, lengths, compute_q_blocks)
+
+    @classmethod
+    def _from_matrices(
+        cls,
+        partial: Bool[Array | np.ndarray, "B H Q_BLOCKS KV_BLOCKS"],
+        full: Bool[Array | np.ndarray, "B H Q_BLOCKS KV_BLOCKS"] | None,
+        block: tuple[int, int],
+        mask_mod: MaskMod,
+        seq_lengths: tuple[int, int],
+    ) -> "BlockMask":
+        """From the partial and the full blocks of `mask_mod`."""
+        of_rows = (*lists_of(partial), *((None, None) if full is None else lists_of(full)))
+        return cls._from_lists(of_rows, block, mask_mod, seq_lengths, True)
 
     @classmethod
     def _from_lists(
         cls,
-        kv_num_blocks: Array,
-        kv_indices: Array,
-        full_kv_num_blocks: Array | None,
-        full_kv_indices: Array | None,
-        BLOCK_SIZE: int | tuple[int, int],
+        lists: tuple[Leaf, Leaf, Leaf, Leaf],
+        block: tuple[int, int],
         mask_mod: MaskMod,
-        seq_lengths: tuple[int, int] | None,
-        compute_q_blocks: bool,
+        seq_lengths: tuple[int, int],
+        by_column: bool,
     ) -> "BlockMask":
-        """From lists that agree with `mask_mod`."""
-        block_size = _pair(BLOCK_SIZE)
-        rows, columns = kv_indices.shape[-2:]
-        by_column: dict[str, Array | None] = {}
-        if compute_q_blocks:
-            by_column["q_num_blocks"], by_column["q_indices"] = _ordered(
-                _dense(kv_num_blocks, kv_indices).swapaxes(-1, -2)
-            )
-            if full_kv_num_blocks is not None and full_kv_indices is not None:
-                by_column["full_q_num_blocks"], by_column["full_q_indices"] = _ordered(
-                    _dense(full_kv_num_blocks, full_kv_indices).swapaxes(-1, -2)
-                )
-        return cls(
-            seq_lengths=seq_lengths or (rows * block_size[0], columns * block_size[1]),
-            kv_num_blocks=kv_num_blocks,
-            kv_indices=kv_indices,
-            full_kv_num_blocks=full_kv_num_blocks,
-            full_kv_indices=full_kv_indices,
-            BLOCK_SIZE=block_size,
-            mask_mod=mask_mod,
-            **by_column,
-        )
+        """From lists by rows that agree with `mask_mod`; those by columns are worked out if asked for."""
+
+        def transposed(num_blocks: Leaf, indices: Leaf) -> tuple[Leaf, Leaf]:
+            if num_blocks is None or not by_column:
+                return None, None
+            return lists_of(matrix_of(num_blocks, indices).swapaxes(-1, -2))
+
+        columns = (*transposed(*lists[:2]), *transposed(*lists[2:]))
+        return cls(seq_lengths, *lists, *columns, BLOCK_SIZE=block, mask_mod=mask_mod)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -171,10 +177,10 @@ class BlockMask:
 
     def to_dense(self) -> Int[Array, "B H Q_BLOCKS KV_BLOCKS"]:
         """1 for each block that is looked at, 0 for each that is left out."""
-        dense = _dense(self.kv_num_blocks, self.kv_indices)
+        dense = matrix_of(self.kv_num_blocks, self.kv_indices)
         if self.full_kv_num_blocks is not None:
-            dense = dense | _dense(self.full_kv_num_blocks, self.full_kv_indices)
-        return dense.astype(jnp.int32)
+            dense = dense | matrix_of(self.full_kv_num_blocks, self.full_kv_indices)
+        return jnp.asarray(dense, jnp.int32)
 
     def to_string(self, grid_size: int | tuple[int, int] = (20, 20), limit: int = 4) -> str:
         """A picture of each batch entry and head: `█` all blocks looked at, `░` some, blank none.
@@ -184,25 +190,9 @@ class BlockMask:
             limit: the most pictures.
         """
         dense = np.asarray(self.to_dense())
-        *leading, rows, columns = dense.shape
-        most = (rows, columns) if grid_size == -1 else _pair(grid_size)
-        row_step, column_step = max(1, -(-rows // most[0])), max(1, -(-columns // most[1]))
-        pictures = []
-        for place in itertools.product(*map(range, leading)):
-            if len(pictures) == limit:
-                pictures.append(
-                    "...\nmore with to_string(limit=N), or one at a time with block_mask[batch, head]"
-                )
-                break
-            lines = [str(place)]
-            for row in range(0, rows, row_step):
-                cells = (
-                    dense[place][row : row + row_step, column : column + column_step].mean()
-                    for column in range(0, columns, column_step)
-                )
-                lines.append("".join(2 * ("█" if cell == 1 else " " if cell == 0 else "░") for cell in cells))
-            pictures.append("\n".join(lines) + "\n")
-        return "\n".join(pictures)
+        return picture(
+            dense, dense.shape[-2:] if grid_size == -1 else require_pair("grid_size", grid_size), limit
+        )
 
     def __str__(self) -> str:
         picture = self.to_string().strip()
@@ -212,61 +202,76 @@ class BlockMask:
         """The block mask of some batch entries, heads and blocks of queries; an integer keeps its axis.
 
         Unlike torch's, the part still knows its mask: its `mask_mod` counts from the part's own corner.
+
+        Raises:
+            ValueError: an index of the blocks of keys, or one that is no integer, slice, list of integers or
+                `...`; the last block of queries is short and would not be the last.
+            IndexError: an integer out of range.
         """
-        index = index if isinstance(index, tuple) else (index,)
-        sizes = self.kv_num_blocks.shape
-        index = tuple(
-            slice(i % n, i % n + 1) if isinstance(i, int) and -n <= i < n else i
-            for i, n in zip((*index, *[slice(None)] * 3), sizes, strict=False)
-        )
-        batch, head, row = (np.arange(n)[i] for i, n in zip(index, sizes, strict=True))
-        q_len, kv_len = self.seq_lengths
-        rows, full, size, whole = (
-            sizes[2],
-            self.full_kv_num_blocks is not None,
-            self.BLOCK_SIZE[0],
-            self.mask_mod,
-        )
-        missing = (
-            rows * size - q_len if len(row) and row[-1] == rows - 1 else 0
-        )  # the last block may be short
+        sizes, (q_len, kv_len) = self.kv_num_blocks.shape, self.seq_lengths
+        batch, head, row = entries_of(index, sizes)
+        size, whole, last = self.BLOCK_SIZE[0], self.mask_mod, sizes[2] - 1
+        short = sizes[2] * size - q_len
+        if short and last in row[:-1]:
+            raise ValueError(f"the last block of queries is {size - short} long and must stay the last")
 
         def mask_mod(b: Array, h: Array, q_idx: Array, kv_idx: Array) -> Array:
-            b = jnp.asarray(batch)[b] if sizes[0] > 1 else b
-            h = jnp.asarray(head)[h] if sizes[1] > 1 else h
-            return whole(b, h, jnp.asarray(row)[q_idx // size] * size + q_idx % size, kv_idx)
+            b = entry_of(batch, b) if sizes[0] > 1 else b
+            h = entry_of(head, h) if sizes[1] > 1 else h
+            return whole(b, h, entry_of(row, q_idx // size) * size + q_idx % size, kv_idx)
 
+        def part(x: Leaf) -> Leaf:
+            return None if x is None else x[batch][:, head][:, :, row]
+
+        lists = [
+            part(getattr(self, f"{full}kv_{what}"))
+            for full in ("", "full_")
+            for what in ("num_blocks", "indices")
+        ]
+        lengths = (len(row) * size - (short if last in row else 0), kv_len)
         return BlockMask._from_lists(
-            self.kv_num_blocks[index],
-            self.kv_indices[index],
-            self.full_kv_num_blocks[index] if full else None,
-            self.full_kv_indices[index] if full else None,
-            BLOCK_SIZE=self.BLOCK_SIZE,
-            mask_mod=mask_mod,
-            seq_lengths=(len(row) * size - missing, kv_len),
-            compute_q_blocks=self.q_indices is not None,
+            tuple(lists), self.BLOCK_SIZE, mask_mod, lengths, by_column=self.q_indices is not None
         )
 
+    def check_axes(self, batch: int, heads: int) -> None:
+        """Raise ValueError where the mask is for one batch entry or head, reads which one, and there are more."""
+        made_for = dict(zip("bh", self.kv_num_blocks.shape, strict=False))
+        remedies = {
+            name: f"its block_mask has {axis}=1 for {count} {what}: make it with {axis}={count}"
+            for name, axis, count, what in (
+                ("b", "B", batch, "batch entries"),
+                ("h", "H", heads, "query heads"),
+            )
+            if made_for[name] == 1 < count
+        }
+        if remedies:
+            check_axes(check_mask_mod(self.mask_mod), remedies)
+
+    @functools.cached_property
+    def _mod(self) -> Callable[..., Array]:
+        """The mask mod as a pytree, of the arrays that it captures."""
+        if self.mask_mod is noop_mask or isinstance(self.mask_mod, Partial | Mod):
+            return self.mask_mod
+        return cast(Mod, hoist(self.mask_mod))
+
     def tree_flatten_with_keys(self) -> tuple[list[tuple[Any, Any]], tuple[Any, ...]]:
-        """The arrays (and a `Partial` mask mod), and what is static."""
-        names = [
-            field.name
-            for field in dataclasses.fields(self)
-            if field.name not in ("seq_lengths", "BLOCK_SIZE")
-        ]
-        names = names if isinstance(self.mask_mod, Partial) else names[:-1]
-        static = None if isinstance(self.mask_mod, Partial) else self.mask_mod
-        children = [(jax.tree_util.GetAttrKey(name), getattr(self, name)) for name in names]
-        return children, (tuple(names), self.seq_lengths, self.BLOCK_SIZE, static)
+        """The lists and the arrays of the mask mod; and what is static, its program among it."""
+        whole = self.mask_mod is noop_mask
+        children = [(jax.tree_util.GetAttrKey(name), getattr(self, name)) for name in LISTS]
+        children.append((jax.tree_util.GetAttrKey("mask_mod"), None if whole else self._mod))
+        return children, (self.seq_lengths, self.BLOCK_SIZE)
 
     @classmethod
     def tree_unflatten(cls, static: tuple[Any, ...], children: Any) -> "BlockMask":
         """The inverse of `tree_flatten_with_keys`."""
-        names, seq_lengths, block_size, mask_mod = static
-        given = dict(zip(names, children, strict=True))
-        if mask_mod is not None:
-            given["mask_mod"] = mask_mod
-        return cls(seq_lengths=seq_lengths, BLOCK_SIZE=block_size, **given)
+        *lists, mask_mod = children
+        mask_mod = noop_mask if mask_mod is None else mask_mod
+        return cls(static[0], *lists, BLOCK_SIZE=static[1], mask_mod=mask_mod)
+
+
+LISTS = [
+    field.name for field in dataclasses.fields(BlockMask) if field.name.endswith(("_blocks", "_indices"))
+]
 
 
 def create_block_mask(
@@ -275,13 +280,13 @@ def create_block_mask(
     H: int | None,
     Q_LEN: int,
     KV_LEN: int,
-    BLOCK_SIZE: int | tuple[int, int] = DEFAULT_BLOCK_SIZE,
+    BLOCK_SIZE: BlockSize = DEFAULT_BLOCK_SIZE,
     separate_full_blocks: bool = True,
 ) -> BlockMask:
     """The block mask of `mask_mod`.
 
-    The mask is asked for one row of blocks at a time and only counts are kept, so 32k x 32k costs time
-    (each pair is asked once) but no memory to speak of.
+    Each pair is asked once, a row of blocks at a time. The lists are known while tracing wherever the arrays that
+    `mask_mod` captures are; masks of the same program and sizes are compiled once.
 
     Args:
         mask_mod: `(b, h, q_idx, kv_idx) -> bool`, on scalars; True = attend.
@@ -293,87 +298,59 @@ def create_block_mask(
         separate_full_blocks: whether full blocks are told from partial ones.
 
     Raises:
-        ValueError: a size is below 1, or `mask_mod` does not make one boolean of four integers.
+        ValueError: a size is no integer from 1 on, `mask_mod` does not make one boolean of four integers, or it
+            reads `b` (or `h`) where B (or H) is None.
 
     Source: `torch.nn.attention.flex_attention.create_block_mask`.
     """
-    B, H, (q_size, kv_size) = B or 1, H or 1, _pair(BLOCK_SIZE)
-    for name, value in {"B": B, "H": H, "Q_LEN": Q_LEN, "KV_LEN": KV_LEN}.items():
-        require_positive(name, value)
-    require_positive("BLOCK_SIZE", min(q_size, kv_size))
-    check_mask_mod(mask_mod)
-    rows, columns = -(-Q_LEN // q_size), -(-KV_LEN // kv_size)
-    kv_idx = jnp.arange(columns * kv_size)
-
-    def count_row(place: tuple[Array, Array, Array]) -> Int[Array, "columns"]:
-        b, h, row = place
-        q_idx = row * q_size + jnp.arange(q_size)
-        allowed = _over_pairs(mask_mod)(b, h, jnp.minimum(q_idx, Q_LEN - 1), jnp.minimum(kv_idx, KV_LEN - 1))
-        allowed &= (q_idx < Q_LEN)[:, None] & (kv_idx < KV_LEN)
-        return allowed.sum(axis=0, dtype=jnp.int32).reshape(columns, kv_size).sum(axis=1)
-
-    places = jnp.meshgrid(jnp.arange(B), jnp.arange(H), jnp.arange(rows), indexing="ij")
-    counts = jax.lax.map(count_row, tuple(axis.ravel() for axis in places)).reshape(B, H, rows, columns)
-    full = counts == q_size * kv_size if separate_full_blocks else jnp.zeros_like(counts, bool)
-    full_lists = _ordered(full) if separate_full_blocks else (None, None)
-    lists = (*_ordered((counts > 0) & ~full), *full_lists)
-    return BlockMask._from_lists(*lists, (q_size, kv_size), mask_mod, (Q_LEN, KV_LEN), True)
+    block = require_pair("BLOCK_SIZE", BLOCK_SIZE)
+    program, lengths = _checked(mask_mod, B, H, Q_LEN, KV_LEN)
+    kinds = block_kinds(program, Sizes(*lengths, *block))
+    full = kinds == FULL if separate_full_blocks else None
+    partial = kinds == PARTIAL if separate_full_blocks else kinds != EMPTY
+    return BlockMask._from_matrices(partial, full, block, mask_mod, (Q_LEN, KV_LEN))
 
 
 def create_mask(
     mask_mod: MaskMod, B: int | None, H: int | None, Q_LEN: int, KV_LEN: int
 ) -> Bool[Array, "B H Q KV"]:
-    """The whole mask, `(B, H, Q_LEN, KV_LEN)`: to look at small ones, and to test."""
-    check_mask_mod(mask_mod)
-    over_heads = jax.vmap(_over_pairs(mask_mod), in_axes=(None, 0, None, None))
+    """The whole mask, `(B, H, Q_LEN, KV_LEN)`: to look at small ones, and to test.
+
+    Raises:
+        ValueError: as `create_block_mask`.
+    """
+    _, lengths = _checked(mask_mod, B, H, Q_LEN, KV_LEN)
+    over_heads = jax.vmap(over_pairs(mask_mod), in_axes=(None, 0, None, None))
     over_batch = jax.vmap(over_heads, in_axes=(0, None, None, None))
-    return over_batch(*(jnp.arange(size) for size in (B or 1, H or 1, Q_LEN, KV_LEN)))
+    return over_batch(*(jnp.arange(size) for size in lengths))
 
 
-def check_mask_mod(mask_mod: MaskMod) -> None:
-    """A ValueError unless `mask_mod` makes one boolean of four integers."""
-    check_mod("mask_mod(b, h, q_idx, kv_idx)", mask_mod, jnp.bool_)
+def _checked(
+    mask_mod: MaskMod, B: int | None, H: int | None, Q_LEN: int, KV_LEN: int
+) -> tuple[ClosedJaxpr, tuple[int, int, int, int]]:
+    """The program of `mask_mod`, and the four sizes with 1 for None."""
+    lengths = (1 if B is None else B, 1 if H is None else H, Q_LEN, KV_LEN)
+    for name, value in zip(("B", "H", "Q_LEN", "KV_LEN"), lengths, strict=True):
+        require_positive(name, require_integer(name, value))
+    program = check_mask_mod(mask_mod)
+    remedy = "{0}=None makes one mask for all {1}, from the first: pass {0}=the number of {1}"
+    remedies = {
+        "b": remedy.format("B", "batch entries") if B is None else None,
+        "h": remedy.format("H", "query heads") if H is None else None,
+    }
+    check_axes(program, remedies)
+    return program, lengths
 
 
-def check_mod(call: str, mod: Callable[..., Array], result: Any, *leading: jax.ShapeDtypeStruct) -> None:
-    """A ValueError unless `mod`, on scalars, returns a scalar of a kind that `result` names."""
-    index = jax.ShapeDtypeStruct((), jnp.int32)
-    expected = f"{call} must map scalars to one {jnp.dtype(result).name if result is jnp.bool_ else 'number'}"
-    try:
-        out = jax.eval_shape(mod, *leading, index, index, index, index)
-    except (TypeError, IndexError, ValueError) as error:
-        raise ValueError(f"{expected}; calling it failed: {error}") from error
-    if not hasattr(out, "shape") or out.shape != () or not jnp.issubdtype(out.dtype, result):
-        raise ValueError(f"{expected}, got {out}")
-
-
-def _over_pairs(mask_mod: MaskMod) -> MaskMod:
-    """From one query and one key to `(queries, keys)`."""
-    over_keys = jax.vmap(mask_mod, in_axes=(None, None, None, 0))
-    return jax.vmap(over_keys, in_axes=(None, None, 0, None))
-
-
-def _ordered(dense: Bool[Array, "*rows columns"]) -> tuple[Int[Array, "*rows"], Int[Array, "*rows columns"]]:
-    """How many are set in each row, and all indices, those that are set first."""
-    indices = jnp.argsort(~dense, axis=-1, stable=True)
-    return dense.sum(-1, dtype=jnp.int32), indices.astype(jnp.int32)
-
-
-def _dense(
-    num_blocks: Int[Array, "*rows"], indices: Int[Array, "*rows columns"]
-) -> Bool[Array, "*rows columns"]:
-    """The inverse of `_ordered`."""
-    columns = indices.shape[-1]
-    counted = jnp.arange(columns) < num_blocks[..., None]
-    return (jax.nn.one_hot(indices, columns, dtype=bool) & counted[..., None]).any(-2)
-
-
-def _within(grid: Array, full: Array | None, mask_mod: MaskMod, size: tuple[int, int]) -> MaskMod:
+def _within(
+    grid: Array | np.ndarray, full: Array | np.ndarray | None, mask_mod: MaskMod, size: tuple[int, int]
+) -> MaskMod:
     """`mask_mod` in the blocks of `grid`, everything in those of `full`, nothing elsewhere."""
 
-    def listed(blocks: Array, b: Array, h: Array, q_idx: Array, kv_idx: Array) -> Array:
+    def listed(blocks: Array | np.ndarray, b: Array, h: Array, q_idx: Array, kv_idx: Array) -> Array:
         leading = [0 if n == 1 else i for i, n in zip((b, h), blocks.shape, strict=False)]
-        return blocks[(*leading[: blocks.ndim - 2], q_idx // size[0], kv_idx // size[1])]
+        place = (*leading[: blocks.ndim - 2], q_idx // size[0], kv_idx // size[1])
+        return jnp.asarray(blocks)[place]
 
     def within(b: Array, h: Array, q_idx: Array, kv_idx: Array) -> Array:
         place = (b, h, q_idx, kv_idx)
@@ -381,7 +358,3 @@ def _within(grid: Array, full: Array | None, mask_mod: MaskMod, size: tuple[int,
         return allowed if full is None else allowed | listed(full, *place)
 
     return within
-
-
-def _pair(value: int | tuple[int, int]) -> tuple[int, int]:
-    return (value, value) if isinstance(value, int) else tuple(value)

@@ -28,6 +28,22 @@ def require_positive(name: str, value: int) -> None:
         raise ValueError(f"{name} must be at least 1, got {name}={value}")
 
 
+def require_integer(name: str, value: Any) -> int:
+    """Return `value`; raise ValueError unless it is an integer."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise ValueError(f"{name} must be an integer, got {value!r}")
+    return int(value)
+
+
+def require_pair(name: str, value: Any) -> tuple[int, int]:
+    """Return one size for each of two axes; raise ValueError unless it is an integer from 1 on, or two of them."""
+    sizes = value if isinstance(value, tuple | list) else (value, value)
+    if len(sizes) != 2 or any(isinstance(x, bool) or not isinstance(x, int | np.integer) for x in sizes):
+        raise ValueError(f"{name} must be an integer or a pair of integers, got {value!r}")
+    require_positive(name, min(sizes))
+    return int(sizes[0]), int(sizes[1])
+
+
 def require_cap(name: str, value: Any) -> None:
     """A ValueError unless `value`, where it is known, is above 0."""
     if not isinstance(value, Tracer) and not value > 0:

@@ -7,12 +7,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jax_attn.functional import arguments
-from jax_attn.functional.block_mask import DEFAULT_BLOCK_SIZE, BlockMask, check_mod
+from jax_attn.functional.block_mask import DEFAULT_BLOCK_SIZE, BlockMask
 from jax_attn.functional.blockwise.attention import blockwise_attention
 from jax_attn.functional.blockwise.plan import best_plans, grid_of_band, grid_of_block_mask
 from jax_attn.functional.blockwise.tiles import make_layout
 from jax_attn.functional.dense import dense_attention
 from jax_attn.functional.implementations import has_many_scores
+from jax_attn.functional.mods import check_mod
 from jax_attn.functional.reference import reference_attention
 from jax_attn.functional.score_mods import ScoreMod
 from jax_attn.functional.terms import Terms, hoist
@@ -141,6 +142,7 @@ def check_block_mask(block_mask: BlockMask, scores: tuple[int, int, int, int]) -
         or any(n not in (1, m) for n, m in zip(shape, scores, strict=True))
     ):
         raise ValueError(f"block_mask must be for {expected}; it is for {shape}")
+    block_mask.check_axes(*scores[:2])
 
 
 def _reference(

@@ -4,12 +4,18 @@ Each takes scalars, so a pattern reads as its definition. `causal` is a mod; the
 them with `and_masks` and `or_masks` of `jax_attn.functional.block_mask`.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Int
 
 from jax_attn.functional.block_mask import MaskMod
 from jax_attn.functional.checks import require_positive
+
+ArrayLike = Array | np.ndarray  # NumPy stays known while tracing
+LARGEST = np.iinfo(np.int32).max  # positions are int32
 
 
 def causal(b: Array, h: Array, q_idx: Array, kv_idx: Array) -> Array:
@@ -22,7 +28,7 @@ def sliding_window(window: int, is_causal: bool = True) -> MaskMod:
 
     Source: Mistral (arXiv 2310.06825), section 2; Longformer (2004.05150) when not causal.
     """
-    require_positive("window", window)
+    window = _positive("window", window)
 
     def mask_mod(b: Array, h: Array, q_idx: Array, kv_idx: Array) -> Array:
         ahead = 0 if is_causal else window - 1
@@ -31,7 +37,7 @@ def sliding_window(window: int, is_causal: bool = True) -> MaskMod:
     return mask_mod
 
 
-def prefix_lm(prefix_length: int | Int[Array, ""] | Int[Array, "B"]) -> MaskMod:
+def prefix_lm(prefix_length: int | Int[ArrayLike, ""] | Int[ArrayLike, "B"]) -> MaskMod:
     """Everyone sees the prefix; the rest is causal.
 
     Args:
@@ -40,35 +46,35 @@ def prefix_lm(prefix_length: int | Int[Array, ""] | Int[Array, "B"]) -> MaskMod:
     Source: T5 (arXiv 1910.10683), section 3.2.1.
     """
 
+    prefix_length = _within_int32(prefix_length)
+
     def mask_mod(b: Array, h: Array, q_idx: Array, kv_idx: Array) -> Array:
         return (kv_idx < _of_entry(prefix_length, b)) | (q_idx >= kv_idx)
 
     return mask_mod
 
 
-def document(query_ids: Int[Array, "*B T"], key_ids: Int[Array, "*B S"] | None = None) -> MaskMod:
+def document(query_ids: Int[ArrayLike, "*B T"], key_ids: Int[ArrayLike, "*B S"] | None = None) -> MaskMod:
     """A query sees the keys of its own document (also called segment): for sequences packed into one row.
 
     Args:
         query_ids: the document of each query, `(T,)` for all batch entries or `(B, T)`.
         key_ids: the document of each key; None where keys and queries are the same tokens.
     """
-    of_query = jnp.asarray(query_ids)
-    of_key = of_query if key_ids is None else jnp.asarray(key_ids)
+    of_query, of_key = query_ids, query_ids if key_ids is None else key_ids
 
     def mask_mod(b: Array, h: Array, q_idx: Array, kv_idx: Array) -> Array:
-        of = (b,) if of_query.ndim == 2 else ()
-        return of_query[(*of, q_idx)] == of_key[(*of, kv_idx)]
+        of = (b,) if jnp.ndim(of_query) == 2 else ()
+        return jnp.asarray(of_query)[(*of, q_idx)] == jnp.asarray(of_key)[(*of, kv_idx)]
 
     return mask_mod
 
 
-def padding(lengths: Int[Array, "B"]) -> MaskMod:
+def padding(lengths: Int[ArrayLike, "B"]) -> MaskMod:
     """Batch entry `b` has `lengths[b]` keys; the rest is padding, which nobody sees."""
-    lengths = jnp.asarray(lengths)
 
     def mask_mod(b: Array, h: Array, q_idx: Array, kv_idx: Array) -> Array:
-        return kv_idx < lengths[b]
+        return kv_idx < _of_entry(lengths, b)
 
     return mask_mod
 
@@ -78,18 +84,18 @@ def dilated(window: int, dilation: int, is_causal: bool = False) -> MaskMod:
 
     Source: Longformer (arXiv 2004.05150), figure 2c.
     """
-    require_positive("window", window)
-    require_positive("dilation", dilation)
+    window, dilation = _positive("window", window), _positive("dilation", dilation)
+    reach = _within_int32(window * dilation)
 
     def mask_mod(b: Array, h: Array, q_idx: Array, kv_idx: Array) -> Array:
         offset = q_idx - kv_idx
-        near = (abs(offset) < window * dilation) & (offset % dilation == 0)
+        near = (abs(offset) < reach) & (offset % dilation == 0)
         return near & (offset >= 0) if is_causal else near
 
     return mask_mod
 
 
-def global_and_window(window: int, global_tokens: int | Bool[Array, "T"]) -> MaskMod:
+def global_and_window(window: int, global_tokens: int | Bool[ArrayLike, "T"]) -> MaskMod:
     """A window on both sides; global tokens see everything and are seen by everyone.
 
     Args:
@@ -98,10 +104,10 @@ def global_and_window(window: int, global_tokens: int | Bool[Array, "T"]) -> Mas
 
     Source: Longformer (arXiv 2004.05150), section 3.1.
     """
-    require_positive("window", window)
+    window, global_tokens = _positive("window", window), _within_int32(global_tokens)
 
     def is_global(idx: Array) -> Array:
-        return idx < global_tokens if isinstance(global_tokens, int) else jnp.asarray(global_tokens)[idx]
+        return jnp.asarray(global_tokens)[idx] if jnp.ndim(global_tokens) else idx < global_tokens
 
     def mask_mod(b: Array, h: Array, q_idx: Array, kv_idx: Array) -> Array:
         return (abs(q_idx - kv_idx) < window) | is_global(q_idx) | is_global(kv_idx)
@@ -111,7 +117,7 @@ def global_and_window(window: int, global_tokens: int | Bool[Array, "T"]) -> Mas
 
 def block_diagonal(block: int) -> MaskMod:
     """The sequence is cut into blocks of `block` tokens, and a query sees its own block."""
-    require_positive("block", block)
+    block = _positive("block", block)
 
     def mask_mod(b: Array, h: Array, q_idx: Array, kv_idx: Array) -> Array:
         return q_idx // block == kv_idx // block
@@ -134,7 +140,8 @@ def bigbird(
 
     Source: BigBird (arXiv 2007.14062), section 2.
     """
-    require_positive("block", block)
+    block = _positive("block", block)
+    window, num_global = _within_int32(window), _within_int32(num_global)
     blocks = -(-num_tokens // block)
     draws = jax.random.uniform(key, (blocks, blocks))
     random = jnp.argsort(jnp.argsort(draws, axis=-1), axis=-1) < num_random
@@ -154,7 +161,7 @@ def neighborhood_2d(height: int, width: int, window: int) -> MaskMod:
 
     Source: Neighborhood Attention (arXiv 2204.07143), section 3.1.
     """
-    require_positive("window", window)
+    window = _positive("window", window)
 
     def near(q: Array, kv: Array, size: int) -> Array:
         start = jnp.clip(q - window // 2, 0, max(size - window, 0))
@@ -166,5 +173,16 @@ def neighborhood_2d(height: int, width: int, window: int) -> MaskMod:
     return mask_mod
 
 
-def _of_entry(value: int | Array, b: Array) -> int | Array:
-    return value if jnp.ndim(value) == 0 else jnp.asarray(value)[b]
+def _of_entry(value: Any, b: Array) -> int | Int[Array, ""]:
+    """The number of a batch entry, where there is one for each."""
+    return jnp.asarray(value)[b].astype(jnp.int32) if jnp.ndim(value) else value
+
+
+def _positive(name: str, value: int) -> int:
+    require_positive(name, value)
+    return _within_int32(value)
+
+
+def _within_int32(value: Any) -> Any:
+    """A plain integer as far as positions reach: beyond it, more makes no difference."""
+    return min(value, LARGEST) if isinstance(value, int) else value

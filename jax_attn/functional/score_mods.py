@@ -40,7 +40,7 @@ def alibi(slopes: Float[Array, "N"]) -> ScoreMod:
     slopes = jnp.asarray(slopes)
 
     def score_mod(score: Array, b: Array, h: Array, q_idx: Array, kv_idx: Array) -> Array:
-        return score - slopes[h].astype(score.dtype) * abs(q_idx - kv_idx)
+        return score - slopes[h].astype(score.dtype) * abs(q_idx - kv_idx).astype(score.dtype)
 
     return score_mod
 
@@ -69,7 +69,7 @@ def learned_bias(table: Float[Array, "*BN T S"]) -> ScoreMod:
     """
 
     def score_mod(score: Array, b: Array, h: Array, q_idx: Array, kv_idx: Array) -> Array:
-        return score + table[(*(b, h)[4 - table.ndim :], q_idx, kv_idx)]
+        return score + table[(*(b, h)[4 - table.ndim :], q_idx, kv_idx)].astype(score.dtype)
 
     return score_mod
 
@@ -103,7 +103,7 @@ def t5_bucket(
     offset = 0
     if bidirectional:
         num_buckets //= 2
-        offset = (relative_position > 0) * num_buckets
+        offset = jnp.where(relative_position > 0, num_buckets, 0)
         distance = abs(relative_position)
     else:
         distance = jnp.maximum(-relative_position, 0)

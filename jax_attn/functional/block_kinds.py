@@ -1,0 +1,79 @@
+"""How much of each block of the score matrix a mask mod allows: nothing, some of it, or all.
+
+The mask is asked for one row of blocks at a time and one number a block is kept, so 32k x 32k costs time (each
+pair is asked once) but no memory to speak of.
+"""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+from jax.extend.core import ClosedJaxpr
+from jaxtyping import Array, Int
+
+from jax_attn.functional.terms import Mod, Program
+
+EMPTY, PARTIAL, FULL = 0, 1, 2
+
+
+class Sizes(NamedTuple):
+    """The sizes of a mask, in entries, and of its blocks."""
+
+    batch: int
+    heads: int
+    queries: int
+    keys: int
+    q_size: int
+    kv_size: int
+
+
+def block_kinds(program: ClosedJaxpr, sizes: Sizes) -> Int[Array | np.ndarray, "B H rows columns"]:
+    """EMPTY, PARTIAL or FULL for each block; NumPy unless the mask mod captures a traced array.
+
+    Masks of the same program and sizes are compiled once, whatever arrays they capture.
+    """
+    mod = Mod(list(program.consts), Program(program.jaxpr))
+    if any(isinstance(x, Tracer) for x in mod.captured):
+        return _kinds(mod, sizes)
+    wide = jax.config.read("jax_enable_x64")
+
+    def known() -> np.ndarray:
+        with jax.enable_x64(wide):
+            return np.asarray(_kinds(Mod([np.asarray(x) for x in mod.captured], mod.program), sizes))
+
+    # A trace, a mesh (of chips that are perhaps not here) and a default device belong to the caller's thread.
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(known).result()
+
+
+@partial(jax.jit, static_argnames="sizes")
+def _kinds(mod: Mod, sizes: Sizes) -> Int[Array, "B H rows columns"]:
+    rows, columns = -(-sizes.queries // sizes.q_size), -(-sizes.keys // sizes.kv_size)
+    kv_idx = jnp.arange(columns * sizes.kv_size)
+    allowed_at = over_pairs(mod.__call__)
+
+    def kinds_of_row(place: tuple[Array, Array, Array]) -> Int[Array, "columns"]:
+        b, h, row = place
+        q_idx = row * sizes.q_size + jnp.arange(sizes.q_size)
+        q_inside, kv_inside = q_idx < sizes.queries, kv_idx < sizes.keys
+        # What lies behind the end is asked as the last position, so that no index leaves its array.
+        allowed = allowed_at(b, h, jnp.minimum(q_idx, sizes.queries - 1), jnp.minimum(kv_idx, sizes.keys - 1))
+        allowed &= q_inside[:, None] & kv_inside[None, :]
+        counts = allowed.sum(axis=0, dtype=jnp.int32).reshape(columns, sizes.kv_size).sum(axis=1)
+        some = jnp.where(counts > 0, PARTIAL, EMPTY)
+        return jnp.where(counts == sizes.q_size * sizes.kv_size, FULL, some).astype(jnp.int8)
+
+    places = jnp.meshgrid(*map(jnp.arange, (sizes.batch, sizes.heads, rows)), indexing="ij")
+    kinds = jax.lax.map(kinds_of_row, tuple(axis.ravel() for axis in places))
+    return kinds.reshape(sizes.batch, sizes.heads, rows, columns)
+
+
+def over_pairs(mask_mod: Callable[..., Array]) -> Callable[..., Array]:
+    """From one query and one key to `(queries, keys)`."""
+    over_keys = jax.vmap(mask_mod, in_axes=(None, None, None, 0))
+    return jax.vmap(over_keys, in_axes=(None, None, 0, None))

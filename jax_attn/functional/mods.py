@@ -1,0 +1,95 @@
+"""What a mod is: a Python function of scalars, whose program is looked at before it is used.
+
+A *mask mod* is `(b, h, q_idx, kv_idx) -> bool`, a *score mod* `(score, b, h, q_idx, kv_idx) -> score`.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Var
+from jaxtyping import Array
+
+# Calls whose inner program takes and returns what they do, one by one.
+CALLS = {"jit", "pjit", "closed_call", "core_call", "remat", "remat2", "checkpoint"}
+CALLS |= {"custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr"}
+NOTHING: frozenset[int] = frozenset()
+
+
+def check_mask_mod(mask_mod: Callable[..., Array]) -> ClosedJaxpr:
+    """Return the program of `mask_mod`; raise ValueError unless it makes one boolean of four integers."""
+    return check_mod("mask_mod(b, h, q_idx, kv_idx)", mask_mod, jnp.bool_)
+
+
+def check_mod(
+    call: str, mod: Callable[..., Array], result: Any, *leading: jax.ShapeDtypeStruct
+) -> ClosedJaxpr:
+    """Return the program of `mod`; raise ValueError unless it makes a scalar of scalars.
+
+    Args:
+        call: how the mod is called, for the message.
+        mod: a function of `leading` and four integers.
+        result: the kind of dtype that it has to return.
+        leading: shapes and dtypes of what comes before the integers.
+    """
+    index = jax.ShapeDtypeStruct((), jnp.int32)
+    expected = f"{call} must map scalars to one {jnp.dtype(result).name if result is jnp.bool_ else 'number'}"
+    try:
+        program, out = jax.make_jaxpr(mod, return_shape=True)(*leading, index, index, index, index)
+    except (TypeError, IndexError, ValueError) as error:
+        raise ValueError(f"{expected}; calling it failed: {error}") from error
+    if not hasattr(out, "shape") or out.shape != () or not jnp.issubdtype(out.dtype, result):
+        raise ValueError(f"{expected}, got {out}")
+    return program
+
+
+def check_axes(program: ClosedJaxpr, remedies: Mapping[str, str | None]) -> None:
+    """Raise ValueError where a mask for all entries of an axis comes from a mask mod that reads the axis.
+
+    Such a mask would be looked at for entry 0 alone, and be wrong for every other.
+
+    Args:
+        program: of the mask mod.
+        remedies: for `"b"` and `"h"`, what to say and to do if it reads them; None where it may.
+    """
+    read = arguments_read(program)
+    for number, name in enumerate(("b", "h")):
+        if (remedy := remedies.get(name)) and number in read:
+            raise ValueError(f"mask_mod reads {name}, but {remedy}")
+
+
+def arguments_read(program: ClosedJaxpr) -> frozenset[int]:
+    """Return the numbers of the arguments on whose values the first result of a program depends.
+
+    Programs inside it (`jax.jit`, `lax.cond`, custom derivatives) are followed. Loops and whatever is not known
+    count as reading all that they are given.
+    """
+    jaxpr = program.jaxpr
+    return _through(jaxpr, [frozenset([number]) for number in range(len(jaxpr.invars))])[0]
+
+
+def _through(jaxpr: Jaxpr, given: Sequence[frozenset[int]]) -> list[frozenset[int]]:
+    """What each result depends on, if the inputs depend on `given`."""
+    known = dict(zip(jaxpr.invars, given, strict=True))
+
+    def of(variables: Sequence[Any]) -> list[frozenset[int]]:
+        return [known.get(x, NOTHING) if isinstance(x, Var) else NOTHING for x in variables]
+
+    for eqn in jaxpr.eqns:
+        known.update(zip(eqn.outvars, _through_equation(eqn, of(eqn.invars)), strict=True))
+    return of(jaxpr.outvars)
+
+
+def _through_equation(eqn: JaxprEqn, given: list[frozenset[int]]) -> list[frozenset[int]]:
+    if eqn.primitive.name == "cond":
+        chosen_by, *operands = given
+        branches = [_through(branch.jaxpr, operands) for branch in eqn.params["branches"]]
+        return [chosen_by.union(*results) for results in zip(*branches, strict=True)]
+    if eqn.primitive.name in CALLS:
+        programs = (eqn.params.get(name) for name in ("jaxpr", "call_jaxpr", "fun_jaxpr"))
+        inner = next((program for program in programs if program is not None), None)
+        inner = getattr(inner, "jaxpr", inner)
+        if inner is not None and len(inner.invars) == len(given):
+            return _through(inner, given)
+    return [NOTHING.union(*given)] * len(eqn.outvars)
