@@ -1,28 +1,35 @@
 """`python -m benchmarks`: speed, side by side."""
 
-import json as json_text
-import platform
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from importlib.metadata import version
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal, NamedTuple
 
-import jax
 import tyro
 from rich.console import Console
 
 from benchmarks import attention, flex, ladder, sentences
+from benchmarks.cases import CASES, LENGTHS, Case, Shape
 from benchmarks.chart import save_chart
-from benchmarks.comparison import Comparison, geometric_mean
+from benchmarks.comparison import Comparison
+from benchmarks.record import as_json, device, record
+from benchmarks.scale_chart import save_scale_chart
+from benchmarks.table import measure
 from jax_attn.cli.files import require_writable, write_texts
 from jax_attn.cli.main import guarded
-from jax_attn.cli.progress import progress_over
 
 Sizes = Annotated[tuple[int, int, int, int] | None, tyro.conf.arg(metavar="B T N H")]
 File = Annotated[Path | None, tyro.conf.arg(metavar="FILE")]
-MEGABYTE = 2**20
+DType = Literal["float32", "bfloat16", "float16"]
+
+
+class Work(NamedTuple):
+    """How many comparisons there will be, whose times they hold, and the comparisons themselves."""
+
+    count: int
+    names: tuple[str, ...]
+    comparisons: Iterator[Comparison]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +39,7 @@ class Common:
     rounds: int = 7
     """How often each contender is timed."""
     json: File = None
-    """Write every single time to this file."""
+    """Write every single time to this file, with machine, versions and date."""
     plot: File = None
     """Draw a chart into this file: PNG, SVG or PDF."""
 
@@ -45,17 +52,66 @@ class Attention(Common):
     """Batch, tokens, heads and width of a head, in place of the usual cases."""
     causal: bool = True
     """Whether a query sees only the keys up to its own position."""
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    dtype: DType = "float32"
     """Of queries, keys and values."""
 
-    def comparisons(self) -> tuple[int, tuple[str, ...], Iterator[Comparison]]:
-        """How many there will be, whose times they hold, and the comparisons themselves."""
-        cases = attention.CASES
+    def work(self) -> Work:
+        """What is measured."""
+        cases = CASES["attention"]
         if self.shape is not None:
-            shape = _shape(self.shape)
-            cases = tuple(attention.Case(shape, backward) for backward in (False, True))
-        options = {"causal": self.causal, "dtype": self.dtype, "rounds": self.rounds}
-        return len(cases), attention.NAMES, attention.bench_attention(cases, **options)
+            cases = tuple(Case(_shape(self.shape), backward) for backward in (False, True))
+        mask = "causal" if self.causal else "full"
+        return _calls([replace(case, mask=mask, dtype=self.dtype) for case in cases], self.rounds)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scale(Common):
+    """Causal attention from 512 to 32,768 tokens: how time and memory grow; --plot draws lines.
+
+    A contender whose program would need more memory than is free is left out, with what it would need.
+    """
+
+    rounds: int = 3
+    """How often each contender is timed."""
+    tokens: tuple[int, ...] = LENGTHS
+    """Which lengths."""
+    dtypes: tuple[DType, ...] = ("float32", "bfloat16")
+    """Of queries, keys and values."""
+    backward: bool = True
+    """After the forward passes, time them with their gradients."""
+
+    def work(self) -> Work:
+        """What is measured."""
+        if not self.tokens or min(self.tokens) < 1:
+            raise ValueError(
+                f"tokens must be lengths from 1 on, got {' '.join(map(str, self.tokens)) or 'none'}"
+            )
+        rows = (CASES["scale"][0], *([replace(CASES["scale"][0], backward=True)] if self.backward else ()))
+        cases = [
+            replace(row, dtype=dtype, shape=row.shape._replace(tokens=tokens))
+            for dtype in self.dtypes
+            for row in rows
+            for tokens in self.tokens
+        ]
+        return _calls(cases, self.rounds)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decode(Common):
+    """One query after 4,096 keys, in batches, as when a model writes."""
+
+    def work(self) -> Work:
+        """What is measured."""
+        return _calls(CASES["decode"], self.rounds)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Short(Common):
+    """64 sequences of 128 tokens, with and without padding, as an encoder is trained and served with."""
+
+    def work(self) -> Work:
+        """What is measured."""
+        return _calls(CASES["short"], self.rounds)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,10 +123,10 @@ class Flex(Common):
     torch: bool = True
     """Let torch's FlexAttention, compiled, take part; it needs a C++ compiler."""
 
-    def comparisons(self) -> tuple[int, tuple[str, ...], Iterator[Comparison]]:
-        """How many there will be, whose times they hold, and the comparisons themselves."""
+    def work(self) -> Work:
+        """What is measured."""
         shape = _shape(self.shape or flex.SHAPE)
-        return 4, flex.NAMES, flex.bench_flex(shape, compile_torch=self.torch, rounds=self.rounds)
+        return Work(4, flex.NAMES, flex.bench_flex(shape, compile_torch=self.torch, rounds=self.rounds))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,14 +140,14 @@ class Ladder(Common):
     backward: bool = True
     """After the forward passes, time them with the gradients of the input and all weights."""
 
-    def comparisons(self) -> tuple[int, tuple[str, ...], Iterator[Comparison]]:
-        """How many there will be, whose times they hold, and the comparisons themselves."""
+    def work(self) -> Work:
+        """What is measured."""
         if not self.variants:
             raise ValueError(f"variants must be some of {', '.join(ladder.VARIANTS)}; got none")
         passes = (False, True) if self.backward else (False,)
         shape = _shape(self.shape or ladder.SHAPE)
         found = ladder.bench_ladder(shape, variants=self.variants, passes=passes, rounds=self.rounds)
-        return len(passes) * len(self.variants), ladder.NAMES, found
+        return Work(len(passes) * len(self.variants), ladder.NAMES, found)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,22 +161,25 @@ class Sentences(Common):
     batch_size: int = 32
     """Sentences in a batch."""
 
-    def comparisons(self) -> tuple[int, tuple[str, ...], Iterator[Comparison]]:
-        """How many there will be, whose times they hold, and the comparisons themselves."""
+    def work(self) -> Work:
+        """What is measured."""
         for option, value in {"count": self.count, "batch_size": self.batch_size}.items():
             if value < 1:
                 raise ValueError(f"{option} must be at least 1, got {value}")
         found = sentences.bench_sentences(self.checkpoint, self.count, self.batch_size, self.rounds)
-        return 1, sentences.NAMES, iter([found])
+        return Work(1, sentences.NAMES, iter([found]))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Everything(Common):
-    """Attention, flex and ladder, one after the other, at their usual sizes."""
+    """Attention, decode, short, flex and ladder, one after the other, at their usual sizes."""
 
 
 Benchmark = (
     Annotated[Attention, tyro.conf.subcommand("attention", prefix_name=False)]
+    | Annotated[Scale, tyro.conf.subcommand("scale", prefix_name=False)]
+    | Annotated[Decode, tyro.conf.subcommand("decode", prefix_name=False)]
+    | Annotated[Short, tyro.conf.subcommand("short", prefix_name=False)]
     | Annotated[Flex, tyro.conf.subcommand("flex", prefix_name=False)]
     | Annotated[Ladder, tyro.conf.subcommand("ladder", prefix_name=False)]
     | Annotated[Sentences, tyro.conf.subcommand("sentences", prefix_name=False)]
@@ -131,8 +190,12 @@ Benchmark = (
 def bench(what: tyro.conf.OmitArgPrefixes[Benchmark] = Everything()) -> int:
     """Measure speed: every contender in one interleaved run, on random numbers or real sentences.
 
-    A line shows the median time of each contender, how many times as fast as it we are (the median of the
-    rounds' own ratios), and the memory that XLA holds beside arguments and results.
+    First all contenders have to compute the same. Then each is timed once a round. A line shows the median time
+    of each, how many times as fast as it we are (the median of the rounds' own ratios; below 1 it is faster), and
+    the memory that XLA holds beside arguments and results. "products alone" are the matrix products without the
+    rest: the ratio to them says how far from the floor we are.
+
+    For example: `python -m benchmarks scale --tokens 512 4096 --dtypes float32 --plot scale.png --json scale.json`.
     """
     if what.rounds < 1:
         raise ValueError(f"rounds must be at least 1, got {what.rounds}")
@@ -140,73 +203,23 @@ def bench(what: tyro.conf.OmitArgPrefixes[Benchmark] = Everything()) -> int:
     require_writable(what.plot, ".png", ".svg", ".pdf")
     name = type(what).__name__.lower()
     console = Console(highlight=False, soft_wrap=True)
-    kinds = (Attention, Flex, Ladder)
+    kinds = (Attention, Decode, Short, Flex, Ladder)
     parts = [kind(rounds=what.rounds) for kind in kinds] if isinstance(what, Everything) else [what]
-    comparisons = [done for part in parts for done in measure(console, *part.comparisons())]
+    comparisons = [done for part in parts for done in measure(console, *part.work())]
     if what.json is not None:
-        save(what.json, name, comparisons)
+        write_texts({what.json: as_json(record(name, what.rounds, comparisons))})
     if what.plot is not None:
-        save_chart(comparisons, what.plot, f"{name}: median of {what.rounds} rounds, {device()}")
+        draw = save_scale_chart if isinstance(what, Scale) else save_chart
+        draw(comparisons, what.plot, f"{name}: median of {what.rounds} rounds, {device()}")
     return 0
 
 
-def measure(
-    console: Console, count: int, names: tuple[str, ...], comparisons: Iterator[Comparison]
-) -> list[Comparison]:
-    """Print each comparison as it is done, and the mean of the ratios at the end."""
-    done: list[Comparison] = []
-    console.print(line("", names), style="bold")
-    with progress_over(console, count) as advance:
-        for comparison in comparisons:
-            done.append(comparison)
-            console.print(line(comparison.case, [cell(comparison, name) for name in names]), markup=False)
-            advance(comparison.case)
-    left_out = {name: reason for comparison in done for name, reason in comparison.left_out.items()}
-    for name, reason in left_out.items():
-        console.print(f"{name} took no part: {reason}", markup=False)
-    for name in names[1:]:
-        ratios = [comparison.speed_against(name) for comparison in done if name in comparison.timings]
-        if len(ratios) > 1:
-            console.print(f"{geometric_mean(ratios):.2f} times as fast as {name} (geometric mean)")
-    return done
+def _calls(cases: Sequence[Case], rounds: int) -> Work:
+    return Work(len(cases), attention.NAMES, attention.bench_attention(cases, rounds=rounds))
 
 
-def line(first: str, cells: Any) -> str:
-    """A row of the table."""
-    return "  ".join([first.ljust(42), *(cell.ljust(26) for cell in cells)]).rstrip()
-
-
-def cell(comparison: Comparison, name: str) -> str:
-    """What one contender needed: time, our speed against it, memory."""
-    if name not in comparison.timings:
-        return "-"
-    timing = comparison.timings[name]
-    parts = [f"{1e3 * timing.median:7.1f} ms"]
-    parts.append("      " if timing is comparison.ours else f"{comparison.speed_against(name):5.2f}x")
-    if name in comparison.temporaries:
-        parts.append(f"{comparison.temporaries[name] / MEGABYTE:5.0f} MB")
-    return " ".join(parts)
-
-
-def device() -> str:
-    """What JAX computes on."""
-    return jax.devices()[0].device_kind
-
-
-def save(path: Path, name: str, comparisons: list[Comparison]) -> None:
-    """Everything that was measured, and on what, as JSON."""
-    data = {
-        "benchmark": name,
-        "device": device(),
-        "machine": platform.processor() or platform.machine(),
-        "versions": {package: version(package) for package in ("jax", "flax", "torch")},
-        "comparisons": [comparison.to_json() for comparison in comparisons],
-    }
-    write_texts({path: json_text.dumps(data, indent=1) + "\n"})
-
-
-def _shape(sizes: tuple[int, int, int, int]) -> attention.Shape:
-    shape = attention.Shape(*sizes)
+def _shape(sizes: tuple[int, int, int, int]) -> Shape:
+    shape = Shape(*sizes)
     if min(shape) < 1:
         raise ValueError(f"shape must be four positive sizes, B T N H, got {' '.join(map(str, sizes))}")
     return shape

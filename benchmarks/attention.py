@@ -1,90 +1,70 @@
-"""Scaled dot-product attention: ours, torch's fused kernel, and JAX's own."""
+"""Scaled dot-product attention: ours, torch's fused kernel, JAX's own, and the matrix products alone."""
 
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import torch_side
-from benchmarks.comparison import Comparison, Contender, contest, jitted
-from jax_attn.functional.attention import dot_product_attention
+from benchmarks.cases import Case, Shape
+from benchmarks.comparison import Comparison, contest
+from benchmarks.contender import Contender, compiled, jitted
+from benchmarks.products import products, products_and_gradients
+from jax_attn.functional import dot_product_attention
 
-NAMES = ("jax-attn", "torch SDPA", "jax.nn")
-
-
-class Shape(NamedTuple):
-    """Sizes of queries, keys and values: batch, tokens, heads, width of a head."""
-
-    batch: int
-    tokens: int
-    heads: int
-    head_dim: int
-
-    def __str__(self) -> str:
-        return f"B{self.batch} N{self.heads} T{self.tokens} H{self.head_dim}"
+OURS, SDPA, JAX_NN, PRODUCTS = "jax-attn", "torch SDPA", "jax.nn", "products alone"
+NAMES = (OURS, SDPA, JAX_NN, PRODUCTS)
 
 
-class Case(NamedTuple):
-    """What is measured: a shape, forward alone or with the backward pass."""
-
-    shape: Shape
-    backward: bool
-
-
-CASES = (
-    Case(Shape(2, 1024, 12, 64), backward=False),
-    Case(Shape(1, 4096, 12, 64), backward=False),
-    Case(Shape(1, 2048, 12, 64), backward=True),
-    Case(Shape(1, 4096, 8, 64), backward=True),
-)
-
-
-def bench_attention(
-    cases: Sequence[Case] = CASES, *, causal: bool = True, dtype: str = "float32", rounds: int = 7
-) -> Iterator[Comparison]:
-    """Time attention on random numbers, case by case.
-
-    Args:
-        cases: the shapes, and whether with the backward pass.
-        causal: whether a query sees only the keys up to its own position.
-        dtype: of queries, keys and values.
-        rounds: how often each contender is timed.
-    """
+def bench_attention(cases: Sequence[Case], *, rounds: int = 7) -> Iterator[Comparison]:
+    """Time attention on random numbers, case by case; each case is timed `rounds` times."""
     for case in cases:
-        mask = "causal" if causal else "full"
-        passes = "forward+backward" if case.backward else "forward"
-        yield contest(
-            f"{case.shape} {mask}, {passes}", _contenders(case, causal, dtype), rounds=rounds, dtype=dtype
-        )
+        yield contest(str(case), contenders(case), rounds=rounds, dtype=case.dtype, facts=facts(case))
 
 
-def random_operands(shape: Shape, dtype: str, count: int = 3) -> list[jax.Array]:
-    """That many arrays `(B, T, N, H)` from N(0, 1)."""
+def facts(case: Case) -> dict[str, Any]:
+    """What a case is, for the figures on disk and the charts."""
+    batch, tokens, heads, head_dim = case.shape
+    sizes = {"batch": batch, "tokens": tokens, "keys": case.num_keys, "heads": heads, "head_dim": head_dim}
+    return {**sizes, "mask": case.mask, "dtype": case.dtype, "passes": case.passes}
+
+
+def random_operands(shape: Shape, dtype: str, count: int = 3, keys: int | None = None) -> list[jax.Array]:
+    """That many arrays `(B, T, N, H)` from N(0, 1); the second and third have `keys` positions."""
     rng = np.random.default_rng(0)
-    return [jnp.asarray(rng.standard_normal(shape, np.float32), dtype) for _ in range(count)]
+    sizes = [shape if keys is None or i not in (1, 2) else shape._replace(tokens=keys) for i in range(count)]
+    return [jnp.asarray(rng.standard_normal(size, np.float32), dtype) for size in sizes]
 
 
-def _contenders(case: Case, causal: bool, dtype: str) -> dict[str, Contender]:
+def contenders(case: Case) -> dict[str, Contender]:
+    """Everyone who computes a case. Where gradients are asked for, all are compared."""
     import torch
 
-    def ours(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-        return dot_product_attention(q, k, v, is_causal=causal)
-
-    def jax_nn(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-        return jax.nn.dot_product_attention(q, k, v, is_causal=causal)
-
-    def sdpa(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-        return torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=causal)
-
-    *operands, cotangent = random_operands(case.shape, dtype, count=4)
-    *tensors, downstream = (torch_side.heads_first(x, dtype) for x in (*operands, cotangent))
+    *operands, cotangent = random_operands(case.shape, case.dtype, 4, case.keys)
+    *tensors, downstream = (torch_side.heads_first(x, case.dtype) for x in (*operands, cotangent))
+    options: dict[str, Any] = {"is_causal": case.mask == "causal"}
+    torch_options = dict(options)
+    if case.mask == "padded":
+        lengths = np.linspace(case.num_keys // 2, case.num_keys, case.shape.batch).astype(np.int32)
+        options["key_value_seq_lengths"] = jnp.asarray(lengths)
+        seen = torch.from_numpy(np.arange(case.num_keys) < lengths[:, None]).to(torch_side.device())
+        torch_options["attn_mask"] = seen[:, None, None]
     if not case.backward:
         cotangent = downstream = None
-    contenders = (
-        jitted(ours, *operands, cotangent=cotangent),
-        torch_side.eager(sdpa, *tensors, cotangent=downstream, back=lambda x: x.transpose(1, 2)),
-        jitted(jax_nn, *operands, cotangent=cotangent),
-    )
-    return dict(zip(NAMES, contenders, strict=True))
+    sdpa = partial(torch.nn.functional.scaled_dot_product_attention, **torch_options)
+    return {
+        OURS: jitted(partial(dot_product_attention, **options), *operands, cotangent=cotangent),
+        SDPA: torch_side.eager(sdpa, *tensors, cotangent=downstream, back=lambda x: x.transpose(1, 2)),
+        JAX_NN: jitted(partial(jax.nn.dot_product_attention, **options), *operands, cotangent=cotangent),
+        PRODUCTS: _products(case, operands, cotangent),
+    }
+
+
+def _products(case: Case, operands: Sequence[jax.Array], cotangent: jax.Array | None) -> Contender:
+    """Not compared: it computes no attention."""
+    function: Callable[..., Any] = products if cotangent is None else products_and_gradients
+    given = operands if cotangent is None else (cotangent, *operands)
+    return compiled(partial(function, causal=case.mask == "causal"), *given)

@@ -2,32 +2,18 @@
 
 import math
 import statistics
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
-import jax
 import numpy as np
 
+from benchmarks.contender import Contender
+from benchmarks.memory import free_bytes, too_large
 from benchmarks.timing import Timing, interleave
 
 # Contenders that differ by more compute different things: `max|a - b| / max(1, max|b|)`.
 AGREE = {"float32": 1e-3, "bfloat16": 5e-2, "float16": 5e-2}
-
-
-@dataclass(frozen=True)
-class Contender:
-    """Something to time.
-
-    Attributes:
-        run: computes once, and returns arrays of any framework.
-        results: turns what `run` returns into NumPy arrays, laid out as everyone's; None: not compared.
-        temporaries: bytes that XLA holds beside arguments and results; None where nobody tells.
-    """
-
-    run: Callable[[], Any]
-    results: Callable[[Any], Sequence[np.ndarray]] | None = None
-    temporaries: int | None = None
 
 
 @dataclass(frozen=True)
@@ -39,12 +25,14 @@ class Comparison:
         timings: seconds of each contender, from one interleaved run.
         temporaries: bytes, of the contenders that XLA compiled.
         left_out: who could not take part, and why.
+        facts: what the case is, in sizes and words.
     """
 
     case: str
     timings: Mapping[str, Timing]
     temporaries: Mapping[str, int] = field(default_factory=dict)
     left_out: Mapping[str, str] = field(default_factory=dict)
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def ours(self) -> Timing:
@@ -59,6 +47,7 @@ class Comparison:
         """Everything as JSON has it."""
         return {
             "case": self.case,
+            **self.facts,
             "seconds": {name: timing.seconds for name, timing in self.timings.items()},
             "median": {name: timing.median for name, timing in self.timings.items()},
             "ours_is_times_as_fast": {name: self.speed_against(name) for name in self.timings},
@@ -74,18 +63,21 @@ def contest(
     rounds: int,
     dtype: str = "float32",
     left_out: Mapping[str, str] | None = None,
+    facts: Mapping[str, Any] | None = None,
 ) -> Comparison:
-    """Make sure that all compute the same, and time them.
+    """Make sure that all compute the same, and time them; who needs too much memory is left out unrun.
 
     Raises:
         RuntimeError: a contender's results are not those of the first.
     """
+    left_out = {**(left_out or {}), **too_large(contenders, free_bytes())}
+    contenders = {name: c for name, c in contenders.items() if name not in left_out}
     results = {name: c.results(c.run()) for name, c in contenders.items() if c.results is not None}
     agree(results, AGREE[dtype])
     del results
     timings = interleave({name: c.run for name, c in contenders.items()}, rounds=rounds)
     temporaries = {name: c.temporaries for name, c in contenders.items() if c.temporaries is not None}
-    return Comparison(case, timings, temporaries, left_out or {})
+    return Comparison(case, timings, temporaries, left_out, facts or {})
 
 
 def agree(results: Mapping[str, Sequence[np.ndarray]], bound: float) -> None:
@@ -98,34 +90,6 @@ def agree(results: Mapping[str, Sequence[np.ndarray]], bound: float) -> None:
             error = float(np.abs(ours - theirs).max()) / max(1.0, float(np.abs(theirs).max()))
             if not error <= bound:
                 raise RuntimeError(f"{name} differs from {first} by {error:.1e}, more than {bound:.0e}")
-
-
-def jitted(
-    function: Callable[..., jax.Array], *operands: Any, cotangent: jax.Array | None = None
-) -> Contender:
-    """A JAX function as a contender: compiled beforehand for these operands.
-
-    With the `cotangent` of its output, the gradients of all operands are computed as well.
-    """
-
-    def both(cotangent: jax.Array, *operands: Any) -> Any:
-        output, pullback = jax.vjp(function, *operands)
-        return output, pullback(cotangent)
-
-    compute, given = (function, operands) if cotangent is None else (both, (cotangent, *operands))
-    compiled = jax.jit(compute).lower(*given).compile()
-    memory = compiled.memory_analysis()
-    return Contender(
-        lambda: compiled(*given),
-        lambda result: [np.asarray(leaf, np.float32) for leaf in jax.tree.leaves(result)],
-        None if memory is None else memory.temp_size_in_bytes,
-    )
-
-
-def output_alone(contender: Contender) -> Contender:
-    """The contender, of whose results only the first is compared."""
-    results = contender.results
-    return contender if results is None else replace(contender, results=lambda found: results(found)[:1])
 
 
 def geometric_mean(ratios: Sequence[float]) -> float:

@@ -7,8 +7,10 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks import torch_side
-from benchmarks.attention import Shape, random_operands
-from benchmarks.comparison import Comparison, Contender, contest, jitted
+from benchmarks.attention import random_operands
+from benchmarks.cases import Shape
+from benchmarks.comparison import Comparison, contest
+from benchmarks.contender import Contender, jitted
 from jax_attn.functional.attention import dot_product_attention
 from jax_attn.functional.block_mask import create_block_mask
 from jax_attn.functional.flex import flex_attention

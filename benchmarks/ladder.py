@@ -1,7 +1,7 @@
 """The comparison of multi-head implementations: each Flax variant, jitted, beside its eager twin in torch."""
 
 from collections.abc import Iterator, Sequence
-from importlib import import_module
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -10,22 +10,16 @@ import numpy as np
 from flax import nnx
 
 from benchmarks import torch_side
-from benchmarks.attention import Shape
-from benchmarks.comparison import Comparison, Contender, contest, jitted, output_alone
+from benchmarks.cases import Shape
+from benchmarks.comparison import Comparison, contest
+from benchmarks.contender import Contender, jitted, output_alone
 from jax_attn.catalogue import CATALOGUE
 from jax_attn.weights.state_dict import load_state_dict
 
 NAMES = ("Flax, jitted", "torch, eager")
-VARIANTS = (
-    "multi-head-wrapper",
-    "multi-head",
-    "combined-qkv",
-    "einsum",
-    "sdpa",
-    "sdpa-masked",
-    "torch-class",
-    "torch-class-no-weights",
-    "flex",
+TAKEN = {"d_in", "d_out", "context_length", "dropout", "num_heads"}  # what all of them are built from
+VARIANTS = tuple(
+    name for name, twin in CATALOGUE.items() if TAKEN <= set(twin.arguments) <= {*TAKEN, "need_weights"}
 )
 SHAPE = Shape(8, 1024, 12, 64)
 
@@ -73,21 +67,16 @@ def _contenders(name: str, shape: Shape, backward: bool) -> dict[str, Contender]
 
 def _modules(name: str, shape: Shape) -> tuple[nnx.Module, Any]:
     """Both sides of a variant, in evaluation mode, with the same weights."""
-    module, kind = CATALOGUE[name].where.split(":")
-    flax_class, torch_class = (
-        getattr(import_module(f"{package}.{module}"), kind) for package in ("jax_attn", "torch_ref")
-    )
     width = shape.heads * shape.head_dim
-    arguments = {
+    sizes = {
         "d_in": width,
         "d_out": shape.head_dim if name == "multi-head-wrapper" else width,  # there: of each head
         "context_length": shape.tokens,
         "dropout": 0.0,
         "num_heads": shape.heads,
     }
-    if name == "torch-class-no-weights":
-        arguments["need_weights"] = False
-    torch = torch_class(**arguments).eval().to(torch_side.device())
-    flax = load_state_dict(flax_class(**arguments, rngs=nnx.Rngs(0)), torch.state_dict())
+    twin = replace(CATALOGUE[name], arguments={**CATALOGUE[name].arguments, **sizes})
+    torch = twin.torch().eval().to(torch_side.device())
+    flax = load_state_dict(twin.flax(), torch.state_dict())
     flax.eval()
     return flax, torch

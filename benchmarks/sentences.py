@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from benchmarks.comparison import Comparison, Contender, contest
+from benchmarks.comparison import Comparison, contest
+from benchmarks.contender import Contender
 from jax_attn.functional.sentence import mean_pooling
 from jax_attn.parity.pretrained import torch_twin
 from jax_attn.weights.pretrained import from_pretrained

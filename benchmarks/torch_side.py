@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.comparison import Contender
+from benchmarks.contender import Contender
 
 
 def device() -> str:

@@ -1,23 +1,58 @@
 """Each benchmark on small shapes: every contender takes part and agrees. Speed is not tested here."""
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.attention.flex_attention
 
 from benchmarks import attention, flex, ladder
-from benchmarks.attention import Case, Shape
+from benchmarks.cases import CASES, Case, Shape
+from benchmarks.products import TILE, products_and_gradients
+
+
+@pytest.mark.parametrize("mask", ["full", "causal", "padded"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_attention_with_and_without_gradients(mask, dtype):
+    cases = [Case(Shape(2, 37, 3, 8), backward, mask=mask, dtype=dtype) for backward in (False, True)]
+    forward, backward = attention.bench_attention(cases, rounds=1)
+    assert forward.case == f"B2 N3 T37 H8 {mask} {dtype}, forward"
+    for comparison in (forward, backward):
+        assert tuple(comparison.timings) == attention.NAMES
+        assert set(comparison.temporaries) == {"jax-attn", "jax.nn", "products alone"}
+
+
+def test_attention_of_one_query_among_many_keys():
+    (comparison,) = attention.bench_attention([Case(Shape(3, 1, 2, 8), keys=41, mask="full")], rounds=1)
+    assert tuple(comparison.timings) == attention.NAMES
+    assert (comparison.facts["tokens"], comparison.facts["keys"]) == (1, 41)
+
+
+def test_every_row_of_the_table_is_a_call_that_can_be_made():
+    for cases in CASES.values():
+        assert len(set(map(str, cases))) == len(cases)
+        for case in cases:
+            assert case.mask in ("full", "causal", "padded")
+            assert case.num_keys >= case.shape.tokens
 
 
 @pytest.mark.parametrize("causal", [True, False])
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_attention_with_and_without_gradients(causal, dtype):
-    shape = Shape(2, 37, 3, 8)
-    cases = [Case(shape, backward=False), Case(shape, backward=True)]
-    forward, backward = attention.bench_attention(cases, causal=causal, dtype=dtype, rounds=1)
-    assert forward.case == f"B2 N3 T37 H8 {'causal' if causal else 'full'}, forward"
-    for comparison in (forward, backward):
-        assert tuple(comparison.timings) == attention.NAMES
-        assert set(comparison.temporaries) == {"jax-attn", "jax.nn"}
+def test_the_products_are_those_of_attention_without_the_rest(causal):
+    rng = np.random.default_rng(0)
+    d, q, k, v = (rng.standard_normal((2, 3 * TILE, 1, 5)).astype(np.float32) for _ in range(4))
+    tiles = np.arange(3 * TILE) // TILE  # whole tiles are left out, single positions are not
+    seen = (tiles[:, None] >= tiles) | (not causal)
+    scores = np.einsum("bqnh,bknh->bqk", q, k) * seen
+    output, d_q, d_k, d_v = (
+        np.asarray(x).reshape(2, 3 * TILE, 5) for x in products_and_gradients(d, q, k, v, causal=causal)
+    )
+    d_scores = np.einsum("bqnh,bknh->bqk", d, v) * seen
+    for found, expected in (
+        (output, scores @ v[:, :, 0]),
+        (d_q, d_scores @ k[:, :, 0]),
+        (d_k, d_scores.swapaxes(1, 2) @ q[:, :, 0]),
+        (d_v, scores.swapaxes(1, 2) @ d[:, :, 0]),
+    ):
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-2)
 
 
 def test_flex_without_torchs_compiler():

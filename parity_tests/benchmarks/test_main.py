@@ -43,8 +43,21 @@ def test_every_contender_is_measured_and_written_down(capsys, folder, tmp_path):
 def test_attention_takes_any_shape(capsys):
     status, out, _ = run(capsys, "attention", "--shape", 2, 37, 3, 8, "--no-causal", "--rounds", 1)
     assert status == 0
-    assert "B2 N3 T37 H8 full, forward+backward" in out
-    assert "times as fast as torch SDPA (geometric mean)" in out
+    assert "B2 N3 T37 H8 full float32, forward+backward" in out
+    assert "times as fast as torch SDPA (geometric mean of 2" in out
+
+
+def test_scale_draws_how_time_and_memory_grow(capsys, tmp_path):
+    sizes = ("--tokens", 17, 31, "--dtypes", "float32", "bfloat16", "--rounds", 1, "--no-backward")
+    files = ("--json", tmp_path / "scale.json", "--plot", tmp_path / "scale.png")
+    status, out, _ = run(capsys, "scale", *sizes, *files)
+    assert status == 0
+    assert "products alone (geometric mean of 4" in out
+    measured = json.loads((tmp_path / "scale.json").read_text())["comparisons"]
+    assert [(row["tokens"], row["dtype"]) for row in measured] == [
+        (tokens, dtype) for dtype in ("float32", "bfloat16") for tokens in (17, 31)
+    ]
+    assert (tmp_path / "scale.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_bad_size_is_refused(capsys, folder, tmp_path):
@@ -52,6 +65,7 @@ def test_a_bad_size_is_refused(capsys, folder, tmp_path):
     assert "four positive sizes" in refusal(capsys, "flex", "--shape", 1, 0, 2, 3)
     assert "batch_size must be at least 1" in refusal(capsys, "sentences", "--batch-size", "-1")
     assert "variants must be some of" in refusal(capsys, "ladder", "--variants")
+    assert "tokens must be lengths from 1 on, got 0 5" in refusal(capsys, "scale", "--tokens", 0, 5)
     assert "must end in one of .png" in refusal(capsys, "flex", "--plot", tmp_path / "chart.foo")
     missing = tmp_path / "missing" / "bench.json"
     assert "missing" in refusal(capsys, "attention", "--json", missing)
@@ -60,7 +74,7 @@ def test_a_bad_size_is_refused(capsys, folder, tmp_path):
     assert "count must be from 1 to" in refusal(capsys, "sentences", "--count", 10**6, *where)
 
 
-@pytest.mark.parametrize("command", [(), ("flex",)])
+@pytest.mark.parametrize("command", [(), ("flex",), ("scale",)])
 def test_help_teaches(capsys, command):
     with pytest.raises(SystemExit) as caught:
         main([*command, "--help"])
