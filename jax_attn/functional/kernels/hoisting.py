@@ -65,7 +65,7 @@ class HoistedMod:
         self._producer = {var: i for i, eqn in enumerate(self._eqns) for var in eqn.outvars}
         self._depends, self._outside = self._analyse(jaxpr)
         self.lookups = tuple(self._lookup(var, sizes) for var in self._crossing())
-        given = dict(zip(jaxpr.constvars, closed.consts, strict=True))
+        given = dict(zip(jaxpr.constvars, map(jnp.asarray, closed.consts), strict=True))
         self.tables = tuple(self._table(lookup, given, sizes) for lookup in self.lookups)
         # From here on only the kernel calls, which must not meet the captured arrays.
 
