@@ -235,7 +235,12 @@ def require_gradients(report: Report, carried: Carried, lane: Lane) -> None:
     if "output" not in kinds or "gradient" in kinds:
         return
     theirs = [key for key, parameter in parameters_of(carried.torch).items() if parameter.requires_grad]
-    ours = [place.key for slot in slots(carried.flax, carried.names) if trains(slot) for place in slot.places]
+    ours = [
+        place.key
+        for slot in slots(carried.flax, carried.names)
+        if trains(slot) and isinstance(slot.variable, nnx.Param)
+        for place in slot.places
+    ]
     if theirs or ours:
         trained = " and ".join(
             f"{side} trains {keys[0]}" + (f" and {len(keys) - 1} more" if len(keys) > 1 else "")

@@ -59,6 +59,8 @@ def copied(module: Any) -> Any:
         for owner in theirs.modules():
             for name, value in list(vars(owner).items()):
                 vars(owner)[name] = _linked(value, memo, 0)
+            if type(owner).__name__ == "OptimizedModule":  # its compiled code is the original's
+                vars(owner)["forward"] = owner._orig_mod.__call__
     return theirs
 
 
