@@ -11,7 +11,7 @@ from jax_attn.parity.runners.torch_casts import Casts
 LONG = "integers are given to torch in 64 bits: in the width given it does not take them"
 KEPT = "stays in its own dtype, as loading in the lane's leaves it: no checkpoint holds it"
 ROUNDED = "rounded, as module.to(dtype) does: kept in its own dtype, the module does not run in the lane's"
-PROMOTED = "a cast inside meets weights of another dtype, which torch does not run: there both are taken in the wider"
+PROMOTED = "a cast inside meets weights of another dtype, which torch refuses: both are taken in the wider"
 
 
 class Ways:
