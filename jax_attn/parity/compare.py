@@ -13,9 +13,10 @@ from jax_attn.parity import tolerances
 from jax_attn.parity.cases import Case
 from jax_attn.parity.compared import Compared
 from jax_attn.parity.judging.lane_run import LaneRun, Sides
-from jax_attn.parity.lanes import LANES, lanes_named
+from jax_attn.parity.lanes import LANES, Lane, lanes_named
 from jax_attn.parity.report import LeftOut, Report, Result
 from jax_attn.parity.runners.flax_runner import trains
+from jax_attn.parity.runners.torch_keys import buffers_of, parameters_of
 from jax_attn.parity.runners.weight_transfer import Carried, Weights, carry
 from jax_attn.parity.tracing.module_pairs import ModuleNames
 from jax_attn.parity.tracing.search import find
@@ -41,6 +42,7 @@ def compare(
     call_flax: Caller | None = None,
     call_torch: Caller | None = None,
     seed: int = 0,
+    gradients: bool = True,
     title: str = "",
     trace: bool = True,
     modules: ModuleNames | None = None,
@@ -62,6 +64,7 @@ def compare(
         call_flax=call_flax,
         call_torch=call_torch,
         seed=seed,
+        gradients=gradients,
         title=title,
         trace=trace,
         modules=modules,
@@ -80,6 +83,7 @@ def compare_cases(
     call_flax: Caller | None = None,
     call_torch: Caller | None = None,
     seed: int = 0,
+    gradients: bool = True,
     title: str = "",
     progress: Callable[[str, str], None] | None = None,
     trace: bool = True,
@@ -105,6 +109,7 @@ def compare_cases(
         call_flax: `call_flax(module, *args, **kwargs)` in place of `module(*args, **kwargs)`.
         call_torch: the same for torch.
         seed: of the cotangents that gradients are taken with, and of the dropout masks.
+        gradients: whether they are compared; without, the report says so in its first line.
         title: what the report is called.
         progress: called with (lane, case) before each comparison.
         trace: if anything fails, trace the first case that does, and fill in `Report.first_divergence`. It
@@ -118,7 +123,7 @@ def compare_cases(
     started = time.perf_counter()
     chosen = lanes_named(lanes)
     carried = carry(flax_module, torch_module, weights, names)
-    flax_copy, torch_copy = carried.flax, carried.torch
+    flax_copy, torch_copy, names = carried.flax, carried.torch, carried.names
     weights_of_flax = jax.tree.leaves(nnx.state(flax_copy, nnx.Param))
     report = Report(title, parameters=sum(leaf.size for leaf in weights_of_flax))
     report.compared = Compared(
@@ -134,6 +139,8 @@ def compare_cases(
         whole_model,
     )
     report.left_out += carried.told(chosen[0].name)
+    if not gradients:
+        report.remarks.append("without gradients")
     judge_training(report, carried, names, chosen[0].name)
     pair = Sides(
         flax_copy,
@@ -144,6 +151,7 @@ def compare_cases(
         call_torch=call_torch,
         seed=seed,
         quick=report.parameters <= SMALL,
+        gradients=gradients,
     )
     # One lane and one case at a time: what is scarce with a large model is memory.
     for lane in chosen:
@@ -156,6 +164,9 @@ def compare_cases(
                 report.results += results
                 report.left_out += left_out
                 del attempt
+        report.left_out += run.notes()
+        if gradients:
+            require_gradients(report, carried, lane)
         del run  # before the next lane makes its copies
     _tell_of_noise(report)
     if trace and not report.passed:
@@ -217,11 +228,37 @@ def _trace_failure(
         report.left_out.append(LeftOut(case.name, lane.name, "first divergence", reason))
 
 
+def require_gradients(report: Report, carried: Carried, lane: Lane) -> None:
+    """Fail a lane in which outputs were compared and not one gradient of a parameter, though a side trains."""
+    results = report.select(lane.name)
+    kinds = {result.kind for result in results if result.passed or result.kind == "gradient"}
+    if "output" not in kinds or "gradient" in kinds:
+        return
+    theirs = [key for key, parameter in parameters_of(carried.torch).items() if parameter.requires_grad]
+    ours = [
+        place.key
+        for slot in slots(carried.flax, carried.names)
+        if trains(slot) and isinstance(slot.variable, nnx.Param)
+        for place in slot.places
+    ]
+    if theirs or ours:
+        trained = " and ".join(
+            f"{side} trains {keys[0]}" + (f" and {len(keys) - 1} more" if len(keys) > 1 else "")
+            for side, keys in (("torch", theirs), ("flax", ours))
+            if keys
+        )
+        reason = f"no gradient of a parameter was compared in {lane.name}, though {trained}"
+        way_out = "pair them with names=[(pattern, replacement)], or pass gradients=False"
+        report.remarks.append(reason)
+        report.results.append(
+            Result("", lane.name, "gradient", "(all)", np.nan, 0.0, None, False, f"{reason}: {way_out}")
+        )
+
+
 def judge_training(report: Report, carried: Carried, names: Names, lane: str) -> None:
     """A weight that learns on one side and is a constant on the other is a difference, whatever its value."""
     ours = {place.key: slot for slot in slots(carried.flax, names) for place in slot.places}
-    parameters = dict(carried.torch.named_parameters(remove_duplicate=False))
-    buffers = dict(carried.torch.named_buffers(remove_duplicate=False))
+    parameters, buffers = parameters_of(carried.torch), buffers_of(carried.torch)
 
     def fail(key: str, detail: str) -> None:
         report.results.append(Result("", lane, "gradient", key, np.nan, 0.0, None, False, detail))

@@ -33,8 +33,19 @@ class Lane:
         return float(jnp.finfo(self.dtype).eps)
 
     def cast(self, array: np.ndarray) -> np.ndarray:
-        """A floating array in the lane's dtype; anything else as it is."""
-        return array.astype(jnp.dtype(self.dtype)) if is_floating(array) else array
+        """A floating array in the lane's dtype, a complex one in that beside it; anything else as it is."""
+        if not is_inexact(array):
+            return array
+        return array.astype(jnp.dtype(self.dtype) if is_floating(array) else self.complex_dtype)
+
+    @property
+    def complex_dtype(self) -> str:
+        """The complex dtype beside the lane's, whose parts are no narrower."""
+        return "complex128" if self.exact else "complex64"
+
+    def narrows(self, dtype: Any) -> bool:
+        """Whether numbers of a floating dtype are rounded by the lane's, and JAX has them without 64 bits."""
+        return self.eps > float(jnp.finfo(dtype).eps) and self.dtype not in ("float32", "float64")
 
 
 LANES = ("float64", "float32", "bfloat16", "dropout")
@@ -65,3 +76,8 @@ def lanes_named(names: Sequence[str]) -> list[Lane]:
 def is_floating(value: Any) -> bool:
     """Whether `value` is a NumPy or JAX array of a real floating dtype, bfloat16 and float8 included."""
     return hasattr(value, "dtype") and jnp.issubdtype(value.dtype, jnp.floating)
+
+
+def is_inexact(value: Any) -> bool:
+    """Whether `value` is an array of real or complex floating numbers: one that has a gradient."""
+    return hasattr(value, "dtype") and jnp.issubdtype(value.dtype, jnp.inexact)

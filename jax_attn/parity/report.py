@@ -75,6 +75,7 @@ class Report:
         left_out: what was not compared.
         seconds: the time it took.
         parameters: how many numbers the Flax module learns.
+        remarks: what the first line says beside the counts.
         first_divergence: the first submodule that does something else; None where nothing failed, where it
             was not asked for, or where the submodules all agree (`left_out` then says so).
         trace: every submodule's errors, a `ModuleTrace`, where the first divergence was asked for.
@@ -87,6 +88,7 @@ class Report:
     left_out: list[LeftOut] = field(default_factory=list)
     seconds: float = 0.0
     parameters: int = 0
+    remarks: list[str] = field(default_factory=list)
     first_divergence: Divergence | None = None
     trace: Any = field(default=None, repr=False)
     compared: Any = field(default=None, repr=False, compare=False)
@@ -138,6 +140,7 @@ class Report:
             whole.left_out += [replace(r, case=_joined(report.title, r.case)) for r in report.left_out]
             whole.seconds += report.seconds
             whole.parameters += report.parameters
+            whole.remarks += [remark for remark in report.remarks if remark not in whole.remarks]
             if whole.first_divergence is None:
                 whole.first_divergence, whole.trace = report.first_divergence, report.trace
         return whole
@@ -151,6 +154,7 @@ class Report:
             "failed": len(self.failures),
             "seconds": self.seconds,
             "parameters": self.parameters,
+            "remarks": self.remarks,
             "results": [{k: _plain(v) for k, v in asdict(result).items()} for result in self.results],
             "left_out": [asdict(entry) for entry in self.left_out],
             "first_divergence": self.first_divergence and self.first_divergence.to_json(),
@@ -162,6 +166,7 @@ class Report:
         results = [Result(**{**row, **_numbers(row)}) for row in data["results"]]
         left_out = [LeftOut(**row) for row in data["left_out"]]
         report = cls(data["title"], results, left_out, data["seconds"], data["parameters"])
+        report.remarks = list(data.get("remarks", ()))
         if data.get("first_divergence"):
             report.first_divergence = Divergence.from_json(data["first_divergence"])
         return report
@@ -193,6 +198,7 @@ class Report:
         compared = "{} in {}, {}".format(*counts)
         if self.left_out:
             compared += f"; {len(self._entries())} not compared"
+        compared = "; ".join([compared, *self.remarks])
         if self.passed:
             return f"{name}passed, {compared}"
         return f"{name}FAILED, {len(self.failures)} of {compared}"

@@ -212,15 +212,25 @@ def test_weights_without_a_counterpart_are_left_out_by_name():
         flax, theirs, draw(2, 5), lanes=EXACT, weights=None,
         call_flax=lambda module, x: module["ours"](x), call_torch=lambda module, x: module["theirs"](x),
     )  # fmt: skip
-    report.assert_passed()
-    assert [r.name for r in report.results] == ["output", "input 0"]
-    assert {(entry.name, entry.reason) for entry in report.left_out} == {
+    # Outputs agree, and no gradient of a weight was compared: that is no pass.
+    assert [(r.name, r.passed) for r in report.results] == [
+        ("output", True), ("input 0", True), ("(all)", False)
+    ]  # fmt: skip
+    assert "no gradient of a parameter was compared in float64" in str(report).splitlines()[0]
+    told = {(e.name, e.reason) for e in report.left_out if e.name != "first divergence"}
+    assert told == {
         ("theirs.weight", "gradient: no counterpart in flax"),
         ("theirs.bias", "gradient: no counterpart in flax"),
         ("ours.weight", "gradient: no counterpart in torch"),
         ("ours.bias", "gradient: no counterpart in torch"),
     }
     assert "no counterpart in torch" in str(report)
+    without = compare(
+        flax, theirs, draw(2, 5), lanes=EXACT, weights=None, gradients=False,
+        call_flax=lambda module, x: module["ours"](x), call_torch=lambda module, x: module["theirs"](x),
+    )  # fmt: skip
+    without.assert_passed()
+    assert "without gradients" in str(without).splitlines()[0]
 
 
 # What trains, and what is a constant.

@@ -11,8 +11,9 @@ from jax_attn.parity.lanes import Lane
 from jax_attn.parity.report import LeftOut, Result
 from jax_attn.parity.runners.calls import Call
 from jax_attn.parity.runners.run import Run
-from jax_attn.parity.runners.trees import Skeleton, leaves_of, names_of
+from jax_attn.parity.runners.trees import Skeleton, differentiated, leaves_of, names_of
 
+IDLE = "no output depends on a parameter: every gradient of one is exactly zero on both sides"
 BIASED = "the running mean agrees: perhaps flax keeps the biased variance, torch the unbiased one"
 
 
@@ -24,9 +25,11 @@ class LanePairs:
         lane: the lane.
         call: the call, for the names of its inputs.
         skeleton: the structure of torch's outputs.
+        gradients: whether they were taken.
     """
 
-    def __init__(self, case: str, lane: Lane, call: Call, skeleton: Skeleton):
+    def __init__(self, case: str, lane: Lane, call: Call, skeleton: Skeleton, gradients: bool = True):
+        self.gradients = gradients
         self.case = case
         self.lane = lane
         self.call = call
@@ -37,7 +40,7 @@ class LanePairs:
     def add(self, flax: Run, torch: Run, truth: Run) -> "LanePairs":
         """Pair the tensors of two runs, and those of torch in float64."""
         self._outputs(flax, torch, truth)
-        if any(leaf.kind == "float" for leaf in leaves_of(self.skeleton)):
+        if differentiated(self.skeleton):
             self._gradients(flax, torch, truth)
         else:
             self.leave_out("gradients", "no floating output to differentiate")
@@ -79,14 +82,17 @@ class LanePairs:
                 self.leave_out(name, "it holds no values")
             else:
                 self.pairs.append(Pair("output", name, *arrays))
-            if leaf.kind == "complex":
-                self.leave_out(name, "complex: its gradients are not taken")
 
     def _gradients(self, flax: Run, torch: Run, truth: Run) -> None:
         for key in torch.gradients:
             if key in flax.gradients:
                 arrays = (flax.gradients[key], torch.gradients[key], truth.gradients[key])
                 self.pairs.append(Pair("gradient", key, *arrays))
+        if not self.gradients:
+            return
+        by_parameter = [pair for pair in self.pairs if pair.kind == "gradient"]
+        if by_parameter and not any(pair.flax.any() or pair.torch.any() for pair in by_parameter):
+            self.leave_out("(warning)", IDLE)
         inputs = zip(flax.input_gradients, torch.input_gradients, truth.input_gradients, strict=True)
         for name, arrays in zip(self.call.floating_names, inputs, strict=True):
             self.pairs.append(Pair("input gradient", name, *arrays))

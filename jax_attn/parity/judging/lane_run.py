@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,11 +16,12 @@ from jax_attn.parity.judging.unevenness import UNSTEADY, is_uneven, unsteady
 from jax_attn.parity.lanes import Lane
 from jax_attn.parity.report import LeftOut, Result
 from jax_attn.parity.runners.calls import Call, cotangents
-from jax_attn.parity.runners.dropout import UNIFORM, DropoutMismatch, Tape, record
+from jax_attn.parity.runners.dropout import UNIFORM, DropoutMismatch, Tape
 from jax_attn.parity.runners.flax_runner import FlaxSide, depends_on_mode, fixed_dtype
 from jax_attn.parity.runners.run import Run
+from jax_attn.parity.runners.torch_casts import kept_keys
 from jax_attn.parity.runners.torch_runner import TorchSide
-from jax_attn.parity.runners.trees import Mismatch, Skeleton, leaves_of
+from jax_attn.parity.runners.trees import Mismatch, Skeleton, differentiated
 from jax_attn.weights.rules import Names
 
 Progress = Callable[[str, str], None]
@@ -39,6 +41,7 @@ class Sides:
     call_torch: Callable[..., Any] | None
     seed: int
     quick: bool
+    gradients: bool = True
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,15 @@ class LaneRun:
         try:
             self._ready_torch()
             side = "flax"
-            self.flax = FlaxSide(sides.flax, lane, sides.names, sides.call_flax, sides.quick)
+            self.flax = FlaxSide(
+                sides.flax,
+                lane,
+                sides.names,
+                sides.call_flax,
+                sides.quick,
+                kept=kept_keys(sides.torch, lane),
+                gradients=sides.gradients,
+            )
         except Exception as error:
             self.mutation = _raised(side, error)
         self.moded = lane.training and depends_on_mode(sides.flax)
@@ -82,8 +93,9 @@ class LaneRun:
     def _ready_torch(self) -> None:
         """Copies of the module, in the lane's dtype and for the truth."""
         sides, lane = self.sides, self.lane
-        self.torch = TorchSide(sides.torch, lane, sides.call_torch)
-        self.truth = None if lane.exact else TorchSide(sides.torch, lane, sides.call_torch, truth=True)
+        make = partial(TorchSide, sides.torch, lane, sides.call_torch, gradients=sides.gradients)
+        self.torch = make()
+        self.truth = None if lane.exact else make(truth=True)
 
     def attempt(self, case: Case, progress: Progress) -> Attempt:
         """Run torch on a case."""
@@ -121,7 +133,7 @@ class LaneRun:
             return False
         for extreme in (0.0, 1 - 2.0**-24):  # on either side of any rate
             again = Tape(tape.seed, extreme)
-            _, run = self.torch.run(found.call, self.sides.seed, record(again))
+            _, run = self.torch.run(found.call, self.sides.seed, again)
             if again.elsewhere or not run.equals(found.run):
                 return False
         return True
@@ -154,15 +166,20 @@ class LaneRun:
         results, left_out = attempt.verdict or self._failed(attempt.case, "flax", "flax was not run")
         return [self._hinted(result) for result in results], left_out
 
+    def notes(self) -> list[LeftOut]:
+        """How torch was run, where it is not as it is."""
+        sides = [side for side in (getattr(self, "torch", None), getattr(self, "truth", None)) if side]
+        told = dict.fromkeys(note for side in sides for note in side.notes())
+        return [LeftOut("", self.lane.name, name, reason) for name, reason in told]
+
     def _run_torch(self, call: Call, seed: int) -> ByTorch:
         tape = Tape(seed) if self.lane.training else None
-        skeleton, run = self.torch.run(call, seed, None if tape is None else record(tape))
+        skeleton, run = self.torch.run(call, seed, tape)
         truth = run if self.truth is None else self.truth.run(call, seed)[1]
         return ByTorch(call, skeleton, run, truth, tape)
 
     def _run_flax(self, torch: ByTorch, seed: int) -> Run:
-        shapes = [leaf.shape for leaf in leaves_of(torch.skeleton) if leaf.kind == "float"]
-        weights = cotangents(shapes, self.lane, seed)
+        weights = cotangents(differentiated(torch.skeleton), self.lane, seed)
         return self.flax.run(torch.call, torch.skeleton, weights, torch.tape)
 
     def _judge(self, case: Case, torch: ByTorch, flax: Run) -> Verdict:
@@ -180,7 +197,8 @@ class LaneRun:
         return found.explained(results), found.left_out
 
     def _paired(self, case: Case, torch: ByTorch, flax: Run) -> LanePairs:
-        return LanePairs(case.name, self.lane, torch.call, torch.skeleton).add(flax, torch.run, torch.truth)
+        pairs = LanePairs(case.name, self.lane, torch.call, torch.skeleton, self.sides.gradients)
+        return pairs.add(flax, torch.run, torch.truth)
 
     def _once_more(
         self, case: Case, torch: ByTorch, flax: Run, pairs: Sequence[Pair], results: Sequence[Result]

@@ -8,7 +8,7 @@ import jax
 from flax import nnx
 
 from jax_attn.parity import tolerances
-from jax_attn.parity.compare import SMALL, judge_training
+from jax_attn.parity.compare import SMALL, judge_training, require_gradients
 from jax_attn.parity.judging.lane_run import ByTorch, LaneRun, Sides
 from jax_attn.parity.lanes import LANES, Lane, lanes_named
 from jax_attn.parity.recorded.files import TorchTrace
@@ -63,6 +63,7 @@ def compare_with_trace(
         results, left_out = run.verdict(attempt)
         report.results += results
         report.left_out += left_out
+        require_gradients(report, carried, lane)
     if trace and report.failures:
         report.trace = trace_against(flax_module, recorded, sides, modules, progress)
         report.first_divergence = find(report.trace)

@@ -8,9 +8,10 @@ from jax_attn.parity.cases import Case
 from jax_attn.parity.lanes import lanes_named
 from jax_attn.parity.recorded.files import Draw, Parameter, RecordedModule, TorchTrace
 from jax_attn.parity.runners.calls import Call
+from jax_attn.parity.runners.torch_keys import buffers_of, parameters_of
 from jax_attn.parity.runners.torch_runner import TorchSide
 from jax_attn.parity.tracing.recording_torch import TorchRecorder, called_modules
-from jax_attn.weights.tensors import as_numpy
+from jax_attn.weights.tensors import as_numpy, is_torch_tensor
 
 RECORDED_LANES = ("float64", "float32")
 
@@ -52,9 +53,9 @@ def record_trace(
 def _recorded(module: Any) -> RecordedModule:
     paths = called_modules(module).items()
     return RecordedModule(
-        {key: as_numpy(tensor) for key, tensor in module.state_dict().items()},
-        {key: Parameter(p.requires_grad) for key, p in module.named_parameters(remove_duplicate=False)},
-        [key for key, _ in module.named_buffers(remove_duplicate=False)],
+        {k: as_numpy(t) for k, t in module.state_dict().items() if is_torch_tensor(t)},
+        {key: Parameter(p.requires_grad) for key, p in parameters_of(module).items()},
+        list(buffers_of(module)),
         [(first, every, type(module.get_submodule(first)).__name__) for first, every in paths],
         module.training,
     )

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from jax_attn.parity.cases import Case
-from jax_attn.parity.lanes import Lane, is_floating
+from jax_attn.parity.lanes import Lane, is_inexact
 from jax_attn.weights.tensors import as_numpy, is_torch_tensor
 
 
@@ -21,7 +21,7 @@ class Form:
         treedef: how `(args, kwargs)` is nested.
         rest: the leaves in order, None where an array stands.
         names: what each leaf is called in a report.
-        floating: which leaves are floating arrays, those that have a gradient.
+        floating: which leaves are floating or complex arrays, those that have a gradient.
     """
 
     treedef: Any
@@ -50,7 +50,7 @@ class Call:
         arrays = tuple(as_numpy(leaf) for _, leaf in paths if _is_array(leaf))
         rest = tuple(None if _is_array(leaf) else leaf for _, leaf in paths)
         names = tuple(_name(path) for path, leaf in paths if _is_array(leaf))
-        return cls(Form(treedef, rest, names, tuple(map(is_floating, arrays))), arrays)
+        return cls(Form(treedef, rest, names, tuple(map(is_inexact, arrays))), arrays)
 
     def cast(self, lane: Lane) -> "Call":
         """The same call with its floating arrays in the lane's dtype."""
@@ -65,10 +65,11 @@ class Call:
         generator = np.random.default_rng([seed, 3])
 
         def move(array: np.ndarray) -> np.ndarray:
-            if not is_floating(array):
+            if not is_inexact(array):
                 return array
             step = 1 + 8 * lane.eps * generator.uniform(-1, 1, array.shape)
-            return lane.cast(np.asarray(array.astype(np.float64) * step))
+            wide = array if array.dtype.kind == "c" else array.astype(np.float64)
+            return lane.cast(np.asarray(wide * step))
 
         return self.map(move)
 

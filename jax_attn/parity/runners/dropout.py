@@ -46,6 +46,12 @@ class Tape:
         self.elsewhere: list[str] = []
         self._rates: list[float] = []
 
+    def rewind(self) -> None:
+        """Forget what was drawn: a run that failed is tried in another way."""
+        self.masks.clear()
+        self._rates.clear()
+        self.elsewhere.clear()
+
     @property
     def rates(self) -> tuple[float, ...]:
         """The rate of each mask."""
@@ -161,6 +167,7 @@ def record(tape: Tape) -> Generator[None]:
             return by_function.get(func, func)(*args, **(kwargs or {}))
 
     before = _generators()
+    tape.rewind()
     with mock.patch.multiple(F, **in_functional), mock.patch.object(torch, "dropout", plain_dropout), Catch():
         yield
     if not tape.elsewhere and _generators() != before:

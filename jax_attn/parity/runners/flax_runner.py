@@ -1,7 +1,7 @@
 """Runs the Flax module: on a copy, in a lane's dtype, with all gradients, in one jitted function."""
 
 from collections import defaultdict
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import cache
@@ -13,7 +13,7 @@ import numpy as np
 from flax import nnx
 
 from jax_attn.nn.primitives import Buffer
-from jax_attn.parity.lanes import Lane, is_floating
+from jax_attn.parity.lanes import Lane, is_floating, is_inexact
 from jax_attn.parity.runners.calls import Call, Form
 from jax_attn.parity.runners.dropout import Tape, TooFewDraws, fresh_trace, replay
 from jax_attn.parity.runners.run import Buffers, Run
@@ -40,6 +40,8 @@ class FlaxSide:
         names: the renaming rules of `load_state_dict`.
         call: `call(module, *args, **kwargs)`, in place of calling the module itself.
         quick: compile quickly rather than for speed.
+        kept: torch keys of what stays in a wider dtype than the lane's.
+        gradients: whether to take them.
     """
 
     def __init__(
@@ -49,6 +51,8 @@ class FlaxSide:
         names: Names,
         call: Callable[..., Any] | None,
         quick: bool = True,
+        kept: Collection[str] = (),
+        gradients: bool = True,
     ):
         module = nnx.clone(module, graph=True)
         module.train() if lane.training else module.eval()
@@ -57,16 +61,21 @@ class FlaxSide:
         self.call = call
         self.names = names
         every = slots(module, names)
-        self.slots = [slot for slot in every if trains(slot)]
+        self.slots = [slot for slot in every if trains(slot)] if gradients else []
+        self.gradients = gradients
         self.graphdef, state = nnx.split(module, graph=True)
         paths, self.treedef = jax.tree_util.tree_flatten_with_path(state)
+        index = {_dotted(path): position for position, (path, _) in enumerate(paths)}
+        position = {id(slot.variable): index[slot.path] for slot in every if slot.path in index}
+        wide = _wide(every, position, paths, lane, kept)
         with self._surroundings():
             # In NumPy: a cast in JAX would be compiled for every shape there is.
             self.leaves = [
-                jnp.asarray(lane.cast(np.asarray(leaf))) if is_floating(leaf) else leaf for _, leaf in paths
+                jnp.asarray(lane.cast(np.asarray(leaf)) if position not in wide else np.asarray(leaf))
+                if is_inexact(leaf)
+                else leaf
+                for position, (_, leaf) in enumerate(paths)
             ]
-        index = {_dotted(path): position for position, (path, _) in enumerate(paths)}
-        position = {id(slot.variable): index[slot.path] for slot in every if slot.path in index}
         self.positions = [position[id(slot.variable)] for slot in self.slots]
         self.trained = sorted(set(self.positions))
         # What a call may change, if it is to be compared: everything but the parameters.
@@ -130,15 +139,19 @@ class FlaxSide:
                 value = module(*args, **kwargs) if self.call is None else self.call(module, *args, **kwargs)
             found, tensors = take_apart(value)
             ordered = [jnp.asarray(tensors[index]) for index in pair(skeleton, found)]
-            floats = [tensor for tensor in ordered if is_floating(tensor)]
+            floats = [_real(tensor) for tensor in ordered if is_inexact(tensor)]
             return floats, (ordered, self._changed(module, state))
 
         trained = [leaves[position] for position in self.trained]
         floating = [a for a, is_float in zip(arrays, form.floating, strict=True) if is_float]
+        if not self.gradients:
+            _, (ordered, changed) = forward(trained, floating)
+            return ordered, [], [], changed
         floats, pullback, (ordered, changed) = jax.vjp(forward, trained, floating, has_aux=True)
         pulled = [w.astype(output.dtype) for w, output in zip(weights, floats, strict=True)]
         gradients, by_input = pullback(pulled)
-        return ordered, gradients, by_input, changed
+        # The gradient by a complex number is the conjugate of torch's.
+        return ordered, jax.tree.map(jnp.conj, gradients), jax.tree.map(jnp.conj, by_input), changed
 
     def _changed(self, module: nnx.Module, state: Sequence[jax.Array]) -> dict[int, jax.Array]:
         """The state beside the parameters that the call has written to, by position."""
@@ -227,8 +240,34 @@ def _is_other_float(dtype: Any, lane: Lane) -> bool:
 
 
 def trains(slot: Slot) -> bool:
-    """Whether a variable is one that has a gradient: floating, and no constant of the module's."""
-    return is_floating(slot.variable.get_value()) and not isinstance(slot.variable, CONSTANT)
+    """Whether a variable is one that has a gradient: floating or complex, and no constant of the module's."""
+    return is_inexact(slot.variable.get_value()) and not isinstance(slot.variable, CONSTANT)
+
+
+def _wide(
+    every: Sequence[Slot],
+    position: Mapping[int, int],
+    paths: Sequence[Any],
+    lane: Lane,
+    kept: Collection[str],
+) -> set[int]:
+    """Positions of leaves that are not rounded: what torch keeps, and constants that torch does not have."""
+    wide = set(range(len(paths))) - set(position.values())
+    for slot in every:
+        if id(slot.variable) in position:
+            constant = isinstance(slot.variable, Buffer)
+            if constant or all(place.key in kept for place in slot.places):
+                wide.add(position[id(slot.variable)])
+    return {
+        number
+        for number in wide
+        if is_floating(leaf := paths[number][1]) and lane.narrows(leaf.dtype) and leaf.dtype != np.float64
+    }
+
+
+def _real(tensor: jax.Array) -> jax.Array:
+    """A complex tensor as pairs of floats, as torch's `view_as_real`."""
+    return jnp.stack([tensor.real, tensor.imag], -1) if jnp.iscomplexobj(tensor) else tensor
 
 
 def _dotted(path: tuple[Any, ...]) -> str:

@@ -1,16 +1,20 @@
 """Runs the torch module: on a copy, in a lane's dtype, with the gradients of everything."""
 
-import copy
 from collections.abc import Callable, Generator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
 
-from jax_attn.parity.lanes import Lane, is_floating
+from jax_attn.parity.lanes import Lane, is_floating, is_inexact
 from jax_attn.parity.runners.calls import Call, cotangents
+from jax_attn.parity.runners.dropout import Tape, record
 from jax_attn.parity.runners.run import Run
 from jax_attn.parity.runners.torch_buffers import KeptBuffers
+from jax_attn.parity.runners.torch_casts import Casts
+from jax_attn.parity.runners.torch_copy import copied
+from jax_attn.parity.runners.torch_keys import keyed, state_keys
+from jax_attn.parity.runners.torch_ways import KEPT, ROUNDED, Ways
 from jax_attn.parity.runners.trees import Skeleton, take_apart
 from jax_attn.weights.tensors import as_numpy, as_torch
 
@@ -23,55 +27,88 @@ class TorchSide:
         lane: its dtype and mode.
         call: `call(module, *args, **kwargs)`, in place of calling the module itself.
         truth: run in float64, on the weights and inputs as they are after rounding to the lane's dtype.
+        gradients: whether to take them.
+
+    Raises:
+        ValueError: the module holds something that cannot be copied.
     """
 
-    def __init__(self, module: Any, lane: Lane, call: Callable[..., Any] | None, truth: bool = False):
+    def __init__(
+        self,
+        module: Any,
+        lane: Lane,
+        call: Callable[..., Any] | None,
+        truth: bool = False,
+        gradients: bool = True,
+    ):
         import torch
 
         self.lane = lane
         self.call = call
+        self.gradients = gradients
         self.dtype = torch.float64 if truth else getattr(torch, lane.dtype)
-        self.module = copy.deepcopy(module).to(getattr(torch, lane.dtype)).to(self.dtype)
+        self.keys = state_keys(module)
+        self.module = copied(module)
+        self.casts = Casts(self.module, lane, truth)
+        self.ways = Ways(self.casts, self._forward)
         self.module.train(lane.training)
         named = self.module.named_parameters(remove_duplicate=False)
-        self.parameters = {key: value for key, value in named if value.is_floating_point()}
-        for parameter in self.parameters.values():
-            parameter.requires_grad_(True)
+        found = {name: p for name, p in named if p.is_floating_point() or p.is_complex()}
+        for parameter in found.values():
+            parameter.requires_grad_(gradients)
+        self.parameters = keyed(found.items(), self.keys) if gradients else {}
         tensors = [*self.module.parameters(), *self.module.buffers()]
         self.device = tensors[0].device if tensors else torch.device("cpu")
 
-    def run(
-        self, call: Call, seed: int, intercept: AbstractContextManager[Any] | None = None
-    ) -> tuple[Skeleton, Run]:
+    def run(self, call: Call, seed: int, tape: Tape | None = None) -> tuple[Skeleton, Run]:
         """The outputs and all gradients of one call.
 
         Args:
             call: the call, in the lane's dtype.
             seed: of the cotangents that the gradients are taken with.
-            intercept: entered around the forward pass.
+            tape: takes the dropout masks.
         """
         import torch
 
-        inputs = [self._tensor(array) for array in call.arrays]
-        floating = [tensor for tensor in inputs if tensor.requires_grad]
-        # A module that works in place on its input must not reach the leaf that we differentiate by.
-        args, kwargs = call.form.build([t.clone() if t.requires_grad else t for t in inputs])
         with self._surroundings() as kept:
-            with intercept or nullcontext():
-                value = (
-                    self.module(*args, **kwargs)
-                    if self.call is None
-                    else self.call(self.module, *args, **kwargs)
-                )
+            inputs = self.inputs(call)
+            value = self.ways.value(call, inputs, lambda: record(tape) if tape else nullcontext())
             buffers = kept.compared() if self.lane.exact else None
             skeleton, tensors = take_apart(value)
             tensors = [torch.as_tensor(tensor) for tensor in tensors]
-            outputs = [tensor for tensor in tensors if tensor.is_floating_point()]
-            weights = cotangents([tuple(tensor.shape) for tensor in outputs], self.lane, seed)
-            gradients = self._gradients(outputs, weights, [*self.parameters.values(), *floating])
+            leaves = [*self.parameters.values(), *(tensor for tensor in inputs if tensor.requires_grad)]
+            gradients = self.gradients_of(tensors, leaves, seed)
         by_key = dict(zip(self.parameters, gradients, strict=False))
         outputs_in_numpy = [as_numpy(tensor) for tensor in tensors]
         return skeleton, Run(outputs_in_numpy, by_key, gradients[len(self.parameters) :], buffers)
+
+    def notes(self) -> list[tuple[str, str]]:
+        """Rules that were taken to run the module in the lane's dtype: (name, rule)."""
+        told = [("torch", way) for way in self.ways.taken if way != ROUNDED]
+        if names := list(self.casts.kept):
+            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            told.append((f"{names[0]}{more}", ROUNDED if ROUNDED in self.ways.taken else KEPT))
+        return told
+
+    def inputs(self, call: Call) -> list[Any]:
+        """The arrays of a call as tensors, those that are differentiated by as leaves."""
+        return [self._tensor(array) for array in call.arrays]
+
+    def gradients_of(self, tensors: list[Any], leaves: list[Any], seed: int) -> list[np.ndarray]:
+        """The gradients of all outputs that have one by each leaf; of complex ones, by both parts."""
+        import torch
+
+        found = [torch.view_as_real(t.resolve_conj()) if t.is_complex() else t for t in tensors]
+        outputs = [tensor for tensor in found if tensor.is_floating_point()]
+        weights = cotangents([tuple(tensor.shape) for tensor in outputs], self.lane, seed)
+        return self._gradients(outputs, weights, leaves)
+
+    def _forward(self, call: Call, inputs: list[Any]) -> Any:
+        # A module that works in place on its input must not reach the leaf that we differentiate by.
+        args, kwargs = call.form.build([t.clone() if t.requires_grad else t for t in inputs])
+        if self.call is None:
+            return self.module(*args, **kwargs)
+        return self.call(self.module, *args, **kwargs)
 
     def does_the_same_in_evaluation(self, call: Call, seed: int, run: Run) -> bool:
         """Whether evaluation mode gives exactly what `run`, in the lane's mode, gave and left behind."""
@@ -87,7 +124,11 @@ class TorchSide:
 
     def _tensor(self, array: np.ndarray) -> Any:
         tensor = as_torch(array).to(self.device)
-        return tensor.to(self.dtype).requires_grad_(True) if is_floating(array) else tensor
+        if is_floating(array):
+            tensor = tensor.to(self.dtype)
+        elif is_inexact(array):
+            tensor = tensor.to(self.dtype.to_complex() if self.dtype.itemsize > 2 else tensor.dtype)
+        return tensor.requires_grad_(self.gradients) if is_inexact(array) else tensor
 
     def _gradients(
         self, outputs: list[Any], weights: list[np.ndarray], leaves: list[Any]
@@ -117,7 +158,7 @@ class TorchSide:
 
         devices = [self.device] if self.device.type == "cuda" else []
         default = torch.get_default_dtype()
-        kept = KeptBuffers(self.module)
+        kept = KeptBuffers(self.module, self.keys)
         torch.set_default_dtype(torch.float64 if self.dtype == torch.float64 else torch.float32)
         try:
             with torch.random.fork_rng(devices=devices), torch.enable_grad():

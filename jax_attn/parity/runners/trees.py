@@ -106,6 +106,12 @@ def leaves_of(skeleton: Skeleton) -> list[Leaf]:
     return [skeleton] if isinstance(skeleton, Leaf) else []
 
 
+def differentiated(skeleton: Skeleton) -> list[tuple[int, ...]]:
+    """The shapes of the outputs that have gradients, in order; complex ones as pairs of floats."""
+    leaves = [leaf for leaf in leaves_of(skeleton) if leaf.kind in ("float", "complex")]
+    return [leaf.shape if leaf.kind == "float" else (*leaf.shape, 2) for leaf in leaves]
+
+
 def pair(torch: Skeleton, flax: Skeleton) -> list[int]:
     """For each tensor of torch in order, the position of flax's tensor that it is compared with.
 

@@ -4,7 +4,6 @@ Loading weights is strict (`load_state_dict`), for a weight that is lost there i
 may do with less: what has no counterpart and learns nothing is left out, and told.
 """
 
-import copy
 import re
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -16,10 +15,12 @@ from flax import nnx
 
 from jax_attn.parity.lanes import is_floating
 from jax_attn.parity.report import LeftOut
+from jax_attn.parity.runners.torch_copy import copied
+from jax_attn.parity.runners.torch_keys import buffers_of, memory, parameters_of, through_wrappers
 from jax_attn.weights.remedies import remedies
 from jax_attn.weights.rules import Names, Slot, slots
 from jax_attn.weights.state_dict import StateDictError, assign, find_faults, state_dict
-from jax_attn.weights.tensors import as_numpy, as_torch, is_torch_tensor
+from jax_attn.weights.tensors import as_numpy, as_torch
 
 Weights = Literal["torch", "flax"] | None
 
@@ -32,11 +33,12 @@ LEARNED = ("running_mean", "running_var", "num_batches_tracked")  # buffers of w
 
 @dataclass
 class Carried:
-    """The two modules, and what of their weights is not compared: names, and the reason for each."""
+    """The two modules, what of their weights is not compared, each with its reason, and the names to go by."""
 
     flax: Any
     torch: Any
     left_out: dict[str, str] = field(default_factory=dict)
+    names: Names = ()
 
     def told(self, lane: str) -> list[LeftOut]:
         """What is left out; where it is the same in many layers, once."""
@@ -66,8 +68,10 @@ def carry(flax: nnx.Module, torch: Any, weights: Weights, names: Names) -> Carri
     require_sides(flax, torch)
     if weights not in ("torch", "flax", None):
         raise ValueError(f'weights must be "torch", "flax" or None, got {weights!r}')
+    ours = {place.key for slot in slots(flax, names) for place in slot.places}
+    names = [*names, *through_wrappers(torch, ours, torch.state_dict().keys())]
     if weights is None:
-        return Carried(flax, torch)
+        return Carried(flax, torch, names=names)
     receiver = nnx.clone(flax, graph=True)
     fitting = Fitting(receiver, torch, names)
     mutations = find_faults(fitting.table, fitting.given)
@@ -80,14 +84,17 @@ def carry(flax: nnx.Module, torch: Any, weights: Weights, names: Names) -> Carri
         )
     if weights == "torch":
         fitting.load()
-        return Carried(receiver, torch, fitting.left_out)
-    theirs = copy.deepcopy(torch)
+        return Carried(receiver, torch, fitting.left_out, names)
+    theirs = copied(torch)
     for tensor in [*theirs.parameters(), *theirs.buffers()]:
         if fitting.width is not None and tensor.is_floating_point():
             tensor.data = tensor.data.to(as_torch(np.zeros(0, fitting.width)).dtype)
     own = {key: value for key, value in state_dict(flax, names=names).items() if key in fitting.given}
     theirs.load_state_dict(own, strict=False)
-    return Carried(flax, theirs, fitting.left_out)
+    held = {**parameters_of(theirs), **buffers_of(theirs)}
+    for key in own.keys() & held.keys():  # by identity: what renames on saving may not do so on loading
+        held[key].data.copy_(own[key])
+    return Carried(flax, theirs, fitting.left_out, names)
 
 
 class Fitting:
@@ -106,7 +113,7 @@ class Fitting:
         self.given = {key: value for key, value in state.items() if hasattr(value, "shape")}
         self.left_out = dict.fromkeys(state.keys() - self.given.keys(), "state of torch that is no tensor")
         self.width: np.dtype[Any] | None = None
-        self._leave_out_constants({key for key, _ in torch.named_buffers(remove_duplicate=False)})
+        self._leave_out_constants(set(buffers_of(torch)))
         self._leave_out_shared()
         self._widen(flax)
 
@@ -143,9 +150,9 @@ class Fitting:
     def _leave_out_shared(self) -> None:
         """One tensor of several names, some of which the other side does not have."""
         expected = self.expected
-        held = {_memory(self.given[key]): key for key in self.given if key in expected}
+        held = {memory(self.given[key]): key for key in self.given if key in expected}
         for key in [key for key in self.given if key not in expected]:
-            other = held.get(_memory(self.given[key]))
+            other = held.get(memory(self.given[key]))
             if other is not None:
                 del self.given[key]
                 self.left_out[key] = f"torch's {other} by another name, which flax does not have"
@@ -215,13 +222,3 @@ def _dtype(value: Any) -> np.dtype[Any]:
 
 def _is_float(dtype: np.dtype[Any]) -> bool:
     return bool(jnp.issubdtype(dtype, jnp.floating))
-
-
-def _memory(value: Any) -> Any:
-    """Where a tensor lies: the same for one that goes by two names."""
-    if not value.shape or 0 in value.shape:
-        return id(value)
-    if is_torch_tensor(value):
-        return str(value.device), value.data_ptr(), tuple(value.shape), tuple(value.stride())
-    lies = value.__array_interface__
-    return "", lies["data"][0], value.shape, value.strides

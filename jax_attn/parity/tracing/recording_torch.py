@@ -35,10 +35,17 @@ class TorchRecorder(TorchSide):
             tape: takes the dropout masks.
         """
         recording, changed = self._run(call, seed, backward, tape, keep_copies=False)
+        if recording.failure is not None and self._settled(call):
+            recording, changed = self._run(call, seed, backward, tape, keep_copies=False)
         if changed:  # a tensor was kept, and then written to in place
             again = None if tape is None else Tape(tape.seed)
             recording, _ = self._run(call, seed, backward, again, keep_copies=True)
         return recording
+
+    def _settled(self, call: Call) -> bool:
+        """Whether another way was found to run the module."""
+        with self._surroundings():
+            return self.ways.settle(call, self.inputs(call))
 
     def _run(
         self, call: Call, seed: int, backward: bool, tape: Tape | None, keep_copies: bool
@@ -46,19 +53,18 @@ class TorchRecorder(TorchSide):
         import torch
 
         recording, keeper = Recording("torch"), _Keeper(keep_copies)
-        inputs = [self._tensor(array) for array in call.arrays]
+        inputs = self.inputs(call)
         leaves = [*self.parameters.values(), *(tensor for tensor in inputs if tensor.requires_grad)]
-        args, kwargs = call.form.build([t.clone() if t.requires_grad else t for t in inputs])
         recording.whole.inputs = dict(zip(call.form.names, call.arrays, strict=True))
         with ExitStack() as around, recording.failures_kept(type(self.module).__name__):
             around.enter_context(self._surroundings())
             around.enter_context(_slow_paths())
             with ExitStack() as forward:
                 forward.enter_context(torch.set_grad_enabled(backward))
-                if tape is not None:
-                    forward.enter_context(record(tape))
+                intercept = ExitStack if tape is None else lambda: record(tape)
+                forward.enter_context(intercept())
                 forward.enter_context(_hooks(self.module, recording, keeper, backward))
-                value = self.call(self.module, *args, **kwargs) if self.call else self.module(*args, **kwargs)
+                value = self.ways.once(call, inputs)
             recording.whole.returned(value, keeper.keep)
             if backward:
                 _, tensors = opened(value)

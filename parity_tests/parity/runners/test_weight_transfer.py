@@ -248,7 +248,7 @@ def test_what_does_not_fit_says_how_to_go_on():
     with pytest.raises(StateDictError) as caught:
         carry(flax, theirs, "torch", ())
     message = str(caught.value)
-    assert len(caught.value.mutations) == 4
+    assert len(caught.value.faults) == 4
     rule = [(r"\battn\.q\b", "attention.query")]
     assert f"names={rule} would find 2 of the 2 that are missing" in message
     assert message.endswith("load both sides yourself, and pass weights=None")
