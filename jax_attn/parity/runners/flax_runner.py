@@ -16,6 +16,8 @@ from jax_attn.nn.primitives import Buffer
 from jax_attn.parity.lanes import Lane, is_floating
 from jax_attn.parity.runners.calls import Call, Form
 from jax_attn.parity.runners.dropout import Tape, TooFewDraws, fresh_trace, replay
+from jax_attn.parity.runners.lifting_flax import lifted_flax
+from jax_attn.parity.runners.places import Places
 from jax_attn.parity.runners.run import Buffers, Run
 from jax_attn.parity.runners.trees import Skeleton, pair, take_apart
 from jax_attn.weights.rules import Names, Slot, slots
@@ -32,7 +34,9 @@ QUICK = {
 
 
 class FlaxSide:
-    """A copy of a Flax module, ready to run in one lane. Calls of one form share a compilation.
+    """A copy of a Flax module, ready to run in one lane. In float64, float32 inside is lifted.
+
+    Calls of one form share a compilation.
 
     Args:
         module: copied, and never changed.
@@ -40,7 +44,13 @@ class FlaxSide:
         names: the renaming rules of `load_state_dict`.
         call: `call(module, *args, **kwargs)`, in place of calling the module itself.
         quick: compile quickly rather than for speed.
+
+    Attributes:
+        places: where float32 was lifted; None in a lane where it is not.
     """
+
+    anew = True
+    """Whether all is traced anew, so that `places` has what another run has traced before."""
 
     def __init__(
         self,
@@ -54,6 +64,7 @@ class FlaxSide:
         module.train() if lane.training else module.eval()
         _free_dtypes(module, lane)
         self.lane = lane
+        self.places = Places() if lane.exact else None
         self.call = call
         self.names = names
         every = slots(module, names)
@@ -172,7 +183,8 @@ class FlaxSide:
 
     @contextmanager
     def _surroundings(self) -> Generator[None]:
-        with jax.enable_x64(self.lane.exact), jax.default_matmul_precision("highest"):
+        exact, lifted = jax.enable_x64(self.lane.exact), lifted_flax(self.places, self.anew)
+        with exact, lifted, jax.default_matmul_precision("highest"):
             yield
 
 

@@ -9,6 +9,9 @@ import numpy as np
 
 from jax_attn.parity.lanes import Lane, is_floating
 from jax_attn.parity.runners.calls import Call, cotangents
+from jax_attn.parity.runners.constants import FlaxConstants, RoundedBuffers
+from jax_attn.parity.runners.lifting_torch import lifted_torch
+from jax_attn.parity.runners.places import Places
 from jax_attn.parity.runners.run import Run
 from jax_attn.parity.runners.torch_buffers import KeptBuffers
 from jax_attn.parity.runners.trees import Skeleton, take_apart
@@ -16,16 +19,27 @@ from jax_attn.weights.tensors import as_numpy, as_torch
 
 
 class TorchSide:
-    """A copy of a torch module, ready to run in one lane.
+    """A copy of a torch module, ready to run in one lane. In float64, float32 inside is lifted.
 
     Args:
         module: copied, and never changed.
         lane: its dtype and mode.
         call: `call(module, *args, **kwargs)`, in place of calling the module itself.
         truth: run in float64, on the weights and inputs as they are after rounding to the lane's dtype.
+        constants: those of Flax, for what the module keeps of them in float32.
+
+    Attributes:
+        places: where float32 was lifted; None in a lane where it is not.
     """
 
-    def __init__(self, module: Any, lane: Lane, call: Callable[..., Any] | None, truth: bool = False):
+    def __init__(
+        self,
+        module: Any,
+        lane: Lane,
+        call: Callable[..., Any] | None,
+        truth: bool = False,
+        constants: FlaxConstants | None = None,
+    ):
         import torch
 
         self.lane = lane
@@ -33,6 +47,9 @@ class TorchSide:
         self.dtype = torch.float64 if truth else getattr(torch, lane.dtype)
         self.module = copy.deepcopy(module).to(getattr(torch, lane.dtype)).to(self.dtype)
         self.module.train(lane.training)
+        lifts = self.dtype == torch.float64
+        self.places = Places() if lifts else None
+        self.rounded = RoundedBuffers(module, constants) if lifts and constants is not None else None
         named = self.module.named_parameters(remove_duplicate=False)
         self.parameters = {key: value for key, value in named if value.is_floating_point()}
         for parameter in self.parameters.values():
@@ -56,7 +73,7 @@ class TorchSide:
         floating = [tensor for tensor in inputs if tensor.requires_grad]
         # A module that works in place on its input must not reach the leaf that we differentiate by.
         args, kwargs = call.form.build([t.clone() if t.requires_grad else t for t in inputs])
-        with self._surroundings() as kept:
+        with self._surroundings(call) as kept:
             with intercept or nullcontext():
                 value = (
                     self.module(*args, **kwargs)
@@ -111,16 +128,18 @@ class TorchSide:
         ]
 
     @contextmanager
-    def _surroundings(self) -> Generator[KeptBuffers]:
+    def _surroundings(self, call: Call) -> Generator[KeptBuffers]:
         """float64 as torch's default dtype where JAX has 64 bits on; generators and buffers as they were."""
         import torch
 
         devices = [self.device] if self.device.type == "cuda" else []
         default = torch.get_default_dtype()
+        if self.rounded is not None:
+            self.rounded.lift(self.module, call)
         kept = KeptBuffers(self.module)
         torch.set_default_dtype(torch.float64 if self.dtype == torch.float64 else torch.float32)
         try:
-            with torch.random.fork_rng(devices=devices), torch.enable_grad():
+            with torch.random.fork_rng(devices=devices), torch.enable_grad(), lifted_torch(self.places):
                 yield kept
         finally:
             torch.set_default_dtype(default)

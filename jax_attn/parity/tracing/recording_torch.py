@@ -51,7 +51,7 @@ class TorchRecorder(TorchSide):
         args, kwargs = call.form.build([t.clone() if t.requires_grad else t for t in inputs])
         recording.whole.inputs = dict(zip(call.form.names, call.arrays, strict=True))
         with ExitStack() as around, recording.failures_kept(type(self.module).__name__):
-            around.enter_context(self._surroundings())
+            around.enter_context(self._surroundings(call))
             around.enter_context(_slow_paths())
             with ExitStack() as forward:
                 forward.enter_context(torch.set_grad_enabled(backward))

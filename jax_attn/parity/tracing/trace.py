@@ -14,6 +14,7 @@ from jax_attn.parity.cases import Case
 from jax_attn.parity.judging.lane_run import Sides
 from jax_attn.parity.lanes import Lane
 from jax_attn.parity.runners.calls import Call, cotangents
+from jax_attn.parity.runners.constants import FlaxConstants
 from jax_attn.parity.runners.dropout import Tape
 from jax_attn.parity.runners.trees import leaves_of
 from jax_attn.parity.tracing.comparing import Comparer
@@ -65,6 +66,7 @@ class Tracer:
         self._call_torch = call_torch
         self._flax = flax
         self._flax_options = names, call_flax, first_paths(original)
+        self._constants = FlaxConstants(flax, names, call_flax)
 
     @staticmethod
     def paired(flax: nnx.Module, torch: Any, names: Names, modules: ModuleNames | None) -> ModulePairs:
@@ -97,7 +99,7 @@ class Tracer:
     def record_torch(self, call: Call, *, backward: bool = False) -> tuple[Recording, Tape | None]:
         """A run of torch, whose copy in the lane's dtype is gone before there is one of Flax."""
         tape = Tape(self.seed) if self.lane.training else None
-        recorder = TorchRecorder(self._torch, self.lane, self._call_torch)
+        recorder = TorchRecorder(self._torch, self.lane, self._call_torch, constants=self._constants)
         recording = recorder.record(call, self.seed, backward=backward, tape=tape)
         del recorder
         _hand_back_memory()
