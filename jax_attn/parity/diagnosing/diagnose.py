@@ -148,13 +148,6 @@ def _diagnosis(
     candidates = sorted((c for _, c in tried), key=lambda c: math.inf if math.isnan(c.error) else c.error)
     found = Diagnosis("unknown", None, where, trial.error, trial.bound, candidates, lint=lint)
     lost = [new for (_, new), (_, old) in zip(tried, first, strict=True) if old.explains and not new.explains]
-    if trial.error <= FLOAT32[1] and any(
-        c.mutation == "float32-lifted" and not c.explains for c in candidates
-    ):
-        found.notes.append(
-            f"torch computes in float32 inside {where.torch_path or 'the module itself'}: below "
-            f"{FLOAT32[1]:.0e} the float64 lane cannot tell; compare in the lanes float32 and bfloat16"
-        )
     good = [candidate for candidate in candidates if candidate.explains]
     if good:
         causes = {(candidate.setting, candidate.flax) for candidate in good}
@@ -211,8 +204,7 @@ def _rounding(trial: Trial, candidates: list[Candidate]) -> Candidate | None:
     if not FLOAT32[0] <= trial.error <= FLOAT32[1]:
         return None
     narrow = [c for c in candidates if c.setting.startswith("precision") and c.error <= 2 * trial.error]
-    both = any(candidate.mutation == "float32-lifted" for candidate in candidates)
-    return None if both else next(iter(narrow), None)
+    return next(iter(narrow), None)
 
 
 __all__ = ["Candidate", "Diagnosis", "SettingFinding", "diagnose", "lint_pair"]
