@@ -189,10 +189,10 @@ class FlaxSide:
 
 
 def fixed_dtype(module: nnx.Module, lane: Lane) -> str:
-    """A word on the submodules that compute in a dtype of their own, other than the lane's; empty if none."""
+    """A word on the submodules that compute in 16 bits of their own, which nothing lifts; empty if none."""
     for path, node in nnx.iter_modules(module, graph=True):
         dtype = None if isinstance(node, nnx.Embed) else getattr(node, "dtype", None)
-        if dtype is not None and not isinstance(node, nnx.Variable) and _is_other_float(dtype, lane):
+        if dtype is not None and not isinstance(node, nnx.Variable) and _is_narrow(dtype):
             name = ".".join(map(str, path)) or type(node).__name__
             return f"{name} was built with dtype={np.dtype(dtype).name}, so it cannot compute in {lane.dtype}"
     return ""
@@ -231,9 +231,9 @@ def _settings(node: nnx.Module) -> dict[str, Any]:
     return {name: value for name, value in vars(node).items() if isinstance(value, bool | int | float | str)}
 
 
-def _is_other_float(dtype: Any, lane: Lane) -> bool:
+def _is_narrow(dtype: Any) -> bool:
     try:
-        return jnp.issubdtype(dtype, jnp.floating) and jnp.dtype(dtype) != jnp.dtype(lane.dtype)
+        return jnp.issubdtype(dtype, jnp.floating) and jnp.dtype(dtype).itemsize < 4
     except TypeError:
         return False
 

@@ -25,7 +25,10 @@ class BadLoss(ValueError):
 
 @dataclass(frozen=True)
 class TorchRecipe:
-    """What torch trains, and how. See `compare_training`; keys of `left_out` are not told of, and `constants` are Flax's."""
+    """What torch trains, and how. See `compare_training`; keys of `left_out` are not told of.
+
+    `constants` are those of Flax, for what torch keeps of them in float32.
+    """
 
     module: Any
     loss: Callable[..., Any]
