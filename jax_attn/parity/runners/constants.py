@@ -136,7 +136,7 @@ def _known(jaxpr: Jaxpr, known: dict[Any, Any], most: int) -> Iterator[Any]:
     for eqn in jaxpr.eqns:
         values = [var.val if isinstance(var, Literal) else known.get(var) for var in eqn.invars]
         inside = [sub for value in eqn.params.values() for sub in _programs(value)]
-        if eqn.effects or any(np.size(var.aval) > most for var in eqn.outvars if hasattr(var.aval, "size")):
+        if eqn.effects or any(getattr(var.aval, "size", 0) > most for var in eqn.outvars):
             continue
         for sub in inside:
             consts = dict(zip(sub.jaxpr.constvars, sub.consts, strict=True))

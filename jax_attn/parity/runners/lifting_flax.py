@@ -14,7 +14,7 @@ from unittest import mock
 
 import jax
 import numpy as np
-from jax.core import Tracer
+from jax.core import ShapedArray, Tracer
 from jax.extend.core import ClosedJaxpr, Jaxpr, Primitive
 
 from jax_attn.parity.runners.places import Places
@@ -60,7 +60,7 @@ def widened(value: Any) -> Any:
 
     A number by itself is meant as it is written: 1e-5, not the nearest float32.
     """
-    dtype = WIDE.get(getattr(value, "dtype", None))  # ty: ignore[no-matching-overload]
+    dtype = WIDE.get(getattr(value, "dtype", None))
     if dtype is None:
         return value
     if not isinstance(value, Tracer) and np.ndim(value) == 0:
@@ -91,7 +91,7 @@ def _lifted_bind(primitive: Any, *args: Any, **params: Any) -> Any:
 def _holds_program(value: Any) -> bool:
     if isinstance(value, tuple | list):
         return any(map(_holds_program, value))
-    return isinstance(value, ClosedJaxpr | Jaxpr | jax.ShapeDtypeStruct | jax.core.ShapedArray)
+    return isinstance(value, ClosedJaxpr | Jaxpr | jax.ShapeDtypeStruct | ShapedArray)
 
 
 def _from_wide(loop: Callable[..., Any], place: int) -> Callable[..., Any]:
