@@ -17,11 +17,10 @@ from jax_attn.parity import tolerances
 from jax_attn.parity.cases import Case
 from jax_attn.parity.compare import Weights, carry_weights
 from jax_attn.parity.judging.judge import Pair
-from jax_attn.parity.judging.lane_run import LaneRun, Sides
+from jax_attn.parity.judging.lane_run import LaneRun, Sides, torch_sides
 from jax_attn.parity.lanes import LANES, Lane, lanes_named
 from jax_attn.parity.mutations import Injected, Mutation, inject, mutations_for
 from jax_attn.parity.report import Report, Result, table
-from jax_attn.parity.runners.torch_runner import TorchSide
 from jax_attn.parity.training.report import TrainingReport
 from jax_attn.weights.rules import Names
 
@@ -289,9 +288,7 @@ class InjectedRun(LaneRun):
     def of(self, injected: Injected, lane: Lane) -> "InjectedRun":
         """The same lane with a mutation in torch."""
         run = copy.copy(self)
-        run.torch = TorchSide(injected.module, lane, self.sides.call_torch)
-        truth = None if lane.exact else TorchSide(injected.module, lane, self.sides.call_torch, truth=True)
-        run.truth = truth
+        run.torch, run.truth = torch_sides(self.sides, injected.module, lane)
         return run
 
     def _measured_again(

@@ -50,8 +50,8 @@ class FlaxBlock(nnx.Module):
             q, k = self.k(y), self.q(y)
         elif mutation == "transposed weight":
             q, k = y @ self.q.kernel[...].T + self.q.bias[...], self.k(y)
-        elif mutation == "float32 inside":
-            q, k = self.q(y).astype(jnp.float32).astype(y.dtype), self.k(y)
+        elif mutation == "bfloat16 inside":
+            q, k = self.q(y).astype(jnp.bfloat16).astype(y.dtype), self.k(y)
         else:
             q, k = self.q(y), self.k(y)
         scores = q @ k.mT / (1 if mutation == "no scale" else WIDTH**0.5)

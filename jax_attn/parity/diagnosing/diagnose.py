@@ -30,9 +30,6 @@ from jax_attn.parity.tracing.traced import ModuleTrace
 # What brings the error down by less is no likely cause.
 LIKELY = 1e-2
 
-# Between these an error is of the size that rounding to float32 makes.
-FLOAT32 = 1e-10, 1e-6
-
 
 def diagnose(
     report: Report, *, mutations: Sequence[Mutation] | None = None, progress: Progress = lambda what: None
@@ -148,13 +145,6 @@ def _diagnosis(
     candidates = sorted((c for _, c in tried), key=lambda c: math.inf if math.isnan(c.error) else c.error)
     found = Diagnosis("unknown", None, where, trial.error, trial.bound, candidates, lint=lint)
     lost = [new for (_, new), (_, old) in zip(tried, first, strict=True) if old.explains and not new.explains]
-    if trial.error <= FLOAT32[1] and any(
-        c.mutation == "float32-lifted" and not c.explains for c in candidates
-    ):
-        found.notes.append(
-            f"torch computes in float32 inside {where.torch_path or 'the module itself'}: below "
-            f"{FLOAT32[1]:.0e} the float64 lane cannot tell; compare in the lanes float32 and bfloat16"
-        )
     good = [candidate for candidate in candidates if candidate.explains]
     if good:
         causes = {(candidate.setting, candidate.flax) for candidate in good}
@@ -164,7 +154,7 @@ def _diagnosis(
     elif candidates and candidates[0].error <= LIKELY * trial.error:
         found.cause, found.certainty = candidates[0], "likely"
     else:
-        found.cause = _read(trial, where, lint) or _rounding(trial, candidates)
+        found.cause = _read(trial, where, lint)
         found.certainty = "unknown" if found.cause is None else "likely"
     told = [cause for cause in dict.fromkeys(map(str, lost)) if cause != str(found.cause)]
     found.notes[:0] = [f"on these inputs it could also be, but not on others: {cause}" for cause in told]
@@ -204,15 +194,6 @@ def _read(trial: Trial, where: Divergence, lint: list[SettingFinding]) -> Candid
         summary = "the settings differ, as the lint has it"
         return Candidate("", summary, finding.setting, *words, math.nan, False)
     return None
-
-
-def _rounding(trial: Trial, candidates: list[Candidate]) -> Candidate | None:
-    """Two sides that both round never agree to the last digit: an error of that size tells of rounding."""
-    if not FLOAT32[0] <= trial.error <= FLOAT32[1]:
-        return None
-    narrow = [c for c in candidates if c.setting.startswith("precision") and c.error <= 2 * trial.error]
-    both = any(candidate.mutation == "float32-lifted" for candidate in candidates)
-    return None if both else next(iter(narrow), None)
 
 
 __all__ = ["Candidate", "Diagnosis", "SettingFinding", "diagnose", "lint_pair"]

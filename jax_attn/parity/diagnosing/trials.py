@@ -52,7 +52,7 @@ class ForwardRun:
 
     def _run(self, module: Any) -> tuple[Recording, Tape | None]:
         tape = Tape(self.sides.seed) if self.lane.training else None
-        recorder = TorchRecorder(module, self.lane, self.sides.call_torch)
+        recorder = TorchRecorder(module, self.lane, self.sides.call_torch, constants=self.sides.constants)
         return recorder.record(self.call, self.sides.seed, tape=tape), tape
 
     def _error(self, torch: Recording) -> float:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -16,8 +16,10 @@ from jax_attn.parity.judging.unevenness import UNSTEADY, is_uneven, unsteady
 from jax_attn.parity.lanes import Lane
 from jax_attn.parity.report import LeftOut, Result
 from jax_attn.parity.runners.calls import Call, cotangents
+from jax_attn.parity.runners.constants import FlaxConstants
 from jax_attn.parity.runners.dropout import UNIFORM, DropoutMismatch, Tape
 from jax_attn.parity.runners.flax_runner import FlaxSide, depends_on_mode, fixed_dtype
+from jax_attn.parity.runners.places import lifted
 from jax_attn.parity.runners.run import Run
 from jax_attn.parity.runners.torch_casts import kept_keys
 from jax_attn.parity.runners.torch_runner import TorchSide
@@ -42,6 +44,19 @@ class Sides:
     seed: int
     quick: bool
     gradients: bool = True
+
+    @cached_property
+    def constants(self) -> FlaxConstants:
+        """What Flax computes from nothing, for what torch keeps of it in float32."""
+        return FlaxConstants(self.flax, self.names, self.call_flax)
+
+
+def torch_sides(sides: Sides, module: Any, lane: Lane) -> tuple[TorchSide, TorchSide | None]:
+    """A torch module in a lane, and for the truth where that is another."""
+    side = partial(
+        TorchSide, module, lane, sides.call_torch, gradients=sides.gradients, constants=sides.constants
+    )
+    return side(), None if lane.exact else side(truth=True)
 
 
 @dataclass(frozen=True)
@@ -93,9 +108,7 @@ class LaneRun:
     def _ready_torch(self) -> None:
         """Copies of the module, in the lane's dtype and for the truth."""
         sides, lane = self.sides, self.lane
-        make = partial(TorchSide, sides.torch, lane, sides.call_torch, gradients=sides.gradients)
-        self.torch = make()
-        self.truth = None if lane.exact else make(truth=True)
+        self.torch, self.truth = torch_sides(sides, sides.torch, lane)
 
     def attempt(self, case: Case, progress: Progress) -> Attempt:
         """Run torch on a case."""
@@ -164,7 +177,15 @@ class LaneRun:
         if attempt.verdict is None and attempt.torch is not None and attempt.flax is not None:
             attempt.verdict = self._judge(attempt.case, attempt.torch, attempt.flax)
         results, left_out = attempt.verdict or self._failed(attempt.case, "flax", "flax was not run")
-        return [self._hinted(result) for result in results], left_out
+        return [self._hinted(result) for result in results], [*left_out, *self._lifted(attempt.case)]
+
+    def _lifted(self, case: Case) -> list[LeftOut]:
+        """What was computed in float64 though the code asks for float32, in this case or another."""
+        if self.mutation:
+            return []
+        torch = self.torch if self.truth is None else self.truth
+        told = lifted(self.flax.places, torch.places)
+        return [LeftOut(case.name, self.lane.name, *told)] if told else []
 
     def notes(self) -> list[LeftOut]:
         """How torch was run, where it is not as it is."""

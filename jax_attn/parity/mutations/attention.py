@@ -4,7 +4,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from jax_attn.parity.mutations.injection import PASS, Forward, Hits, is_attention, watch
+from jax_attn.parity.mutations.injection import Forward, Hits, is_attention, watch
 from jax_attn.parity.mutations.mutation import Mutation
 from jax_attn.parity.mutations.points import Chain, Points, heads_apart
 
@@ -155,16 +155,6 @@ def wrong_axis(forward: Forward, chain: Any, scores: Any, dim: Any) -> Any:
     return scores.softmax(-2 if dim in (-1, scores.ndim - 1) else -1)
 
 
-def narrow_softmax(forward: Forward, chain: Any, scores: Any, dim: Any) -> Any:
-    """Softmax in float32 where more is asked for."""
-    import torch
-
-    if scores.dtype != torch.float64:
-        return PASS
-    forward.hits.add("softmax in float32", "softmax in float64")
-    return scores.float().softmax(dim).to(scores.dtype)
-
-
 def one_to_spare(forward: Forward, chain: Any, scores: Any, dim: Any) -> Any:
     """A softmax with one more key of score 0."""
     import torch
@@ -235,8 +225,6 @@ ATTENTION = [
     attention_mutation("heads-shared", "query heads share key heads in turn, not in a row, or reversed", HEADS,
                     Points(scores=shared_scores, mix=shared_values), 13),
     attention_mutation("softmax-axis", "softmax over the queries", "softmax", Points(soft=wrong_axis)),
-    attention_mutation("softmax-float32", "softmax in float32 inside a float64 model", "precision",
-                    Points(soft=narrow_softmax), 21),
     attention_mutation("softmax-plus-one", "softmax with 1 added to its sum", "softmax",
                     Points(soft=one_to_spare)),
 ]  # fmt: skip

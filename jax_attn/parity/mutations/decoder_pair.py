@@ -58,8 +58,8 @@ class FlaxDecoderLayer(nnx.Module):
     def turned(self, x: jax.Array) -> jax.Array:
         """Rotary positions, half-split."""
         angles = np.arange(x.shape[-2])[:, None] * _frequencies(self.base)
-        angles = np.concatenate([angles, angles], -1).astype(np.float32)
-        cos, sin = (f(angles.astype(np.float64)) for f in (np.cos, np.sin))
+        angles = np.concatenate([angles, angles], -1)
+        cos, sin = np.cos(angles), np.sin(angles)
         a, b = jnp.split(x, 2, -1)
         return x * jnp.asarray(cos, x.dtype) + jnp.concatenate([-b, a], -1) * jnp.asarray(sin, x.dtype)
 
@@ -109,7 +109,7 @@ def torch_decoder_layer(base: float = 10000.0) -> Any:
         def turned(self, x: Any) -> Any:
             positions = torch.arange(x.shape[-2], dtype=torch.float64)
             angles = positions[:, None] * torch.tensor(_frequencies(base))
-            angles = torch.cat([angles, angles], -1).to(torch.float32).to(torch.float64)
+            angles = torch.cat([angles, angles], -1)
             a, b = x.chunk(2, -1)
             return x * angles.cos().to(x.dtype) + torch.cat([-b, a], -1) * angles.sin().to(x.dtype)
 

@@ -1,11 +1,14 @@
-"""Mutations of precision: a product, a softmax or a whole module in fewer bits than the rest, on either side."""
+"""Mutations of precision: a product in fewer bits than float32 has, on either side.
+
+float32 inside is none: in float64 it is lifted on both sides.
+"""
 
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from jax_attn.parity.mutations.injection import PASS, Forward, Hits, uses, watch, wrap
+from jax_attn.parity.mutations.injection import PASS, Forward, Hits, watch
 from jax_attn.parity.mutations.mutation import Mutation
 
 PRODUCTS = ("linear", "matmul", "__matmul__", "bmm", "einsum", "conv1d", "conv2d", "conv3d")
@@ -78,7 +81,6 @@ def operands(bits: int) -> Callable[[Any, list[Any]], Any]:
 
 
 PLANTERS = {
-    "matmul-float32": products("in float32", cast("float32")),
     "matmul-tf32": products("of operands in TF32", operands(11)),
     "matmul-bfloat16": products("in bfloat16", cast("bfloat16")),
     "matmul-bfloat16-operands": products("of operands in bfloat16", operands(8)),
@@ -96,52 +98,6 @@ def one_weight(mutation: Mutation, key: str) -> Mutation:
     return replace(mutation, setting=f"{mutation.setting} of {key}", injector=inject)
 
 
-def narrow(module: Any, hits: Hits) -> None:
-    """The whole module in float32."""
-
-    def around(module: Any, forward: Any, *args: Any, **kwargs: Any) -> Any:
-        import torch
-        from torch.utils._pytree import tree_map
-
-        hits.add("float32 inside", "float64")
-        tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
-        single = {key: tensor.float() for key, tensor in tensors.items() if _is_double(tensor)}
-        args, kwargs = tree_map(_single, (args, kwargs))
-        value = torch.func.functional_call(module, single, args, kwargs)
-        return tree_map(_double, value)
-
-    wrap(module, around)
-
-
-def _single(value: Any) -> Any:
-    return value.float() if _is_double(value) else value
-
-
-def _double(value: Any) -> Any:
-    import torch
-
-    return value.double() if isinstance(value, torch.Tensor) and value.dtype == torch.float32 else value
-
-
-def lifted(forward: Forward, name: str, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Casts to float32 are casts to float64."""
-    import torch
-
-    asked = torch.float32 in [value for value in (*args, *kwargs.values()) if isinstance(value, torch.dtype)]
-    if not (asked or name == "float"):
-        return PASS
-    given = args[0] if args else None
-    if _is_double(given) or not isinstance(given, torch.Tensor) or "softmax" in name:
-        forward.hits.add("float64 throughout", "float32 inside")
-    if name == "float":
-        return given.double() if isinstance(given, torch.Tensor) else PASS
-
-    def wide(value: Any) -> Any:
-        return torch.float64 if value is torch.float32 else value
-
-    return function(*map(wide, args), **{key: wide(value) for key, value in kwargs.items()})
-
-
 def _mutation(name: str, summary: str, injector: Any, fits: Callable[[Any], bool]) -> Mutation:
     return Mutation(name, summary, "precision", SETTING, fits, injector, (21, 41))
 
@@ -152,8 +108,6 @@ def has_products(module: Any) -> bool:
 
 
 PRECISION = [
-    _mutation("matmul-float32", "matrix products in float32 inside a float64 model",
-           PLANTERS["matmul-float32"], has_products),
     _mutation("matmul-tf32", "operands of matrix products rounded to TF32", PLANTERS["matmul-tf32"],
            has_products),
     _mutation("matmul-bfloat16", "matrix products in bfloat16", PLANTERS["matmul-bfloat16"], has_products),
@@ -161,8 +115,4 @@ PRECISION = [
            PLANTERS["matmul-bfloat16-operands"], has_products),
     _mutation("linear-bfloat16", "matrix products and what is added to them in bfloat16",
            PLANTERS["linear-bfloat16"], has_products),
-    _mutation("module-float32", "a module computes in float32 inside a float64 model", narrow,
-           lambda module: any(True for _ in module.parameters())),
-    _mutation("float32-lifted", "float64 throughout, where torch computes in float32 inside",
-           lambda module, hits: watch(module, lifted, hits), uses("float", "float32")),
 ]  # fmt: skip

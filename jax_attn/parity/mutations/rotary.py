@@ -192,15 +192,6 @@ def other_base(base: float) -> Other:
     return other
 
 
-def unrounded(rotation: Rotation) -> Any:
-    """Frequencies as they are in float64."""
-    base = base_of(rotation)
-    if base is None:
-        return None
-    found = replace(rotation, angles=frequencies(base, rotation).to(rotation.angles))
-    return (found, found) if (found.angles.sin() - rotation.angles.sin()).abs().max() > 1e-12 else None
-
-
 def _fixed(*words: str) -> Callable[[Rotation], Any]:
     return lambda rotation: words
 
@@ -247,7 +238,4 @@ ROTARY = [
            _fixed("of keys alone", "of queries and keys"), lambda rotation: (None, rotation), 16),
     base_mutation(500000.0),
     base_mutation(10000.0),
-    _mutation("rotary-unrounded", "rotary frequencies in float64, where torch rounded them to float32",
-           "precision", _fixed("rotary frequencies in float64", "rotary frequencies in float32"),
-           unrounded),
 ]  # fmt: skip

@@ -16,6 +16,8 @@ from jax_attn.nn.primitives import Buffer
 from jax_attn.parity.lanes import Lane, is_floating, is_inexact
 from jax_attn.parity.runners.calls import Call, Form
 from jax_attn.parity.runners.dropout import Tape, TooFewDraws, fresh_trace, replay
+from jax_attn.parity.runners.lifting_flax import lifted_flax
+from jax_attn.parity.runners.places import Places
 from jax_attn.parity.runners.run import Buffers, Run
 from jax_attn.parity.runners.trees import Skeleton, pair, take_apart
 from jax_attn.weights.rules import Names, Slot, slots
@@ -32,7 +34,9 @@ QUICK = {
 
 
 class FlaxSide:
-    """A copy of a Flax module, ready to run in one lane. Calls of one form share a compilation.
+    """A copy of a Flax module, ready to run in one lane. In float64, float32 inside is lifted.
+
+    Calls of one form share a compilation.
 
     Args:
         module: copied, and never changed.
@@ -42,7 +46,13 @@ class FlaxSide:
         quick: compile quickly rather than for speed.
         kept: torch keys of what stays in a wider dtype than the lane's.
         gradients: whether to take them.
+
+    Attributes:
+        places: where float32 was lifted; None in a lane where it is not.
     """
+
+    anew = True
+    """Whether all is traced anew, so that `places` has what another run has traced before."""
 
     def __init__(
         self,
@@ -58,6 +68,7 @@ class FlaxSide:
         module.train() if lane.training else module.eval()
         _free_dtypes(module, lane)
         self.lane = lane
+        self.places = Places() if lane.exact else None
         self.call = call
         self.names = names
         every = slots(module, names)
@@ -185,15 +196,16 @@ class FlaxSide:
 
     @contextmanager
     def _surroundings(self) -> Generator[None]:
-        with jax.enable_x64(self.lane.exact), jax.default_matmul_precision("highest"):
+        exact, lifted = jax.enable_x64(self.lane.exact), lifted_flax(self.places, self.anew)
+        with exact, lifted, jax.default_matmul_precision("highest"):
             yield
 
 
 def fixed_dtype(module: nnx.Module, lane: Lane) -> str:
-    """A word on the submodules that compute in a dtype of their own, other than the lane's; empty if none."""
+    """A word on the submodules that compute in 16 bits of their own, which nothing lifts; empty if none."""
     for path, node in nnx.iter_modules(module, graph=True):
         dtype = None if isinstance(node, nnx.Embed) else getattr(node, "dtype", None)
-        if dtype is not None and not isinstance(node, nnx.Variable) and _is_other_float(dtype, lane):
+        if dtype is not None and not isinstance(node, nnx.Variable) and _is_narrow(dtype):
             name = ".".join(map(str, path)) or type(node).__name__
             return f"{name} was built with dtype={np.dtype(dtype).name}, so it cannot compute in {lane.dtype}"
     return ""
@@ -232,9 +244,9 @@ def _settings(node: nnx.Module) -> dict[str, Any]:
     return {name: value for name, value in vars(node).items() if isinstance(value, bool | int | float | str)}
 
 
-def _is_other_float(dtype: Any, lane: Lane) -> bool:
+def _is_narrow(dtype: Any) -> bool:
     try:
-        return jnp.issubdtype(dtype, jnp.floating) and jnp.dtype(dtype) != jnp.dtype(lane.dtype)
+        return jnp.issubdtype(dtype, jnp.floating) and jnp.dtype(dtype).itemsize < 4
     except TypeError:
         return False
 

@@ -8,7 +8,10 @@ import numpy as np
 
 from jax_attn.parity.lanes import Lane, is_floating, is_inexact
 from jax_attn.parity.runners.calls import Call, cotangents
+from jax_attn.parity.runners.constants import FlaxConstants, RoundedBuffers
 from jax_attn.parity.runners.dropout import Tape, record
+from jax_attn.parity.runners.lifting_torch import lifted_torch
+from jax_attn.parity.runners.places import Places
 from jax_attn.parity.runners.run import Run
 from jax_attn.parity.runners.torch_buffers import KeptBuffers
 from jax_attn.parity.runners.torch_casts import Casts
@@ -20,7 +23,7 @@ from jax_attn.weights.tensors import as_numpy, as_torch
 
 
 class TorchSide:
-    """A copy of a torch module, ready to run in one lane.
+    """A copy of a torch module, ready to run in one lane. In float64, float32 inside is lifted.
 
     Args:
         module: copied, and never changed.
@@ -28,6 +31,10 @@ class TorchSide:
         call: `call(module, *args, **kwargs)`, in place of calling the module itself.
         truth: run in float64, on the weights and inputs as they are after rounding to the lane's dtype.
         gradients: whether to take them.
+        constants: those of Flax, for what the module keeps of them in float32.
+
+    Attributes:
+        places: where float32 was lifted; None in a lane where it is not.
 
     Raises:
         ValueError: the module holds something that cannot be copied.
@@ -40,6 +47,7 @@ class TorchSide:
         call: Callable[..., Any] | None,
         truth: bool = False,
         gradients: bool = True,
+        constants: FlaxConstants | None = None,
     ):
         import torch
 
@@ -52,6 +60,9 @@ class TorchSide:
         self.casts = Casts(self.module, lane, truth)
         self.ways = Ways(self.casts, self._forward)
         self.module.train(lane.training)
+        lifts = self.dtype == torch.float64
+        self.places = Places() if lifts else None
+        self.rounded = RoundedBuffers(module, constants) if lifts and constants is not None else None
         named = self.module.named_parameters(remove_duplicate=False)
         found = {name: p for name, p in named if p.is_floating_point() or p.is_complex()}
         for parameter in found.values():
@@ -70,7 +81,7 @@ class TorchSide:
         """
         import torch
 
-        with self._surroundings() as kept:
+        with self._surroundings(call) as kept:
             inputs = self.inputs(call)
             value = self.ways.value(call, inputs, lambda: record(tape) if tape else nullcontext())
             buffers = kept.compared() if self.lane.exact else None
@@ -152,16 +163,18 @@ class TorchSide:
         ]
 
     @contextmanager
-    def _surroundings(self) -> Generator[KeptBuffers]:
+    def _surroundings(self, call: Call) -> Generator[KeptBuffers]:
         """float64 as torch's default dtype where JAX has 64 bits on; generators and buffers as they were."""
         import torch
 
         devices = [self.device] if self.device.type == "cuda" else []
         default = torch.get_default_dtype()
+        if self.rounded is not None:
+            self.rounded.lift(self.module, call)
         kept = KeptBuffers(self.module, self.keys)
         torch.set_default_dtype(torch.float64 if self.dtype == torch.float64 else torch.float32)
         try:
-            with torch.random.fork_rng(devices=devices), torch.enable_grad():
+            with torch.random.fork_rng(devices=devices), torch.enable_grad(), lifted_torch(self.places):
                 yield kept
         finally:
             torch.set_default_dtype(default)

@@ -28,6 +28,8 @@ from jax_attn.weights.rules import Names
 class FlaxRecorder(FlaxSide):
     """A Flax module whose runs are recorded; `first` has the paths that modules go by, see `first_paths`."""
 
+    anew = False  # operation by operation, what is compiled once serves every recorder
+
     def __init__(
         self,
         module: nnx.Module,

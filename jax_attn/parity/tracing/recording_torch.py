@@ -44,7 +44,7 @@ class TorchRecorder(TorchSide):
 
     def _settled(self, call: Call) -> bool:
         """Whether another way was found to run the module."""
-        with self._surroundings():
+        with self._surroundings(call):
             return self.ways.settle(call, self.inputs(call))
 
     def _run(
@@ -57,7 +57,7 @@ class TorchRecorder(TorchSide):
         leaves = [*self.parameters.values(), *(tensor for tensor in inputs if tensor.requires_grad)]
         recording.whole.inputs = dict(zip(call.form.names, call.arrays, strict=True))
         with ExitStack() as around, recording.failures_kept(type(self.module).__name__):
-            around.enter_context(self._surroundings())
+            around.enter_context(self._surroundings(call))
             around.enter_context(_slow_paths())
             with ExitStack() as forward:
                 forward.enter_context(torch.set_grad_enabled(backward))

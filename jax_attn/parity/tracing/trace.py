@@ -14,7 +14,9 @@ from jax_attn.parity.cases import Case
 from jax_attn.parity.judging.lane_run import Sides
 from jax_attn.parity.lanes import Lane
 from jax_attn.parity.runners.calls import Call, cotangents
+from jax_attn.parity.runners.constants import FlaxConstants
 from jax_attn.parity.runners.dropout import Tape
+from jax_attn.parity.runners.places import Places, lifted
 from jax_attn.parity.runners.trees import leaves_of
 from jax_attn.parity.tracing.comparing import Comparer
 from jax_attn.parity.tracing.forcing import GradientTeacher, Lesson, Teacher
@@ -58,6 +60,7 @@ class Tracer:
         came, mode = (
             ("training" if training else "evaluation") for training in (torch.training, lane.training)
         )
+        self._lifted: Places | None = None  # on torch's side
         self.notes = (
             [] if came == mode else [f"the torch module came in {came} mode; both are traced in {mode} mode"]
         )
@@ -65,6 +68,7 @@ class Tracer:
         self._call_torch = call_torch
         self._flax = flax
         self._flax_options = names, call_flax, first_paths(original)
+        self._constants = FlaxConstants(flax, names, call_flax)
 
     @staticmethod
     def paired(flax: nnx.Module, torch: Any, names: Names, modules: ModuleNames | None) -> ModulePairs:
@@ -97,8 +101,9 @@ class Tracer:
     def record_torch(self, call: Call, *, backward: bool = False) -> tuple[Recording, Tape | None]:
         """A run of torch, whose copy in the lane's dtype is gone before there is one of Flax."""
         tape = Tape(self.seed) if self.lane.training else None
-        recorder = TorchRecorder(self._torch, self.lane, self._call_torch)
+        recorder = TorchRecorder(self._torch, self.lane, self._call_torch, constants=self._constants)
         recording = recorder.record(call, self.seed, backward=backward, tape=tape)
+        self._lifted = recorder.places
         del recorder
         _hand_back_memory()
         return recording, tape
@@ -142,6 +147,8 @@ class Tracer:
         if trace.failure is None and (agrees if backward is None else backward):
             progress("gradients")
             self._trace_backward(trace, call, torch, lessons, isolated)
+        if told := lifted(self.flax.places if torch.failure is None else None, self._lifted):
+            trace.notes.append(" ".join(told))
         trace.seconds = time.perf_counter() - started
         return trace
 

@@ -26,6 +26,7 @@ from jax_attn.parity.cases import Case
 from jax_attn.parity.lanes import lanes_named
 from jax_attn.parity.report import LeftOut
 from jax_attn.parity.runners.calls import Call
+from jax_attn.parity.runners.constants import FlaxConstants
 from jax_attn.parity.runners.weight_transfer import carry
 from jax_attn.parity.training.flax_runner import FlaxRecipe
 from jax_attn.parity.training.lanes import exact_lane
@@ -123,7 +124,8 @@ def compare_training(
     size = sum(parameter.numel() for parameter in torch_module.parameters())
     flax = FlaxRecipe(module, loss[0], optimizer[0], clip[0], training, wrt, names, quick=size <= SMALL)
     left_out = carried.left_out.keys()
-    torch = TorchRecipe(torch_module, loss[1], optimizer[1], clip[1], training, left_out)
+    constants = FlaxConstants(module, names, loss[0])
+    torch = TorchRecipe(torch_module, loss[1], optimizer[1], clip[1], training, left_out, constants)
     bound = tolerances.WHOLE_MODEL if whole_model else tolerances.MODULE
     reports = []
     for lane in lanes_named(lanes):

@@ -15,6 +15,8 @@ from jax_attn.parity.lanes import Lane, is_floating
 from jax_attn.parity.runners.calls import Call, Form
 from jax_attn.parity.runners.dropout import Tape, TooFewDraws, fresh_trace, replay
 from jax_attn.parity.runners.flax_runner import _free_dtypes, quick_options
+from jax_attn.parity.runners.lifting_flax import lifted_flax
+from jax_attn.parity.runners.places import Places
 from jax_attn.parity.training.optimizer_state import learning_rate, moments
 from jax_attn.parity.training.torch_runner import BadLoss, TorchStep
 from jax_attn.parity.training.weights import TrainedWeights
@@ -68,10 +70,14 @@ class FlaxTrainer:
     Args:
         recipe: what to train, and how.
         lane: its dtype.
+
+    Attributes:
+        places: where float32 in the loss was lifted; None in a lane where it is not.
     """
 
     def __init__(self, recipe: FlaxRecipe, lane: Lane):
         self.lane = lane
+        self.places = Places() if lane.exact else None
         self.loss = recipe.loss
         module = nnx.clone(recipe.module, graph=True)
         module.train() if recipe.training else module.eval()
@@ -164,11 +170,11 @@ class FlaxTrainer:
     ) -> Any:
         arguments = (run.leaves, run.rest, arrays, masks)
         try:
-            with fresh_trace(None if masks is None else self):
+            with lifted_flax(self.places, anew=True), fresh_trace(None if masks is None else self):
                 return self._differentiate(*arguments, form, rates)
         except TooFewDraws:
             # Perhaps a loop that is traced once and runs often; without jit each turn draws for itself.
-            with jax.disable_jit():
+            with lifted_flax(self.places), jax.disable_jit():
                 return self._gradients(*jax.tree.map(jnp.asarray, arguments), form, rates)
 
     def _gradients(

@@ -5,8 +5,10 @@ from collections.abc import Callable, Iterable, Sequence
 
 from jax_attn.parity import tolerances
 from jax_attn.parity.lanes import Lane
+from jax_attn.parity.report import LeftOut
 from jax_attn.parity.runners.calls import Call
 from jax_attn.parity.runners.dropout import DropoutMismatch, Tape
+from jax_attn.parity.runners.places import lifted
 from jax_attn.parity.training.flax_runner import FlaxRecipe, FlaxStep, FlaxTrainer
 from jax_attn.parity.training.judge import StepJudge
 from jax_attn.parity.training.measures import EPS, drift, global_norm
@@ -66,6 +68,8 @@ def exact_lane(
     judge.finish()
     report.deviations = [*judge.deviations, *report.deviations]
     report.left_out += judge.left_out
+    if told := lifted(follower.places, leader.places):
+        report.left_out.append(LeftOut("", lane.name, *told))
     if report.steps and not moved:
         report.deviations.append(nothing_moved(lane.name))
     return report

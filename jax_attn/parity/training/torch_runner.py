@@ -11,7 +11,10 @@ import numpy as np
 
 from jax_attn.parity.lanes import is_floating
 from jax_attn.parity.runners.calls import Call
+from jax_attn.parity.runners.constants import FlaxConstants, RoundedBuffers
 from jax_attn.parity.runners.dropout import DropoutMismatch, Tape, record
+from jax_attn.parity.runners.lifting_torch import lifted_torch
+from jax_attn.parity.runners.places import Places
 from jax_attn.parity.training.torch_optimizer import build_optimizer, rebuilt
 from jax_attn.weights.tensors import as_numpy, as_torch
 
@@ -22,7 +25,10 @@ class BadLoss(ValueError):
 
 @dataclass(frozen=True)
 class TorchRecipe:
-    """What torch trains, and how. See `compare_training`; keys of `left_out` are not told of."""
+    """What torch trains, and how. See `compare_training`; keys of `left_out` are not told of.
+
+    `constants` are those of Flax, for what torch keeps of them in float32.
+    """
 
     module: Any
     loss: Callable[..., Any]
@@ -30,6 +36,7 @@ class TorchRecipe:
     clip: Callable[[list[Any]], Any] | None = None
     training: bool = True
     left_out: Collection[str] = ()
+    constants: FlaxConstants | None = None
 
 
 @dataclass(frozen=True)
@@ -64,6 +71,9 @@ class TorchTrainer:
         rounded: the dtype that the weights are rounded to first.
         jitter: noise that is added to every gradient, as a part of the largest of them all.
         seed: of the noise.
+
+    Attributes:
+        places: where float32 in the loss was lifted; None where it is not.
     """
 
     def __init__(
@@ -79,6 +89,9 @@ class TorchTrainer:
 
         self.recipe = recipe
         self.dtype = getattr(torch, dtype)
+        lifts = dtype == "float64"
+        self.places = Places() if lifts else None
+        self.rounded = RoundedBuffers(recipe.module, recipe.constants) if lifts and recipe.constants else None
         self.jitter = jitter
         self.noise = np.random.default_rng([seed, 4])
         with self._surroundings():
@@ -124,11 +137,16 @@ class TorchTrainer:
         Raises:
             BadLoss: the loss is no scalar, or nothing to differentiate.
         """
+        import torch
+
         with self._surroundings():
+            if self.rounded is not None:
+                self.rounded.lift(self.module, call)
             before = self.values()
             self.module.zero_grad(set_to_none=True)
-            loss = self._loss(call, tape)
-            loss.backward()
+            with lifted_torch(self.places):
+                loss = self._loss(call, tape)
+                torch.autograd.backward(loss)
             self._add_noise()
             return self._optimized(float(loss.detach()), before, brief)
 

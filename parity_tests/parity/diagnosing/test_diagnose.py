@@ -195,32 +195,6 @@ def test_other_modules_with_an_error_of_their_own():
     assert "also on their own: second (" in str(diagnosis)
 
 
-class Single(torch.nn.Module):
-    """Torch computes in float32 inside."""
-
-    def __init__(self):
-        super().__init__()
-        self.linear = torch.nn.Linear(6, 6)
-
-    def forward(self, x):
-        return self.linear(x).float().exp().to(x.dtype)
-
-
-class FlaxSingle(nnx.Module):
-    def __init__(self, dtype):
-        self.linear = nnx.Linear(6, 6, rngs=nnx.Rngs(0))
-        self.dtype_inside = dtype
-
-    def __call__(self, x):
-        return jnp.exp(self.linear(x).astype(self.dtype_inside)).astype(x.dtype)
-
-
-def test_float32_inside_torch():
-    diagnosis = why(FlaxSingle(jnp.float64), Single(), draw(3, 6))
-    assert (diagnosis.certainty, diagnosis.cause.mutation) == ("certain", "float32-lifted")
-    assert (diagnosis.cause.flax, diagnosis.cause.torch) == ("float64 throughout", "float32 inside")
-
-
 @pytest.mark.parametrize(
     ("mutation", "words"),
     [

@@ -77,9 +77,9 @@ DECODER = (
     *("heads-shared", "padding-missing", "causal-missing", "padding-inverted", "padding-inverted-mean"),
     *("padding-inverted-itself", "padding-inverted-alone", "padding-inverted-alone-mean", "causal-inverted"),
     *("causal-inverted-mean", "rotary-layout", "rotary-sign", "rotary-missing", "rotary-missing-keys"),
-    *("rotary-missing-queries", "rotary-base-500000", "rotary-unrounded", "gelu-for-silu"),
+    *("rotary-missing-queries", "rotary-base-500000", "gelu-for-silu"),
     *("tanh-gelu-for-silu", "gelu-sigmoid-for-silu", "relu-for-silu", "sigmoid-for-silu", "none-for-silu"),
-    *("gate-swapped", "norm-centred", "eps-outside", "eps-1e-5", "norm-placement", "float32-lifted"),
+    *("gate-swapped", "norm-centred", "eps-outside", "eps-1e-5", "norm-placement"),
 )
 
 PAIRS = {
