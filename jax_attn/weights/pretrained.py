@@ -16,6 +16,7 @@ from jax_attn.nn.primitives import Buffer
 from jax_attn.weights.architecture import Architecture
 from jax_attn.weights.bert import BERT, SEQUENCE_CLASSIFIER
 from jax_attn.weights.config import CONFIG, matches, model_arguments, read_config
+from jax_attn.weights.errors import StateDictError
 from jax_attn.weights.files import (
     SAFETENSORS,
     LazyTensors,
@@ -26,7 +27,7 @@ from jax_attn.weights.files import (
     write_together,
 )
 from jax_attn.weights.rules import slots
-from jax_attn.weights.state_dict import StateDictError, assign, find_faults, numpy_state_dict
+from jax_attn.weights.state_dict import assign, find_errors, numpy_state_dict
 
 # The first that fits a config is taken. Another architecture is one more row.
 ARCHITECTURES: tuple[Architecture, ...] = (SEQUENCE_CLASSIFIER, BERT)
@@ -161,9 +162,9 @@ def _load(module: nnx.Module, tensors: LazyTensors, names: Any, folder: Path) ->
         for slot in slots(module, names)
         if not isinstance(slot.variable, Buffer) or any(place.key in tensors for place in slot.places)
     ]
-    faults = find_faults(table, tensors)
-    if faults:
-        raise StateDictError(f"the weights in {folder} do not fit its {CONFIG}", faults)
+    errors = find_errors(table, tensors)
+    if errors:
+        raise StateDictError(f"the weights in {folder} do not fit its {CONFIG}", errors)
     assign(table, tensors)
 
 
