@@ -24,7 +24,7 @@ NEUTRAL = frozenset(
         "id2label", "initializer_range", "label2id", "language", "length_penalty", "mask_token_id",
         "max_length", "min_length", "model_type", "name", "name_or_path", "no_repeat_ngram_size",
         "num_beam_groups", "num_beams", "num_labels", "num_return_sequences", "output_attentions",
-        "output_hidden_states", "output_scores", "pad_token_id", "prefix", "problem_type",
+        "output_hidden_states", "output_scores", "prefix", "problem_type",
         "remove_invalid_values", "repetition_penalty", "return_dict", "return_dict_in_generate",
         "sep_token_id", "suppress_tokens", "task_specific_params", "temperature", "tf_legacy_loss",
         "tie_encoder_decoder", "tie_word_embeddings", "tokenizer_class", "top_k", "top_p",
@@ -52,12 +52,14 @@ class ConfigRules:
     Attributes:
         defaults: the attributes that the model is built from, each with its value where the file has none.
             The type of the default is the type that is asked for.
+        optional: those of them that are ids, which may be 0, or null where there is none.
         choices: for some of them, the values that are supported.
         ordinary: attributes that are supported with this value only, as those of `ORDINARY` are.
         neutral: further attributes that do not change what the model computes.
     """
 
     defaults: Mapping[str, Any]
+    optional: Collection[str] = ()
     choices: Mapping[str, Collection[Any]] = field(default_factory=dict)
     ordinary: Mapping[str, Any] = field(default_factory=dict)
     neutral: Collection[str] = ()
@@ -97,18 +99,18 @@ def model_arguments(
     """
     given = {name: value for name, value in config.items() if not matches(name, ignore)}
     ordinary = {**ORDINARY, **rules.ordinary}
-    faults = []
+    errors = []
     for name, value in given.items():
         if name in rules.defaults:
-            faults += _value_faults(name, value, rules)
+            errors += _value_errors(name, value, rules)
         elif name in ordinary:
             if value not in (None, ordinary[name]):
-                faults.append(f"{name}={value!r} is not supported, only {ordinary[name]!r} is")
+                errors.append(f"{name}={value!r} is not supported, only {ordinary[name]!r} is")
         elif name not in NEUTRAL and name not in rules.neutral:
-            faults.append(f"{name}={value!r} is not known here")
-    if faults:
+            errors.append(f"{name}={value!r} is not known here")
+    if errors:
         advice = "; `ignore` takes the names of attributes that change nothing in what the model computes"
-        raise ValueError("; ".join(faults) + advice)
+        raise ValueError("; ".join(errors) + advice)
     return {name: given.get(name, default) for name, default in rules.defaults.items()}
 
 
@@ -117,13 +119,16 @@ def matches(name: str, patterns: Collection[str]) -> bool:
     return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
-def _value_faults(name: str, value: Any, rules: ConfigRules) -> list[str]:
+def _value_errors(name: str, value: Any, rules: ConfigRules) -> list[str]:
     kind = type(rules.defaults[name])
+    if value is None and name in rules.optional:
+        return []
     accepted = (int, float) if kind is float else (kind,)
     if type(value) not in accepted:  # an exact type, since True is an int too
         return [f"{name}={value!r} must be of type {kind.__name__}"]
-    if kind is int and value < 1:
-        return [f"{name}={value!r} must be at least 1"]
+    least = 0 if name in rules.optional else 1
+    if kind is int and value < least:
+        return [f"{name}={value!r} must be at least {least}"]
     choices = rules.choices.get(name)
     if choices is not None and value not in choices:
         return [f"{name}={value!r} is not supported, only {', '.join(map(repr, choices))}"]

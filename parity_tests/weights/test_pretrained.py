@@ -479,7 +479,7 @@ def test_bad_tensors_are_all_told_at_once(folder):
         StateDictError, match=re.escape(f"the weights in {folder} do not fit its config.json")
     ) as caught:
         from_pretrained(folder)
-    assert sorted(caught.value.faults) == [
+    assert sorted(caught.value.errors) == [
         "missing: embeddings.LayerNorm.weight (12)",
         "shape: encoder.layer.1.output.dense.weight is (12, 16), expected (12, 17)",
         "unexpected: encoder.layer.2.output.dense.bias (12)",
