@@ -150,8 +150,8 @@ class Bert(nnx.Module):
 def draw_normal(module: nnx.Module, deviation: float) -> None:
     """Make the initial weights of every `Linear` and `Embedding` below `module` normal, and the biases 0.
 
-    The draws that are there are kept and scaled. `Linear` drew from U(-b, b), b = 1/sqrt(d_in), and `jax.random.normal`
-    is such a draw through the inverse error function: so is this, one layer or a stack of them alike.
+    The draws that are there are kept and scaled. `Linear` drew from U(-b, b), b = 1/sqrt(d_in), and
+    `jax.random.normal` is such a draw through the inverse error function: so is this, of one layer or of a stack.
     """
     if not deviation > 0:
         raise ValueError(f"initializer_range must be above 0, or None for torch's own draws, got {deviation}")

@@ -11,25 +11,39 @@ from jax_attn.weights.files import read_json
 CONFIG = "config.json"
 
 # Attributes that any Hugging Face config may carry and that do not change what the model computes. Those of
-# text generation stand in old files, for models that never generate.
+# text generation stand in old files, for models that never generate; those of tools (sentence-transformers,
+# transformers.js, exporters, trainers) are notes to themselves.
 # fmt: off
 NEUTRAL = frozenset(
     [
-        "_attn_implementation", "_attn_implementation_autoset", "_commit_hash", "_name_or_path",
-        "architectures", "attn_implementation", "bad_words_ids", "begin_suppress_tokens",
-        "bos_token_id", "chunk_size_feed_forward", "cls_token_id", "cross_attention_hidden_size",
-        "decoder_start_token_id", "diversity_penalty", "do_sample", "dtype", "early_stopping",
-        "encoder_no_repeat_ngram_size", "eos_token_id", "exponential_decay_length_penalty",
-        "finetuning_task", "forced_bos_token_id", "forced_eos_token_id", "gradient_checkpointing",
-        "id2label", "initializer_range", "label2id", "language", "length_penalty", "mask_token_id",
-        "max_length", "min_length", "model_type", "name", "name_or_path", "no_repeat_ngram_size",
-        "num_beam_groups", "num_beams", "num_labels", "num_return_sequences", "output_attentions",
-        "output_hidden_states", "output_scores", "prefix", "problem_type",
-        "remove_invalid_values", "repetition_penalty", "return_dict", "return_dict_in_generate",
-        "sep_token_id", "suppress_tokens", "task_specific_params", "temperature", "tf_legacy_loss",
-        "tie_encoder_decoder", "tie_word_embeddings", "tokenizer_class", "top_k", "top_p",
-        "torch_dtype", "torchscript", "transformers_version", "typical_p", "unk_token_id",
-        "use_bfloat16", "use_cache", "use_return_dict",
+        "_attn_implementation", "_attn_implementation_autoset", "_attn_implementation_internal",
+        "_commit_hash", "_experts_implementation", "_flash_attn_2_enabled", "_id2label", "_name_or_path",
+        "_num_labels", "_output_attentions", "_output_hidden_states", "adapters", "architectures",
+        "assistant_confidence_threshold", "attn_implementation", "bad_words_ids", "begin_suppress_tokens",
+        "best_metric", "bos_token_id", "cache_config", "cache_implementation", "chunk_size_feed_forward",
+        "classifier_activation", "cls_token_id", "constraints", "cross_attention_hidden_size",
+        "custom_pipelines", "decoder_start_token_id", "diversity_penalty", "do_sample", "dola_layers", "dtype",
+        "early_stopping", "encoder_no_repeat_ngram_size", "eos_token_id", "epsilon_cutoff", "eta_cutoff",
+        "exponential_decay_length_penalty", "finetuning_task", "force_words_ids", "forced_bos_token_id",
+        "forced_decoder_ids", "forced_eos_token_id", "generation_config", "gradient_checkpointing",
+        "guidance_scale", "id2label", "ids_to_labels", "initializer_factor", "initializer_range",
+        "is_composition", "is_training", "label2id", "label_names", "language", "length_penalty",
+        "library_name", "license", "loss_type", "low_memory", "mask_token_id", "max_length", "max_new_tokens",
+        "max_seq_length", "max_time", "min_length", "min_new_tokens", "min_p", "model_max_length",
+        "model_name", "model_type", "name", "name_or_path", "neuron", "no_repeat_ngram_size",
+        "num_assistant_tokens", "num_beam_groups", "num_beams", "num_choices", "num_labels",
+        "num_return_sequences", "onnx", "output_attentions", "output_hidden_states", "output_logits",
+        "output_past", "output_scores", "penalty_alpha", "pipeline_tag", "prefix", "problem_type",
+        "prompt_lookup_num_tokens", "reference_compile", "remove_invalid_values", "renormalize_logits",
+        "repetition_penalty", "return_all_scores", "return_dict", "return_dict_in_generate", "revision",
+        "sbert_ce_default_activation_function", "sentence_transformers", "sep_token_id", "sequence_bias",
+        "stop_strings", "summary_activation", "summary_first_dropout", "summary_last_dropout",
+        "summary_proj_to_labels", "summary_type", "summary_use_proj", "suppress_tokens",
+        "task_specific_params", "temperature", "tf_legacy_loss", "tie_encoder_decoder", "tie_word_embeddings",
+        "token_healing", "tokenizer_class", "tokenizer_name", "tokenizer_type", "top_k", "top_p",
+        "torch_dtype", "torchscript", "transformers.js_config", "transformers_version", "typical_p",
+        "unk_token_id", "use_bfloat16", "use_cache", "use_fast", "use_return_dict", "version",
+        "watermarking_config", "xla_device",
     ]
 )
 # fmt: on
@@ -109,7 +123,7 @@ def model_arguments(
         elif name not in NEUTRAL and name not in rules.neutral:
             errors.append(f"{name}={value!r} is not known here")
     if errors:
-        advice = "; `ignore` takes the names of attributes that change nothing in what the model computes"
+        advice = "; ignore=[name, ...] (--ignore NAME) passes over what changes nothing in the model"
         raise ValueError("; ".join(errors) + advice)
     return {name: given.get(name, default) for name, default in rules.defaults.items()}
 

@@ -103,7 +103,7 @@ def misfit(
 def remember(module: nnx.Module, layout: TorchLayout) -> None:
     """Note on the module how torch lays it out, where the generic rule does not tell."""
     if layout != layout_noted(module):
-        module.torch_layout = layout
+        setattr(module, "torch_layout", layout)  # noqa: B010 - no attribute that every module has
 
 
 def assign(table: Sequence[Slot], state_dict: Mapping[str, Any]) -> None:

@@ -33,8 +33,9 @@ class Embeddings(nnx.Module):
         param_dtype: dtype of the parameters.
 
     Raises:
-        ValueError: `positions` is not known, `padding_idx` is outside the vocabulary, the ids are not integers or not `(t,)` or `(b, t)`, segment ids
-            have another shape than token ids, or there are more than `max_positions` tokens.
+        ValueError: `positions` is not known, `padding_idx` is outside the vocabulary, the ids are not integers or
+            not `(t,)` or `(b, t)`, segment ids have another shape than token ids, or there are more than
+            `max_positions` tokens.
 
     An id outside its table gives NaN, under `jit` too, where its value cannot be looked at: it is never
     taken for another token.
