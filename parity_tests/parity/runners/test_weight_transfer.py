@@ -100,11 +100,6 @@ def test_constants_without_a_counterpart(weights, own_mask, reasons):
     ("flax", "theirs", "mutation"),
     [
         (lambda: nnx.LayerNorm(3, rngs=rngs()), torch.nn.BatchNorm1d(3), r"unexpected: .*running_mean"),
-        (
-            lambda: nnx.BatchNorm(3, rngs=rngs()),
-            torch.nn.BatchNorm1d(3, track_running_stats=False),
-            r"missing: .*running_mean",
-        ),
         (lambda: nnx.Linear(3, 3, use_bias=False, rngs=rngs()), torch.nn.Linear(3, 3), "unexpected: .*bias"),
     ],
 )
@@ -112,6 +107,14 @@ def test_what_is_learned_is_not_left_out(flax, theirs, mutation):
     """Parameters, and what a norm has seen in training."""
     with pytest.raises(StateDictError, match=mutation):
         carry(flax(), theirs, "torch", ())
+
+
+def test_statistics_that_torch_does_not_track_are_left_out():
+    carried = carry(
+        nnx.BatchNorm(3, rngs=rngs()), torch.nn.BatchNorm1d(3, track_running_stats=False), "torch", ()
+    )
+    reason = "a statistic of flax, which torch does not track"
+    assert carried.left_out == dict.fromkeys(("running_mean", "running_var"), reason)
 
 
 def test_a_parameter_is_not_left_out_for_being_a_constant_of_another_shape_in_flax():
