@@ -32,6 +32,9 @@ def verify(
     text: Annotated[
         tuple[tuple[str, ...], ...], tyro.conf.arg(metavar="SENTENCE"), tyro.conf.UseAppendAction
     ] = (),
+    ignore: Annotated[
+        tuple[tuple[str, ...], ...], tyro.conf.arg(metavar="NAME"), tyro.conf.UseAppendAction
+    ] = (),
     json: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None,
     power: bool = False,
 ) -> int:
@@ -49,14 +52,16 @@ def verify(
         lanes: the lanes to run.
         checkpoint: folder with config.json, weights and tokenizer.json, in place of the sample encoder.
         text: a sentence to read in place of the sample ones; give it as often as there are sentences.
+        ignore: an attribute of the checkpoint's config.json that changes nothing in what is computed, or a tensor
+            to leave out; shell-like patterns, as often as needed.
         json: write everything that was measured to this file.
         power: inject known mutations into the catalogue instead, and show which lanes see each; the exit status
             is 0 only if each is caught. The names are then those of mutations, or of their families.
     """
     if power:
-        if checkpoint is not None or text:
+        if checkpoint is not None or text or ignore:
             raise ValueError(
-                "--power injects mutations into the catalogue; it takes no --checkpoint and no --text"
+                "--power injects mutations into the catalogue; it takes no --checkpoint, --text or --ignore"
             )
         from jax_attn.cli.power import verify_power
 
@@ -68,7 +73,8 @@ def verify(
 
     console = Console(highlight=False, soft_wrap=True)
     own = checkpoint is not None or bool(text)
-    read = partial(prove_checkpoint, checkpoint, sentences, lanes)
+    ignored = tuple(name for group in ignore for name in group)
+    read = partial(prove_checkpoint, checkpoint, sentences, lanes, ignore=ignored)
     proof = None
     if wants_pretrained and own:  # before the catalogue: bad input is told now
         proof = show_proof(console, read(announce=console.print))
@@ -120,14 +126,17 @@ def prove_catalogue(console: Console, twins: Sequence[Twin], lanes: Sequence[str
 
 def show_proof(console: Console, proof: Proof) -> Proof:
     """The encoder's row, and the similarities that either side finds between the sentences."""
-    columns = Columns(len(proof.report.title), proof.report.lanes)
+    columns = Columns(max(len(proof.report.title), len("transformers")), proof.report.lanes)
     console.print(
         f"\n{proof.report.title} reads {proof.sentences} sentences, up to {proof.tokens} tokens", markup=False
     )
     console.print(columns.header(), style="bold")
     console.print(columns.row(proof.report.title, proof.report))
-    if not proof.report.passed:
-        console.print(f"\n{proof.report}", markup=False)
+    if proof.transformers is not None:
+        console.print(columns.row("transformers", proof.transformers))
+    for report in (proof.report, proof.transformers):
+        if report is not None and not report.passed:
+            console.print(f"\n{report}", markup=False)
     console.print("\nsimilarity of the sentences: Flax, torch, difference", style="bold")
     for pair in proof.similarities:
         difference = abs(pair.flax - pair.torch)

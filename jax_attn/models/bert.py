@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
@@ -10,6 +11,7 @@ from jaxtyping import Array, Bool, Integer
 from jax_attn.nn.layers.embeddings import Embeddings
 from jax_attn.nn.layers.encoder import Encoder
 from jax_attn.nn.layers.pooler import Pooler
+from jax_attn.nn.primitives import Embedding, Linear
 
 
 class BertOutput(NamedTuple):
@@ -47,6 +49,9 @@ class Bert(nnx.Module):
         add_pooling_layer: whether it ends in a pooler.
         norm_placement: "post", as BERT, or "pre", which ends in one more layer norm (`encoder.norm`).
         positions: "learned", as BERT, or "sinusoidal".
+        pad_token_id: the token of padding, whose vector starts at zero and is not trained; None is none.
+        initializer_range: standard deviation of the initial weights, which are normal, with biases of 0, as BERT;
+            None leaves torch's own draws.
         scan: whether the encoder's layers are stacked and run as one loop; see `Encoder`.
         remat: whether the backward pass computes each layer again, to save memory.
         rngs: source of the initial weights and of dropout.
@@ -77,6 +82,8 @@ class Bert(nnx.Module):
         add_pooling_layer: bool = True,
         norm_placement: str = "post",
         positions: str = "learned",
+        pad_token_id: int | None = 0,
+        initializer_range: float | None = 0.02,
         *,
         scan: bool = False,
         remat: bool = False,
@@ -92,6 +99,7 @@ class Bert(nnx.Module):
             hidden_dropout_prob,
             positions,
             layer_norm_eps,
+            pad_token_id,
             rngs=rngs,
             dtype=dtype,
             param_dtype=param_dtype,
@@ -118,6 +126,8 @@ class Bert(nnx.Module):
             if add_pooling_layer
             else None
         )
+        if initializer_range is not None:
+            draw_normal(self, initializer_range)
 
     def __call__(
         self,
@@ -135,6 +145,26 @@ class Bert(nnx.Module):
         mask = None if attention_mask is None else token_mask(attention_mask, input_ids.shape)
         hidden = self.encoder(self.embeddings(input_ids, token_type_ids), mask)
         return BertOutput(hidden, None if self.pooler is None else self.pooler(hidden))
+
+
+def draw_normal(module: nnx.Module, deviation: float) -> None:
+    """Make the initial weights of every `Linear` and `Embedding` below `module` normal, and the biases 0.
+
+    The draws that are there are kept and scaled. `Linear` drew from U(-b, b), b = 1/sqrt(d_in), and
+    `jax.random.normal` is such a draw through the inverse error function: so is this, of one layer or of a stack.
+    """
+    if not deviation > 0:
+        raise ValueError(f"initializer_range must be above 0, or None for torch's own draws, got {deviation}")
+    for _, node in nnx.iter_modules(module, graph=True):
+        if isinstance(node, Embedding):
+            node.embedding.set_value(deviation * node.embedding[...])
+        elif isinstance(node, Linear):
+            kernel = node.kernel[...]
+            most = jnp.nextafter(jnp.ones((), kernel.dtype), jnp.zeros((), kernel.dtype))
+            uniform = jnp.clip(kernel * node.in_features**0.5, -most, most)
+            node.kernel.set_value(deviation * 2**0.5 * jax.lax.erf_inv(uniform))
+            if node.bias is not None:
+                node.bias.set_value(jnp.zeros_like(node.bias[...]))
 
 
 def token_mask(attention_mask: Bool[Array, "..."] | Integer[Array, "..."], shape: tuple[int, ...]) -> Array:

@@ -7,7 +7,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Integer
 
-from jax_attn.models.bert import Bert
+from jax_attn.models.bert import Bert, draw_normal
 from jax_attn.nn.layers.classification_head import ClassificationHead
 
 
@@ -20,6 +20,7 @@ class SequenceClassifier(nnx.Module):
         num_classes: number of classes.
         hidden_size: width of the encoder.
         classifier_dropout: probability of dropping a feature before the last layer, while training.
+        initializer_range: as in `Bert`, and of the last layer too.
         rngs: source of the initial weights and of dropout.
         dtype: dtype to compute in; None is that of the parameters.
         param_dtype: dtype of the parameters.
@@ -36,6 +37,7 @@ class SequenceClassifier(nnx.Module):
         num_classes: int,
         hidden_size: int = 768,
         classifier_dropout: float = 0.1,
+        initializer_range: float | None = 0.02,
         *,
         rngs: nnx.Rngs,
         dtype: DTypeLike | None = None,
@@ -45,6 +47,7 @@ class SequenceClassifier(nnx.Module):
         self.bert = Bert(
             hidden_size=hidden_size,
             add_pooling_layer=False,
+            initializer_range=initializer_range,
             rngs=rngs,
             dtype=dtype,
             param_dtype=param_dtype,
@@ -53,6 +56,8 @@ class SequenceClassifier(nnx.Module):
         self.head = ClassificationHead(
             hidden_size, num_classes, classifier_dropout, rngs=rngs, dtype=dtype, param_dtype=param_dtype
         )
+        if initializer_range is not None:
+            draw_normal(self.head, initializer_range)
 
     def __call__(
         self,

@@ -8,7 +8,7 @@ their defaults alone, and take torch's argument names:
 leaf            torch's default, used here                  NNX's default
 ==============  ==========================================  =====================================
 `Linear`        kernel and bias U(±1/sqrt(d_in))            kernel LeCun normal, bias 0
-`Embedding`     N(0, 1)                                     N(0, 1/features)
+`Embedding`     N(0, 1), and zeros at `padding_idx`         N(0, 1/features)
 `LayerNorm`     eps 1e-5, variance in two passes            eps 1e-6, E[x²] - E[x]² (cancels)
 ==============  ==========================================  =====================================
 """
@@ -19,7 +19,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jax.typing import DTypeLike
 
 from jax_attn.functional.checks import require_probability
@@ -113,6 +115,17 @@ def _wide_product_jvp(multiply: Callable[..., jax.Array], primals: Any, tangents
 class Embedding(nnx.Embed):
     """A table of `num_embeddings` vectors, drawn from N(0, 1) as `torch.nn.Embedding`.
 
+    Args:
+        num_embeddings: number of ids.
+        embedding_dim: width of a vector.
+        padding_idx: the id of padding: its row starts at zero and gets no gradient by being looked up.
+        rngs: source of the initial weights.
+        dtype: dtype of the output; None is that of the parameters.
+        param_dtype: dtype of the parameters.
+
+    Raises:
+        ValueError: `padding_idx` is outside the table.
+
     Source: `torch.nn.Embedding`.
     """
 
@@ -120,11 +133,14 @@ class Embedding(nnx.Embed):
         self,
         num_embeddings: int,
         embedding_dim: int,
+        padding_idx: int | None = None,
         *,
         rngs: nnx.Rngs,
         dtype: DTypeLike | None = None,
         param_dtype: DTypeLike = jnp.float32,
     ):
+        if padding_idx is not None and not -num_embeddings <= padding_idx < num_embeddings:
+            raise ValueError(f"padding_idx must be within num_embeddings={num_embeddings}, got {padding_idx}")
         super().__init__(
             num_embeddings,
             embedding_dim,
@@ -134,6 +150,35 @@ class Embedding(nnx.Embed):
             rngs=rngs,
         )
         self.dtype = dtype  # NNX notes down param_dtype for None, and would cast float64 weights back to it
+        self.padding_idx = None if padding_idx is None else padding_idx % num_embeddings
+        if self.padding_idx is not None:
+            self.embedding.set_value(self.embedding[...].at[self.padding_idx].set(0))
+
+    def __call__(self, inputs: jax.Array, out_sharding: Any = None) -> jax.Array:
+        """Integers of any shape to `(*shape, embedding_dim)`; NaN for an id outside the table."""
+        if not jnp.issubdtype(inputs.dtype, jnp.integer):
+            raise ValueError(f"inputs must be integers, got {inputs.dtype}")
+        (table,) = self.promote_dtype((self.embedding[...],), dtype=self.dtype, inexact=False)
+        out_sharding = _rows_sharding(table, inputs) if out_sharding is None else out_sharding
+        rows = table.at[inputs].get(mode="fill", fill_value=jnp.nan, out_sharding=out_sharding)
+        if self.padding_idx is None:
+            return rows
+        return jnp.where((inputs == self.padding_idx)[..., None], jax.lax.stop_gradient(rows), rows)
+
+
+def _rows_sharding(table: jax.Array, ids: jax.Array) -> NamedSharding | None:
+    """Under an explicit mesh, rows lie as the ids do, and their features as the table's; None under no such."""
+    of_table, of_ids = (jax.typeof(array).sharding for array in (table, ids))
+    for mesh in (of_ids.mesh, of_table.mesh):
+        if AxisType.Explicit in (mesh.axis_types or ()):
+            break
+    else:
+        return None
+    batch = [*of_ids.spec, *[None] * (ids.ndim - len(of_ids.spec))]
+    taken = {name for entry in batch if entry is not None for name in np.atleast_1d(entry)}
+    features = of_table.spec[1] if len(of_table.spec) > 1 else None
+    free = features is None or taken.isdisjoint(np.atleast_1d(features))
+    return NamedSharding(mesh, PartitionSpec(*batch, features if free else None))
 
 
 class LayerNorm(nnx.LayerNorm):

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from importlib import import_module
+from importlib.util import find_spec
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from jax_attn.parity.cases import Case
 from jax_attn.parity.compare import compare_cases
 from jax_attn.parity.lanes import LANES
 from jax_attn.parity.report import Report
-from jax_attn.weights.bert import BERT
+from jax_attn.weights.bert import BERT, MODEL_TYPE, NAMES
 from jax_attn.weights.config import model_arguments, read_config
 from jax_attn.weights.pretrained import from_pretrained
 from jax_attn.weights.sample import minilm_folder
@@ -47,23 +48,35 @@ class Similarity:
 
 @dataclass(frozen=True)
 class Proof:
-    """What was found of a checkpoint: the comparison in every lane, and the similarities it gives."""
+    """What was found of a checkpoint: the comparison in every lane, and the similarities it gives.
+
+    Attributes:
+        report: the encoder beside its twin, in every lane.
+        transformers: beside transformers' `BertModel`, in one lane; None where that is not installed or has no such
+            model.
+        sentences: how many were read.
+        tokens: the most tokens of one.
+        similarities: of each sentence with each.
+    """
 
     report: Report
+    transformers: Report | None
     sentences: int
     tokens: int
     similarities: tuple[Similarity, ...]
 
     @property
     def passed(self) -> bool:
-        """Whether the comparison passed."""
-        return self.report.passed
+        """Whether the comparisons passed."""
+        return self.report.passed and (self.transformers is None or self.transformers.passed)
 
     def to_json(self) -> dict[str, Any]:
         """Everything as JSON has it."""
         similarities = [asdict(pair) for pair in self.similarities]
         return {
             **self.report.to_json(),
+            "passed": self.passed,
+            "transformers": None if self.transformers is None else self.transformers.to_json(),
             "sentences": self.sentences,
             "tokens": self.tokens,
             "similarities": similarities,
@@ -75,6 +88,7 @@ def prove_checkpoint(
     sentences: Sequence[str] = SENTENCES,
     lanes: Sequence[str] = LANES,
     announce: Callable[[str], None] = lambda line: None,
+    ignore: Sequence[str] = (),
 ) -> Proof:
     """Load the checkpoint into both frameworks and compare them on the sentences, gradients included.
 
@@ -83,6 +97,7 @@ def prove_checkpoint(
         sentences: what to read; each is compared with each.
         lanes: the lanes to compare in.
         announce: called with a line before each longer piece of work.
+        ignore: as in `from_pretrained`.
 
     Raises:
         FileNotFoundError: there is no checkpoint.
@@ -91,10 +106,11 @@ def prove_checkpoint(
     name = "all-MiniLM-L6-v2" if folder is None else Path(folder).resolve().name
     folder = minilm_folder() if folder is None else Path(folder)
     ids, mask = tokenize(folder, sentences)
-    encoder = from_pretrained(folder, param_dtype=jnp.float32)
+    encoder = from_pretrained(folder, param_dtype=jnp.float32, ignore=ignore)
     if not isinstance(encoder, Bert):
         raise ValueError(f"{folder} holds a {type(encoder).__name__}, expected a Bert encoder")
-    twin = torch_twin(encoder, folder)
+    twin = torch_twin(encoder, folder, ignore)
+    theirs = transformers_twin(encoder, folder)
     case = Case("sentences", (ids, mask))
     report = compare_cases(
         encoder,
@@ -106,17 +122,39 @@ def prove_checkpoint(
         title=name,
         progress=lambda lane, _: announce(f"{name}, {lane}: outputs and the gradients of all weights"),
     )
+    beside = None
+    if theirs is not None:
+        beside = compare_cases(
+            encoder,
+            theirs,
+            [case],
+            lanes=["float64" if "float64" in lanes else lanes[0]],
+            weights="flax",
+            names=NAMES,
+            whole_model=True,
+            title=f"{name} beside transformers",
+            progress=lambda lane, _: announce(f"{name} beside transformers, {lane}"),
+        )
     found = similarities(encoder, twin, sentences, ids, mask)
-    return Proof(report, len(sentences), ids.shape[1], found)
+    return Proof(report, beside, len(sentences), ids.shape[1], found)
 
 
-def torch_twin(encoder: Bert, folder: Path) -> Any:
+def torch_twin(encoder: Bert, folder: Path, ignore: Sequence[str] = ()) -> Any:
     """`torch_ref`'s BERT with the encoder's architecture and weights, in evaluation mode."""
-    arguments = model_arguments(read_config(folder), BERT.rules, ())
+    arguments = model_arguments(read_config(folder), BERT.rules, ignore)
     kind = import_module("torch_ref.models.bert").Bert
     twin = kind(**arguments, add_pooling_layer=encoder.pooler is not None)
     twin.load_state_dict(state_dict(encoder))
     return twin.eval()
+
+
+def transformers_twin(encoder: Bert, folder: Path) -> Any:
+    """transformers' `BertModel` of the folder's `config.json`, in evaluation mode; None where there is none."""
+    if find_spec("transformers") is None or read_config(folder)["model_type"] != MODEL_TYPE:
+        return None
+    transformers = import_module("transformers")
+    config = transformers.BertConfig.from_pretrained(folder)
+    return transformers.BertModel(config, add_pooling_layer=encoder.pooler is not None).eval()
 
 
 def similarities(

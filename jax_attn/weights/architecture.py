@@ -34,7 +34,8 @@ class Architecture:
         model_types: the values of `model_type` in `config.json` that mean it.
         named: whether `architectures` in `config.json` must name the class too.
         rules: what `config.json` may say.
-        plan: from the attributes of `config.json` that the model is built from, and the keys of its tensors.
+        plan: from the attributes of `config.json` that the model is built from, the keys of its tensors, and the
+            `names` of the user.
         describe: a module's `config.json`, read off the module itself.
         names: what turns our keys into those that are saved.
     """
@@ -43,7 +44,7 @@ class Architecture:
     model_types: Sequence[str]
     named: bool
     rules: ConfigRules
-    plan: Callable[[dict[str, Any], Sequence[str]], Plan]
+    plan: Callable[[dict[str, Any], Sequence[str], Names], Plan]
     describe: Callable[[Any], dict[str, Any]]
     names: Names
 

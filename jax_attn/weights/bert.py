@@ -13,7 +13,7 @@ from jax_attn.nn.layers.encoder_layer import NORM_PLACEMENTS
 from jax_attn.nn.layers.feed_forward import ACTIVATIONS
 from jax_attn.weights.architecture import Architecture, Plan
 from jax_attn.weights.config import ConfigRules
-from jax_attn.weights.rules import Names
+from jax_attn.weights.rules import Names, rename
 
 MODEL_TYPE = "bert"
 OWN_MODEL_TYPE = "jax_attn_bert"  # what Hugging Face's BERT cannot compute must not be taken for it
@@ -30,6 +30,7 @@ DEFAULTS: dict[str, Any] = {
     "max_position_embeddings": 512,
     "type_vocab_size": 2,
     "layer_norm_eps": 1e-12,
+    "pad_token_id": 0,
 }
 OWN_DEFAULTS = {"norm_placement": "post", "positions": "learned"}
 HEAD_DEFAULTS = {"num_labels": 2, "classifier_dropout": 0.1}
@@ -41,6 +42,7 @@ RULES = ConfigRules(
         "norm_placement": NORM_PLACEMENTS,
         "positions": tuple(POSITIONS),
     },
+    optional=("pad_token_id",),
     ordinary={"position_embedding_type": "absolute"},
     # The pooler_* and directionality stand in files from the first TensorFlow release, and nobody reads them.
     neutral=(
@@ -73,42 +75,64 @@ NAMES: tuple[tuple[str, str], ...] = (
 OLD_NAMES = ((r"\bLayerNorm\.weight$", "LayerNorm.gamma"), (r"\bLayerNorm\.bias$", "LayerNorm.beta"))
 
 PREFIX = "bert."  # of the encoder's tensors, where the checkpoint has a head too
+TABLE = "embeddings.word_embeddings.weight"  # which every encoder has
 CONSTANTS = ("embeddings.position_ids", "embeddings.token_type_ids")  # 0, 1, 2, … and zeros: nothing learned
 HEADS = ("cls.", "classifier.", "qa_outputs.", "head.")  # of the tasks that a checkpoint was trained on
 GELU_TANH = "gelu_pytorch_tanh"  # Hugging Face's name for our "gelu_tanh"
 
 
-def plan_bert(arguments: dict[str, Any], keys: Sequence[str]) -> Plan:
+def plan_bert(arguments: dict[str, Any], keys: Sequence[str], names: Names) -> Plan:
     """A `Bert`, whether the checkpoint is of the encoder alone or of a model with a head."""
-    names = [*names_in_file(keys)]
-    if any(key.startswith(PREFIX) for key in keys):
-        names.append((r"^", PREFIX))
-    notes = []
-    heads = [key for key in keys if key.startswith(HEADS)]
+    in_file, prefix = names_in_file(keys, names, TABLE)
+    notes = prefix_notes(prefix.removesuffix(PREFIX))
+    outside = tuple(prefix.removesuffix(PREFIX) + head for head in HEADS)
+    heads = [key for key in keys if key.startswith(outside)]
     if heads:
         notes.append(f"left out the head of another task: {', '.join(heads)}")
-    has_pooler = any(key.removeprefix(PREFIX).startswith("pooler.") for key in keys)
+    has_pooler = rename("pooler.dense.weight", in_file) in keys
     if not has_pooler:
         notes.append("built without a pooler, since the checkpoint has none")
     arguments = {**arguments, "add_pooling_layer": has_pooler}
-    return Plan(arguments, names, [*constants(keys), *heads], notes)
+    return Plan(arguments, in_file, [*constants(keys, in_file), *heads], notes)
 
 
-def plan_classifier(arguments: dict[str, Any], keys: Sequence[str]) -> Plan:
+def plan_classifier(arguments: dict[str, Any], keys: Sequence[str], names: Names) -> Plan:
     """A `SequenceClassifier` that we saved. (Hugging Face's has a pooler before its head: another model.)"""
     arguments = {**arguments, "num_classes": arguments["num_labels"]}
     del arguments["num_labels"]
-    return Plan(arguments, names_in_file(keys), constants(keys))
+    in_file, prefix = names_in_file(keys, names, PREFIX + TABLE)
+    return Plan(arguments, in_file, constants(keys, [(r"^", PREFIX), *in_file]), prefix_notes(prefix))
 
 
-def names_in_file(keys: Sequence[str]) -> Names:
-    """What a file with these keys calls the tensors."""
-    return NAMES + OLD_NAMES if any(key.endswith("LayerNorm.gamma") for key in keys) else NAMES
+def names_in_file(keys: Sequence[str], names: Names, table: str) -> tuple[Names, str]:
+    """What turns our keys into those of a file, and the prefix that it gives to all of the model's.
+
+    Raises:
+        ValueError: there are several encoders in it.
+    """
+    old = OLD_NAMES if any(key.endswith("LayerNorm.gamma") for key in keys) else ()
+    in_file = [*NAMES, *old, *names]
+    table = rename(table, in_file)
+    prefixes = [key.removesuffix(table) for key in keys if key == table or key.endswith(f".{table}")]
+    if "" in prefixes or not prefixes:
+        return in_file, ""
+    if len(prefixes) > 1:
+        raise ValueError(
+            f"the file holds {len(prefixes)} encoders, under {', '.join(map(repr, prefixes))}: names=[('^', "
+            f"{prefixes[0]!r})] takes the first, and ignore=['{prefixes[1]}*'] leaves the other out"
+        )
+    return [*in_file, (r"^", prefixes[0])], prefixes[0]
 
 
-def constants(keys: Sequence[str]) -> list[str]:
+def prefix_notes(prefix: str) -> list[str]:
+    """A word on a prefix that wrappers such as DataParallel or torch.compile give to every key."""
+    return [f"took the prefix {prefix!r} off the names of the weights"] if prefix else []
+
+
+def constants(keys: Sequence[str], names: Names) -> list[str]:
     """The keys of tensors that hold nothing learned."""
-    return [key for key in keys if key.removeprefix(PREFIX) in CONSTANTS]
+    known = {rename(key, names) for key in CONSTANTS}
+    return [key for key in keys if key in known]
 
 
 def describe_bert(bert: Bert) -> dict[str, Any]:
@@ -135,6 +159,7 @@ def describe_bert(bert: Bert) -> dict[str, Any]:
         "max_position_embeddings": embeddings.max_positions,
         "type_vocab_size": embeddings.segment.num_embeddings,
         "layer_norm_eps": embeddings.norm.epsilon,
+        "pad_token_id": embeddings.token.padding_idx,
         **({} if ordinary else own),
     }
 

@@ -11,25 +11,39 @@ from jax_attn.weights.files import read_json
 CONFIG = "config.json"
 
 # Attributes that any Hugging Face config may carry and that do not change what the model computes. Those of
-# text generation stand in old files, for models that never generate.
+# text generation stand in old files, for models that never generate; those of tools (sentence-transformers,
+# transformers.js, exporters, trainers) are notes to themselves.
 # fmt: off
 NEUTRAL = frozenset(
     [
-        "_attn_implementation", "_attn_implementation_autoset", "_commit_hash", "_name_or_path",
-        "architectures", "attn_implementation", "bad_words_ids", "begin_suppress_tokens",
-        "bos_token_id", "chunk_size_feed_forward", "cls_token_id", "cross_attention_hidden_size",
-        "decoder_start_token_id", "diversity_penalty", "do_sample", "dtype", "early_stopping",
-        "encoder_no_repeat_ngram_size", "eos_token_id", "exponential_decay_length_penalty",
-        "finetuning_task", "forced_bos_token_id", "forced_eos_token_id", "gradient_checkpointing",
-        "id2label", "initializer_range", "label2id", "language", "length_penalty", "mask_token_id",
-        "max_length", "min_length", "model_type", "name", "name_or_path", "no_repeat_ngram_size",
-        "num_beam_groups", "num_beams", "num_labels", "num_return_sequences", "output_attentions",
-        "output_hidden_states", "output_scores", "pad_token_id", "prefix", "problem_type",
-        "remove_invalid_values", "repetition_penalty", "return_dict", "return_dict_in_generate",
-        "sep_token_id", "suppress_tokens", "task_specific_params", "temperature", "tf_legacy_loss",
-        "tie_encoder_decoder", "tie_word_embeddings", "tokenizer_class", "top_k", "top_p",
-        "torch_dtype", "torchscript", "transformers_version", "typical_p", "unk_token_id",
-        "use_bfloat16", "use_cache", "use_return_dict",
+        "_attn_implementation", "_attn_implementation_autoset", "_attn_implementation_internal",
+        "_commit_hash", "_experts_implementation", "_flash_attn_2_enabled", "_id2label", "_name_or_path",
+        "_num_labels", "_output_attentions", "_output_hidden_states", "adapters", "architectures",
+        "assistant_confidence_threshold", "attn_implementation", "bad_words_ids", "begin_suppress_tokens",
+        "best_metric", "bos_token_id", "cache_config", "cache_implementation", "chunk_size_feed_forward",
+        "classifier_activation", "cls_token_id", "constraints", "cross_attention_hidden_size",
+        "custom_pipelines", "decoder_start_token_id", "diversity_penalty", "do_sample", "dola_layers", "dtype",
+        "early_stopping", "encoder_no_repeat_ngram_size", "eos_token_id", "epsilon_cutoff", "eta_cutoff",
+        "exponential_decay_length_penalty", "finetuning_task", "force_words_ids", "forced_bos_token_id",
+        "forced_decoder_ids", "forced_eos_token_id", "generation_config", "gradient_checkpointing",
+        "guidance_scale", "id2label", "ids_to_labels", "initializer_factor", "initializer_range",
+        "is_composition", "is_training", "label2id", "label_names", "language", "length_penalty",
+        "library_name", "license", "loss_type", "low_memory", "mask_token_id", "max_length", "max_new_tokens",
+        "max_seq_length", "max_time", "min_length", "min_new_tokens", "min_p", "model_max_length",
+        "model_name", "model_type", "name", "name_or_path", "neuron", "no_repeat_ngram_size",
+        "num_assistant_tokens", "num_beam_groups", "num_beams", "num_choices", "num_labels",
+        "num_return_sequences", "onnx", "output_attentions", "output_hidden_states", "output_logits",
+        "output_past", "output_scores", "penalty_alpha", "pipeline_tag", "prefix", "problem_type",
+        "prompt_lookup_num_tokens", "reference_compile", "remove_invalid_values", "renormalize_logits",
+        "repetition_penalty", "return_all_scores", "return_dict", "return_dict_in_generate", "revision",
+        "sbert_ce_default_activation_function", "sentence_transformers", "sep_token_id", "sequence_bias",
+        "stop_strings", "summary_activation", "summary_first_dropout", "summary_last_dropout",
+        "summary_proj_to_labels", "summary_type", "summary_use_proj", "suppress_tokens",
+        "task_specific_params", "temperature", "tf_legacy_loss", "tie_encoder_decoder", "tie_word_embeddings",
+        "token_healing", "tokenizer_class", "tokenizer_name", "tokenizer_type", "top_k", "top_p",
+        "torch_dtype", "torchscript", "transformers.js_config", "transformers_version", "typical_p",
+        "unk_token_id", "use_bfloat16", "use_cache", "use_fast", "use_return_dict", "version",
+        "watermarking_config", "xla_device",
     ]
 )
 # fmt: on
@@ -52,12 +66,14 @@ class ConfigRules:
     Attributes:
         defaults: the attributes that the model is built from, each with its value where the file has none.
             The type of the default is the type that is asked for.
+        optional: those of them that are ids, which may be 0, or null where there is none.
         choices: for some of them, the values that are supported.
         ordinary: attributes that are supported with this value only, as those of `ORDINARY` are.
         neutral: further attributes that do not change what the model computes.
     """
 
     defaults: Mapping[str, Any]
+    optional: Collection[str] = ()
     choices: Mapping[str, Collection[Any]] = field(default_factory=dict)
     ordinary: Mapping[str, Any] = field(default_factory=dict)
     neutral: Collection[str] = ()
@@ -97,18 +113,18 @@ def model_arguments(
     """
     given = {name: value for name, value in config.items() if not matches(name, ignore)}
     ordinary = {**ORDINARY, **rules.ordinary}
-    faults = []
+    errors = []
     for name, value in given.items():
         if name in rules.defaults:
-            faults += _value_faults(name, value, rules)
+            errors += _value_errors(name, value, rules)
         elif name in ordinary:
             if value not in (None, ordinary[name]):
-                faults.append(f"{name}={value!r} is not supported, only {ordinary[name]!r} is")
+                errors.append(f"{name}={value!r} is not supported, only {ordinary[name]!r} is")
         elif name not in NEUTRAL and name not in rules.neutral:
-            faults.append(f"{name}={value!r} is not known here")
-    if faults:
-        advice = "; `ignore` takes the names of attributes that change nothing in what the model computes"
-        raise ValueError("; ".join(faults) + advice)
+            errors.append(f"{name}={value!r} is not known here")
+    if errors:
+        advice = "; ignore=[name, ...] (--ignore NAME) passes over what changes nothing in the model"
+        raise ValueError("; ".join(errors) + advice)
     return {name: given.get(name, default) for name, default in rules.defaults.items()}
 
 
@@ -117,13 +133,16 @@ def matches(name: str, patterns: Collection[str]) -> bool:
     return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
-def _value_faults(name: str, value: Any, rules: ConfigRules) -> list[str]:
+def _value_errors(name: str, value: Any, rules: ConfigRules) -> list[str]:
     kind = type(rules.defaults[name])
+    if value is None and name in rules.optional:
+        return []
     accepted = (int, float) if kind is float else (kind,)
     if type(value) not in accepted:  # an exact type, since True is an int too
         return [f"{name}={value!r} must be of type {kind.__name__}"]
-    if kind is int and value < 1:
-        return [f"{name}={value!r} must be at least 1"]
+    least = 0 if name in rules.optional else 1
+    if kind is int and value < least:
+        return [f"{name}={value!r} must be at least {least}"]
     choices = rules.choices.get(name)
     if choices is not None and value not in choices:
         return [f"{name}={value!r} is not supported, only {', '.join(map(repr, choices))}"]

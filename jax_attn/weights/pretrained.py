@@ -25,8 +25,8 @@ from jax_attn.weights.files import (
     write_safetensors,
     write_together,
 )
-from jax_attn.weights.rules import slots
-from jax_attn.weights.state_dict import StateDictError, assign, find_faults, numpy_state_dict
+from jax_attn.weights.rules import Names, require_names, slots
+from jax_attn.weights.state_dict import assign, find_errors, misfit, numpy_state_dict
 
 # The first that fits a config is taken. Another architecture is one more row.
 ARCHITECTURES: tuple[Architecture, ...] = (SEQUENCE_CLASSIFIER, BERT)
@@ -38,6 +38,7 @@ def from_pretrained(
     dtype: DTypeLike | None = None,
     param_dtype: DTypeLike | None = None,
     seed: int = 0,
+    names: Names = (),
     ignore: Collection[str] = (),
     **overrides: Any,
 ) -> Any:
@@ -50,8 +51,8 @@ def from_pretrained(
     The weights may lie in shards, and a `pytorch_model.bin` needs torch. They are mapped into memory and
     copied tensor by tensor into a module that has no weights of its own, so there is never a second copy.
 
-    A `UserWarning` tells what of the checkpoint is left out (the head of another task) and that there is no
-    pooler where the checkpoint has none.
+    A `UserWarning` says what of the checkpoint is left out (the head of another task), that there is no pooler
+    where the checkpoint has none, and which prefix was taken off its keys.
 
     Args:
         folder: the checkpoint's folder.
@@ -59,6 +60,8 @@ def from_pretrained(
         param_dtype: dtype of the parameters; None keeps the checkpoint's (float32, or float64, where it mixes
             several).
         seed: seed of the dropout streams.
+        names: pairs (pattern, replacement) that turn Hugging Face's keys into those of the file, where it has
+            others. A prefix that all of them carry (`module.`, `_orig_mod.`, `model.`, ...) is taken off without.
         ignore: shell-like patterns, for those who know better: attributes of `config.json` that change
             nothing in what the model computes, and tensors to leave out, without a warning.
         overrides: further arguments of the module, such as `scan=True`, or others than `config.json` gives.
@@ -81,7 +84,11 @@ def from_pretrained(
 
     tensors = open_tensors(folder)
     tensors = tensors.without([key for key in tensors if matches(key, ignore)])
-    plan = architecture.plan(arguments, list(tensors))
+    require_names(names)
+    try:
+        plan = architecture.plan(arguments, list(tensors), names)
+    except ValueError as error:
+        raise ValueError(f"{folder}: {error}") from None
     tensors = tensors.without(plan.left_out)
     param_dtype = _available(_common_dtype(tensors) if param_dtype is None else np.dtype(param_dtype), folder)
 
@@ -154,16 +161,16 @@ def without_weights(build: Callable[[], nnx.Module]) -> nnx.Module:
     return module
 
 
-def _load(module: nnx.Module, tensors: LazyTensors, names: Any, folder: Path) -> None:
+def _load(module: nnx.Module, tensors: LazyTensors, names: Names, folder: Path) -> None:
     # Constants that the module computes are in few files: they are compared where they are, never missed.
     table = [
         slot
         for slot in slots(module, names)
         if not isinstance(slot.variable, Buffer) or any(place.key in tensors for place in slot.places)
     ]
-    faults = find_faults(table, tensors)
-    if faults:
-        raise StateDictError(f"the weights in {folder} do not fit its {CONFIG}", faults)
+    errors = find_errors(table, tensors)
+    if errors:
+        raise misfit(f"the weights in {folder} do not fit its {CONFIG}", module, names, tensors, errors)
     assign(table, tensors)
 
 

@@ -15,10 +15,11 @@ Shapes = Mapping[str, Shape]
 
 MOST_KEYS = 400  # a model with more of them repeats itself
 MOST_RULES = 8
+OWN_TRANSPOSE = r"\1.T"
 
 
 def remedies(module: nnx.Module, table: Sequence[Slot], state_dict: Mapping[str, Any]) -> list[str]:
-    """A line for each thing that would mend some of the faults.
+    """A line for each thing that would mend some of the errors.
 
     Args:
         module: the Flax module.
@@ -26,8 +27,13 @@ def remedies(module: nnx.Module, table: Sequence[Slot], state_dict: Mapping[str,
         state_dict: what does not fit them.
     """
     given = {key: tuple(np.shape(value)) for key, value in state_dict.items()}
-    lines = [*_parametrized(given), *_stacks(module, table, given)]
-    rules, mended, missing = _renaming(table, given)
+    lines = [
+        *_parametrized(given),
+        *_stacks(module, table, given),
+        *_transposed(table, given),
+        *_untracked(table, given),
+    ]
+    rules, mended, missing = renaming(table, state_dict)
     if rules:
         lines.append(f"names={rules} would find {mended} of the {missing} that are missing")
     return list(dict.fromkeys(lines))
@@ -80,15 +86,48 @@ def _class_at(module: Any, path: Sequence[str]) -> str:
     return type(module).__name__
 
 
-def _renaming(table: Sequence[Slot], given: Shapes) -> tuple[list[tuple[str, str]], int, int]:
-    """Pairs for `names`, how many missing keys they find in `given`, and how many there are."""
-    ours = {
-        place.key: (slot.torch_shape[0] * place.parts, *slot.torch_shape[1:])
-        if place.parts > 1
-        else slot.torch_shape
+def _transposed(table: Sequence[Slot], given: Shapes) -> Iterator[str]:
+    """Matrices that lie the other way round."""
+    turned = [
+        place.key
         for slot in table
         for place in slot.places
-    }
+        if place.key in given
+        and given[place.key] != slot.whole_shape(place)
+        and given[place.key][::-1] == slot.whole_shape(place)
+    ]
+    if turned:
+        tails = dict.fromkeys(".".join(key.split(".")[-2:]) for key in turned)
+        pattern = rf"\b({'|'.join(map(re.escape, tails))})$"
+        yield (
+            f"{_several(turned)} the transpose of what is expected, as transformers' Conv1D keeps it: "
+            f"names={[(pattern, OWN_TRANSPOSE)]} turns such tensors, square ones too"
+        )
+
+
+def _several(keys: Sequence[str]) -> str:
+    return f"{keys[0]} is" if len(keys) == 1 else f"{keys[0]} and {len(keys) - 1} more are"
+
+
+def _untracked(table: Sequence[Slot], given: Shapes) -> Iterator[str]:
+    """Running statistics that torch did not keep."""
+    missing = [
+        place.key
+        for slot in table
+        for place in slot.places
+        if isinstance(slot.variable, nnx.BatchStat) and place.key not in given
+    ]
+    if missing:
+        yield (
+            f"torch tracks no statistics where {missing[0]} would be (track_running_stats=False): call the module "
+            "with use_running_average=False, and load with strict=False"
+        )
+
+
+def renaming(table: Sequence[Slot], state_dict: Mapping[str, Any]) -> tuple[list[tuple[str, str]], int, int]:
+    """Pairs for `names`, how many missing keys they find in `state_dict`, and how many there are."""
+    given = {key: tuple(np.shape(value)) for key, value in state_dict.items()}
+    ours = {place.key: slot.whole_shape(place) for slot in table for place in slot.places}
     missing = {key: ours[key] for key in list(ours)[:MOST_KEYS] if key not in given}
     unexpected = {key: given[key] for key in list(given)[:MOST_KEYS] if key not in ours}
     fitting = [key for key in ours if key in given]

@@ -5,18 +5,27 @@ swapped; `scale` and `embedding` become `weight`; everything else keeps its name
 the head of this file hold what flax and torch lay out differently; a port whose names differ passes `names`.
 """
 
-import math
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate, pairwise
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from jax_attn.weights.layouts import Layout, layout_of
+
 Names = Sequence[tuple[str, str]]
-"""Pairs (pattern, replacement) for `re.sub`, applied in turn to the generic torch key of every variable."""
+"""Pairs (pattern, replacement) for `re.sub`, applied in turn to the generic torch key of every variable.
+
+A key that they end in `.T` means a tensor that torch keeps transposed, as transformers' `Conv1D` does; one that
+they end in `[0]`, `[1]`, ... means the first, second, ... part of a tensor that torch keeps fused. For
+`nnx.MultiHeadAttention`, whose projections torch fuses, a pattern that matches the key of a projection by itself
+(`query.weight`) and not the fused one (`in_proj_weight`) says that torch keeps it by itself.
+"""
 
 LEAF_NAMES = {"kernel": "weight", "scale": "weight", "embedding": "weight"}
 
@@ -27,58 +36,76 @@ ATTRIBUTE_NAMES: dict[type, dict[str, str]] = {
     nnx.MultiHeadAttention: {"out": "out_proj"},
 }
 
-# Projections that torch keeps as equal parts of one tensor: attribute -> (prefix of its name, part, parts).
-FUSED_ATTRIBUTES: dict[type, dict[str, tuple[str, int, int]]] = {
-    nnx.MultiHeadAttention: {
-        "query": ("in_proj_", 0, 3),
-        "key": ("in_proj_", 1, 3),
-        "value": ("in_proj_", 2, 3),
-    },
-}
+# The projections that `torch.nn.MultiheadAttention` keeps in one tensor, in its order, and what it calls each
+# weight where keys and values are of another width than queries.
+PROJECTIONS = {"query": "q_proj_weight", "key": "k_proj_weight", "value": "v_proj_weight"}
 
 # State that is neither weight nor buffer.
 PASSED_OVER = (nnx.RngState, nnx.Intermediate, nnx.Cache)
 
 
 @dataclass(frozen=True)
-class Layout:
-    """How one tensor is turned between the two frameworks; linear both ways, so gradients pass too."""
+class TorchLayout:
+    """How torch lays out a module's weights, where the generic rule does not tell.
 
-    to_torch: Callable[[np.ndarray], np.ndarray]
-    to_flax: Callable[[np.ndarray, tuple[int, ...]], np.ndarray]
+    `load_state_dict` notes it on the module as `torch_layout`, so that `state_dict` gives back what was loaded;
+    a class may declare it likewise.
 
+    Attributes:
+        names: what is applied to the module's generic keys, before any `names` that are passed.
+        tied: pairs (torch key, path in flax): keys of torch for a weight that flax has under that path.
+    """
 
-SAME = Layout(lambda array: array, lambda array, shape: array)
-TRANSPOSED = Layout(lambda array: array.swapaxes(-1, -2), lambda array, shape: array.swapaxes(-1, -2))
-# (spatial..., in, out) against (out, in, spatial...)
-CONVOLUTION = Layout(
-    lambda array: np.moveaxis(array, (-1, -2), (0, 1)),
-    lambda array, shape: np.moveaxis(array, (0, 1), (-1, -2)),
-)
-# (spatial..., in, out), mirrored, against (in, out, spatial...)
-MIRRORED = Layout(
-    lambda array: np.moveaxis(np.flip(array, tuple(range(array.ndim - 2))), (-2, -1), (0, 1)),
-    lambda array, shape: np.flip(np.moveaxis(array, (0, 1), (-2, -1)), tuple(range(array.ndim - 2))),
-)
-FLATTENED = Layout(lambda array: array.reshape(-1), lambda array, shape: array.reshape(shape))
-
-
-def general_linear(inputs: int) -> Layout:
-    """`nnx.LinearGeneral`'s kernel `(*in, *out)` against `(prod(out), prod(in))`, with `inputs` axes in."""
-
-    def to_torch(array: np.ndarray) -> np.ndarray:
-        return array.reshape(math.prod(array.shape[:inputs]), -1).T
-
-    return Layout(to_torch, lambda array, shape: array.T.reshape(shape))
+    names: tuple[tuple[str, str], ...] = ()
+    tied: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
 class Place:
-    """One key of a `state_dict`, or the `part`-th of `parts` equal pieces of its first axis."""
+    """One key of a `state_dict`, or some rows of its tensor.
+
+    Attributes:
+        key: the key.
+        part: which of the parts that torch fuses in one tensor.
+        parts: how many there are.
+        start: the first row of a part.
+        stop: the row after its last.
+        rows: the number of rows of all parts.
+        transposed: whether torch keeps the whole tensor transposed.
+        alone: the key of a fused part where torch keeps it by itself.
+        literal: whether the key is torch's own, which `names` does not apply to.
+    """
 
     key: str
     part: int = 0
     parts: int = 1
+    start: int = 0
+    stop: int = 0
+    rows: int = 0
+    transposed: bool = False
+    alone: str = ""
+    literal: bool = False
+
+    def below(self, name: str) -> "Place":
+        """The place, seen from the owner of the attribute `name`."""
+        return replace(self, key=_join(name, self.key), alone=self.alone and _join(name, self.alone))
+
+    def renamed(self, names: Names) -> "Place":
+        """The place, once each pair of `names` has been applied."""
+        if self.literal:
+            return self
+        if self.alone:
+            if _chosen(self.alone, self.key, names):
+                return Place(self.alone).renamed(names)
+            return replace(self._named(names), alone=rename(self.alone, names))
+        return self._named(names)
+
+    def _named(self, names: Names) -> "Place":
+        place = replace(self, key=rename(self.key, names))
+        if place.key.endswith(".T") and not self.key.endswith(".T"):
+            place = replace(place, key=place.key.removesuffix(".T"), transposed=not self.transposed)
+        part = re.fullmatch(r"(.+)\[(\d+)\]", place.key)
+        return replace(place, key=part[1], part=int(part[2]), parts=2) if part else place
 
 
 @dataclass(frozen=True)
@@ -117,8 +144,15 @@ class Slot:
         # A view of one element with the shape in question takes no memory.
         return self.layout.to_torch(np.broadcast_to(np.int8(0), self.layer_shape)).shape
 
+    def whole_shape(self, place: Place) -> tuple[int, ...]:
+        """Shape of the tensor at `place`, with all parts that torch fuses in it, as it lies in torch."""
+        shape = self.torch_shape
+        if place.parts > 1:
+            shape = (place.rows, *shape[1:])
+        return (*shape[:-2], shape[-1], shape[-2]) if place.transposed else shape
+
     def to_torch(self, array: np.ndarray) -> list[np.ndarray]:
-        """The flax array (or its gradient) as torch lays it out, one array for each place."""
+        """The flax array (or its gradient) as torch computes with it, one array for each place."""
         layers = list(array) if self.stacked else [array]
         return [self.layout.to_torch(layer) for layer in layers]
 
@@ -128,32 +162,94 @@ class Slot:
         return np.stack(layers) if self.stacked else layers[0]
 
 
-def slots(module: nnx.Module, names: Names = ()) -> list[Slot]:
+def piece_at(place: Place, tensor: np.ndarray) -> np.ndarray:
+    """What `place` is of the tensor of its key: one of those that `Slot.to_flax` takes."""
+    if place.transposed:
+        tensor = tensor.swapaxes(-1, -2)
+    return tensor[place.start : place.stop] if place.parts > 1 else tensor
+
+
+def joined(pieces: Iterable[tuple[Place, np.ndarray]]) -> dict[str, np.ndarray]:
+    """The tensors that the pieces make up, by key; those that lack a part are left out."""
+    by_key: dict[str, dict[Place, np.ndarray]] = defaultdict(dict)
+    for place, array in pieces:
+        by_key[place.key][place] = array
+    whole = {}
+    for key, found in by_key.items():
+        first, *_ = places = sorted(found, key=lambda place: place.part)
+        if len(places) == first.parts:
+            tensor = found[first] if first.parts == 1 else np.concatenate([found[place] for place in places])
+            whole[key] = tensor.swapaxes(-1, -2) if first.transposed else tensor
+    return whole
+
+
+def slots(module: nnx.Module, names: Names = (), layout: TorchLayout | None = None) -> list[Slot]:
     """Every weight and buffer of `module` with its place in a torch `state_dict`, in order of definition.
 
     A submodule whose leaves carry a leading layer axis (a scanned stack) is declared by its owner with
     `stacked = ("layers",)`: its leaves live at `layers.0`, `layers.1`, and so on.
+
+    Args:
+        module: an NNX module.
+        names: pairs (pattern, replacement) that turn our keys into those of torch.
+        layout: what stands in for the `torch_layout` of the module itself.
 
     Raises:
         ValueError: `names` gives two variables the same key or is no list of pairs, or there is a stack
             within a stack.
     """
     require_names(names)
-    table = [
-        replace(slot, places=tuple(replace(place, key=rename(place.key, names)) for place in slot.places))
-        for slot in _walk(module)
+    return _measured(_renamed(walk(module, layout), names))
+
+
+def walk(node: Any, layout: TorchLayout | None = None) -> list[Slot]:
+    """The slots below `node`, with paths and generic keys as seen from it."""
+    table = list(_walk(node))
+    layout = layout or layout_noted(node)
+    table = _renamed(table, layout.names)
+    by_path = {slot.path: slot for slot in table}
+    ties = [
+        replace(by_path[path], places=(Place(key, literal=True),))
+        for key, path in layout.tied
+        if path in by_path
     ]
-    taken: dict[Place, str] = {}
+    return [*table, *ties]
+
+
+def layout_noted(node: Any) -> TorchLayout:
+    """The `torch_layout` of a module; an empty one where it has none."""
+    layout = getattr(node, "torch_layout", None)
+    return layout if isinstance(layout, TorchLayout) else TorchLayout()
+
+
+def _renamed(table: Iterable[Slot], names: Names) -> list[Slot]:
+    return [replace(slot, places=tuple(place.renamed(names) for place in slot.places)) for slot in table]
+
+
+def _measured(table: list[Slot]) -> list[Slot]:
+    """The table, once it is known which rows each part of a fused tensor has."""
+    sharing: dict[str, list[tuple[Slot, Place]]] = defaultdict(list)
     for slot in table:
         for place in slot.places:
-            if place in taken:
-                raise ValueError(f"{taken[place]} and {slot.path} have the same torch key, {place.key}")
-            taken[place] = slot.path
-    return table
+            sharing[place.key].append((slot, place))
+    measured: dict[int, Place] = {}
+    for key, group in sharing.items():
+        group.sort(key=lambda each: each[1].part)
+        for (slot, place), (other, following) in pairwise(group):
+            if place.part == following.part or 1 in (place.parts, following.parts):
+                raise ValueError(f"{slot.path} and {other.path} have the same torch key, {key}")
+        sizes = [slot.torch_shape[0] if slot.torch_shape else 1 for slot, _ in group]
+        stops = list(accumulate(sizes))
+        for (slot, place), size, stop in zip(group, sizes, stops, strict=True):
+            fused = {"parts": len(group), "start": stop - size, "stop": stop, "rows": stops[-1]}
+            turned = place.transposed and len(slot.torch_shape) > 1  # a bias has no other way to lie
+            rest = fused if len(group) > 1 else {"part": 0, "parts": 1}
+            measured[id(place)] = replace(place, transposed=turned, **rest)
+    return [replace(slot, places=tuple(measured[id(place)] for place in slot.places)) for slot in table]
 
 
 def require_names(names: Any) -> None:
-    """A ValueError unless `names` is a list of pairs (pattern, replacement) that can be applied."""
+    """Raise ValueError unless `names` is a list of pairs (pattern, replacement) that can be applied."""
     expected = 'a list of pairs (pattern, replacement), such as [(r"\\battn\\b", "attention")]'
     if isinstance(names, str) or not isinstance(names, Sequence):
         raise ValueError(f"names must be {expected}, got a {type(names).__name__}")
@@ -167,29 +263,44 @@ def require_names(names: Any) -> None:
 
 
 def _walk(node: Any) -> Iterator[Slot]:
-    """The slots below `node`, with paths and generic keys as seen from it."""
-    renamed, fused = _row(ATTRIBUTE_NAMES, node), _row(FUSED_ATTRIBUTES, node)
+    renamed = _row(ATTRIBUTE_NAMES, node)
     stacked = getattr(node, "stacked", ())
     for name, child in _children(node):
         own = renamed.get(name, name)
         if isinstance(child, nnx.Variable):
             key = renamed.get(name, LEAF_NAMES.get(name, name))
-            yield Slot(name, child, (Place(key),), _layout(node, name))
+            yield Slot(name, child, (Place(key),), layout_of(node, name))
             continue
-        for slot in _walk(child):
-            path, (place, *others) = f"{name}.{slot.path}", slot.places
+        projection = isinstance(node, nnx.MultiHeadAttention) and name in PROJECTIONS
+        for slot in walk(child):
+            path = f"{name}.{slot.path}"
             if name in stacked:
                 if slot.stacked:
                     raise ValueError(f"{type(node).__name__}.{path} is stacked twice, which is not supported")
                 layers = range(jnp.shape(slot.variable.get_value())[0])
-                places = tuple(replace(place, key=f"{own}.{layer}.{place.key}") for layer in layers)
+                places = tuple(slot.places[0].below(str(layer)).below(own) for layer in layers)
                 yield replace(slot, path=path, places=places, stacked=True)
-            elif name in fused:
-                prefix, part, parts = fused[name]
-                yield replace(slot, path=path, places=(Place(prefix + place.key, part, parts),))
+            elif projection:
+                yield replace(slot, path=path, places=(_projection(node, name, slot.places[0].key),))
             else:
-                places = tuple(replace(each, key=_join(own, each.key)) for each in (place, *others))
-                yield replace(slot, path=path, places=places)
+                yield replace(slot, path=path, places=tuple(place.below(own) for place in slot.places))
+
+
+def _projection(owner: nnx.MultiHeadAttention, name: str, leaf: str) -> Place:
+    """Where `torch.nn.MultiheadAttention` keeps the weight or the bias of a projection."""
+    alone = f"{name}.{leaf}"
+    if leaf == "weight" and owner.in_features != owner.in_kv_features:
+        return Place(PROJECTIONS[name], alone=alone)
+    return Place(f"in_proj_{leaf}", list(PROJECTIONS).index(name), len(PROJECTIONS), alone=alone)
+
+
+def _chosen(alone: str, fused: str, names: Names) -> bool:
+    """Whether a pair matches the key of a projection by itself, and not where torch fuses it."""
+    for pattern, replacement in names:
+        if re.search(pattern, alone) and not re.search(pattern, fused):
+            return True
+        alone, fused = (rename(key, [(pattern, replacement)]) for key in (alone, fused))
+    return False
 
 
 def _children(node: Any) -> Iterator[tuple[str, Any]]:
@@ -204,16 +315,6 @@ def _children(node: Any) -> Iterator[tuple[str, Any]]:
                 yield name, child
         elif isinstance(child, nnx.Pytree | list | tuple | dict) and not name.startswith("_pytree"):
             yield name, child
-
-
-def _layout(owner: Any, name: str) -> Layout:
-    if isinstance(owner, nnx.LinearGeneral):
-        return general_linear(len(owner.in_features)) if name == "kernel" else FLATTENED
-    if isinstance(owner, nnx.Conv) and name == "kernel":
-        return CONVOLUTION
-    if isinstance(owner, nnx.ConvTranspose) and name == "kernel":
-        return CONVOLUTION if owner.transpose_kernel else MIRRORED  # which has out before in
-    return TRANSPOSED if name == "kernel" else SAME
 
 
 def _row(table: dict[type, dict[str, Any]], node: Any) -> dict[str, Any]:

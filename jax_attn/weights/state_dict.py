@@ -1,7 +1,7 @@
 """torch `state_dict`s into NNX modules and back, bit for bit."""
 
-from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 import jax
@@ -10,8 +10,10 @@ import numpy as np
 from flax import nnx
 
 from jax_attn.nn.primitives import Buffer
-from jax_attn.weights.remedies import remedies
-from jax_attn.weights.rules import Names, Place, Slot, slots
+from jax_attn.weights.errors import NamesError, StateDictError
+from jax_attn.weights.fitting import fit, ties
+from jax_attn.weights.remedies import remedies, renaming
+from jax_attn.weights.rules import Names, Place, Slot, TorchLayout, joined, layout_noted, piece_at, slots
 from jax_attn.weights.tensors import as_numpy, as_torch
 
 ModuleT = TypeVar("ModuleT", bound=nnx.Module)
@@ -20,31 +22,12 @@ ModuleT = TypeVar("ModuleT", bound=nnx.Module)
 WITHOUT_COUNTERPART = ("num_batches_tracked",)
 
 
-class StateDictError(ValueError):
-    """A `state_dict` that does not fit its module.
-
-    Attributes:
-        faults: every fault, one line each.
-        advice: how to go on.
-    """
-
-    def __init__(
-        self, message: str, faults: Sequence[str], advice: Sequence[str] = (), most: int | None = None
-    ):
-        self.faults, self.advice = list(faults), list(advice)
-        count = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
-        shown = self.faults[:most]
-        more = [f"... and {len(faults) - len(shown)} more"] if len(shown) < len(faults) else []
-        lines = [f"{message} ({count}):", *(f"  {fault}" for fault in [*shown, *more]), *self.advice]
-        super().__init__("\n".join(lines))
-
-
 def load_state_dict(
     module: ModuleT, state_dict: Mapping[str, Any], strict: bool = True, *, names: Names = ()
 ) -> ModuleT:
     """Load a torch `state_dict` into `module`, in place, and return the module.
 
-    Every fault is looked for before the first weight is written: a module that cannot take all of the
+    Every error is looked for before the first weight is written: a module that cannot take all of the
     `state_dict` stays as it was. The arrays are copied one at a time, so that nothing refers to the
     `state_dict` afterwards. A variable that lives on several devices keeps its sharding.
 
@@ -52,20 +35,22 @@ def load_state_dict(
         module: an NNX module; also an abstract one, as `nnx.eval_shape` gives it. (Its random state stays
             abstract, and a buffer of it takes what the `state_dict` holds, with nothing to compare to.)
         state_dict: torch tensors, on any device and of any layout, or NumPy arrays, by torch key.
-        strict: whether a missing key, an unexpected key and a value that is not finite are faults. As in
+        strict: whether a missing key, an unexpected key and a value that is not finite are errors. As in
             torch, a shape or dtype that does not fit is one either way.
         names: pairs (pattern, replacement) that turn our keys into those of `state_dict`.
 
     Raises:
         StateDictError: a missing or unexpected key, a wrong shape or dtype, a buffer with other values, a
-            weight that is not finite, a shared weight that is given two values. All faults are told at once.
+            weight that is not finite, a shared weight that is given two values. All errors are reported at once.
     """
-    table = slots(module, names)
-    faults = find_faults(table, state_dict, strict)
-    if faults:
-        advice = remedies(module, table, state_dict)
-        raise StateDictError(f"the state_dict does not fit {type(module).__name__}", faults, advice)
+    layout = fit(module, state_dict, names)
+    table = slots(module, names, layout)
+    errors = find_errors(table, state_dict, strict)
+    if errors:
+        message = f"the state_dict does not fit {type(module).__name__}"
+        raise misfit(message, module, names, state_dict, errors)
     assign(table, state_dict)
+    remember(module, layout)
     return module
 
 
@@ -84,19 +69,41 @@ def state_dict(module: nnx.Module, *, names: Names = ()) -> dict[str, Any]:
 
 def numpy_state_dict(module: nnx.Module, *, names: Names = ()) -> dict[str, np.ndarray]:
     """`state_dict` with NumPy arrays for its values, which may be views of the weights. Needs no torch."""
-    parts: dict[str, dict[int, np.ndarray]] = defaultdict(dict)
-    for slot in slots(module, names):
-        for place, array in zip(slot.places, _current(slot), strict=True):
-            parts[place.key][place.part] = array
-    return {
-        key: pieces[0] if len(pieces) == 1 else np.concatenate([pieces[part] for part in sorted(pieces)])
-        for key, pieces in parts.items()
-    }
+    table = slots(module, names)
+    return joined(pair for slot in table for pair in zip(slot.places, _current(slot), strict=True))
 
 
-def find_faults(table: Sequence[Slot], state_dict: Mapping[str, Any], strict: bool = True) -> list[str]:
+def find_errors(table: Sequence[Slot], state_dict: Mapping[str, Any], strict: bool = True) -> list[str]:
     """Everything that keeps `state_dict` from being loaded into the variables of `table`, one line each."""
-    return list(dict.fromkeys(_faults(table, state_dict, strict)))  # a fused tensor tells its faults once
+    return list(dict.fromkeys(_errors(table, state_dict, strict)))  # a fused tensor reports its errors once
+
+
+def errors_of(module: nnx.Module, state_dict: Mapping[str, Any], names: Names) -> list[str]:
+    """`find_errors` of a strict load."""
+    return find_errors(slots(module, names, fit(module, state_dict, names)), state_dict)
+
+
+def misfit(
+    message: str,
+    module: nnx.Module,
+    names: Names,
+    state_dict: Mapping[str, Any],
+    errors: Sequence[str],
+    errors_with: Callable[[Names], Sequence[str]] | None = None,
+) -> StateDictError:
+    """The error to raise: one line with the remedy where other names are all that it takes."""
+    table = slots(module, names, fit(module, state_dict, names))
+    rules, _, _ = renaming(table, state_dict)
+    check = errors_with or partial(errors_of, module, state_dict)
+    if rules and not check([*names, *rules]):
+        return NamesError(message, errors, [*names, *rules])
+    return StateDictError(message, errors, remedies(module, table, state_dict))
+
+
+def remember(module: nnx.Module, layout: TorchLayout) -> None:
+    """Note on the module how torch lays it out, where the generic rule does not tell."""
+    if layout != layout_noted(module):
+        setattr(module, "torch_layout", layout)  # noqa: B010 - no attribute that every module has
 
 
 def assign(table: Sequence[Slot], state_dict: Mapping[str, Any]) -> None:
@@ -107,7 +114,7 @@ def assign(table: Sequence[Slot], state_dict: Mapping[str, Any]) -> None:
             continue
         kept = [] if all(given) else _current(slot)
         tensors = [
-            _part(state_dict, place) if place.key in state_dict else kept[layer]
+            piece_at(place, as_numpy(state_dict[place.key])) if place.key in state_dict else kept[layer]
             for layer, place in enumerate(slot.places)
         ]
         _set(slot.variable, slot.to_flax(tensors), slot.dtype)
@@ -122,14 +129,6 @@ def _set(variable: nnx.Variable, array: np.ndarray, dtype: np.dtype[Any]) -> Non
     variable.set_value(new)
 
 
-def _part(state_dict: Mapping[str, Any], place: Place) -> np.ndarray:
-    array = as_numpy(state_dict[place.key])
-    if place.parts == 1:
-        return array
-    length = array.shape[0] // place.parts
-    return array[place.part * length : (place.part + 1) * length]
-
-
 def _current(slot: Slot) -> list[np.ndarray]:
     return slot.to_torch(np.asarray(slot.variable.get_value()))
 
@@ -138,37 +137,43 @@ def _is_abstract(variable: nnx.Variable) -> bool:
     return isinstance(variable.get_value(), jax.ShapeDtypeStruct)
 
 
-def _faults(table: Sequence[Slot], state_dict: Mapping[str, Any], strict: bool) -> Iterator[str]:
+def _errors(table: Sequence[Slot], state_dict: Mapping[str, Any], strict: bool) -> Iterator[str]:
     first: dict[int, Slot] = {}
+    given = {id(slot.variable) for slot in table if all(place.key in state_dict for place in slot.places)}
     for slot in table:
         fits = True
         for layer, place in enumerate(slot.places):
-            faults = list(_place_faults(slot, layer, place, state_dict, strict))
-            fits = fits and not faults and place.key in state_dict
-            yield from faults
+            if place.key not in state_dict and id(slot.variable) in given:
+                fits = False  # one weight of two names, given by the other
+                continue
+            errors = list(_place_errors(slot, layer, place, state_dict, strict))
+            fits = fits and not errors and place.key in state_dict
+            yield from errors
         twin = first.setdefault(id(slot.variable), slot) if fits else slot
         if twin is not slot and _in_flax(twin, state_dict).tobytes() != _in_flax(slot, state_dict).tobytes():
             keys = " and ".join(each.places[0].key for each in (twin, slot))
             yield f"shared: {keys} are one weight here, but differ"
     if strict:
         expected = {place.key for slot in table for place in slot.places}
-        for key in state_dict:
-            if key not in expected and key.rpartition(".")[2] not in WITHOUT_COUNTERPART:
+        extra = [key for key in state_dict if key not in expected]
+        extra = [key for key in extra if key.rpartition(".")[2] not in WITHOUT_COUNTERPART]
+        same = ties(table, state_dict) if extra else {}
+        for key in extra:
+            if key not in same:
                 yield f"unexpected: {key} {_shape(np.shape(state_dict[key]))}"
 
 
-def _place_faults(
+def _place_errors(
     slot: Slot, layer: int, place: Place, state_dict: Mapping[str, Any], strict: bool
 ) -> Iterator[str]:
-    key, rows = place.key, slot.torch_shape
-    shape = (rows[0] * place.parts, *rows[1:]) if place.parts > 1 else rows
+    key, shape = place.key, slot.whole_shape(place)
     if key not in state_dict:
         if strict or _is_abstract(slot.variable):  # which has no value to keep
             yield f"missing: {key} {_shape(shape)}"
         return
     try:
         given = np.shape(state_dict[key])
-        array = _part(state_dict, place) if given == shape else None
+        array = piece_at(place, as_numpy(state_dict[key])) if given == shape else None
     except Exception as error:  # a tensor without data, a file that ends early
         yield f"unreadable: {key}: {str(error).splitlines()[0]}"
         return
@@ -208,7 +213,7 @@ def _same(a: np.ndarray, b: np.ndarray) -> bool:
 
 
 def _in_flax(slot: Slot, state_dict: Mapping[str, Any]) -> np.ndarray:
-    return slot.to_flax([_part(state_dict, place) for place in slot.places])
+    return slot.to_flax([piece_at(place, as_numpy(state_dict[place.key])) for place in slot.places])
 
 
 def _shape(shape: Sequence[int]) -> str:

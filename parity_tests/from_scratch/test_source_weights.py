@@ -7,7 +7,7 @@ import pytest
 import torch
 from flax import nnx
 
-from jax_attn.weights.state_dict import StateDictError, load_state_dict, numpy_state_dict
+from jax_attn.weights import StateDictError, load_state_dict, numpy_state_dict
 from parity_tests.from_scratch.properties import draw
 
 QKV = ("query", "key", "value")

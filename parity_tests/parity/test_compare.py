@@ -15,7 +15,7 @@ from jax_attn.nn.primitives import Buffer
 from jax_attn.parity.cases import Case
 from jax_attn.parity.compare import compare, compare_cases
 from jax_attn.parity.tracing.trace import Tracer
-from jax_attn.weights.state_dict import StateDictError
+from jax_attn.weights import StateDictError
 from parity_tests.parity.pairs import CASES, draw, flax_block, torch_block
 
 EXACT = ("float64",)

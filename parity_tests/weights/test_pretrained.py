@@ -348,8 +348,8 @@ def test_a_classifier_round_trip_is_bitwise(tmp_path, classes, norm_placement):
 @pytest.mark.parametrize("act", ["gelu", "gelu_tanh"])
 @jax.enable_x64(True)
 def test_transformers_reads_what_we_save(tmp_path, act):
-    module = bert(param_dtype=jnp.float64, hidden_act=act, layer_norm_eps=1e-3)
-    save_pretrained(module, tmp_path, config={"pad_token_id": 4})
+    module = bert(param_dtype=jnp.float64, hidden_act=act, layer_norm_eps=1e-3, pad_token_id=4)
+    save_pretrained(module, tmp_path)
     theirs, report = transformers.AutoModel.from_pretrained(
         tmp_path, dtype=torch.float64, output_loading_info=True
     )
@@ -479,7 +479,7 @@ def test_bad_tensors_are_all_told_at_once(folder):
         StateDictError, match=re.escape(f"the weights in {folder} do not fit its config.json")
     ) as caught:
         from_pretrained(folder)
-    assert sorted(caught.value.faults) == [
+    assert sorted(caught.value.errors) == [
         "missing: embeddings.LayerNorm.weight (12)",
         "shape: encoder.layer.1.output.dense.weight is (12, 16), expected (12, 17)",
         "unexpected: encoder.layer.2.output.dense.bias (12)",

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from jax_attn.weights import StateDictError, load_state_dict
 from jax_attn.weights.remedies import remedies
 from jax_attn.weights.rules import rename, slots
-from jax_attn.weights.state_dict import StateDictError, load_state_dict
 
 
 def gpt(layers: int = 3) -> nnx.Module:

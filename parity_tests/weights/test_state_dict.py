@@ -1,4 +1,4 @@
-"""torch state_dicts into NNX modules and back: bit for bit, and every fault by name."""
+"""torch state_dicts into NNX modules and back: bit for bit, and every error by name."""
 
 import gc
 import os
@@ -50,12 +50,12 @@ def bits(state) -> dict[str, bytes]:
     return {key: np.ascontiguousarray(value).tobytes() for key, value in state.items()}
 
 
-def faults_of(module: nnx.Module, tensors, **kwargs) -> list[str]:
+def errors_of(module: nnx.Module, tensors, **kwargs) -> list[str]:
     before = bits(numpy_state_dict(module))
     with pytest.raises(StateDictError) as caught:
         load_state_dict(module, tensors, **kwargs)
     assert bits(numpy_state_dict(module)) == before, "a refused state_dict must change nothing"
-    return caught.value.faults
+    return caught.value.errors
 
 
 def random_net(dtype: str, d_in: int, d_out: int, seed: int) -> Net:
@@ -107,7 +107,7 @@ def test_float8_passes():
     assert state_dict(module)["weight"].dtype == torch.float8_e4m3fn
 
 
-def test_all_faults_are_told_at_once_with_their_paths():
+def test_all_errors_are_told_at_once_with_their_paths():
     module = net()
     tensors = numpy_state_dict(net(1))
     del tensors["out.bias"]
@@ -115,16 +115,16 @@ def test_all_faults_are_told_at_once_with_their_paths():
     tensors["token.weight"] = np.zeros((8, 3), np.float32)
     tensors["out.weight"] = tensors["out.weight"].astype(np.float16)
     tensors["mask"] = ~tensors["mask"]
-    assert sorted(faults_of(module, tensors)) == [
+    assert sorted(errors_of(module, tensors)) == [
         "buffer: mask differs from the constant that the module computes",
         "dtype: out.weight is float16, expected float32",
         "missing: out.bias (5)",
         "shape: token.weight is (8, 3), expected (7, 3)",
         "unexpected: extra.weight (2, 4)",
     ]
-    with pytest.raises(ValueError, match=r"the state_dict does not fit Net \(5 faults\):\n  ") as caught:
+    with pytest.raises(ValueError, match=r"the state_dict does not fit Net \(5 errors\):\n  ") as caught:
         load_state_dict(module, tensors)
-    assert all(fault in str(caught.value) for fault in caught.value.faults)
+    assert all(error in str(caught.value) for error in caught.value.errors)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
@@ -133,10 +133,10 @@ def test_values_that_are_not_finite_are_refused(value):
     tensors["out.weight"] = tensors["out.weight"].copy()
     tensors["out.weight"][2, 1] = value
     expected = "value: out.weight holds 1 of 15 float32 values that are NaN or infinite"
-    assert faults_of(net(), tensors) == [expected]
+    assert errors_of(net(), tensors) == [expected]
 
 
-def test_without_strict_only_what_cannot_be_loaded_is_a_fault():
+def test_without_strict_only_what_cannot_be_loaded_is_a_error():
     module, tensors = net(), numpy_state_dict(net(1))
     old = np.asarray(module.out.bias[...])
     tensors["extra"] = np.zeros(2)
@@ -147,7 +147,7 @@ def test_without_strict_only_what_cannot_be_loaded_is_a_fault():
     np.testing.assert_array_equal(module.token.embedding[...], tensors["token.weight"])
     assert np.isnan(module.out.kernel[...]).all()
     tensors["token.weight"] = np.zeros((8, 3), np.float32)
-    assert faults_of(module, tensors, strict=False) == ["shape: token.weight is (8, 3), expected (7, 3)"]
+    assert errors_of(module, tensors, strict=False) == ["shape: token.weight is (8, 3), expected (7, 3)"]
 
 
 def test_without_strict_a_stack_takes_the_layers_it_is_given():
@@ -161,12 +161,12 @@ def test_without_strict_a_stack_takes_the_layers_it_is_given():
     np.testing.assert_array_equal(module.layers.kernel[...].sum((1, 2)), [0, 8, 0])
 
 
-def test_the_tensors_that_torch_fuses_tell_their_faults_once():
+def test_the_tensors_that_torch_fuses_tell_their_errors_once():
     module = nnx.MultiHeadAttention(2, 6, decode=False, rngs=nnx.Rngs(0))
     tensors = numpy_state_dict(module)
     del tensors["in_proj_bias"]
     tensors["in_proj_weight"] = tensors["in_proj_weight"][:-1]
-    assert sorted(faults_of(module, tensors)) == [
+    assert sorted(errors_of(module, tensors)) == [
         "missing: in_proj_bias (18)",
         "shape: in_proj_weight is (17, 6), expected (18, 6)",
     ]
@@ -179,7 +179,7 @@ def test_a_buffer_may_differ_in_its_last_bits_and_takes_what_is_given():
     np.testing.assert_array_equal(module.waves[...], near)
     for far in (near * np.float32(1 + 1e-5), np.where(near > 0.9, np.nan, near)):
         expected = "buffer: waves differs from the constant that the module computes"
-        assert faults_of(net(), {**tensors, "waves": far.astype(np.float32)}) == [expected]
+        assert errors_of(net(), {**tensors, "waves": far.astype(np.float32)}) == [expected]
 
 
 def test_integers_may_be_of_another_width_if_they_fit():
@@ -190,8 +190,8 @@ def test_integers_may_be_of_another_width_if_they_fit():
     module = load_state_dict(Count(), {"table": torch.arange(3)})
     assert module.table[...].dtype == jnp.int32
     too_large = torch.tensor([0, 1, 2 + 2**32])
-    assert faults_of(Count(), {"table": too_large}) == ["dtype: table is int64, expected int32"]
-    assert faults_of(Count(), {"table": torch.arange(3.0)}) == ["dtype: table is float32, expected int32"]
+    assert errors_of(Count(), {"table": too_large}) == ["dtype: table is int64, expected int32"]
+    assert errors_of(Count(), {"table": torch.arange(3.0)}) == ["dtype: table is float32, expected int32"]
 
 
 class Tied(nnx.Module):
@@ -208,7 +208,7 @@ def test_tied_weights_must_agree():
     assert module.head.embedding is module.token.embedding
     np.testing.assert_array_equal(module.token.embedding[...], new["head.weight"])
     expected = "shared: token.weight and head.weight are one weight here, but differ"
-    assert faults_of(Tied(), {**tensors, "head.weight": new["head.weight"]}) == [expected]
+    assert errors_of(Tied(), {**tensors, "head.weight": new["head.weight"]}) == [expected]
 
 
 def test_an_abstract_module_becomes_real():
@@ -254,15 +254,15 @@ def test_numpy_memory_is_not_adopted():
     assert [ref for ref in alive if ref() is not None] == []
 
 
-def test_a_tensor_without_data_is_a_fault():
+def test_a_tensor_without_data_is_a_error():
     tensors = dict(state_dict(net()))
     tensors["out.bias"] = torch.empty(5, device="meta")
-    (fault,) = faults_of(net(), tensors)
-    assert fault.startswith("unreadable: out.bias: ")
+    (error,) = errors_of(net(), tensors)
+    assert error.startswith("unreadable: out.bias: ")
 
 
-def test_what_is_no_tensor_is_a_fault():
-    assert faults_of(net(), {**numpy_state_dict(net()), "out.bias": "text"}) == [
+def test_what_is_no_tensor_is_a_error():
+    assert errors_of(net(), {**numpy_state_dict(net()), "out.bias": "text"}) == [
         "shape: out.bias is (), expected (5)"
     ]
 
@@ -279,7 +279,7 @@ def test_state_dict_has_memory_of_its_own():
 def test_values_in_16_bits_are_looked_at_too(dtype):
     name = np.dtype(dtype).name
     tensors = {**numpy_state_dict(net(dtype=name)), "out.bias": np.full(5, np.nan, dtype)}
-    assert faults_of(net(dtype=name), tensors) == [
+    assert errors_of(net(dtype=name), tensors) == [
         f"value: out.bias holds 5 of 5 {name} values that are NaN or infinite"
     ]
 

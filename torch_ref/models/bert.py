@@ -40,6 +40,8 @@ class Bert(nn.Module):
         add_pooling_layer: bool = True,
         norm_placement: str = "post",
         positions: str = "learned",
+        pad_token_id: int | None = 0,
+        initializer_range: float | None = 0.02,
         *,
         scan: bool = False,
         remat: bool = False,
@@ -53,6 +55,7 @@ class Bert(nn.Module):
             hidden_dropout_prob,
             positions,
             layer_norm_eps,
+            pad_token_id,
         )
         self.encoder = Encoder(
             num_hidden_layers,
@@ -69,6 +72,8 @@ class Bert(nn.Module):
             remat=remat,
         )
         self.pooler = Pooler(hidden_size) if add_pooling_layer else None
+        if initializer_range is not None:
+            draw_normal(self, initializer_range)
 
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor | None = None, token_type_ids: Tensor | None = None
@@ -77,3 +82,14 @@ class Bert(nn.Module):
         mask = None if attention_mask is None else attention_mask.bool()
         hidden = self.encoder(self.embeddings(input_ids, token_type_ids), mask)
         return BertOutput(hidden, None if self.pooler is None else self.pooler(hidden))
+
+
+def draw_normal(module: nn.Module, deviation: float) -> None:
+    """Draw the weights of every linear layer and embedding below `module` from N(0, deviation²), biases 0."""
+    for node in module.modules():
+        if isinstance(node, nn.Linear | nn.Embedding):
+            nn.init.normal_(node.weight, std=deviation)
+        if isinstance(node, nn.Linear) and node.bias is not None:
+            nn.init.zeros_(node.bias)
+        if isinstance(node, nn.Embedding) and node.padding_idx is not None:
+            nn.init.zeros_(node.weight[node.padding_idx])

@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from torch_ref.models.bert import Bert
+from torch_ref.models.bert import Bert, draw_normal
 from torch_ref.nn.layers.classification_head import ClassificationHead
 
 
@@ -17,11 +17,23 @@ class SequenceClassifier(nn.Module):
     """
 
     def __init__(
-        self, num_classes: int, hidden_size: int = 768, classifier_dropout: float = 0.1, **bert_arguments: Any
+        self,
+        num_classes: int,
+        hidden_size: int = 768,
+        classifier_dropout: float = 0.1,
+        initializer_range: float | None = 0.02,
+        **bert_arguments: Any,
     ):
         super().__init__()
-        self.bert = Bert(hidden_size=hidden_size, add_pooling_layer=False, **bert_arguments)
+        self.bert = Bert(
+            hidden_size=hidden_size,
+            add_pooling_layer=False,
+            initializer_range=initializer_range,
+            **bert_arguments,
+        )
         self.head = ClassificationHead(hidden_size, num_classes, classifier_dropout)
+        if initializer_range is not None:
+            draw_normal(self.head, initializer_range)
 
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor | None = None, token_type_ids: Tensor | None = None

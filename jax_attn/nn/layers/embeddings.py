@@ -27,13 +27,15 @@ class Embeddings(nnx.Module):
         dropout: probability of dropping an output while training.
         positions: "learned" or "sinusoidal".
         eps: epsilon of the layer norm.
+        padding_idx: the token of padding, whose vector starts at zero and is not trained; None is none.
         rngs: source of the initial weights and of dropout.
         dtype: dtype of the output; None is that of the parameters.
         param_dtype: dtype of the parameters.
 
     Raises:
-        ValueError: `positions` is not known, the ids are not integers or not `(t,)` or `(b, t)`, segment ids
-            have another shape than token ids, or there are more than `max_positions` tokens.
+        ValueError: `positions` is not known, `padding_idx` is outside the vocabulary, the ids are not integers or
+            not `(t,)` or `(b, t)`, segment ids have another shape than token ids, or there are more than
+            `max_positions` tokens.
 
     An id outside its table gives NaN, under `jit` too, where its value cannot be looked at: it is never
     taken for another token.
@@ -50,6 +52,7 @@ class Embeddings(nnx.Module):
         dropout: float = 0.0,
         positions: str = "learned",
         eps: float = 1e-12,
+        padding_idx: int | None = None,
         *,
         rngs: nnx.Rngs,
         dtype: DTypeLike | None = None,
@@ -58,7 +61,9 @@ class Embeddings(nnx.Module):
         if positions not in POSITIONS:
             raise ValueError(f"positions must be one of {', '.join(POSITIONS)}, got {positions!r}")
         self.max_positions = max_positions
-        self.token = Embedding(vocab_size, embed_dim, rngs=rngs, dtype=dtype, param_dtype=param_dtype)
+        self.token = Embedding(
+            vocab_size, embed_dim, padding_idx, rngs=rngs, dtype=dtype, param_dtype=param_dtype
+        )
         self.segment = Embedding(num_segments, embed_dim, rngs=rngs, dtype=dtype, param_dtype=param_dtype)
         self.position = POSITIONS[positions](
             max_positions, embed_dim, rngs=rngs, dtype=dtype, param_dtype=param_dtype
@@ -80,7 +85,7 @@ class Embeddings(nnx.Module):
 
 
 def require_ids(name: str, ids: Integer[Array, "..."], shape: tuple[int, ...] | None = None) -> None:
-    """A ValueError unless `ids` are integers, of `shape` where it is given, else `(t,)` or `(b, t)`."""
+    """Raise ValueError unless `ids` are integers, of `shape` where it is given, else `(t,)` or `(b, t)`."""
     if not jnp.issubdtype(ids.dtype, jnp.integer):
         raise ValueError(f"{name} must be integers, got {ids.dtype}")
     if shape is None and ids.ndim not in (1, 2):

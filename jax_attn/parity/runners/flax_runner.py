@@ -1,6 +1,5 @@
 """Runs the Flax module: on a copy, in a lane's dtype, with all gradients, in one jitted function."""
 
-from collections import defaultdict
 from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
@@ -20,7 +19,7 @@ from jax_attn.parity.runners.lifting_flax import lifted_flax
 from jax_attn.parity.runners.places import Places
 from jax_attn.parity.runners.run import Buffers, Run
 from jax_attn.parity.runners.trees import Skeleton, pair, take_apart
-from jax_attn.weights.rules import Names, Slot, slots
+from jax_attn.weights.rules import Names, Slot, joined, slots
 
 CONSTANT = (Buffer, nnx.BatchStat)
 
@@ -185,14 +184,12 @@ class FlaxSide:
         self, arrays: Mapping[int, np.ndarray], where: Iterable[tuple[Slot, int]] | None = None
     ) -> dict[str, np.ndarray]:
         """Arrays by position; those that are trained, or those of `where`."""
-        pieces: dict[str, dict[int, np.ndarray]] = defaultdict(dict)
-        for slot, position in zip(self.slots, self.positions, strict=True) if where is None else where:
-            for place, array in zip(slot.places, slot.to_torch(arrays[position]), strict=True):
-                pieces[place.key][place.part] = array
-        return {
-            key: np.concatenate([parts[part] for part in sorted(parts)]) if len(parts) > 1 else parts[0]
-            for key, parts in pieces.items()
-        }
+        chosen = zip(self.slots, self.positions, strict=True) if where is None else where
+        return joined(
+            pair
+            for slot, position in chosen
+            for pair in zip(slot.places, slot.to_torch(arrays[position]), strict=True)
+        )
 
     @contextmanager
     def _surroundings(self) -> Generator[None]:

@@ -5,6 +5,7 @@ may do with less: what has no counterpart and learns nothing is left out, and to
 """
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -16,10 +17,12 @@ from flax import nnx
 from jax_attn.parity.lanes import is_floating
 from jax_attn.parity.report import LeftOut
 from jax_attn.parity.runners.torch_copy import copied
-from jax_attn.parity.runners.torch_keys import buffers_of, memory, parameters_of, through_wrappers
-from jax_attn.weights.remedies import remedies
-from jax_attn.weights.rules import Names, Slot, slots
-from jax_attn.weights.state_dict import StateDictError, assign, find_faults, state_dict
+from jax_attn.parity.runners.torch_keys import buffers_of, parameters_of, through_wrappers
+from jax_attn.weights.errors import NamesError, StateDictError
+from jax_attn.weights.fitting import fit, ties
+from jax_attn.weights.layouts import SAME
+from jax_attn.weights.rules import Names, Slot, TorchLayout, rename, slots
+from jax_attn.weights.state_dict import assign, find_errors, misfit, remember, state_dict
 from jax_attn.weights.tensors import as_numpy, as_torch
 
 Weights = Literal["torch", "flax"] | None
@@ -27,7 +30,7 @@ Weights = Literal["torch", "flax"] | None
 WAY_OUT = (
     "names=[(pattern, replacement)] renames Flax's keys; or load both sides yourself, and pass weights=None"
 )
-MOST_MUTATIONS = 8
+MOST_ERRORS = 8
 LEARNED = ("running_mean", "running_var", "num_batches_tracked")  # buffers of what was seen in training
 
 
@@ -74,14 +77,16 @@ def carry(flax: nnx.Module, torch: Any, weights: Weights, names: Names) -> Carri
         return Carried(flax, torch, names=names)
     receiver = nnx.clone(flax, graph=True)
     fitting = Fitting(receiver, torch, names)
-    mutations = find_faults(fitting.table, fitting.given)
-    if mutations:
-        raise StateDictError(
-            f"torch's weights do not fit flax's {type(flax).__name__}",
-            mutations,
-            [*remedies(receiver, fitting.table, fitting.given), WAY_OUT],
-            MOST_MUTATIONS,
-        )
+    if errors := fitting.errors():
+        message = f"torch's weights do not fit flax's {type(flax).__name__}"
+
+        def errors_with(other: Names) -> list[str]:
+            return Fitting(nnx.clone(flax, graph=True), torch, other).errors()
+
+        error = misfit(message, receiver, names, dict(torch.state_dict()), errors, errors_with)
+        if isinstance(error, NamesError):
+            raise error
+        raise StateDictError(message, errors, [*error.advice, WAY_OUT], MOST_ERRORS)
     if weights == "torch":
         fitting.load()
         return Carried(receiver, torch, fitting.left_out, names)
@@ -89,12 +94,14 @@ def carry(flax: nnx.Module, torch: Any, weights: Weights, names: Names) -> Carri
     for tensor in [*theirs.parameters(), *theirs.buffers()]:
         if fitting.width is not None and tensor.is_floating_point():
             tensor.data = tensor.data.to(as_torch(np.zeros(0, fitting.width)).dtype)
-    own = {key: value for key, value in state_dict(flax, names=names).items() if key in fitting.given}
+    sender = nnx.clone(flax, graph=True)
+    remember(sender, fitting.layout)
+    own = {key: value for key, value in state_dict(sender, names=names).items() if key in fitting.given}
     theirs.load_state_dict(own, strict=False)
     held = {**parameters_of(theirs), **buffers_of(theirs)}
     for key in own.keys() & held.keys():  # by identity: what renames on saving may not do so on loading
         held[key].data.copy_(own[key])
-    return Carried(flax, theirs, fitting.left_out, names)
+    return Carried(sender, theirs, fitting.left_out, names)
 
 
 class Fitting:
@@ -108,12 +115,16 @@ class Fitting:
     """
 
     def __init__(self, flax: nnx.Module, torch: Any, names: Names):
-        self.table = slots(flax, names)
         state = dict(torch.state_dict())
         self.given = {key: value for key, value in state.items() if hasattr(value, "shape")}
+        self.layout = layout_shown(flax, torch, self.given, names)
+        remember(flax, self.layout)
+        self.table = slots(flax, names)
         self.left_out = dict.fromkeys(state.keys() - self.given.keys(), "state of torch that is no tensor")
         self.width: np.dtype[Any] | None = None
+        self.untracked = _untracked(torch)
         self._leave_out_constants(set(buffers_of(torch)))
+        self._leave_out_untracked()
         self._leave_out_shared()
         self._widen(flax)
 
@@ -121,6 +132,10 @@ class Fitting:
     def expected(self) -> dict[str, Slot]:
         """The slots by torch key."""
         return {place.key: slot for slot in self.table for place in slot.places}
+
+    def errors(self) -> list[str]:
+        """What does not fit."""
+        return find_errors(self.table, self.given)
 
     def load(self) -> None:
         """Write it all into the variables."""
@@ -147,15 +162,19 @@ class Fitting:
                 self.given.pop(key, None)
                 self.left_out[key] = reason
 
+    def _leave_out_untracked(self) -> None:
+        """Running statistics, where torch computes those of the batch instead: the outputs tell a difference."""
+        for slot in [slot for slot in self.table if isinstance(slot.variable, nnx.BatchStat)]:
+            if all(place.key in self.untracked for place in slot.places):
+                self.table.remove(slot)
+                for place in slot.places:
+                    self.left_out[place.key] = "a statistic of flax, which torch does not track"
+
     def _leave_out_shared(self) -> None:
         """One tensor of several names, some of which the other side does not have."""
-        expected = self.expected
-        held = {memory(self.given[key]): key for key in self.given if key in expected}
-        for key in [key for key in self.given if key not in expected]:
-            other = held.get(memory(self.given[key]))
-            if other is not None:
-                del self.given[key]
-                self.left_out[key] = f"torch's {other} by another name, which flax does not have"
+        for key, other in ties(self.table, self.given, by_value=False).items():
+            del self.given[key]
+            self.left_out[key] = f"torch's {other} by another name, which flax does not have"
         whole = {
             id(slot.variable): slot
             for slot in self.table
@@ -191,8 +210,56 @@ class Fitting:
         self.left_out["dtype of the weights"] = f"{told}: the numbers are the same, and each lane casts them"
 
 
+def layout_shown(flax: nnx.Module, torch: Any, given: Mapping[str, Any], names: Names) -> TorchLayout:
+    """How torch lays out the weights of `flax`: what keys, shapes and the classes of torch's modules tell."""
+    layout = fit(flax, given, names)
+    layout = TorchLayout(layout.names)  # a tensor of two names is told in the report, not remembered
+    turned = _transposed(torch)
+    if not turned:
+        return layout
+    generic = {rename(key, names): key for key in _generic_keys(flax, layout)}
+    rules = tuple((rf"^{re.escape(key)}$", f"{key}.T") for name, key in generic.items() if name in turned)
+    return TorchLayout((*layout.names, *rules), layout.tied)
+
+
+def _generic_keys(flax: nnx.Module, layout: TorchLayout) -> list[str]:
+    """The keys of matrices that Flax keeps the other way round than `torch.nn.Linear`."""
+    table = slots(flax, (), layout)
+    return [
+        place.key
+        for slot in table
+        for place in slot.places
+        if slot.layout is not SAME and not place.transposed
+    ]
+
+
+def _transposed(torch: Any) -> set[str]:
+    """The keys of weights that lie as (in, out): those of transformers' `Conv1D`."""
+    return {
+        f"{name}.weight".lstrip(".")
+        for name, module in _modules(torch)
+        if type(module).__name__ == "Conv1D" and getattr(module.weight, "ndim", 0) == 2
+    }
+
+
+def _untracked(torch: Any) -> set[str]:
+    """The keys of running statistics that a norm of torch could track, and does not."""
+    return {
+        f"{name}.{buffer}".lstrip(".")
+        for name, module in _modules(torch)
+        for buffer in LEARNED
+        if buffer in module._buffers and module._buffers[buffer] is None
+    }
+
+
+def _modules(torch: Any) -> list[tuple[str, Any]]:
+    """The modules of torch by path; none of a recorded one."""
+    named = getattr(torch, "named_modules", None)
+    return [] if named is None else list(named(remove_duplicate=False))
+
+
 def require_sides(flax: Any, torch: Any) -> None:
-    """A ValueError unless the one is a module of Flax, and the other one of torch."""
+    """Raise ValueError unless `flax` is a module of Flax and `torch` one of torch."""
     for name, value, fits, kind in (
         ("flax_module", flax, isinstance(flax, nnx.Module), "flax.nnx.Module"),
         ("torch_module", torch, hasattr(torch, "named_buffers"), "torch.nn.Module"),

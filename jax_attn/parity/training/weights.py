@@ -1,6 +1,5 @@
 """The weights that Flax trains: as optax has them, and by torch key in torch's layout."""
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,7 +9,7 @@ import numpy as np
 from flax import nnx
 
 from jax_attn.parity.lanes import is_floating
-from jax_attn.weights.rules import Names, Place, Slot, slots
+from jax_attn.weights.rules import Names, Slot, joined, piece_at, slots
 
 Arrays = Sequence[Any]
 
@@ -79,7 +78,7 @@ class TrainedWeights:
         leaves, treedef = jax.tree.flatten(rest)
         for slot, position in self._beside:
             if all(place.key in by_key for place in slot.places):
-                value = slot.to_flax([_piece(by_key, place) for place in slot.places])
+                value = slot.to_flax([piece_at(place, by_key[place.key]) for place in slot.places])
                 leaves[position] = jnp.array(value, leaves[position].dtype, copy=True)
         return jax.tree.unflatten(treedef, leaves)
 
@@ -99,22 +98,16 @@ class TrainedWeights:
         leaves = list(self.leaves)
         for slot, position in self._slots:
             if all(place.key in by_key for place in slot.places):
-                leaves[position] = slot.to_flax([_piece(by_key, place) for place in slot.places])
+                leaves[position] = slot.to_flax([piece_at(place, by_key[place.key]) for place in slot.places])
         return leaves
 
 
 def _by_key(known: Sequence[tuple[Slot, Any]]) -> dict[str, np.ndarray]:
-    pieces: dict[str, dict[int, np.ndarray]] = defaultdict(dict)
-    parts: dict[str, int] = {}
-    for slot, leaf in known:
-        for place, array in zip(slot.places, slot.to_torch(np.asarray(leaf)), strict=True):
-            pieces[place.key][place.part] = array
-            parts[place.key] = place.parts
-    return {
-        key: np.concatenate([found[part] for part in sorted(found)]) if parts[key] > 1 else found[0]
-        for key, found in pieces.items()
-        if len(found) == parts[key]
-    }
+    return joined(
+        pair
+        for slot, leaf in known
+        for pair in zip(slot.places, slot.to_torch(np.asarray(leaf)), strict=True)
+    )
 
 
 def _flattened(state: Any) -> list[tuple[Any, Any]]:
@@ -124,9 +117,3 @@ def _flattened(state: Any) -> list[tuple[Any, Any]]:
 def dotted(path: Sequence[Any]) -> str:
     """The keys of a path, joined by dots."""
     return ".".join(str(key.key) for key in path if hasattr(key, "key"))
-
-
-def _piece(by_key: Mapping[str, np.ndarray], place: Place) -> np.ndarray:
-    array = by_key[place.key]
-    length = array.shape[0] // place.parts if place.parts > 1 else 0
-    return array[place.part * length : (place.part + 1) * length] if length else array

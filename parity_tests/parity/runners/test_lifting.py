@@ -198,7 +198,7 @@ class FlaxRotary(nnx.Module):
 KEEPS = ("frequencies", "tables", "complex", "nothing")
 
 
-@pytest.mark.parametrize("keeps", [keeps for keeps in KEEPS if keeps != "complex"])
+@pytest.mark.parametrize("keeps", KEEPS)
 @pytest.mark.parametrize("dtype", [jnp.float32, None])
 def test_a_right_rotary_port_passes(keeps, dtype):
     """Whatever torch keeps in float32, and whether or not Flax asks for it."""

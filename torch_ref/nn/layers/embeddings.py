@@ -27,9 +27,10 @@ class Embeddings(nn.Module):
         dropout: float = 0.0,
         positions: str = "learned",
         eps: float = 1e-12,
+        padding_idx: int | None = None,
     ):
         super().__init__()
-        self.token = nn.Embedding(vocab_size, embed_dim)
+        self.token = nn.Embedding(vocab_size, embed_dim, padding_idx)
         self.segment = nn.Embedding(num_segments, embed_dim)
         self.position = POSITIONS[positions](max_positions, embed_dim)
         self.norm = nn.LayerNorm(embed_dim, eps=eps)
