@@ -14,20 +14,17 @@ from rich.console import Console
 from jax_attn.cli.files import require_outputs, write_texts
 from jax_attn.cli.findings import DIFFERS, Findings
 from jax_attn.cli.user_file import load_port
-from jax_attn.parity import tolerances
-from jax_attn.parity.compare import SMALL, carry_weights, compare_cases
+from jax_attn.parity.compare import compare_cases
 from jax_attn.parity.diagnosing.diagnose import diagnose
 from jax_attn.parity.diagnosing.lint_modules import lint_pair
-from jax_attn.parity.judging.lane_run import LaneRun, Sides
-from jax_attn.parity.lanes import LANES
-from jax_attn.parity.locate import trace_modules
+from jax_attn.parity.judging.lane_run import LaneRun
+from jax_attn.parity.lanes import LANES, lanes_named
 from jax_attn.parity.pages.error_maps import error_maps
 from jax_attn.parity.pages.junit import junit as junit_text
 from jax_attn.parity.pages.page import page
 from jax_attn.parity.port import Port
 from jax_attn.parity.recorded.against import (
     RecordedLaneRun,
-    carry_recorded,
     compare_with_trace,
     recorded_sides,
     trace_against,
@@ -35,6 +32,7 @@ from jax_attn.parity.recorded.against import (
 from jax_attn.parity.recorded.files import JSON, TENSORS, TorchTrace
 from jax_attn.parity.recorded.inputs import require_recorded_inputs
 from jax_attn.parity.report import Report
+from jax_attn.parity.tracing.trace import Tracer
 from jax_attn.parity.training.compare import TRAINING_LANES, compare_training
 from jax_attn.parity.training.report import TrainingReport
 
@@ -179,31 +177,17 @@ def page_of(port: Port, recorded: TorchTrace | None, findings: Findings) -> str:
     """The page: for it the worst tensors are computed once more, and modules that agree are traced."""
     report = findings.report
     if recorded is not None:
-        case = recorded.case
-        carried = carry_recorded(port.flax, recorded, port.weights, port.names)
-        sides = recorded_sides(carried, recorded, port.names, port.whole_model, port.call_flax)
-        report.trace = report.trace or trace_against(port.flax, recorded, sides, port.modules)
-        maps = error_maps(partial(RecordedLaneRun, sides, recorded=recorded), case, report)
+        options = {name: getattr(port, name) for name in ("weights", "names", "modules", "call_flax")}
+        sides, _ = recorded_sides(port.flax, recorded, whole_model=port.whole_model, **options)
+        report.trace = report.trace or trace_against(recorded, sides)
+        maps = error_maps(partial(RecordedLaneRun, sides, recorded=recorded), recorded.case, report)
         return page(report, maps=maps, diagnosis=findings.why)
-    case = port.case
-    options: dict[str, Any] = {
-        "names": port.names,
-        "call_flax": port.call_flax,
-        "call_torch": port.call_torch,
-        "seed": port.seed,
-    }
+    sides, _ = report.compared.carry()
     if report.trace is None:
-        weights: dict[str, Any] = {"weights": port.weights, "modules": port.modules}
-        report.trace = trace_modules(
-            port.flax, port.torch, *case.args, kwargs=case.kwargs, **weights, **options
-        )
-    bound = tolerances.WHOLE_MODEL if port.whole_model else tolerances.MODULE
-    flax, torch = carry_weights(port.flax, port.torch, port.weights, port.names)
-    sides = Sides(flax, torch, bound=bound, quick=report.parameters <= SMALL, **options)
-    maps = error_maps(partial(LaneRun, sides), case, report)
+        report.trace = Tracer(sides, lanes_named(["float64"])[0]).trace(port.case)
     return page(
         report,
-        maps=maps,
+        maps=error_maps(partial(LaneRun, sides), port.case, report),
         training=findings.training,
         diagnosis=findings.why,
         settings=findings.told_settings,

@@ -15,15 +15,14 @@ from flax import nnx
 
 from jax_attn.parity import tolerances
 from jax_attn.parity.cases import Case
-from jax_attn.parity.compare import Weights, carry_weights
+from jax_attn.parity.comparison import Comparison
 from jax_attn.parity.judging.judge import Pair
-from jax_attn.parity.judging.lane_run import LaneRun, Sides
+from jax_attn.parity.judging.lane_run import LaneRun
 from jax_attn.parity.lanes import LANES, Lane, lanes_named
 from jax_attn.parity.mutations import Injected, Mutation, inject, mutations_for
 from jax_attn.parity.report import Report, Result, table
 from jax_attn.parity.runners.torch_runner import TorchSide
 from jax_attn.parity.training.report import TrainingReport
-from jax_attn.weights.rules import Names
 
 # A noise ratio this far above its bound is no bad luck, and is not measured again.
 BEYOND_DOUBT = 10.0
@@ -198,14 +197,9 @@ def power(
     mutations: Iterable[Mutation] | None = None,
     *,
     tolerance: float | None = None,
-    names: Names = (),
-    weights: Weights = "torch",
-    whole_model: bool = False,
-    call_flax: Callable[..., Any] | None = None,
-    call_torch: Callable[..., Any] | None = None,
-    seed: int = 0,
     title: str = "",
     progress: Callable[[str, str], None] = lambda lane, mutation: None,
+    **options: Any,
 ) -> PowerReport:
     """Inject each mutation into a copy of the torch module, and compare it with Flax on the same calls.
 
@@ -220,14 +214,9 @@ def power(
         lanes: some of `LANES`.
         mutations: those to inject; None is all that fit the module.
         tolerance: an error of the outputs that you would accept; the mutations with a smaller one are named.
-        names: as in `compare_cases`, and so are the others.
-        weights: whose weights both sides get.
-        whole_model: hold float64 to the bound of a whole model.
-        call_flax: in place of calling the module.
-        call_torch: in place of calling the module.
-        seed: of cotangents and dropout masks.
         title: what the report is called.
         progress: called with (lane, mutation) before each trial.
+        options: `weights`, `names`, `whole_model`, `call_flax`, `call_torch` and `seed`, as in `compare_cases`.
 
     Raises:
         StateDictError: the weights of one side do not fit the other.
@@ -237,13 +226,12 @@ def power(
     _require_cases(cases)
     if tolerance is not None and not tolerance >= 0:
         raise ValueError(f"tolerance must be 0 or above, got {tolerance}")
-    flax, torch = carry_weights(flax_module, torch_module, weights, names)
-    chosen = mutations_for(flax, torch) if mutations is None else list(mutations)
+    sides, _ = Comparison(flax_module, torch_module, **options).carry()
+    torch = sides.torch
+    chosen = mutations_for(sides.flax, torch) if mutations is None else list(mutations)
     for mutation in chosen:
         if not mutation.fits(torch):
             raise ValueError(f"the mutation {mutation.name!r} does not fit {type(torch).__name__}")
-    bound = tolerances.WHOLE_MODEL if whole_model else tolerances.MODULE
-    sides = Sides(flax, torch, names, bound, call_flax, call_torch, seed, True)
     baseline = Report(title)
     report = PowerReport(title, tolerance=tolerance, baseline=baseline)
     injected = [inject(mutation, torch, share_weights=True) for mutation in chosen]

@@ -78,7 +78,7 @@ class Report:
         first_divergence: the first submodule that does something else; None where nothing failed, where it
             was not asked for, or where the submodules all agree (`left_out` then says so).
         trace: every submodule's errors, a `ModuleTrace`, where the first divergence was asked for.
-        compared: the modules and calls, a `Compared`, for `diagnose`. Neither this nor the trace goes into
+        compared: the modules and calls, a `Comparison`, for `diagnose`. Neither this nor the trace goes into
             the JSON, or to another process.
     """
 

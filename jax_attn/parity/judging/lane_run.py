@@ -2,13 +2,12 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
-from flax import nnx
 
 from jax_attn.parity import tolerances
 from jax_attn.parity.cases import Case
+from jax_attn.parity.comparison import Comparison
 from jax_attn.parity.judging.judge import Pair, judge, measure, pooled
 from jax_attn.parity.judging.lane_pairs import LanePairs
 from jax_attn.parity.judging.unevenness import UNSTEADY, is_uneven, unsteady
@@ -20,25 +19,10 @@ from jax_attn.parity.runners.flax_runner import FlaxSide, depends_on_mode, fixed
 from jax_attn.parity.runners.run import Run
 from jax_attn.parity.runners.torch_runner import TorchSide
 from jax_attn.parity.runners.trees import Mismatch, Skeleton, leaves_of
-from jax_attn.weights.rules import Names
 
 Progress = Callable[[str, str], None]
 Verdict = tuple[list[Result], list[LeftOut]]
 Settled = dict[tuple[str, str], Result]
-
-
-@dataclass(frozen=True)
-class Sides:
-    """The two modules with the same weights, and how they are compared. See `compare_cases`."""
-
-    flax: nnx.Module
-    torch: Any
-    names: Names
-    bound: float
-    call_flax: Callable[..., Any] | None
-    call_torch: Callable[..., Any] | None
-    seed: int
-    quick: bool
 
 
 @dataclass(frozen=True)
@@ -65,7 +49,7 @@ class Attempt:
 class LaneRun:
     """Both sides, ready to run in one lane."""
 
-    def __init__(self, sides: Sides, lane: Lane):
+    def __init__(self, sides: Comparison, lane: Lane):
         self.sides = sides
         self.lane = lane
         self.mutation = ""
