@@ -18,7 +18,7 @@ from benchmarks.chart import save_chart
 from benchmarks.comparison import Comparison, geometric_mean
 from jax_attn.cli.files import require_writable, write_texts
 from jax_attn.cli.main import guarded
-from jax_attn.cli.progress import progress_over
+from jax_attn.cli.terminal import progress_over, terminal
 
 Sizes = Annotated[tuple[int, int, int, int] | None, tyro.conf.arg(metavar="B T N H")]
 File = Annotated[Path | None, tyro.conf.arg(metavar="FILE")]
@@ -139,7 +139,7 @@ def bench(what: tyro.conf.OmitArgPrefixes[Benchmark] = Everything()) -> int:
     require_writable(what.json)
     require_writable(what.plot, ".png", ".svg", ".pdf")
     name = type(what).__name__.lower()
-    console = Console(highlight=False, soft_wrap=True)
+    console = terminal()
     kinds = (Attention, Flex, Ladder)
     parts = [kind(rounds=what.rounds) for kind in kinds] if isinstance(what, Everything) else [what]
     comparisons = [done for part in parts for done in measure(console, *part.comparisons())]

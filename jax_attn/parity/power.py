@@ -8,7 +8,7 @@ import copy
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from flax import nnx
@@ -20,8 +20,9 @@ from jax_attn.parity.judging.judge import Pair
 from jax_attn.parity.judging.lane_run import LaneRun
 from jax_attn.parity.lanes import LANES, Lane, lanes_named
 from jax_attn.parity.mutations import Injected, Mutation, inject, mutations_for
-from jax_attn.parity.report import Report, Result, table
+from jax_attn.parity.report import Report, Result
 from jax_attn.parity.runners.torch_runner import TorchSide
+from jax_attn.parity.text import plain, table
 from jax_attn.parity.training.report import TrainingReport
 
 # A noise ratio this far above its bound is no bad luck, and is not measured again.
@@ -157,10 +158,7 @@ class PowerReport:
         """Everything, in the types of JSON."""
         trials = []
         for trial in self.trials:
-            lanes = {lane: _plain(asdict(seen)) for lane, seen in trial.lanes.items()}
-            words = [list(pair) for pair in trial.words]
-            row = {"mutation": trial.mutation, "summary": trial.summary, "pair": trial.pair, "words": words}
-            trials.append({**row, "expected": trial.expected, "verdict": trial.verdict, "lanes": lanes})
+            trials.append({**plain(trial), "verdict": trial.verdict})
         tolerated = [trial.mutation for trial in self.tolerated]
         head = {"title": self.title, "passed": self.passed, "seconds": self.seconds}
         return {**head, "tolerance": self.tolerance, "tolerated": tolerated, "trials": trials}
@@ -326,7 +324,3 @@ def cell(trial: Trial, lane: str) -> str:
 def number(value: float) -> str:
     """An error in a table."""
     return "-" if math.isnan(value) else "no value" if math.isinf(value) else f"{value:.1e}"
-
-
-def _plain(row: dict[str, Any]) -> dict[str, Any]:
-    return {k: str(v) if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}

@@ -69,11 +69,30 @@ def test_the_text_is_a_table():
     lines = text.splitlines()
     assert all(line == line.rstrip() for line in lines)
     many = Report(results=[result(str(i), error=1.0, passed=False) for i in range(50)])
-    assert "... and 30 more" in str(many)
+    assert "... and 45 more" in str(many)
+    assert many.text(verbose=True).count("FAILED   at") == 50
+
+
+def test_the_answer_comes_first():
+    report = mixed()
+    report.first_divergence, report.diagnosis = "here", "therefore"
+    verdict, where, why, *tables = str(report).split("\n\n")
+    assert (verdict[:12], where, why) == ("pair: FAILED", "here", "therefore")
+    assert tables[0].startswith("lane")
+
+
+def test_what_raises_in_every_lane_is_told_once():
+    raised = [
+        result("torch", lane, "run", math.nan, passed=False, case="") for lane in ("float64", "bfloat16")
+    ]
+    text = str(Report("pair", raised))
+    assert text.count("at [0]: flax 1, torch 2") == 1
+    assert "float64, bfloat16" in text
+    assert text.startswith("pair: FAILED, nothing was compared")
 
 
 def test_a_passing_report_shows_the_worst_of_each_lane():
-    text = str(Report("pair", [result(), result("v", error=5e-13)]))
+    text = Report("pair", [result(), result("v", error=5e-13)]).text(verbose=True)
     assert "pair: passed, 2 comparisons in 1 lane, 1 case" in text
     assert "5e-13" in text
     assert "1e-14" not in text

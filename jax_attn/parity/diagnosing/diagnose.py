@@ -34,7 +34,7 @@ FLOAT32 = 1e-10, 1e-6
 def diagnose(
     report: Report, *, mutations: Sequence[Mutation] | None = None, progress: Progress = lambda what: None
 ) -> Diagnosis:
-    """Find which known mutation explains the first divergence of a comparison.
+    """Find which known mutation explains the first divergence of a comparison; the report's text then says it.
 
     Each mutation that fits the submodule at mutation is injected into a copy of torch's, and torch runs again. If
     its output then is Flax's, within the bound, on these inputs and on others, that mutation is what differs.
@@ -81,6 +81,7 @@ def diagnose(
         found.also = _also(trace, where)
         break
     found.seconds = time.perf_counter() - started
+    report.diagnosis = found
     return found
 
 

@@ -66,7 +66,8 @@ def failed():
 
 def test_a_failed_report_shows_where_and_how_much(failed):
     report, maps = failed
-    text = page(report, maps=maps, diagnosis="the epsilon: 1e-06 in flax, 1e-05 in torch")
+    report = replace(report, diagnosis="the epsilon: 1e-06 in flax, 1e-05 in torch")
+    text = page(report, maps=maps)
     found = Page(text)
     told = " ".join(found.text)
     assert "FAILED" in told
@@ -123,7 +124,7 @@ def test_what_agrees_is_shown_by_what_is_nearest_to_its_bound():
 
 def test_what_is_told_is_escaped_and_what_was_left_out_is_told():
     report = Report("x", left_out=[LeftOut("", "float64", "<mask>", "a buffer & no more")])
-    text = page(report, diagnosis="<b>why</b>")
+    text = page(report, undiagnosed="<b>why</b>")
     assert "<b>why" not in text
     told = " ".join(Page(text).text)
     assert "<b>why</b>" in told
