@@ -106,9 +106,8 @@ def _numbers(s: Settings, torch: Settings, known: Sequence[float]) -> list[_Numb
         return [*found, plain("momentum", [0.0, *shares]), plain("dampening", [0.0, *shares])]
     found.append(plain("eps_root", small) if s.eps_root else plain("eps", [0.0, *small]))
     if s.kind == "adagrad":
-        sums = [
-            a + b for a, b in itertools.product(known, small)
-        ]  # optax has its eps within the root, as the sum
+        # optax has its eps within the root, as it has the sum
+        sums = [float(f"{a + b:.12g}") for a, b in itertools.product(known, small)]
         positive = [x for x in (*known, *sums) if x > 0]
         return [*found, plain("initial_accumulator_value", [0.0, *positive])]
     if s.kind == "rmsprop":
