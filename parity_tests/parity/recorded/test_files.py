@@ -209,7 +209,7 @@ def test_bad_traces_are_told(folder, capsys, tmp_path):
     assert "holds no trace" in refusal("diff", port, "--against", tmp_path)
     (tmp_path / "trace.json").write_text('{"format": 7}')
     (tmp_path / "trace.safetensors").write_bytes((folder / "run" / "trace.safetensors").read_bytes())
-    assert "format 7, expected 1" in refusal("diff", port, "--against", tmp_path)
+    assert "format 7, expected 2" in refusal("diff", port, "--against", tmp_path)
     (tmp_path / "trace.json").write_bytes((folder / "run" / "trace.json").read_bytes())
     (tmp_path / "trace.safetensors").write_bytes(b"nonsense")
     assert "corrupt" in refusal("diff", port, "--against", tmp_path)
