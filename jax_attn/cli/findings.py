@@ -5,7 +5,7 @@ from typing import Any
 
 from jax_attn.parity.diagnosing.lint_modules import SettingFinding
 from jax_attn.parity.report import Report
-from jax_attn.parity.text import joined
+from jax_attn.parity.text import alike, joined
 from jax_attn.parity.training.report import TrainingReport
 
 AGREES, DIFFERS, NOTHING = 0, 1, 2
@@ -66,7 +66,9 @@ class Findings:
         if not self.settings or self.report.diagnosis is not None:
             return ""
         word = " by their attributes, and these inputs show no difference" if self.report.passed else ""
-        return "\n".join([f"settings differ{word}:", *(f"  {finding}" for finding in self.settings)])
+        return "\n".join(
+            [f"settings differ{word}:", *(f"  {each}" for each in alike(map(str, self.settings)))]
+        )
 
     def text(self, verbose: bool = False) -> str:
         """Return the verdict, where, why, and the tables: the worst of them, or, where `verbose`, all."""

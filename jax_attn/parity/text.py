@@ -2,7 +2,8 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 
@@ -36,6 +37,16 @@ def number(value: float | None, digits: int = 3) -> str:
 def joined(*parts: str, by: str = "\n\n") -> str:
     """Join the parts that are not empty."""
     return by.join(part for part in parts if part)
+
+
+def alike(lines: Iterable[str]) -> list[str]:
+    """Return the lines; those that differ in the number of a layer alone once, and how many they are."""
+    found: dict[str, list[str]] = {}
+    for line in lines:
+        found.setdefault(re.sub(r"(?<=\.)\d+(?=[.:])", "*", line), []).append(line)
+    return [
+        same[0] if len(same) == 1 else f"{starred} ({len(same)} of them)" for starred, same in found.items()
+    ]
 
 
 def plain(value: Any) -> Any:

@@ -4,6 +4,7 @@ import math
 import pytest
 
 from jax_attn.parity.report import LeftOut, Report, Result
+from jax_attn.parity.text import alike
 
 
 def result(
@@ -102,6 +103,11 @@ def test_the_first_line_tells_what_was_not_compared():
     left_out = [LeftOut(case, "float64", name, "no counterpart") for case in "ab" for name in "vw"]
     first, *_ = str(Report("pair", [result()], left_out)).splitlines()
     assert first == "pair: passed, 1 comparison in 1 lane, 1 case; 2 not compared"
+
+
+def test_lines_that_differ_in_the_number_of_a_layer_are_one():
+    lines = ["layers.0.norm: eps", "layers.0.out: bias", "layers.11.norm: eps", "blocks.1: eps 1.0"]
+    assert alike(lines) == ["layers.*.norm: eps (2 of them)", "layers.0.out: bias", "blocks.1: eps 1.0"]
 
 
 def test_json_there_and_back(tmp_path):

@@ -7,7 +7,7 @@ from typing import Any
 
 from jax_attn.parity import tolerances
 from jax_attn.parity.diagnosing.lint_modules import SettingFinding
-from jax_attn.parity.text import count, table
+from jax_attn.parity.text import alike, count, table
 from jax_attn.parity.tracing.divergence import Divergence
 
 
@@ -121,7 +121,7 @@ class Diagnosis:
             told = [f"{path or 'the module itself'} ({error:.2g})" for path, error in self.also[:MANY]]
             more = f", and {len(self.also) - MANY} more" if len(self.also) > MANY else ""
             yield f"  also on their own: {', '.join(told)}{more}"
-        for finding in self.lint:
+        for finding in alike(map(str, self.lint)):
             yield f"  settings differ: {finding}"
 
 
