@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
 import tyro
-from rich.console import Console
 
 from benchmarks import attention, flex, ladder, sentences
 from benchmarks.cases import CASES, LENGTHS, Case, Shape
@@ -18,6 +17,7 @@ from benchmarks.scale_chart import save_scale_chart
 from benchmarks.table import measure
 from jax_attn.cli.files import require_writable, write_texts
 from jax_attn.cli.main import guarded
+from jax_attn.cli.terminal import terminal
 
 Sizes = Annotated[tuple[int, int, int, int] | None, tyro.conf.arg(metavar="B T N H")]
 File = Annotated[Path | None, tyro.conf.arg(metavar="FILE")]
@@ -202,7 +202,7 @@ def bench(what: tyro.conf.OmitArgPrefixes[Benchmark] = Everything()) -> int:
     require_writable(what.json)
     require_writable(what.plot, ".png", ".svg", ".pdf")
     name = type(what).__name__.lower()
-    console = Console(highlight=False, soft_wrap=True)
+    console = terminal()
     kinds = (Attention, Decode, Short, Flex, Ladder)
     parts = [kind(rounds=what.rounds) for kind in kinds] if isinstance(what, Everything) else [what]
     comparisons = [done for part in parts for done in measure(console, *part.work())]

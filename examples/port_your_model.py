@@ -123,11 +123,11 @@ def pair(mistake: Mistake = "epsilon") -> dict[str, Any]:
         "names": NAMES,
         "call_torch": call_torch,
         "batches": [(*example_inputs(), np.random.default_rng(1).standard_normal((BATCH, TOKENS, WIDTH)))],
-        "losses": (
+        "loss": (
             lambda model, x, padding, y: ((model(x, padding) - y) ** 2).mean(),
             lambda model, x, padding, y: ((call_torch(model, x, padding) - y) ** 2).mean(),
         ),
-        "optimizers": (optax.sgd(0.1), lambda parameters: torch.optim.SGD(parameters, 0.1)),
+        "optimizer": (optax.sgd(0.1), lambda parameters: torch.optim.SGD(parameters, 0.1)),
     }
 
 
@@ -162,8 +162,8 @@ def stages(mistake: Mistake, lanes: Sequence[str]) -> list[Report]:
         report = compare(flax, theirs, *inputs, call_torch=call, title=f"stage {title}", **options)
         reports.append(report)
         if not report.passed:
+            diagnose(report)
             print(f"{report}\n")
-            print(diagnose(report), "\n")
             break
         print(str(report).partition("\n")[0])
     return reports

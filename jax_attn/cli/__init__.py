@@ -1,4 +1,4 @@
-"""The command line: `jax-attn list`, `verify`, `diff`, `trace` and `bench`."""
+"""The command line: `jax-attn list`, `verify`, `diff` and `trace`."""
 
 from jax_attn.cli.main import main
 

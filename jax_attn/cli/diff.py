@@ -1,40 +1,36 @@
 """`jax-attn diff`: compare somebody's port with its original, and say where and why they differ."""
 
 import json as json_text
-from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
-from rich.console import Console
 
 from jax_attn.cli.files import require_outputs, write_texts
 from jax_attn.cli.findings import DIFFERS, Findings
+from jax_attn.cli.terminal import progress_on, tell_written, terminal
 from jax_attn.cli.user_file import load_port
-from jax_attn.parity import tolerances
-from jax_attn.parity.compare import SMALL, carry_weights, compare_cases
+from jax_attn.parity.compare import compare_cases
 from jax_attn.parity.diagnosing.diagnose import diagnose
 from jax_attn.parity.diagnosing.lint_modules import lint_pair
-from jax_attn.parity.judging.lane_run import LaneRun, Sides
-from jax_attn.parity.lanes import LANES
-from jax_attn.parity.locate import trace_modules
+from jax_attn.parity.judging.lane_run import LaneRun
+from jax_attn.parity.lanes import LANES, lanes_named
 from jax_attn.parity.pages.error_maps import error_maps
 from jax_attn.parity.pages.junit import junit as junit_text
 from jax_attn.parity.pages.page import page
 from jax_attn.parity.port import Port
 from jax_attn.parity.recorded.against import (
     RecordedLaneRun,
-    carry_recorded,
     compare_with_trace,
     recorded_sides,
     trace_against,
 )
 from jax_attn.parity.recorded.files import JSON, TENSORS, TorchTrace
-from jax_attn.parity.recorded.inputs import require_recorded_inputs
 from jax_attn.parity.report import Report
+from jax_attn.parity.tracing.trace import Tracer
 from jax_attn.parity.training.compare import TRAINING_LANES, compare_training
 from jax_attn.parity.training.report import TrainingReport
 
@@ -54,6 +50,7 @@ def diff(
     json: File = None,
     junit: File = None,
     html: File = None,
+    verbose: bool = False,
 ) -> int:
     """Compare a port with its original: outputs and every gradient, in every lane.
 
@@ -88,13 +85,17 @@ def diff(
     and for --train
 
         batches      [(x, y), ...]: tuples or dicts of arrays
-        losses       (flax_loss, torch_loss), each a function of (module, *batch)
-        optimizers   (optax.sgd(0.1), lambda parameters: torch.optim.SGD(parameters, 0.1))
-        clip, steps  a pair as optimizers is, of clippings; how many steps
+        loss         (flax_loss, torch_loss), each a function of (module, *batch)
+        optimizer    (optax.sgd(0.1), lambda parameters: torch.optim.SGD(parameters, 0.1))
+        clip, steps  a pair as optimizer is, of clippings; how many steps
         training     False for evaluation mode, which leaves dropout and running statistics out
 
-    Where the two differ, the first submodule that does something else is told, and which known mutation
-    explains it.
+    First comes where the two begin to differ, the first submodule that does something else, and why, which
+    known mistake explains it; then the tensors that are worst.
+
+        jax-attn diff port.py --lanes float64            in one lane, which is the quickest
+        jax-attn diff port.py --train --html page.html   trainings as well, and a page to read
+        jax-attn diff port.py --against run              where there is no torch; see `jax-attn trace`
 
     The exit status is 0 if everything agrees, 1 if anything differs, and 2 if there was nothing to compare or
     something is wrong with what was given.
@@ -103,11 +104,12 @@ def diff(
         file: the Python file, and the function in it.
         lanes: the lanes to run: what is computed in; "dropout" is float64 with the same dropout masks.
         train: compare trainings too.
-        against: compare with what `jax-attn trace` recorded there; torch is not needed, and the function
-            returns the Flax module alone, or a dict without torch.
+        against: compare with what `jax-attn trace` recorded there, on the recorded inputs; torch is not needed,
+            and the function returns the Flax module alone, or a dict without torch.
         json: write everything that was measured to this file.
         junit: write a test case for each tensor and lane to this file, as JUnit has it.
         html: write a page to read to this file.
+        verbose: list every tensor and every step, rather than the worst.
     """
     source = Path(file if Path(file).exists() else file.rpartition(":")[0])
     recording = [] if against is None else [against / name for name in (JSON, TENSORS)]
@@ -116,24 +118,24 @@ def diff(
         raise ValueError("--train needs torch; it cannot be combined with --against")
     recorded = None if against is None else TorchTrace.load(against)
     port = load_port(file, *(("flax", "torch") if recorded is None else ("flax",)))
-    port = replace(port, title=port.title or Path(file).name)
-    if recorded is not None:
-        require_recorded_inputs(port.case, recorded.case)
-    console = Console(highlight=False, soft_wrap=True)
+    title = Path(file).name if against is None else f"{Path(file).name} on the inputs of {against}"
+    port = replace(port, title=port.title or title)
+    console = terminal()
+    if train:
+        require_training(port, lanes)
     with progress_on(console) as progress:
-        if train:
-            require_training(port, lanes)
         findings = found(port, recorded, lanes, train, progress)
-    findings.show(console)
-    texts: dict[Path, str] = {}
-    if json is not None:
-        text = json_text.dumps(findings.to_json(), indent=1, ensure_ascii=False, allow_nan=False)
-        texts[json] = text + "\n"
-    if html is not None:
-        texts[html] = page_of(port, recorded, findings)
-    if junit is not None:
-        texts[junit] = junit_text(findings.report, findings.training)
-    write_texts(texts)
+        texts: dict[Path, str] = {}
+        if json is not None:
+            text = json_text.dumps(findings.to_json(), indent=1, ensure_ascii=False, allow_nan=False)
+            texts[json] = text + "\n"
+        if html is not None:
+            texts[html] = page_of(port, recorded, findings)
+        if junit is not None:
+            texts[junit] = junit_text(findings.report, findings.training)
+        write_texts(texts)
+    console.print(findings.text(verbose), markup=False)
+    tell_written(console, texts)
     return findings.status
 
 
@@ -144,13 +146,11 @@ def found(
     report = compared(port, recorded, lanes, progress)
     training = trained(port, lanes, progress) if train else None
     differs = report.first_divergence is not None and Findings(report).status == DIFFERS
-    diagnosis = None
     if differs and recorded is None:
-        diagnosis = diagnose(report, progress=lambda what: progress("why", what))
+        diagnose(report, progress=lambda what: progress("why", what))
     return Findings(
         report,
         training,
-        diagnosis,
         UNDIAGNOSED if differs and recorded is not None else "",
         () if recorded is not None else tuple(lint_pair(port.flax, port.torch, port.names, port.modules)),
     )
@@ -158,20 +158,12 @@ def found(
 
 def compared(port: Port, recorded: TorchTrace | None, lanes: Sequence[str], progress: Progress) -> Report:
     """Outputs and gradients, against torch or what was recorded of it."""
-    options: dict[str, Any] = {
-        "lanes": lanes,
-        "names": port.names,
-        "whole_model": port.whole_model,
-        "call_flax": port.call_flax,
-        "title": port.title,
-        "progress": progress,
-        "trace": True,
-        "modules": port.modules,
-    }
-    options["weights"] = port.weights
+    names = ["names", "whole_model", "call_flax", "title", "modules", "weights"]
+    names += ["call_torch", "seed"] if recorded is None else []
+    options: dict[str, Any] = {name: getattr(port, name) for name in names}
+    options |= {"lanes": lanes, "progress": progress}
     if recorded is not None:
         return compare_with_trace(port.flax, recorded, **options)
-    options |= {"call_torch": port.call_torch, "seed": port.seed}
     return compare_cases(port.flax, port.torch, [port.case], **options)
 
 
@@ -179,40 +171,25 @@ def page_of(port: Port, recorded: TorchTrace | None, findings: Findings) -> str:
     """The page: for it the worst tensors are computed once more, and modules that agree are traced."""
     report = findings.report
     if recorded is not None:
-        case = recorded.case
-        carried = carry_recorded(port.flax, recorded, port.weights, port.names)
-        sides = recorded_sides(carried, recorded, port.names, port.whole_model, port.call_flax)
-        report.trace = report.trace or trace_against(port.flax, recorded, sides, port.modules)
-        maps = error_maps(partial(RecordedLaneRun, sides, recorded=recorded), case, report)
-        return page(report, maps=maps, diagnosis=findings.why)
-    case = port.case
-    options: dict[str, Any] = {
-        "names": port.names,
-        "call_flax": port.call_flax,
-        "call_torch": port.call_torch,
-        "seed": port.seed,
-    }
+        options = {name: getattr(port, name) for name in ("weights", "names", "modules", "call_flax")}
+        sides, _ = recorded_sides(port.flax, recorded, whole_model=port.whole_model, **options)
+        report.trace = report.trace or trace_against(recorded, sides)
+        maps = error_maps(partial(RecordedLaneRun, sides, recorded=recorded), recorded.case, report)
+        return page(report, maps=maps, undiagnosed=findings.undiagnosed)
+    sides, _ = report.compared.carry()
     if report.trace is None:
-        weights: dict[str, Any] = {"weights": port.weights, "modules": port.modules}
-        report.trace = trace_modules(
-            port.flax, port.torch, *case.args, kwargs=case.kwargs, **weights, **options
-        )
-    bound = tolerances.WHOLE_MODEL if port.whole_model else tolerances.MODULE
-    flax, torch = carry_weights(port.flax, port.torch, port.weights, port.names)
-    sides = Sides(flax, torch, bound=bound, quick=report.parameters <= SMALL, **options)
-    maps = error_maps(partial(LaneRun, sides), case, report)
+        report.trace = Tracer(sides, lanes_named(["float64"])[0]).trace(port.case)
     return page(
         report,
-        maps=maps,
+        maps=error_maps(partial(LaneRun, sides), port.case, report),
         training=findings.training,
-        diagnosis=findings.why,
         settings=findings.told_settings,
     )
 
 
 def require_training(port: Port, lanes: Sequence[str]) -> None:
     """A ValueError if the port cannot be trained in these lanes."""
-    for name in ("batches", "losses", "optimizers"):
+    for name in ("batches", "loss", "optimizer"):
         if getattr(port, name) is None:
             raise ValueError(f'--train needs "{name}", and {port.title} returned none')
     if not set(lanes) & set(TRAINING_LANES):
@@ -227,8 +204,8 @@ def trained(port: Port, lanes: Sequence[str], progress: Progress) -> TrainingRep
         port.flax,
         port.torch,
         port.batches,
-        port.losses,
-        port.optimizers,
+        port.loss,
+        port.optimizer,
         port.steps,
         names=port.names,
         clip=port.clip,
@@ -239,13 +216,3 @@ def trained(port: Port, lanes: Sequence[str], progress: Progress) -> TrainingRep
         title=f"{port.title}, training",
         progress=progress,
     )
-
-
-@contextmanager
-def progress_on(console: Console) -> Generator[Progress]:
-    """On a terminal, a line that says what is being done; in a pipe nothing."""
-    if not console.is_terminal:
-        yield lambda lane, what: None
-        return
-    with console.status("starting") as status:
-        yield lambda lane, what: status.update(": ".join(part for part in (lane, what) if part))

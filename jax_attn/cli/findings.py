@@ -1,13 +1,11 @@
-"""What `jax-attn diff` found, and how it is told."""
+"""What `jax-attn diff` found, and how it is told: the verdict, where, why, and then the tables."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
-from rich.console import Console
-
-from jax_attn.parity.diagnosing.diagnose import Diagnosis
 from jax_attn.parity.diagnosing.lint_modules import SettingFinding
 from jax_attn.parity.report import Report
+from jax_attn.parity.text import alike, joined
 from jax_attn.parity.training.report import TrainingReport
 
 AGREES, DIFFERS, NOTHING = 0, 1, 2
@@ -18,16 +16,14 @@ class Findings:
     """What one command found.
 
     Attributes:
-        report: outputs and gradients.
+        report: outputs and gradients, and the diagnosis of why they differ.
         training: of the trainings.
-        diagnosis: why outputs or gradients differ.
         undiagnosed: why no cause was looked for, where they differ.
         settings: settings of paired modules that differ.
     """
 
     report: Report
     training: TrainingReport | None = None
-    diagnosis: Diagnosis | None = None
     undiagnosed: str = ""
     settings: tuple[SettingFinding, ...] = ()
 
@@ -44,40 +40,53 @@ class Findings:
         return AGREES if self.passed else DIFFERS if compared or trained else NOTHING
 
     @property
+    def verdict(self) -> str:
+        """ "passed", "failed", or "nothing was compared"."""
+        return {AGREES: "passed", DIFFERS: "failed", NOTHING: "nothing was compared"}[self.status]
+
+    @property
+    def headline(self) -> str:
+        """The verdict on outputs and gradients, and that on the trainings."""
+        return joined(self.report.headline, self.training.headline if self.training else "", by="\n")
+
+    @property
+    def where(self) -> str:
+        """Where the two begin to differ, and where their trainings do."""
+        return joined(self.report.where, self.training.where() if self.training else "")
+
+    @property
     def why(self) -> str:
         """The causes that were found, or why none was looked for."""
-        return self.undiagnosed if self.diagnosis is None else str(self.diagnosis)
+        told = joined(self.report.why or self.undiagnosed, self.told_settings)
+        return joined(told, self.training.why if self.training else "")
 
     @property
     def told_settings(self) -> str:
         """The modules' settings that differ, where the diagnosis does not tell them."""
-        if not self.settings or self.diagnosis is not None:
+        if not self.settings or self.report.diagnosis is not None:
             return ""
         word = " by their attributes, and these inputs show no difference" if self.report.passed else ""
-        return "\n".join([f"settings differ{word}:", *(f"  {finding}" for finding in self.settings)])
+        return "\n".join(
+            [f"settings differ{word}:", *(f"  {each}" for each in alike(map(str, self.settings)))]
+        )
+
+    def text(self, verbose: bool = False) -> str:
+        """Return the verdict, where, why, and the tables: the worst of them, or, where `verbose`, all."""
+        tables = [each.tables(verbose) for each in (self.report, self.training) if each is not None]
+        return joined(self.headline, self.where, self.why, *tables)
 
     def to_json(self) -> dict[str, Any]:
         """Everything, as JSON has it."""
-        trace = self.report.trace
+        report, training = self.report, self.training
         return {
+            "verdict": self.verdict,
+            "where": self.where,
+            "why": self.why,
             "passed": self.passed,
-            "report": self.report.to_json(),
-            "trace": None if trace is None else trace.to_json(),
-            "diagnosis": None if self.diagnosis is None else self.diagnosis.to_json(),
+            "diagnosis": report.diagnosis and report.diagnosis.to_json(),
             "undiagnosed": self.undiagnosed,
             "settings": [{**vars(f), "flax": str(f.flax), "torch": str(f.torch)} for f in self.settings],
-            "training": None if self.training is None else self.training.to_json(),
+            "report": report.to_json(),
+            "trace": report.trace and report.trace.to_json(),
+            "training": training and training.to_json(),
         }
-
-    def show(self, console: Console) -> None:
-        """The table, then where, then why."""
-        parts = [
-            replace(self.report, first_divergence=None),
-            self.report.first_divergence,
-            self.why,
-            self.told_settings,
-            self.training,
-        ]
-        for part in parts:
-            if part:
-                console.print(f"{part}\n", markup=False)

@@ -2,15 +2,18 @@
 
 from itertools import groupby
 
-from rich.console import Console
 from rich.markup import escape
 
 from jax_attn.catalogue import CATALOGUE
+from jax_attn.cli.terminal import terminal
 
 
 def list_catalogue() -> int:
-    """List every variant under its class: its name, what it computes, and where it comes from."""
-    console = Console(highlight=False, soft_wrap=True)
+    """List every variant under its class: its name, what it computes, and where it comes from.
+
+    `jax-attn list | grep mask` finds those of one kind; `jax-attn verify NAME` proves one.
+    """
+    console = terminal()
     width = max(map(len, CATALOGUE))
     for where, twins in groupby(CATALOGUE.values(), key=lambda twin: twin.where):
         twins = list(twins)

@@ -1,46 +1,129 @@
 """`jax-attn`: finds the command, and turns what a user got wrong into one line."""
 
+import difflib
+import os
 import sys
 from collections.abc import Callable, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from io import TextIOWrapper
+from itertools import takewhile
 from typing import Any
+
+from jax_attn import __version__
 
 DESCRIPTION = """Compare Flax NNX modules with their PyTorch originals.
 
+    jax-attn list                                 what there is to import, and to verify
+    jax-attn verify                               prove all of it against its torch twins
+    jax-attn verify multi-head --lanes float64    prove one variant in one lane
+    jax-attn diff port.py --html port.html        compare your own port with its original
+    jax-attn trace original.py --out run          record torch, for a machine that has none
+    jax-attn --version                            this version, and those of the frameworks
+
 The exit status is 0 if all is well, 1 if something differs, and 2 if something is wrong with what was given.
 `jax-attn COMMAND --help` shows what a command takes."""
-MISSING_EXTRA = "jax-attn needs {name} for this command; install it with: pip install 'jax-attn[torch,cli]'"
-OPTIONAL_PACKAGES = ("torch", "tyro", "rich", "matplotlib", "tokenizers", "safetensors")
+
+# Packages that not every installation has, with those that are needed together with them.
+OPTIONAL_PACKAGES = {
+    "tyro": ("tyro", "rich"),
+    "rich": ("tyro", "rich"),
+    "torch": ("torch",),
+    "matplotlib": ("matplotlib",),
+    "tokenizers": ("tokenizers",),
+    "safetensors": ("safetensors",),
+}
+BROKEN_PIPE = 141  # what a shell reports of a command whose reader has gone
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit status is 0 if all is well, 1 if a proof failed and 2 for bad input."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
 
     def run() -> int:
-        return _application(sys.argv[1:] if arguments is None else arguments).cli(
-            args=arguments, prog="jax-attn", description=DESCRIPTION
-        )
+        if given == ["--version"]:
+            print(versions())
+            return 0
+        return _application(given).cli(args=names_first(given), prog="jax-attn", description=DESCRIPTION)
 
     return guarded("jax-attn", run)
 
 
 def guarded(program: str, run: Callable[[], int]) -> int:
-    """The exit status of `run`; what a user got wrong is told in one line, and gives 2."""
+    """Return the exit status of `run`; what a user got wrong is reported in one line, and gives 2.
+
+    A terminal that cannot print a character gets a replacement, and a reader that has gone is no error.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")
     try:
-        return run()
+        status = run()
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it exits
+        return BROKEN_PIPE
+    except ModuleNotFoundError as error:
+        if error.name is not None and error.name not in OPTIONAL_PACKAGES:
+            raise
+        print(f"{program}: {_missing(error)}", file=sys.stderr)
+        return 2
     except (ValueError, OSError) as error:
         print(f"{program}: {error}", file=sys.stderr)
-        return 2
-    except ModuleNotFoundError as error:
-        if error.name not in OPTIONAL_PACKAGES:
-            raise
-        print(MISSING_EXTRA.format(name=error.name), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"{program}: interrupted", file=sys.stderr)
         return 130
 
 
+def _missing(error: ModuleNotFoundError) -> str:
+    """What is missing, and the command that installs it; no index has jax-attn, so the packages are named."""
+    if error.name is None:
+        return str(error)
+    together = OPTIONAL_PACKAGES[error.name]
+    missing = [name for name in together if name == error.name or find_spec(name) is None]
+    return f"this command needs {error.name}, which is not installed: pip install {' '.join(missing)}"
+
+
+def versions() -> str:
+    """Return our version, and those of what it compares."""
+
+    def of(name: str) -> str:
+        try:
+            return version(name)
+        except PackageNotFoundError:
+            return "not installed"
+
+    found = ", ".join(f"{name} {of(name)}" for name in ("jax", "flax", "optax", "torch"))
+    python = ".".join(map(str, sys.version_info[:3]))
+    return f"jax-attn {__version__} ({found}, python {python})"
+
+
+def names_first(arguments: Sequence[str]) -> list[str]:
+    """Return the arguments with the names that follow `--lanes float64 ...` before it, for it takes all it gets.
+
+    What looks like a lane stays, to be refused as one.
+    """
+
+    found = list(arguments)
+    if "--lanes" in found:
+        from jax_attn.parity.lanes import LANES
+
+        def lane(word: str) -> bool:
+            return "." not in word and bool(difflib.get_close_matches(word, LANES, n=1, cutoff=0.7))
+
+        place = found.index("--lanes")
+        words = list(takewhile(lambda word: not word.startswith("-"), found[place + 1 :]))
+        lanes = list(takewhile(lane, words))
+        if lanes:
+            found[place : place + 1 + len(words)] = [*words[len(lanes) :], "--lanes", *lanes]
+    return found
+
+
 def _application(arguments: Sequence[str]) -> Any:
+    if os.environ.get("NO_COLOR"):
+        os.environ.setdefault("PYTHON_TYRO_ANSI_CODES", "False")
     import tyro
 
     from jax_attn.cli.diff import diff

@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 
 from jax_attn.catalogue import CATALOGUE
 from jax_attn.cli.files import require_writable
-from jax_attn.cli.progress import progress_over
 from jax_attn.cli.proving import spread
+from jax_attn.cli.terminal import progress_over, terminal
 from jax_attn.cli.training_beds import TRAINING_BEDS, TrainingBed, try_training_bed
 from jax_attn.parity.cases import EXACT, Case
 from jax_attn.parity.lanes import LANES
@@ -133,7 +132,7 @@ def verify_power(names: Sequence[str], lanes: Sequence[str], json: Path | None) 
     """Inject each mutation, and tell which lanes see it; 0 if each is caught by the lane that has to."""
     beds = chosen_beds(names, lanes)
     require_writable(json)
-    console = Console(highlight=False, soft_wrap=True)
+    console = terminal()
     console.print(_line("mutation", "injected into", "error", lanes, "verdict"), style="bold")
     reports: list[PowerReport] = []
     with progress_over(console, len(beds)) as advance:

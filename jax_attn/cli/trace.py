@@ -4,10 +4,12 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
-from rich.console import Console
 
+from jax_attn.cli.terminal import tell_written, terminal
 from jax_attn.cli.user_file import load_port
+from jax_attn.parity.recorded.files import JSON, TENSORS
 from jax_attn.parity.recorded.record import record_trace
+from jax_attn.parity.text import count
 
 
 def trace(
@@ -22,9 +24,13 @@ def trace(
         def pair():
             return {"torch": torch.nn.LayerNorm(8), "inputs": (np.ones((2, 5, 8)),)}
 
-    What is written, trace.json and trace.safetensors, `jax-attn diff FILE.py --against DIR` compares with
-    Flax where there is no torch. There the function returns the Flax module alone, or a dict with "flax";
-    the inputs are the recorded ones.
+    Where there is torch, and then where there is none:
+
+        jax-attn trace original.py --out run
+        jax-attn diff port.py --against run
+
+    The second file, or function, returns the Flax module alone, or a dict with "flax"; it must not import
+    torch. The inputs are the recorded ones.
 
     Args:
         file: the Python file, and the function in it.
@@ -35,12 +41,10 @@ def trace(
         raise ValueError(f"--out must be a folder, got the file {out}")
     found = record_trace(port.torch, port.case, call=port.call_torch, seed=port.seed)
     size = found.save(out)
-    calls = len(found.recordings["float64"].calls)
+    calls = count(len(found.recordings["float64"].calls), "call")
+    weights = count(len(found.module.weights), "weight")
     lanes = " and ".join(found.draws)
-    console = Console(highlight=False, soft_wrap=True)
-    console.print(
-        f"{out}: {calls} calls of submodules, {len(found.module.weights)} weights, in {lanes}, "
-        f"{size / 2**20:.1f} MiB",
-        markup=False,
-    )
+    console = terminal()
+    console.print(f"{calls} of submodules, {weights}, in {lanes}, {size / 2**20:.1f} MiB", markup=False)
+    tell_written(console, (out / name for name in (JSON, TENSORS)))
     return 0

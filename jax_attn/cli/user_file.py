@@ -13,7 +13,12 @@ from typing import Any
 
 from jax_attn.parity.port import Port
 
-DEMUTATION_FUNCTION = "pair"
+DEFAULT_FUNCTION = "pair"
+
+WITHOUT_TORCH = (
+    "to compare with a recording it takes two files: one with the torch module, for `jax-attn trace`, and one "
+    "with the Flax module that does not import torch, for `jax-attn diff --against`"
+)
 
 
 def load_port(place: str, *sides: str) -> Port:
@@ -27,7 +32,7 @@ def load_port(place: str, *sides: str) -> Port:
         ValueError: there is no such file or function, it raises, or it returns something else.
     """
     file, _, function = place.rpartition(":") if ":" in Path(place).name else (place, "", "")
-    name = function or DEMUTATION_FUNCTION
+    name = function or DEFAULT_FUNCTION
     path = Path(file)
     if not path.is_file():
         raise ValueError(f"there is no file {file}; expected FILE.py or FILE.py:function")
@@ -82,6 +87,8 @@ def _run(path: Path, when: str, action: Callable[[], Any]) -> Any:
         frames = traceback.extract_tb(error.__traceback__)
         lines = [frame for frame in frames if Path(frame.filename).resolve() == path.resolve()]
         message = " ".join(str(error).split())[:400]
+        if isinstance(error, ModuleNotFoundError) and error.name == "torch":
+            raise ValueError(f"{path} imports torch, which is not installed here; {WITHOUT_TORCH}") from error
         place, line = (f"{path}:{lines[-1].lineno}", lines[-1].line) if lines else (str(path), "")
         code = f" (`{line}`)" if line else ""
         raised = f"{type(error).__name__}: {message}" if message else type(error).__name__

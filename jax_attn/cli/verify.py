@@ -2,6 +2,7 @@
 
 import difflib
 import json as json_text
+import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -13,11 +14,12 @@ from rich.console import Console
 from jax_attn.catalogue import CATALOGUE, Twin
 from jax_attn.cli.columns import Columns
 from jax_attn.cli.files import require_writable, write_texts
-from jax_attn.cli.progress import progress_over
 from jax_attn.cli.proving import beside, processes_for, proofs
+from jax_attn.cli.terminal import progress_over, tell_written, terminal
 from jax_attn.parity.lanes import LANES
 from jax_attn.parity.pretrained import SENTENCES, Proof, prove_checkpoint
 from jax_attn.parity.report import Report
+from jax_attn.parity.text import count
 
 PRETRAINED = "pretrained"
 
@@ -29,19 +31,21 @@ def verify(
     /,
     lanes: tuple[Lane, ...] = LANES,
     checkpoint: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None,
-    text: Annotated[
-        tuple[tuple[str, ...], ...], tyro.conf.arg(metavar="SENTENCE"), tyro.conf.UseAppendAction
-    ] = (),
-    ignore: Annotated[
-        tuple[tuple[str, ...], ...], tyro.conf.arg(metavar="NAME"), tyro.conf.UseAppendAction
-    ] = (),
+    text: Annotated[tuple[str, ...], tyro.conf.arg(metavar="SENTENCE"), tyro.conf.UseAppendAction] = (),
+    ignore: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME"), tyro.conf.UseAppendAction] = (),
     json: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None,
     power: bool = False,
+    verbose: bool = False,
 ) -> int:
     """Prove that each Flax module computes what its torch twin computes.
 
     Every variant gets its twin's weights and is compared on inputs that stress it: outputs, and the
     gradients of every parameter and input. Then a pretrained encoder reads real sentences on both sides.
+
+        jax-attn verify                                  all of it, and the sample encoder
+        jax-attn verify multi-head simple --lanes float64
+        jax-attn verify --checkpoint my-bert --text "A sentence." --text "Another one."
+        jax-attn verify --power                          what the comparison can see
 
     In the float64 and dropout columns stands the largest error, max|a-b| / max(1, max|b|); in float32 and
     bfloat16 the noise ratio, our distance from the truth over torch's. `jax-attn list` names the variants.
@@ -57,6 +61,7 @@ def verify(
         json: write everything that was measured to this file.
         power: inject known mutations into the catalogue instead, and show which lanes see each; the exit status
             is 0 only if each is caught. The names are then those of mutations, or of their families.
+        verbose: of a variant that differs, list every tensor rather than the worst.
     """
     if power:
         if checkpoint is not None or text or ignore:
@@ -66,24 +71,24 @@ def verify(
         from jax_attn.cli.power import verify_power
 
         return verify_power(names, lanes, json)
-    sentences = tuple(sentence for group in text for sentence in group) or SENTENCES
+    sentences = text or SENTENCES
     twins = chosen_twins(names)
     wants_pretrained = not names or PRETRAINED in names or checkpoint is not None or bool(text)
     require_writable(json)
 
-    console = Console(highlight=False, soft_wrap=True)
+    console = terminal()
     own = checkpoint is not None or bool(text)
-    ignored = tuple(name for group in ignore for name in group)
-    read = partial(prove_checkpoint, checkpoint, sentences, lanes, ignore=ignored)
+    read = partial(prove_checkpoint, checkpoint, sentences, lanes, ignore=ignore)
     proof = None
     if wants_pretrained and own:  # before the catalogue: bad input is told now
-        proof = show_proof(console, read(announce=console.print))
+        proof = show_proof(console, read(announce=console.print), verbose)
     with beside(read, at_once=wants_pretrained and not own and processes_for(len(twins)) > 1) as finished:
-        reports = prove_catalogue(console, twins, lanes) if twins else []
+        reports = prove_catalogue(console, twins, lanes, verbose) if twins else []
         if wants_pretrained and not own:
-            proof = show_proof(console, finished())
+            proof = show_proof(console, finished(), verbose)
     if json is not None:
         save(json, reports, proof)
+        tell_written(console, [json])
     return 0 if all(item.passed for item in [*reports, proof] if item is not None) else 1
 
 
@@ -102,8 +107,11 @@ def chosen_twins(names: Sequence[str]) -> list[Twin]:
     return [CATALOGUE[name] for name in dict.fromkeys(names or CATALOGUE) if name != PRETRAINED]
 
 
-def prove_catalogue(console: Console, twins: Sequence[Twin], lanes: Sequence[str]) -> list[Report]:
+def prove_catalogue(
+    console: Console, twins: Sequence[Twin], lanes: Sequence[str], verbose: bool
+) -> list[Report]:
     """Compare each twin, with a line for each as it is done, and what failed in full at the end."""
+    started = time.perf_counter()
     columns = Columns(max(len(twin.name) for twin in twins), lanes)
     console.print(columns.header(), style="bold")
     reports = []
@@ -114,21 +122,23 @@ def prove_catalogue(console: Console, twins: Sequence[Twin], lanes: Sequence[str
             advance(name)
     failed = [report for report in reports if not report.passed]
     for report in failed:
-        console.print(f"\n{report}", markup=False)
+        console.print(f"\n{report.text(verbose)}", markup=False)
     compared = sum(len(report.results) for report in reports)
-    seconds = sum(report.seconds for report in reports)
+    seconds = time.perf_counter() - started
     console.print(
         f"\n{len(reports) - len(failed)} of {len(reports)} variants equal their torch twins: "
-        f"{compared:,} tensors compared in {seconds:.0f} s"
+        f"{count(compared, 'tensor')} compared in {seconds:.0f} s"
     )
     return reports
 
 
-def show_proof(console: Console, proof: Proof) -> Proof:
+def show_proof(console: Console, proof: Proof, verbose: bool) -> Proof:
     """The encoder's row, and the similarities that either side finds between the sentences."""
     columns = Columns(max(len(proof.report.title), len("transformers")), proof.report.lanes)
     console.print(
-        f"\n{proof.report.title} reads {proof.sentences} sentences, up to {proof.tokens} tokens", markup=False
+        f"\n{proof.report.title} reads {count(proof.sentences, 'sentence')}, "
+        f"up to {count(proof.tokens, 'token')}",
+        markup=False,
     )
     console.print(columns.header(), style="bold")
     console.print(columns.row(proof.report.title, proof.report))
@@ -136,8 +146,9 @@ def show_proof(console: Console, proof: Proof) -> Proof:
         console.print(columns.row("transformers", proof.transformers))
     for report in (proof.report, proof.transformers):
         if report is not None and not report.passed:
-            console.print(f"\n{report}", markup=False)
-    console.print("\nsimilarity of the sentences: Flax, torch, difference", style="bold")
+            console.print(f"\n{report.text(verbose)}", markup=False)
+    if proof.similarities:
+        console.print("\nsimilarity of the sentences: Flax, torch, difference", style="bold")
     for pair in proof.similarities:
         difference = abs(pair.flax - pair.torch)
         numbers = f"{pair.flax:8.4f} {pair.torch:8.4f} {difference:9.1e}"

@@ -5,29 +5,21 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import jax
 import numpy as np
 from flax import nnx
 
-from jax_attn.parity import tolerances
 from jax_attn.parity.cases import Case
-from jax_attn.parity.compared import Compared
-from jax_attn.parity.judging.lane_run import LaneRun, Sides
+from jax_attn.parity.comparison import Caller, Comparison
+from jax_attn.parity.judging.lane_run import LaneRun
 from jax_attn.parity.lanes import LANES, Lane, lanes_named
 from jax_attn.parity.report import LeftOut, Report, Result
 from jax_attn.parity.runners.flax_runner import trains
 from jax_attn.parity.runners.torch_keys import buffers_of, parameters_of
-from jax_attn.parity.runners.weight_transfer import Carried, Weights, carry
+from jax_attn.parity.runners.weight_transfer import Carried, Weights
 from jax_attn.parity.tracing.module_pairs import ModuleNames
 from jax_attn.parity.tracing.search import find
 from jax_attn.parity.tracing.trace import Tracer
 from jax_attn.weights.rules import Names, slots
-
-Caller = Callable[..., Any]
-
-# Parameters up to which a module takes longer to compile than to run. Code that was compiled quickly adds up
-# long sums one by one, so a larger model would be noisier by it than it is.
-SMALL = 1_000_000
 
 
 def compare(
@@ -35,40 +27,14 @@ def compare(
     torch_module: Any,
     *inputs: Any,
     kwargs: Mapping[str, Any] | None = None,
-    lanes: Sequence[str] = LANES,
-    weights: Weights = "torch",
-    names: Names = (),
-    whole_model: bool = False,
-    call_flax: Caller | None = None,
-    call_torch: Caller | None = None,
-    seed: int = 0,
-    gradients: bool = True,
-    title: str = "",
-    trace: bool = True,
-    modules: ModuleNames | None = None,
+    **options: Any,
 ) -> Report:
-    """Compare the two modules on one call: `compare_cases` with a single case.
+    """Compare the two modules on one call: `compare_cases` with a single case, and with its options.
 
     >>> report = compare(nnx.Linear(3, 5, rngs=nnx.Rngs(0)), torch.nn.Linear(3, 5), x)  # doctest: +SKIP
     >>> report.assert_passed()  # doctest: +SKIP
     """
-    case = Case("", inputs, dict(kwargs or {}))
-    return compare_cases(
-        flax_module,
-        torch_module,
-        [case],
-        lanes=lanes,
-        weights=weights,
-        names=names,
-        whole_model=whole_model,
-        call_flax=call_flax,
-        call_torch=call_torch,
-        seed=seed,
-        gradients=gradients,
-        title=title,
-        trace=trace,
-        modules=modules,
-    )
+    return compare_cases(flax_module, torch_module, [Case("", inputs, dict(kwargs or {}))], **options)
 
 
 def compare_cases(
@@ -122,11 +88,7 @@ def compare_cases(
     """
     started = time.perf_counter()
     chosen = lanes_named(lanes)
-    carried = carry(flax_module, torch_module, weights, names)
-    flax_copy, torch_copy, names = carried.flax, carried.torch, carried.names
-    weights_of_flax = jax.tree.leaves(nnx.state(flax_copy, nnx.Param))
-    report = Report(title, parameters=sum(leaf.size for leaf in weights_of_flax))
-    report.compared = Compared(
+    given = Comparison(
         flax_module,
         torch_module,
         tuple(cases),
@@ -137,22 +99,14 @@ def compare_cases(
         call_torch,
         seed,
         whole_model,
+        gradients,
     )
+    pair, carried = given.carry()
+    report = Report(title, parameters=pair.parameters, compared=given)
     report.left_out += carried.told(chosen[0].name)
     if not gradients:
         report.remarks.append("without gradients")
-    judge_training(report, carried, names, chosen[0].name)
-    pair = Sides(
-        flax_copy,
-        torch_copy,
-        names=names,
-        bound=tolerances.WHOLE_MODEL if whole_model else tolerances.MODULE,
-        call_flax=call_flax,
-        call_torch=call_torch,
-        seed=seed,
-        quick=report.parameters <= SMALL,
-        gradients=gradients,
-    )
+    judge_training(report, carried, carried.names, chosen[0].name)
     # One lane and one case at a time: what is scarce with a large model is memory.
     for lane in chosen:
         run = LaneRun(pair, lane)
@@ -171,7 +125,7 @@ def compare_cases(
     _tell_of_noise(report)
     if trace and not report.passed:
         try:
-            _trace_failure(report, flax_module, pair, cases, modules, progress or (lambda lane, case: None))
+            _trace_failure(report, pair, progress or (lambda lane, case: None))
         except Exception as error:  # the verdict stands without it
             if modules:
                 raise
@@ -194,30 +148,17 @@ def _tell_of_noise(report: Report) -> None:
         ]
 
 
-def carry_weights(flax: nnx.Module, torch: Any, weights: Weights, names: Names) -> tuple[nnx.Module, Any]:
-    """The two modules with the same weights; the one that receives them is a copy. See `carry`."""
-    carried = carry(flax, torch, weights, names)
-    return carried.flax, carried.torch
-
-
-def _trace_failure(
-    report: Report,
-    original: nnx.Module,
-    pair: Sides,
-    cases: Sequence[Case],
-    modules: ModuleNames | None,
-    progress: Callable[[str, str], None],
-) -> None:
+def _trace_failure(report: Report, pair: Comparison, progress: Callable[[str, str], None]) -> None:
     """Trace the first case that failed in an exact lane; else the worst that failed, in float64."""
     exact = [
         result for result in report.results if not result.passed and result.lane in ("float64", "dropout")
     ]
     failed = next(iter(exact or report.failures), None)
-    case = next((case for case in cases if failed is not None and case.name == failed.case), None)
+    case = next((case for case in pair.cases if failed is not None and case.name == failed.case), None)
     if failed is None or case is None:
         return
     lane = lanes_named([failed.lane if exact else "float64"])[0]
-    tracer = Tracer.of(pair, lane, modules, original)
+    tracer = Tracer(pair, lane)
     report.trace = tracer.trace(
         case,
         progress=lambda what: progress(lane.name, f"{case.name}: tracing {what}".removeprefix(": ")),

@@ -32,8 +32,8 @@ class Port:
         seed: of the cotangents that gradients are taken with, and of the dropout masks.
         title: what the report is called.
         batches: of a training: tuples or dicts of arrays. This and the rest are `compare_training`'s.
-        losses: (flax_loss, torch_loss).
-        optimizers: (an optax transformation, a function that makes the torch optimizer).
+        loss: (flax_loss, torch_loss).
+        optimizer: (an optax transformation, a function that makes the torch optimizer).
         clip: the pair of clippings.
         steps: how many.
         training: in training mode; False is evaluation mode, without dropout.
@@ -52,8 +52,8 @@ class Port:
     seed: int = 0
     title: str = ""
     batches: Any = None
-    losses: Any = None
-    optimizers: Any = None
+    loss: Any = None
+    optimizer: Any = None
     clip: Any = (None, None)
     steps: int = 20
     training: bool = True
@@ -126,7 +126,7 @@ class Port:
                 raise ValueError(f"{name} must be {expected}, got {given}")
 
 
-POSITIONS = ("flax", "torch", "inputs", "batches", "losses", "optimizers")
+POSITIONS = ("flax", "torch", "inputs", "batches", "loss", "optimizer")
 EXPECTED = "(flax module, torch module, inputs), or a dict or jax_attn.parity.port.Port with such entries"
 
 
@@ -164,8 +164,8 @@ FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "seed": (lambda value: _is_int(value) and value >= 0, "an integer from 0 up"),
     "title": (lambda value: isinstance(value, str), "text"),
     "batches": (_is_batches, "a list of batches, each a tuple or a dict of arrays"),
-    "losses": (_or_none(_pair_of(callable)), "a pair of functions of (module, *batch), flax's and torch's"),
-    "optimizers": (
+    "loss": (_or_none(_pair_of(callable)), "a pair of functions of (module, *batch), flax's and torch's"),
+    "optimizer": (
         _or_none(_pair_of(lambda value: value is not None)),
         "a pair: an optax transformation, and a function of the parameters that makes torch's optimizer",
     ),

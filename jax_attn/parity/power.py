@@ -8,21 +8,21 @@ import copy
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from flax import nnx
 
 from jax_attn.parity import tolerances
 from jax_attn.parity.cases import Case
-from jax_attn.parity.compare import Weights, carry_weights
+from jax_attn.parity.comparison import Comparison
 from jax_attn.parity.judging.judge import Pair
-from jax_attn.parity.judging.lane_run import LaneRun, Sides, torch_sides
+from jax_attn.parity.judging.lane_run import LaneRun, torch_sides
 from jax_attn.parity.lanes import LANES, Lane, lanes_named
 from jax_attn.parity.mutations import Injected, Mutation, inject, mutations_for
-from jax_attn.parity.report import Report, Result, table
+from jax_attn.parity.report import Report, Result
+from jax_attn.parity.text import plain, table
 from jax_attn.parity.training.report import TrainingReport
-from jax_attn.weights.rules import Names
 
 # A noise ratio this far above its bound is no bad luck, and is not measured again.
 BEYOND_DOUBT = 10.0
@@ -157,10 +157,7 @@ class PowerReport:
         """Everything, in the types of JSON."""
         trials = []
         for trial in self.trials:
-            lanes = {lane: _plain(asdict(seen)) for lane, seen in trial.lanes.items()}
-            words = [list(pair) for pair in trial.words]
-            row = {"mutation": trial.mutation, "summary": trial.summary, "pair": trial.pair, "words": words}
-            trials.append({**row, "expected": trial.expected, "verdict": trial.verdict, "lanes": lanes})
+            trials.append({**plain(trial), "verdict": trial.verdict})
         tolerated = [trial.mutation for trial in self.tolerated]
         head = {"title": self.title, "passed": self.passed, "seconds": self.seconds}
         return {**head, "tolerance": self.tolerance, "tolerated": tolerated, "trials": trials}
@@ -197,14 +194,9 @@ def power(
     mutations: Iterable[Mutation] | None = None,
     *,
     tolerance: float | None = None,
-    names: Names = (),
-    weights: Weights = "torch",
-    whole_model: bool = False,
-    call_flax: Callable[..., Any] | None = None,
-    call_torch: Callable[..., Any] | None = None,
-    seed: int = 0,
     title: str = "",
     progress: Callable[[str, str], None] = lambda lane, mutation: None,
+    **options: Any,
 ) -> PowerReport:
     """Inject each mutation into a copy of the torch module, and compare it with Flax on the same calls.
 
@@ -219,14 +211,9 @@ def power(
         lanes: some of `LANES`.
         mutations: those to inject; None is all that fit the module.
         tolerance: an error of the outputs that you would accept; the mutations with a smaller one are named.
-        names: as in `compare_cases`, and so are the others.
-        weights: whose weights both sides get.
-        whole_model: hold float64 to the bound of a whole model.
-        call_flax: in place of calling the module.
-        call_torch: in place of calling the module.
-        seed: of cotangents and dropout masks.
         title: what the report is called.
         progress: called with (lane, mutation) before each trial.
+        options: `weights`, `names`, `whole_model`, `call_flax`, `call_torch` and `seed`, as in `compare_cases`.
 
     Raises:
         StateDictError: the weights of one side do not fit the other.
@@ -236,13 +223,12 @@ def power(
     _require_cases(cases)
     if tolerance is not None and not tolerance >= 0:
         raise ValueError(f"tolerance must be 0 or above, got {tolerance}")
-    flax, torch = carry_weights(flax_module, torch_module, weights, names)
-    chosen = mutations_for(flax, torch) if mutations is None else list(mutations)
+    sides, _ = Comparison(flax_module, torch_module, **options).carry()
+    torch = sides.torch
+    chosen = mutations_for(sides.flax, torch) if mutations is None else list(mutations)
     for mutation in chosen:
         if not mutation.fits(torch):
             raise ValueError(f"the mutation {mutation.name!r} does not fit {type(torch).__name__}")
-    bound = tolerances.WHOLE_MODEL if whole_model else tolerances.MODULE
-    sides = Sides(flax, torch, names, bound, call_flax, call_torch, seed, True)
     baseline = Report(title)
     report = PowerReport(title, tolerance=tolerance, baseline=baseline)
     injected = [inject(mutation, torch, share_weights=True) for mutation in chosen]
@@ -335,7 +321,3 @@ def cell(trial: Trial, lane: str) -> str:
 def number(value: float) -> str:
     """An error in a table."""
     return "-" if math.isnan(value) else "no value" if math.isinf(value) else f"{value:.1e}"
-
-
-def _plain(row: dict[str, Any]) -> dict[str, Any]:
-    return {k: str(v) if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}

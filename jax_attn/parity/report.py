@@ -2,12 +2,16 @@
 
 import json
 import math
-from collections.abc import Collection, Iterable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from jax_attn.parity.text import count, joined, more, number, plain, table, used_columns
 from jax_attn.parity.tracing.divergence import Divergence
+
+MOST = 5
+"""A short report names this many tensors: those that follow from the same cause are no news."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +71,8 @@ class LeftOut:
 class Report:
     """The results of a comparison. It passed if something was compared and all of it passed.
 
-    The first line of its text says how much was compared, and how much was not.
+    Its text begins with the verdict, and how much was compared and not; then where the two begin to differ, and
+    why, if `diagnose` was asked; then the tables.
 
     Attributes:
         title: what was compared.
@@ -79,7 +84,8 @@ class Report:
         first_divergence: the first submodule that does something else; None where nothing failed, where it
             was not asked for, or where the submodules all agree (`left_out` then says so).
         trace: every submodule's errors, a `ModuleTrace`, where the first divergence was asked for.
-        compared: the modules and calls, a `Compared`, for `diagnose`. Neither this nor the trace goes into
+        diagnosis: why they differ, a `Diagnosis`; `diagnose` fills it in.
+        compared: the modules and calls, a `Comparison`, for `diagnose`. Neither this nor the trace goes into
             the JSON, or to another process.
     """
 
@@ -91,6 +97,7 @@ class Report:
     remarks: list[str] = field(default_factory=list)
     first_divergence: Divergence | None = None
     trace: Any = field(default=None, repr=False)
+    diagnosis: Any = field(default=None, repr=False, compare=False)
     compared: Any = field(default=None, repr=False, compare=False)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -128,16 +135,17 @@ class Report:
     def assert_passed(self) -> None:
         """Raise an AssertionError that shows what failed, unless everything passed."""
         if not self.passed:
-            where = "" if self.first_divergence is None else f"\n{self.first_divergence}"
-            raise AssertionError(f"{self._headline()}\n{self._failing_table()}{where}")
+            raise AssertionError(joined(self.headline, self.where, self.why, self._failing_table(), by="\n"))
 
     @classmethod
     def merged(cls, reports: Iterable["Report"], title: str = "") -> "Report":
         """One report of several; the title of each goes in front of the names of its cases."""
         whole = cls(title)
         for report in reports:
-            whole.results += [replace(r, case=_joined(report.title, r.case)) for r in report.results]
-            whole.left_out += [replace(r, case=_joined(report.title, r.case)) for r in report.left_out]
+            whole.results += [replace(r, case=joined(report.title, r.case, by=": ")) for r in report.results]
+            whole.left_out += [
+                replace(r, case=joined(report.title, r.case, by=": ")) for r in report.left_out
+            ]
             whole.seconds += report.seconds
             whole.parameters += report.parameters
             whole.remarks += [remark for remark in report.remarks if remark not in whole.remarks]
@@ -149,20 +157,23 @@ class Report:
         """Everything as JSON has it: a number that is not finite becomes "nan", "inf" or "-inf"."""
         return {
             "title": self.title,
+            "verdict": self.verdict,
+            "where": self.where,
+            "why": self.why,
             "passed": self.passed,
             "compared": len(self.results),
             "failed": len(self.failures),
             "seconds": self.seconds,
             "parameters": self.parameters,
             "remarks": self.remarks,
-            "results": [{k: _plain(v) for k, v in asdict(result).items()} for result in self.results],
-            "left_out": [asdict(entry) for entry in self.left_out],
+            "results": plain(self.results),
+            "left_out": plain(self.left_out),
             "first_divergence": self.first_divergence and self.first_divergence.to_json(),
         }
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> "Report":
-        """The inverse of `to_json`."""
+        """The inverse of `to_json`, but for the diagnosis."""
         results = [Result(**{**row, **_numbers(row)}) for row in data["results"]]
         left_out = [LeftOut(**row) for row in data["left_out"]]
         report = cls(data["title"], results, left_out, data["seconds"], data["parameters"])
@@ -177,97 +188,94 @@ class Report:
         Path(path).write_text(text + "\n", encoding="utf-8")
 
     def __str__(self) -> str:
-        parts = [self._headline(), self._summary()]
-        parts.append(self._failing_table() if self.failures else self._worst_table())
-        parts.append("" if self.first_divergence is None else str(self.first_divergence))
+        return self.text()
+
+    def text(self, verbose: bool = False) -> str:
+        """Return the verdict, where, why, and the tables: the worst of them, or, where `verbose`, all."""
+        return joined(self.headline, self.where, self.why, self.tables(verbose))
+
+    @property
+    def verdict(self) -> str:
+        """ "passed", "failed", or "nothing was compared"."""
+        compared = any(result.kind != "run" for result in self.results)
+        return "passed" if self.passed else "failed" if compared else "nothing was compared"
+
+    @property
+    def headline(self) -> str:
+        """The verdict, and how much was compared."""
+        name = f"{self.title}: " if self.title else ""
+        if self.verdict == "nothing was compared":
+            return f"{name}FAILED, nothing was compared"
+        cases = len({result.case for result in self.results})
+        compared = f"{count(len(self.results), 'comparison')} in {count(len(self.lanes), 'lane')}"
+        compared += f", {count(cases, 'case')}"
         if self.left_out:
-            parts.append("not compared:\n" + table(self._entries()))
-        return "\n\n".join(part for part in parts if part)
+            compared += f"; {len(self._entries())} not compared"
+        return (
+            f"{name}passed, {compared}"
+            if self.passed
+            else f"{name}FAILED, {len(self.failures)} of {compared}"
+        )
+
+    @property
+    def where(self) -> str:
+        """The first submodule that does something else; empty where there is none."""
+        return "" if self.first_divergence is None else str(self.first_divergence)
+
+    @property
+    def why(self) -> str:
+        """The causes that `diagnose` found; empty where it was not asked."""
+        return "" if self.diagnosis is None else str(self.diagnosis)
+
+    def tables(self, verbose: bool = False) -> str:
+        """Return the lanes, the tensors that failed, and what was not compared; short unless `verbose`."""
+        nearest = self._nearest_table() if verbose and self.passed else ""
+        entries = self._entries()
+        shown = entries if verbose else entries[: 2 * MOST]
+        rest = more(len(entries) - len(shown))
+        left_out = joined("not compared:", table(shown), rest, by="\n") if entries else ""
+        return joined(self._summary(), self._failing_table(verbose), nearest, left_out)
 
     def _entries(self) -> list[list[str]]:
         """Lane, name and reason of what was left out; what is the same in several cases once."""
         entries = ((entry.lane, entry.name, entry.reason) for entry in self.left_out)
         return [list(entry) for entry in dict.fromkeys(entries)]
 
-    def _headline(self) -> str:
-        name = f"{self.title}: " if self.title else ""
-        if not self.results:
-            return f"{name}FAILED, nothing was compared"
-        cases = {result.case for result in self.results}
-        counts = (_count(self.results, "comparison"), _count(self.lanes, "lane"), _count(cases, "case"))
-        compared = "{} in {}, {}".format(*counts)
-        if self.left_out:
-            compared += f"; {len(self._entries())} not compared"
-        compared = "; ".join([compared, *self.remarks])
-        if self.passed:
-            return f"{name}passed, {compared}"
-        return f"{name}FAILED, {len(self.failures)} of {compared}"
-
     def _summary(self) -> str:
         rows = [["lane", "compared", "worst output", "worst gradient", "bound", "verdict"]]
         for lane in self.lanes:
             results = self.select(lane)
-            output, gradient = self.worst(lane, "output"), self.worst(lane, "gradient")
-            passed = all(result.passed for result in results)
-            rows.append(
-                [
-                    lane,
-                    str(len(results)),
-                    "-" if output is None else _number(output.judged),
-                    "-" if gradient is None else _number(gradient.judged),
-                    _number(max(result.bound for result in results)),
-                    "passed" if passed else "FAILED",
-                ]
-            )
-        return table(rows) if self.results else ""
+            worst = (self.worst(lane, kind) for kind in ("output", "gradient"))
+            numbers = ["-" if each is None else number(each.judged) for each in worst]
+            verdict = "passed" if all(result.passed for result in results) else "FAILED"
+            bound = number(max(result.bound for result in results))
+            rows.append([lane, str(len(results)), *numbers, bound, verdict])
+        return "" if self.verdict == "nothing was compared" else table(rows)
 
-    def _failing_table(self, most: int = 20) -> str:
-        failing = self.failures
-        text = _results_table(failing[:most])
-        more = len(failing) - most
-        return f"{text}\n... and {more} more" if more > 0 else text
+    def _failing_table(self, verbose: bool = False) -> str:
+        """What failed; a side that raised the same in several lanes is listed once, and not again after `where`."""
+        failing = [result for result in self.failures if result.kind != "run"]
+        raised: dict[tuple[str, ...], list[Result]] = {}
+        for result in self.failures:
+            if result.kind == "run" and result.detail not in self.where:
+                raised.setdefault((result.case, result.name, result.detail), []).append(result)
+        known = [replace(each[0], lane=", ".join(r.lane for r in each)) for each in raised.values()]
+        shown = failing if verbose else failing[:MOST]
+        return joined(_results_table([*known, *shown]), more(len(failing) - len(shown)), by="\n")
 
-    def _worst_table(self) -> str:
+    def _nearest_table(self) -> str:
         worst = [self.worst(lane, kind) for lane in self.lanes for kind in ("output", "gradient")]
         return _results_table([result for result in worst if result is not None])
 
 
 def _results_table(results: Sequence[Result]) -> str:
-    if not results:
-        return ""
     rows = [["lane", "case", "kind", "name", "error", "ratio", "bound", "verdict", "detail"]]
     for r in results:
-        ratio = "" if r.ratio is None else _number(r.ratio)
-        verdict = "passed" if r.passed else "FAILED"
-        rows.append(
-            [r.lane, r.case, r.kind, r.name, _number(r.error), ratio, _number(r.bound), verdict, r.detail]
-        )
-    return table(rows)
-
-
-def table(rows: list[list[str]]) -> str:
-    """Rows of cells, the first the heads, in columns."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
-    return "\n".join(line.rstrip() for line in lines)
-
-
-def _count(things: Collection[Any], noun: str) -> str:
-    return f"{len(things)} {noun}{'' if len(things) == 1 else 's'}"
-
-
-def _number(value: float) -> str:
-    return f"{value:.3g}"
+        numbers = ["" if value is None else number(value) for value in (r.error, r.ratio, r.bound)]
+        rows.append([r.lane, r.case, r.kind, r.name, *numbers, "passed" if r.passed else "FAILED", r.detail])
+    return table(used_columns(rows)) if results else ""
 
 
 def _numbers(row: dict[str, Any]) -> dict[str, Any]:
     """The numbers of a result, read from JSON."""
     return {key: None if row[key] is None else float(row[key]) for key in ("error", "bound", "ratio")}
-
-
-def _plain(value: Any) -> Any:
-    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _joined(title: str, case: str) -> str:
-    return ": ".join(part for part in (title, case) if part)

@@ -129,7 +129,7 @@ def open_torch(path: Path) -> dict[str, Reader]:
     try:
         import torch
     except ModuleNotFoundError:
-        raise ModuleNotFoundError(f"reading {path} needs torch: pip install 'jax-attn[torch]'") from None
+        raise ModuleNotFoundError(f"reading {path} needs torch: pip install torch") from None
     try:
         tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except Exception as error:

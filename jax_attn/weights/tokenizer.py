@@ -56,7 +56,7 @@ def _tokenizer(path: Path) -> Any:
     try:
         from tokenizers import Tokenizer
     except ModuleNotFoundError:
-        raise ModuleNotFoundError("reading text needs tokenizers: pip install 'jax-attn[cli]'") from None
+        raise ModuleNotFoundError("reading text needs tokenizers: pip install tokenizers") from None
     if not path.is_file():
         raise FileNotFoundError(f"{path.parent} has no {path.name}, so its model can read no text")
     try:

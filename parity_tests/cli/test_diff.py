@@ -164,8 +164,8 @@ def bad_steps():
     return bad("steps", 0)
 
 
-def bad_losses():
-    return bad("losses", loss)
+def bad_loss():
+    return bad("loss", loss)
 
 
 def bad_weights():
@@ -228,20 +228,27 @@ def test_a_port_that_differs_names_the_module(capsys, file, tmp_path):
     files = ("--json", tmp_path / "found.json", "--junit", tmp_path / "found.xml", "--html", page)
     status, out, _ = run(capsys, f"{file}:wrong", "--lanes", "float64", *files)
     assert status == 1
-    table, _, where = out.partition("first divergence, forward: norm (LayerNorm)")
-    assert table.startswith("port.py:wrong: FAILED")
-    assert "gradient" in table
-    assert "isolated: DIFFERS" in where
+    verdict, where, why, lanes, tensors, written = (out.index(word) for word in (
+        "port.py:wrong: FAILED", "first divergence, forward: norm (LayerNorm)",
+        "cause, certain in norm (LayerNorm): eps: flax 0.001, torch 1e-05", "worst output", "detail", "wrote"
+    ))  # fmt: skip
+    assert 0 == verdict < where < why < lanes < tensors < written
+    assert "isolated: DIFFERS" in out[where:why]
+    assert out[written:].split("\n") == [f"wrote {path}" for path in (files[1], page, files[3])] + [""]
     found = json.loads((tmp_path / "found.json").read_text())
-    assert not found["passed"]
+    assert list(found)[:4] == ["verdict", "where", "why", "passed"]
+    assert (found["verdict"], found["passed"]) == ("failed", False)
+    assert found["where"].startswith("first divergence, forward: norm (LayerNorm)")
+    assert found["why"].startswith("cause, certain in norm (LayerNorm): eps")
     assert found["report"]["first_divergence"]["flax_path"] == "norm"
-    assert "cause, certain in norm (LayerNorm): eps: flax 0.001, torch 1e-05" in where
     assert found["diagnosis"]["certainty"] == "certain"
     assert "cause, certain in norm (LayerNorm)" in page.read_text()
     assert "first divergence" in page.read_text()
     assert [call["flax"] for call in found["trace"]["calls"]] == ["", "norm", "out"]
     (suite,) = xml.parse(tmp_path / "found.xml").getroot()
     failed = [case for case in suite if case.find("failure") is not None]
+    assert failed[0] is suite[0]
+    assert "cause, certain in norm (LayerNorm)" in failed[0].find("failure").text
     assert int(suite.get("failures")) == len(failed) > 1
     message = {case.get("name"): case.find("failure").get("message") for case in failed}
     assert "bound 1e-12" in message["output output"]
@@ -267,7 +274,10 @@ def test_trainings_are_compared_too(capsys, file, tmp_path):
     assert status == 1
     assert "port.py:trains_otherwise: passed" in out
     assert "settings that differ:\n  learning rate: flax 0.2, torch 0.1" in out
-    assert "learning rate" in out.partition("training: FAILED")[2].splitlines()[2]
+    assert "first divergence: float64, in step 0: learning rate" in out
+    headlines = out.splitlines()[:2]
+    assert "otherwise: passed" in headlines[0]
+    assert "otherwise, training: FAILED" in headlines[1]
     forward, training = xml.parse(where).getroot()
     assert int(forward.get("failures")) == 0
     assert int(training.get("failures")) > 0
@@ -317,7 +327,7 @@ def test_a_bad_file_names_its_own_line(capsys, file, tmp_path):
         ("bad_modules", "modules must be a dict of Flax paths to torch paths, or to None, got a list"),
         ("bad_whole_model", "whole_model must be True or False, got 'yes'"),
         ("bad_steps", "steps must be an integer from 1 up, got 0"),
-        ("bad_losses", "losses must be a pair of functions"),
+        ("bad_loss", "loss must be a pair of functions"),
         ("bad_weights", 'weights must be "torch", "flax" or None, got \'jax\''),
         ("takes", "without arguments: missing a required argument: 'an_argument'"),
     ],
@@ -341,7 +351,7 @@ def test_every_entry_reaches_the_comparisons(monkeypatch):
     shared = {"names": [("a", "b")], "whole_model": True, "seed": 7}
     forward = {"modules": {"": ""}, "weights": "flax", "call_flax": len, "call_torch": abs}
     trained = {"clip": (min, max), "training": False}
-    rest = {"batches": [(1,)], "losses": (min, max), "optimizers": (len, abs), "steps": 3, "title": "it"}
+    rest = {"batches": [(1,)], "loss": (min, max), "optimizer": (len, abs), "steps": 3, "title": "it"}
     port = Port.of(dict(flax=pair[0], torch=pair[1], inputs=(1,), kwargs={"mask": 2}) | shared | forward
                    | trained | rest)  # fmt: skip
     given = []
@@ -361,7 +371,7 @@ def test_every_entry_reaches_the_comparisons(monkeypatch):
     ):
         assert {name: options[name] for name in expected} == expected
         assert options["lanes"] == lanes
-    assert batches == (*pair, *(rest[name] for name in ("batches", "losses", "optimizers", "steps")))
+    assert batches == (*pair, *(rest[name] for name in ("batches", "loss", "optimizer", "steps")))
     assert lint == (*pair, shared["names"], forward["modules"])
 
 
@@ -401,6 +411,22 @@ def test_where_torch_cannot_run_there_is_nothing_to_compare(capsys, file):
     assert status == 2
     assert "torch raised RuntimeError" in out
     assert "cause" not in out
+
+
+def test_one_mistake_of_the_inputs_is_told_once(capsys, file):
+    _, out, _ = run(capsys, f"{file}:torch_raises")
+    assert out.startswith("port.py:torch_raises: FAILED, nothing was compared\n")
+    assert out.count("raised") == 1
+    assert "nan" not in out
+
+
+def test_a_short_report_counts_what_a_verbose_one_lists(capsys, file):
+    _, short, _ = run(capsys, f"{file}:wrong", "--lanes", "float64", "float32")
+    _, long, _ = run(capsys, "--verbose", "--lanes", "float64", "float32", f"{file}:wrong")
+    rows = [text.count("FAILED   at") for text in (short, long)]
+    assert rows == [5, 8]
+    assert "... and 3 more (--verbose" in short
+    assert "more" not in long
 
 
 def test_files_are_written_whole_or_not_at_all(capsys, file, tmp_path):

@@ -4,6 +4,7 @@ import math
 import pytest
 
 from jax_attn.parity.report import LeftOut, Report, Result
+from jax_attn.parity.text import alike
 
 
 def result(
@@ -69,11 +70,30 @@ def test_the_text_is_a_table():
     lines = text.splitlines()
     assert all(line == line.rstrip() for line in lines)
     many = Report(results=[result(str(i), error=1.0, passed=False) for i in range(50)])
-    assert "... and 30 more" in str(many)
+    assert "... and 45 more" in str(many)
+    assert many.text(verbose=True).count("FAILED   at") == 50
+
+
+def test_the_answer_comes_first():
+    report = mixed()
+    report.first_divergence, report.diagnosis = "here", "therefore"
+    verdict, where, why, *tables = str(report).split("\n\n")
+    assert (verdict[:12], where, why) == ("pair: FAILED", "here", "therefore")
+    assert tables[0].startswith("lane")
+
+
+def test_what_raises_in_every_lane_is_told_once():
+    raised = [
+        result("torch", lane, "run", math.nan, passed=False, case="") for lane in ("float64", "bfloat16")
+    ]
+    text = str(Report("pair", raised))
+    assert text.count("at [0]: flax 1, torch 2") == 1
+    assert "float64, bfloat16" in text
+    assert text.startswith("pair: FAILED, nothing was compared")
 
 
 def test_a_passing_report_shows_the_worst_of_each_lane():
-    text = str(Report("pair", [result(), result("v", error=5e-13)]))
+    text = Report("pair", [result(), result("v", error=5e-13)]).text(verbose=True)
     assert "pair: passed, 2 comparisons in 1 lane, 1 case" in text
     assert "5e-13" in text
     assert "1e-14" not in text
@@ -83,6 +103,11 @@ def test_the_first_line_tells_what_was_not_compared():
     left_out = [LeftOut(case, "float64", name, "no counterpart") for case in "ab" for name in "vw"]
     first, *_ = str(Report("pair", [result()], left_out)).splitlines()
     assert first == "pair: passed, 1 comparison in 1 lane, 1 case; 2 not compared"
+
+
+def test_lines_that_differ_in_the_number_of_a_layer_are_one():
+    lines = ["layers.0.norm: eps", "layers.0.out: bias", "layers.11.norm: eps", "blocks.1: eps 1.0"]
+    assert alike(lines) == ["layers.*.norm: eps (2 of them)", "layers.0.out: bias", "blocks.1: eps 1.0"]
 
 
 def test_json_there_and_back(tmp_path):

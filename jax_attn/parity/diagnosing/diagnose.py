@@ -8,16 +8,13 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from jax_attn.parity import tolerances
 from jax_attn.parity.cases import Case
-from jax_attn.parity.compare import carry_weights
-from jax_attn.parity.compared import Compared
+from jax_attn.parity.comparison import Comparison
 from jax_attn.parity.diagnosing.candidates import Tried, candidates_of, mutations_of_weights, tried_with
 from jax_attn.parity.diagnosing.diagnosis import Candidate, Diagnosis
 from jax_attn.parity.diagnosing.lint_modules import SettingFinding, lint_pair, word
 from jax_attn.parity.diagnosing.second_draw import second_trial
 from jax_attn.parity.diagnosing.trials import Trial, trial_of
-from jax_attn.parity.judging.lane_run import Sides
 from jax_attn.parity.lanes import lanes_named
 from jax_attn.parity.mutations import Mutation
 from jax_attn.parity.report import Report
@@ -34,7 +31,7 @@ LIKELY = 1e-2
 def diagnose(
     report: Report, *, mutations: Sequence[Mutation] | None = None, progress: Progress = lambda what: None
 ) -> Diagnosis:
-    """Find which known mutation explains the first divergence of a comparison.
+    """Find which known mutation explains the first divergence of a comparison; the report's text then says it.
 
     Each mutation that fits the submodule at mutation is injected into a copy of torch's, and torch runs again. If
     its output then is Flax's, within the bound, on these inputs and on others, that mutation is what differs.
@@ -51,7 +48,7 @@ def diagnose(
         ValueError: the report does not hold the modules: it was read from a file, or made with a recording.
     """
     started = time.perf_counter()
-    compared: Compared | None = report.compared
+    compared: Comparison | None = report.compared
     if compared is None:
         raise ValueError(
             "diagnose needs the report that compare returned: this one, read from a file or made with a "
@@ -59,7 +56,7 @@ def diagnose(
         )
     lint = lint_pair(compared.flax, compared.torch, compared.names, compared.modules)
     found = Diagnosis("no difference" if report.passed else "unknown", lint=lint)
-    sides = _sides(compared)
+    sides, _ = compared.carry()
     for trace, case in () if report.passed else _traces(report, sides, progress):
         where, lane = find(trace), lanes_named([trace.lane])[0]
         if where is None:
@@ -76,33 +73,25 @@ def diagnose(
         second = None
         if any(candidate.explains for _, candidate in tried):
             progress("another draw")
-            second = second_trial(trial, compared.flax, compared.weights, case, lane, where)
+            second = second_trial(trial, case, lane, where)
         found = _diagnosis(trial, second, where, lint, tried)
         found.also = _also(trace, where)
         break
     found.seconds = time.perf_counter() - started
+    report.diagnosis = found
     return found
 
 
-def _sides(compared: Compared) -> Sides:
-    """Both modules with the same weights, as the comparison had them."""
-    flax, torch = carry_weights(compared.flax, compared.torch, compared.weights, compared.names)
-    bound = tolerances.WHOLE_MODEL if compared.whole_model else tolerances.MODULE
-    call = compared.call_flax, compared.call_torch
-    return Sides(flax, torch, compared.names, bound, *call, compared.seed, True)
-
-
-def _traces(report: Report, sides: Sides, progress: Progress) -> Iterator[tuple[ModuleTrace, Case]]:
+def _traces(report: Report, sides: Comparison, progress: Progress) -> Iterator[tuple[ModuleTrace, Case]]:
     """The trace that the report holds; else one of each call and exact lane, until there is a divergence."""
-    compared: Compared = report.compared
+    compared: Comparison = report.compared
     if report.trace is not None:
         yield report.trace, next(case for case in compared.cases if case.name == report.trace.case)
         return
     for lane in lanes_named(["float64", "dropout"]):
         for case in compared.cases:
             if case.runs_in(lane.name):
-                tracer = Tracer.of(sides, lane, compared.modules, compared.flax)
-                yield tracer.trace(case, progress=progress), case
+                yield Tracer(sides, lane).trace(case, progress=progress), case
 
 
 def _place(trace: ModuleTrace, where: Divergence) -> int:

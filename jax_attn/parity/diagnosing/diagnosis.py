@@ -7,7 +7,7 @@ from typing import Any
 
 from jax_attn.parity import tolerances
 from jax_attn.parity.diagnosing.lint_modules import SettingFinding
-from jax_attn.parity.report import table
+from jax_attn.parity.text import alike, count, table
 from jax_attn.parity.tracing.divergence import Divergence
 
 
@@ -107,7 +107,7 @@ class Diagnosis:
         elif self.divergence is None:
             yield "cause unknown: every submodule that was compared agrees"
         elif self.cause is None:
-            yield f"cause unknown{where}: none of the {len(self.candidates)} mutations tried explains it"
+            yield f"cause unknown{where}: {count(len(self.candidates), 'mutation')} tried, none explains it"
         else:
             yield f"cause, {self.certainty}{where}: {self.cause}"
             left = f"; with the same in torch the error falls from {self.error:.2g} to {self.cause.error:.2g}"
@@ -121,7 +121,7 @@ class Diagnosis:
             told = [f"{path or 'the module itself'} ({error:.2g})" for path, error in self.also[:MANY]]
             more = f", and {len(self.also) - MANY} more" if len(self.also) > MANY else ""
             yield f"  also on their own: {', '.join(told)}{more}"
-        for finding in self.lint:
+        for finding in alike(map(str, self.lint)):
             yield f"  settings differ: {finding}"
 
 

@@ -10,12 +10,10 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
-from flax import nnx
 
 from jax_attn.parity.cases import Case
-from jax_attn.parity.compare import Weights, carry_weights
+from jax_attn.parity.comparison import Comparison
 from jax_attn.parity.diagnosing.trials import Trial, trial_of
-from jax_attn.parity.judging.lane_run import Sides
 from jax_attn.parity.lanes import Lane, is_floating
 from jax_attn.parity.runners.calls import Call
 from jax_attn.parity.tracing.divergence import Divergence
@@ -27,12 +25,10 @@ NOISE = 0.1
 """Weights are moved by this share of their size."""
 
 
-def second_trial(
-    first: Trial, flax_module: nnx.Module, weights: Weights, case: Case, lane: Lane, where: Divergence
-) -> Trial | None:
+def second_trial(first: Trial, case: Case, lane: Lane, where: Divergence) -> Trial | None:
     """The same trial on a second draw; None where the modules do not run on any, or do not differ there."""
     try:
-        sides = moved(first.sides, flax_module, weights)
+        sides = moved(first.sides)
     except Exception:  # weights that must not be moved
         return None
     for other in redrawn(case, first.sides.seed):
@@ -45,11 +41,11 @@ def second_trial(
     return None
 
 
-def moved(sides: Sides, flax_module: nnx.Module, weights: Weights) -> Sides:
+def moved(sides: Comparison) -> Comparison:
     """Both sides with other weights, the same on both; those of sides that have each their own stay."""
     import torch
 
-    if weights is None:
+    if sides.weights is None:
         return sides
     module = copy.deepcopy(sides.torch)
     generator = torch.Generator().manual_seed(sides.seed + 1)
@@ -59,8 +55,7 @@ def moved(sides: Sides, flax_module: nnx.Module, weights: Weights) -> Sides:
                 size = parameter.detach().double().square().mean().sqrt().item() or 1.0
                 noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
                 parameter += (NOISE * size * noise).to(parameter)
-    flax, module = carry_weights(flax_module, module, "torch", sides.names)
-    return replace(sides, flax=flax, torch=module)
+    return replace(sides, torch=module, weights="torch").carry()[0]
 
 
 def redrawn(case: Case, seed: int) -> Iterator[Case]:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from jax_attn.parity.cases import Case
-from jax_attn.parity.judging.lane_run import Sides
+from jax_attn.parity.comparison import Comparison
 from jax_attn.parity.lanes import Lane
 from jax_attn.parity.mutations import Injected
 from jax_attn.parity.power import InjectedRun, results_of
@@ -29,7 +29,7 @@ class ForwardRun:
         bound: up to which the two agree.
     """
 
-    def __init__(self, sides: Sides, lane: Lane, case: Case, divergence: Divergence):
+    def __init__(self, sides: Comparison, lane: Lane, case: Case, divergence: Divergence):
         self.sides = sides
         self.lane = lane
         self.divergence = divergence
@@ -88,7 +88,7 @@ class _Keep(Observer):
 class Backward:
     """Outputs and gradients of the whole."""
 
-    def __init__(self, sides: Sides, lane: Lane, case: Case, divergence: Divergence):
+    def __init__(self, sides: Comparison, lane: Lane, case: Case, divergence: Divergence):
         self.run = InjectedRun(sides, lane)
         self.lane = lane
         self.cases = [case]
@@ -109,6 +109,6 @@ class Backward:
 Trial = ForwardRun | Backward
 
 
-def trial_of(sides: Sides, lane: Lane, case: Case, divergence: Divergence) -> Trial:
+def trial_of(sides: Comparison, lane: Lane, case: Case, divergence: Divergence) -> Trial:
     """The trial in the direction of the divergence."""
     return (Backward if divergence.direction == "backward" else ForwardRun)(sides, lane, case, divergence)

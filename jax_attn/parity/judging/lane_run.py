@@ -2,21 +2,20 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import partial
 from typing import Any
 
 import numpy as np
-from flax import nnx
 
 from jax_attn.parity import tolerances
 from jax_attn.parity.cases import Case
+from jax_attn.parity.comparison import Comparison
 from jax_attn.parity.judging.judge import Pair, judge, measure, pooled
 from jax_attn.parity.judging.lane_pairs import LanePairs
 from jax_attn.parity.judging.unevenness import UNSTEADY, is_uneven, unsteady
 from jax_attn.parity.lanes import Lane
 from jax_attn.parity.report import LeftOut, Result
 from jax_attn.parity.runners.calls import Call, cotangents
-from jax_attn.parity.runners.constants import FlaxConstants
 from jax_attn.parity.runners.dropout import UNIFORM, DropoutMismatch, Tape
 from jax_attn.parity.runners.flax_runner import FlaxSide, depends_on_mode, fixed_dtype
 from jax_attn.parity.runners.places import lifted
@@ -24,34 +23,13 @@ from jax_attn.parity.runners.run import Run
 from jax_attn.parity.runners.torch_casts import kept_keys
 from jax_attn.parity.runners.torch_runner import TorchSide
 from jax_attn.parity.runners.trees import Mismatch, Skeleton, differentiated
-from jax_attn.weights.rules import Names
 
 Progress = Callable[[str, str], None]
 Verdict = tuple[list[Result], list[LeftOut]]
 Settled = dict[tuple[str, str], Result]
 
 
-@dataclass(frozen=True)
-class Sides:
-    """The two modules with the same weights, and how they are compared. See `compare_cases`."""
-
-    flax: nnx.Module
-    torch: Any
-    names: Names
-    bound: float
-    call_flax: Callable[..., Any] | None
-    call_torch: Callable[..., Any] | None
-    seed: int
-    quick: bool
-    gradients: bool = True
-
-    @cached_property
-    def constants(self) -> FlaxConstants:
-        """What Flax computes from nothing, for what torch keeps of it in float32."""
-        return FlaxConstants(self.flax, self.names, self.call_flax)
-
-
-def torch_sides(sides: Sides, module: Any, lane: Lane) -> tuple[TorchSide, TorchSide | None]:
+def torch_sides(sides: Comparison, module: Any, lane: Lane) -> tuple[TorchSide, TorchSide | None]:
     """A torch module in a lane, and for the truth where that is another."""
     side = partial(
         TorchSide, module, lane, sides.call_torch, gradients=sides.gradients, constants=sides.constants
@@ -83,7 +61,7 @@ class Attempt:
 class LaneRun:
     """Both sides, ready to run in one lane."""
 
-    def __init__(self, sides: Sides, lane: Lane):
+    def __init__(self, sides: Comparison, lane: Lane):
         self.sides = sides
         self.lane = lane
         self.mutation = ""

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from jax_attn.parity.report import LeftOut, Report, Result
+from jax_attn.parity.text import joined
+from jax_attn.parity.tracing.divergence import ITSELF
 from jax_attn.parity.training.report import Deviation, TrainingReport
 
 # What XML 1.0 cannot hold, escaped or not: control characters, and halves of surrogate pairs.
@@ -43,17 +45,17 @@ def junit(report: Report, training: TrainingReport | None = None) -> str:
 
 
 def _of_report(title: str, report: Report) -> Iterator[_Outcome]:
+    if not report.results:
+        yield _Outcome(title, "anything", "failure", "nothing was compared")
+    elif report.first_divergence is not None:  # the answer first
+        name = f"first divergence: {report.first_divergence.flax_path or ITSELF}"
+        text = joined(report.where, report.why)
+        yield _Outcome(title, name, "failure", report.where.splitlines()[0], text)
     for result in report.results:
         group = ".".join(part for part in (title, result.lane, result.case) if part)
         kind = "" if result.passed else "error" if result.kind == "run" else "failure"
         yield _Outcome(group, f"{result.kind} {result.name}", kind, _message(result), result.detail)
     yield from _skipped(title, report.left_out)
-    if not report.results:
-        yield _Outcome(title, "anything", "failure", "nothing was compared")
-    elif report.first_divergence is not None:
-        where = report.first_divergence
-        name = f"first divergence: {where.flax_path or 'the module itself'}"
-        yield _Outcome(title, name, "failure", str(where).splitlines()[0], str(where))
 
 
 def _of_training(title: str, training: TrainingReport) -> Iterator[_Outcome]:

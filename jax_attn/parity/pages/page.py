@@ -20,24 +20,26 @@ def page(
     *,
     maps: Sequence[ErrorMap] = (),
     training: TrainingReport | None = None,
-    diagnosis: str = "",
+    undiagnosed: str = "",
     settings: str = "",
 ) -> str:
     """The page.
 
     Args:
-        report: what was found; its `trace`, where it has one, becomes the tree of modules.
+        report: what was found; its `trace`, where it has one, becomes the tree of modules, and its `diagnosis`
+            the second thing to read.
         maps: where in the worst tensors the error lies.
         training: what was found of the trainings.
-        diagnosis: the causes that were found.
+        undiagnosed: why there is no diagnosis.
         settings: the modules' settings that differ, where the diagnosis does not tell them.
     """
+    why = report.why or undiagnosed
     passed = report.passed and (training is None or training.passed)
     title = report.title or "parity"
     sections = [
         _verdict(report, passed, title),
         _where(report.first_divergence),
-        _section("Why", _pre(diagnosis)) if diagnosis else "",
+        _section("Why", _pre(why)) if why else "",
         _section("Settings", _pre(settings)) if settings else "",
         _lanes(report),
         _depth(report.trace, report.first_divergence),

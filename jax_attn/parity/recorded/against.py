@@ -4,21 +4,22 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import jax
 from flax import nnx
 
 from jax_attn.parity import tolerances
-from jax_attn.parity.compare import SMALL, judge_training, require_gradients
-from jax_attn.parity.judging.lane_run import ByTorch, LaneRun, Sides
+from jax_attn.parity.compare import judge_training, require_gradients
+from jax_attn.parity.comparison import Comparison
+from jax_attn.parity.judging.lane_run import ByTorch, LaneRun
 from jax_attn.parity.lanes import LANES, Lane, lanes_named
 from jax_attn.parity.recorded.files import TorchTrace
 from jax_attn.parity.report import LeftOut, Report
 from jax_attn.parity.runners.calls import Call
-from jax_attn.parity.runners.weight_transfer import Carried, Weights, carry
+from jax_attn.parity.runners.weight_transfer import Carried, Weights
 from jax_attn.parity.tracing.module_pairs import Entry, ModuleNames, ModulePairs, flax_entries, pair_entries
 from jax_attn.parity.tracing.recording import Recording
 from jax_attn.parity.tracing.search import find
 from jax_attn.parity.tracing.trace import Tracer
+from jax_attn.parity.tracing.traced import ModuleTrace
 from jax_attn.weights.rules import Names, slots
 
 Progress = Callable[[str, str], None]
@@ -29,14 +30,10 @@ def compare_with_trace(
     recorded: TorchTrace,
     *,
     lanes: Sequence[str] = LANES,
-    names: Names = (),
-    whole_model: bool = False,
-    call_flax: Callable[..., Any] | None = None,
     title: str = "",
     progress: Progress = lambda lane, case: None,
     trace: bool = True,
-    modules: ModuleNames | None = None,
-    weights: Weights = "torch",
+    **options: Any,
 ) -> Report:
     """`compare`, with what torch gave on another machine. The inputs are the recorded ones.
 
@@ -48,11 +45,10 @@ def compare_with_trace(
     """
     started = time.perf_counter()
     chosen = lanes_named(lanes)
-    carried = carry_recorded(flax_module, recorded, weights, names)
-    sides = recorded_sides(carried, recorded, names, whole_model, call_flax)
-    report = Report(title, parameters=_size(carried.flax))
+    sides, carried = recorded_sides(flax_module, recorded, **options)
+    report = Report(title, parameters=sides.parameters)
     report.left_out += carried.told(chosen[0].name)
-    judge_training(report, carried, names, chosen[0].name)
+    judge_training(report, carried, sides.names, chosen[0].name)
     for lane in chosen:
         if lane.name not in recorded.draws:
             report.left_out.append(LeftOut("", lane.name, "(all)", "the trace does not hold this lane"))
@@ -65,7 +61,7 @@ def compare_with_trace(
         report.left_out += left_out
         require_gradients(report, carried, lane)
     if trace and report.failures:
-        report.trace = trace_against(flax_module, recorded, sides, modules, progress)
+        report.trace = trace_against(recorded, sides, progress)
         report.first_divergence = find(report.trace)
         if report.first_divergence is None:
             reason = "every submodule that was compared agrees in float64"
@@ -74,46 +70,28 @@ def compare_with_trace(
     return report
 
 
-def carry_recorded(flax: nnx.Module, recorded: TorchTrace, weights: Weights, names: Names) -> Carried:
-    """Flax with torch's weights, or its own."""
+def recorded_sides(
+    flax: nnx.Module, recorded: TorchTrace, weights: Weights = "torch", **options: Any
+) -> tuple[Comparison, Carried]:
+    """Flax with torch's weights, or its own, beside what is known of torch."""
     if weights == "flax":
         raise ValueError('weights="flax" needs torch; a recorded run has torch\'s weights ("torch", or None)')
-    return carry(flax, recorded.module, weights, names)
-
-
-def recorded_sides(
-    carried: Carried,
-    recorded: TorchTrace,
-    names: Names,
-    whole_model: bool,
-    call_flax: Callable[..., Any] | None,
-) -> Sides:
-    """Flax, beside what is known of torch."""
-    bound = tolerances.WHOLE_MODEL if whole_model else tolerances.MODULE
-    quick = _size(carried.flax) <= SMALL
-    return Sides(carried.flax, recorded.module, names, bound, call_flax, None, recorded.seed, quick)
-
-
-def _size(flax: nnx.Module) -> int:
-    return sum(leaf.size for leaf in jax.tree.leaves(nnx.state(flax, nnx.Param)))
+    cases = (recorded.case,)
+    return Comparison(flax, recorded.module, cases, weights, seed=recorded.seed, **options).carry()
 
 
 def trace_against(
-    original: nnx.Module,
-    recorded: TorchTrace,
-    sides: Sides,
-    modules: ModuleNames | None = None,
-    progress: Progress = lambda lane, case: None,
-) -> Any:
-    """A `ModuleTrace` of every submodule, in float64."""
-    tracer = RecordedTracer(original, recorded, sides, modules)
+    recorded: TorchTrace, sides: Comparison, progress: Progress = lambda lane, case: None
+) -> ModuleTrace:
+    """Every submodule, in float64."""
+    tracer = RecordedTracer(recorded, sides)
     return tracer.trace(recorded.case, progress=lambda what: progress("float64", f"tracing {what}"))
 
 
 class RecordedLaneRun(LaneRun):
     """A lane in which torch has run before."""
 
-    def __init__(self, sides: Sides, lane: Lane, recorded: TorchTrace):
+    def __init__(self, sides: Comparison, lane: Lane, recorded: TorchTrace):
         self.draws = recorded.draws[lane.name]
         super().__init__(sides, lane)
 
@@ -128,18 +106,8 @@ class RecordedLaneRun(LaneRun):
 class RecordedTracer(Tracer):
     """A tracer that reads torch's side."""
 
-    def __init__(self, original: nnx.Module, recorded: TorchTrace, sides: Sides, modules: ModuleNames | None):
-        super().__init__(
-            sides.flax,
-            recorded.module,
-            *lanes_named(["float64"]),
-            names=sides.names,
-            modules=modules,
-            bound=tolerances.MODULE,
-            call_flax=sides.call_flax,
-            seed=recorded.seed,
-            original=original,
-        )
+    def __init__(self, recorded: TorchTrace, sides: Comparison):
+        super().__init__(sides, *lanes_named(["float64"]), tolerances.MODULE)
         self.notes = ["torch's side is a recorded trace, in evaluation mode"]
         self.recording = recorded.recordings["float64"]
 

@@ -1,6 +1,7 @@
 """Records one call of a torch module, to be compared elsewhere: each lane's runs, and every submodule."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from jax_attn.parity import tolerances
@@ -46,6 +47,7 @@ def record_trace(
             moved = given.nearby(lane, draw) if draw else given
             skeleton, run = side.run(moved, seed + draw)
             exact = run if truth is None else truth.run(moved, seed + draw)[1]
+            run, exact = (replace(each, buffers=None) for each in (run, exact))  # they are not recorded
             draws[lane.name].append(Draw(skeleton, run, exact))
     return TorchTrace(_recorded(module), case, seed, draws, recordings)
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import permutations
 from typing import Any
@@ -47,16 +47,9 @@ class Difference:
         text = f"error {self.error:.3g}{values}" if values else self.detail
         return f"{text} ({self.detail})" if values and self.detail else text
 
-    def to_json(self) -> dict[str, Any]:
-        """The fields; a number that is not finite becomes a string."""
-        return {
-            key: str(value) if isinstance(value, float) and not math.isfinite(value) else value
-            for key, value in asdict(self).items()
-        }
-
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> "Difference":
-        """The inverse of `to_json`."""
+        """The inverse of `plain`."""
         read: dict[str, Any] = {**data, "index": tuple(data["index"])}
         for name in ("error", "bound", "flax", "torch"):
             read[name] = float(data[name])

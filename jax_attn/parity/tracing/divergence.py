@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
+from jax_attn.parity.text import plain
 from jax_attn.parity.tracing.differences import Difference
 
 
@@ -62,33 +63,21 @@ class Divergence:
 
     def to_json(self) -> dict[str, Any]:
         """Everything but the tensors."""
-        plain = {name: value for name, value in vars(self).items() if name != "trace_call"}
-        for name in _DIFFERENCES:
-            plain[name] = None if plain[name] is None else plain[name].to_json()
-        return {**plain, "notes": list(self.notes), "unseen": list(self.unseen)}
+        return plain({name: value for name, value in vars(self).items() if name != "trace_call"})
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> "Divergence":
         """The inverse of `to_json`."""
-        read: dict[str, Any] = {
-            **data,
-            "notes": tuple(data["notes"]),
-            "unseen": tuple(data["unseen"]),
-        }
+        read: dict[str, Any] = {**data, "notes": tuple(data["notes"]), "unseen": tuple(data["unseen"])}
         for name in _DIFFERENCES:
             read[name] = data[name] and Difference.from_json(data[name])
         return cls(**read)
 
     def __str__(self) -> str:
-        there = self.torch_path or "the module itself"
-        here = self.flax_path or "the module itself"
-        lines = [
-            f"first divergence, {self.direction}: {here} ({self.flax_class}); "
-            f"in torch {there} ({self.torch_class}), call {self.call}"
-        ]
+        lines = [f"first divergence, {self.direction}: {self._place()}"]
         given = "inputs" if self.direction == "forward" else "gradient of its output"
         rows = [(self.kind, self.difference), (given, self.given), ("isolated", self.isolated)]
-        rows.append((f"given to {self.before}", self.handed))
+        rows.append((f"given to {self.before or ITSELF}", self.handed))
         for name, difference in rows:
             if difference is not None:
                 verdict = "agrees" if difference.agrees else "DIFFERS"
@@ -110,5 +99,13 @@ class Divergence:
             lines.append(f"  not compared inside it: {', '.join(self.unseen[:6])}{more}")
         return "\n".join([*lines, *(f"  {note}" for note in self.notes)])
 
+    def _place(self) -> str:
+        """The module on either side; on one, where the other has no counterpart."""
+        sides = [("", self.flax_path, self.flax_class), ("in torch ", self.torch_path, self.torch_class)]
+        known = [f"{side}{path or ITSELF} ({kind})" for side, path, kind in sides if kind != "no counterpart"]
+        return "; ".join([*known, *([f"call {self.call}"] if self.call > 1 else [])])
+
+
+ITSELF = "the module itself"
 
 _DIFFERENCES = ("difference", "given", "isolated", "handed")

@@ -89,7 +89,7 @@ def _whole_agrees(trace: ModuleTrace) -> bool:
 
 
 Found = tuple[int, TracedCall | None, TracedCall | None]
-"""The call at mutation; the last of its submodules that is right; the one that was given something wrong."""
+"""The call at fault; the last of its submodules that is right; the one that was given something wrong."""
 
 
 def _search(

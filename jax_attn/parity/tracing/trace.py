@@ -11,10 +11,9 @@ from typing import Any
 from flax import nnx
 
 from jax_attn.parity.cases import Case
-from jax_attn.parity.judging.lane_run import Sides
+from jax_attn.parity.comparison import Comparison
 from jax_attn.parity.lanes import Lane
 from jax_attn.parity.runners.calls import Call, cotangents
-from jax_attn.parity.runners.constants import FlaxConstants
 from jax_attn.parity.runners.dropout import Tape
 from jax_attn.parity.runners.places import Places, lifted
 from jax_attn.parity.runners.trees import leaves_of
@@ -33,30 +32,15 @@ Progress = Callable[[str], None]
 
 
 class Tracer:
-    """Both sides, ready to be traced in one lane; see `trace_modules` for the arguments.
+    """Both sides, ready to be traced in one lane; each submodule is held to `bound`, or to that of the whole."""
 
-    `original` is the Flax module that `flax` is a copy of: there the attributes are still in order.
-    """
-
-    def __init__(
-        self,
-        flax: nnx.Module,
-        torch: Any,
-        lane: Lane,
-        *,
-        names: Names = (),
-        modules: ModuleNames | None = None,
-        bound: float,
-        call_flax: Callable[..., Any] | None = None,
-        call_torch: Callable[..., Any] | None = None,
-        seed: int = 0,
-        original: nnx.Module | None = None,
-    ):
+    def __init__(self, sides: Comparison, lane: Lane, bound: float | None = None):
         self.lane = lane
-        self.bound = bound
-        self.seed = seed
-        original = flax if original is None else original
-        self.pairs = self.paired(original, torch, names, modules)
+        self.bound = sides.bound if bound is None else bound
+        self.seed = sides.seed
+        original = sides.flax if sides.original is None else sides.original
+        torch = sides.torch
+        self.pairs = self.paired(original, torch, sides.names, sides.modules)
         came, mode = (
             ("training" if training else "evaluation") for training in (torch.training, lane.training)
         )
@@ -65,31 +49,15 @@ class Tracer:
             [] if came == mode else [f"the torch module came in {came} mode; both are traced in {mode} mode"]
         )
         self._torch = torch
-        self._call_torch = call_torch
-        self._flax = flax
-        self._flax_options = names, call_flax, first_paths(original)
-        self._constants = FlaxConstants(flax, names, call_flax)
+        self._call_torch = sides.call_torch
+        self._flax = sides.flax  # not `sides`, which would keep it
+        self._flax_options = sides.names, sides.call_flax, first_paths(original)
+        self._constants = sides.constants
 
     @staticmethod
     def paired(flax: nnx.Module, torch: Any, names: Names, modules: ModuleNames | None) -> ModulePairs:
         """The modules that correspond."""
         return pair_modules(flax, torch, names, modules)
-
-    @classmethod
-    def of(cls, sides: Sides, lane: Lane, modules: ModuleNames | None, original: nnx.Module) -> "Tracer":
-        """The tracer of two sides, which holds submodules to the bound of the whole: they add up to it."""
-        return cls(
-            sides.flax,
-            sides.torch,
-            lane,
-            names=sides.names,
-            modules=modules,
-            bound=sides.bound,
-            call_flax=sides.call_flax,
-            call_torch=sides.call_torch,
-            seed=sides.seed,
-            original=original,
-        )
 
     @cached_property
     def flax(self) -> FlaxRecorder:

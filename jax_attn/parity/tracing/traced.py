@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from jax_attn.parity.report import table
+from jax_attn.parity.text import plain, table
 from jax_attn.parity.tracing.differences import Difference
 from jax_attn.parity.tracing.forcing import Lesson
 from jax_attn.parity.tracing.recording import TOP, CallRecord, Failure
@@ -51,11 +51,7 @@ class TracedCall:
 
     def to_json(self) -> dict[str, Any]:
         """Everything but the tensors."""
-        errors = {
-            name: None if value is None else value.to_json()
-            for name, value in vars(self).items()
-            if value is None or isinstance(value, Difference)
-        }
+        errors = {name: value for name, value in vars(self).items() if isinstance(value, Difference | None)}
         return {
             "flax": self.flax.path,
             "torch": self.torch.path,
@@ -63,7 +59,7 @@ class TracedCall:
             "torch_class": self.torch.kind,
             "call": self.flax.number + 1,
             "parent": self.parent,
-            **errors,
+            **plain(errors),
             "other_inputs": self.other_inputs,
             "note": self.note,
         }
@@ -102,7 +98,7 @@ class ModuleTrace:
             "lane": self.lane,
             "seconds": self.seconds,
             "backward": self.backward,
-            "output": None if self.whole.output is None else self.whole.output.to_json(),
+            "output": plain(self.whole.output),
             "calls": [call.to_json() for call in self.calls],
             "left_out": [list(entry) for entry in self.left_out],
             "failure": None if self.failure is None else str(self.failure),

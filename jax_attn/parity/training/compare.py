@@ -23,6 +23,7 @@ from flax import nnx
 
 from jax_attn.parity import tolerances
 from jax_attn.parity.cases import Case
+from jax_attn.parity.comparison import SMALL
 from jax_attn.parity.lanes import lanes_named
 from jax_attn.parity.report import LeftOut
 from jax_attn.parity.runners.calls import Call
@@ -41,9 +42,6 @@ Pair = tuple[Any, Any]
 Progress = Callable[[str, str], None]
 
 TRAINING_LANES = ("float64", "float32")
-
-# Parameters up to which a module takes longer to compile than to run.
-SMALL = 1_000_000
 
 
 def compare_training(

@@ -14,7 +14,7 @@ import numpy as np
 import optax
 
 from jax_attn.parity import tolerances
-from jax_attn.parity.training.optimizer_fit import fitted
+from jax_attn.parity.training.optimizer_fit import fitted, numbers_in
 from jax_attn.parity.training.optimizer_probe import TorchRun, draw_probe, run_flax, run_torch
 from jax_attn.parity.training.optimizer_settings import Probe, Settings, directions, of_torch
 
@@ -96,7 +96,8 @@ def lint_optimizer(
         np.stack([p.grads for p in probes], 1),
         probes[0].tensor,
     )
-    found = fitted(settings, list(shapes.values()), together, np.stack(updates, 1))
+    known = numbers_in(chain.init, chain.update)
+    found = fitted(settings, list(shapes.values()), together, np.stack(updates, 1), known)
     if found is None:
         return [Finding("unknown", "other updates than any settings that were tried make", name)]
     return [*_differences(settings, found[0]), *_rates(found[1], runs[0].rates)]

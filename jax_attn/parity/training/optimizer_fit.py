@@ -1,18 +1,21 @@
 """The settings that make given updates of given gradients, found from those of another optimizer.
 
-What is one of a few (the kind, whether decay is decoupled, ...) is tried, with fewer changes first. What is a
-number is fitted by least squares, beginning at the other's, and then made as round as the updates allow. The
-learning rate of each step is whatever fits best.
+Every number that a chain computes with stands somewhere in it: in a closure, an attribute, a constant of its
+code. So the numbers are read, whatever they are called, and tried in every place where a setting of that size may
+stand; what is one of a few (the kind, whether decay is decoupled, ...) is tried too, with fewer changes first.
+What makes the updates to the last digits is what the chain does. The learning rate of each step is what fits best.
 """
 
+import inspect
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 import numpy as np
-from scipy.optimize import least_squares
 
 from jax_attn.parity import tolerances
 from jax_attn.parity.training.optimizer_settings import Probe, Settings, directions
@@ -20,90 +23,129 @@ from jax_attn.parity.training.optimizer_settings import Probe, Settings, directi
 # How many of the settings that are tried may differ at once.
 CHANGES = 2
 
-# Of those with as many changes, this many are fitted: the ones that are nearest before.
+# Of those with as many changes, this many are looked at closely: the ones that are nearest before.
 PROMISING = 10
 
-# How often a fit may look at its slopes.
-EVALUATIONS = 20
+# A chain is read this deep.
+DEPTH = 12
+
+# Pairs of numbers are changed together where there are no more ways to than these.
+WAYS = 400
+
+
+def numbers_in(*roots: Any) -> list[float]:
+    """Return the finite numbers that can be reached from some objects: closures, attributes, code, containers."""
+    found: dict[float, None] = {}
+    seen: list[Any] = []  # kept alive, or another object might get an id that is known
+    known: set[int] = set()
+    waiting = [(root, 0) for root in roots]
+    while waiting:
+        value, depth = waiting.pop()
+        if isinstance(value, bool | str | bytes) or id(value) in known or depth > DEPTH:
+            continue
+        seen.append(value)
+        known.add(id(value))
+        if isinstance(value, int | float) or (hasattr(value, "dtype") and np.shape(value) == ()):
+            number = np.asarray(value)
+            if number.dtype.kind in "iuf" and np.isfinite(number):
+                found[float(number)] = None
+        else:
+            waiting += [(each, depth + 1) for each in _parts(value)]
+    return list(found)
+
+
+def _parts(value: Any) -> list[Any]:
+    """What an object is made of, as far as a number may stand in it."""
+    if isinstance(value, FunctionType):
+        cells = inspect.getclosurevars(value)
+        own = [each for each in cells.globals.values() if isinstance(each, int | float)]
+        return [*cells.nonlocals.values(), *own, value.__defaults__, value.__kwdefaults__, value.__code__]
+    if isinstance(value, CodeType):
+        return list(value.co_consts)
+    if isinstance(value, MethodType):
+        return [value.__func__, value.__self__]
+    if isinstance(value, dict):
+        return list(value.values())
+    if isinstance(value, tuple | list | set | frozenset):
+        return list(value)
+    if isinstance(value, partial):
+        return [value.func, value.args, value.keywords]
+    if hasattr(value, "__wrapped__"):  # jit
+        return [value.__wrapped__]
+    return [] if isinstance(value, type | ModuleType) else list(getattr(value, "__dict__", {}).values())
 
 
 @dataclass(frozen=True)
 class _Number:
-    """A setting that is fitted: how it is read and set, on which scale, and where the fit may begin."""
+    """A setting that is a number: how it is set, and what may stand there."""
 
-    name: str
-    read: Callable[[Settings], float]
     change: Callable[[Settings, float], Settings]
-    to_scale: Callable[[float], float]
-    from_scale: Callable[[float], float]
-    starts: tuple[float, ...]
+    candidates: tuple[float, ...]
 
 
-def _plain(name: str, *starts: float) -> _Number:
-    return _Number(
-        name,
-        lambda s: getattr(s, name),
-        lambda s, x: replace(s, **{name: x}),
-        lambda x: x,
-        lambda x: x,
-        starts,
-    )
+def _numbers(s: Settings, torch: Settings, known: Sequence[float]) -> list[_Number]:
+    """The numbers that settings of this structure have, with those of `known` that may stand there."""
+    shares = [x for x in known if 0 <= x < 1]
+    small = [x for x in known if 0 < x <= 1e-2]
 
+    def plain(name: str, values: Sequence[float]) -> _Number:
+        own = getattr(torch, name)
+        candidates = tuple(dict.fromkeys((own, *values)))
+        return _Number(lambda s, x: replace(s, **{name: x}), candidates)
 
-def _share(name: str) -> _Number:
-    """A share that is kept from step to step, fitted as the logarithm of what is not."""
-    return replace(
-        _plain(name, 0.0, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.999, 0.9999),
-        to_scale=lambda x: math.log(max(1 - x, 1e-9)),
-        from_scale=lambda u: 1 - math.exp(min(max(u, math.log(1e-9)), 1.0)),
-    )
+    def beta(place: int) -> _Number:
+        candidates = tuple(dict.fromkeys((torch.betas[place], *shares)))
+        return _Number(
+            lambda s, x: replace(s, betas=(*s.betas[:place], x, *s.betas[place + 1 :])), candidates
+        )
 
-
-def _beta(place: int) -> _Number:
-    def change(s: Settings, x: float) -> Settings:
-        return replace(s, betas=(x, s.betas[1]) if place == 0 else (s.betas[0], x))
-
-    return replace(_share("betas"), read=lambda s: s.betas[place], change=change)
-
-
-def _positive(name: str, *starts: float) -> _Number:
-    return replace(
-        _plain(name, *starts),
-        to_scale=lambda x: math.log(max(x, 1e-30)),
-        from_scale=lambda u: math.exp(min(max(u, -80.0), 80.0)),
-    )
-
-
-def _numbers(s: Settings) -> list[_Number]:
-    """The numbers that settings of this structure have."""
-    found = [_plain("weight_decay", 1e-3, 0.1)]
+    found = [plain("weight_decay", [0.0, *known])]
     if s.max_norm < math.inf:
-        found.append(_positive("max_norm", 1e-2, 1.0, 1e2, 1e4))
+        found.append(plain("max_norm", [x for x in known if x > 0]))
     if s.kind == "sgd":
-        return [*found, _share("momentum"), _plain("dampening", 0.5)]
-    found.append(_positive("eps_root" if s.eps_root else "eps", 1e-16, 1e-12, 1e-8, 1e-4))
+        return [*found, plain("momentum", [0.0, *shares]), plain("dampening", [0.0, *shares])]
+    found.append(plain("eps_root", small) if s.eps_root else plain("eps", [0.0, *small]))
     if s.kind == "adagrad":
-        return [*found, _positive("initial_accumulator_value", 1e-20, 0.1)]
+        # optax has its eps within the root, as it has the sum
+        sums = [float(f"{a + b:.12g}") for a, b in itertools.product(known, small)]
+        positive = [x for x in (*known, *sums) if x > 0]
+        return [*found, plain("initial_accumulator_value", [0.0, *positive])]
     if s.kind == "rmsprop":
-        return [*found, _share("alpha"), _share("momentum")]
-    found += [_beta(0), _beta(1)]
-    return [*found, _share("momentum_decay")] if s.kind == "nadam" else found
+        return [*found, plain("alpha", shares), plain("momentum", [0.0, *shares])]
+    found += [beta(0), beta(1)]
+    return [*found, plain("momentum_decay", small)] if s.kind == "nadam" else found
 
 
 def fitted(
-    settings: Settings, shapes: Sequence[tuple[int, ...]], probe: Probe, updates: np.ndarray
+    settings: Settings,
+    shapes: Sequence[tuple[int, ...]],
+    probe: Probe,
+    updates: np.ndarray,
+    known: Sequence[float],
 ) -> tuple[Settings, list[float]] | None:
-    """The settings nearest to `settings` that make these updates, with the rate of every step; or None."""
-    for count in range(CHANGES + 1):
-        starts = [_begun(start, probe, updates) for start in _structures(settings, shapes, count)]
-        for _, begun in sorted(starts, key=lambda start: start[0])[:PROMISING]:
-            few = begun[: None if count == 0 else 1]
-            fits = (_fit(start, _numbers(start), probe, updates) for start in few)
-            found = next((fit for fit in fits if explained(fit, probe, updates) is not None), None)
-            if found is not None:
-                found = _rounded(found, settings, probe, updates)
-                rates = explained(found, probe, updates)
-                return None if rates is None else (found, rates)
+    """The settings nearest to `settings` that make these updates, with the rate of every step; or None.
+
+    Args:
+        settings: those to begin with.
+        shapes: of the tensors.
+        probe: what the updates were made of.
+        updates: what the chain made.
+        known: the numbers that the chain computes with.
+    """
+    for changes in range(CHANGES + 1):
+        tried = [
+            _nearest(s, settings, known, probe, updates, 1) for s in _structures(settings, shapes, changes)
+        ]
+        for _, s in sorted(tried, key=lambda each: each[0])[:PROMISING]:
+            _, s = _nearest(s, settings, known, probe, updates, 2)
+            rates = explained(s, probe, updates)
+            if rates is None:
+                continue
+            for number in _numbers(s, settings, known):  # torch's own wherever it does as well
+                back = number.change(s, number.candidates[0])
+                again = explained(back, probe, updates)
+                s, rates = (s, rates) if again is None else (back, again)
+            return s, rates
     return None
 
 
@@ -132,61 +174,33 @@ def _residuals(s: Settings, probe: Probe, updates: np.ndarray) -> tuple[list[flo
     return rates, np.nan_to_num(np.concatenate(found), nan=1e3, posinf=1e3, neginf=-1e3)
 
 
-def _begun(s: Settings, probe: Probe, updates: np.ndarray) -> tuple[float, list[Settings]]:
-    """Where a fit may begin: with the best change of one number after the other, or of any one, or with none.
+def _nearest(
+    s: Settings, torch: Settings, known: Sequence[float], probe: Probe, updates: np.ndarray, at_once: int
+) -> tuple[float, Settings]:
+    """The error that is left, and the numbers with which it is: changed `at_once` together while that helps."""
+    numbers = _numbers(s, torch, known)
 
-    The error of the first of them comes before.
-    """
+    def error(each: Settings) -> float:
+        apart = _residuals(each, probe, updates)[1]
+        return max(float(np.sum(apart**2)), tolerances.UPDATE**2)
 
-    def best_of(s: Settings, numbers: Sequence[_Number]) -> tuple[float, Settings]:
-        changed = [s, *(number.change(s, start) for number in numbers for start in number.starts)]
-        errors = [float(np.sum(_residuals(each, probe, updates)[1] ** 2)) for each in changed]
-        return min(errors), changed[int(np.argmin(errors))]
-
-    numbers = _numbers(s)
-    best, found = best_of(s, numbers)
-    for _ in range(2):
-        before = best
-        best, found = best_of(found, numbers)
-        if not best < before:
-            break
-    return best, [found, *(best_of(s, [number])[1] for number in numbers), s]
-
-
-def _fit(s: Settings, numbers: Sequence[_Number], probe: Probe, updates: np.ndarray) -> Settings:
-    """The numbers that fit best, from those of `s` on."""
-    if not numbers or explained(s, probe, updates) is not None:
-        return s
-
-    def at(values: np.ndarray) -> Settings:
+    best = error(s)
+    while best > tolerances.UPDATE**2:
         found = s
-        for number, value in zip(numbers, values, strict=True):
-            found = number.change(found, number.from_scale(float(value)))
-        return found
-
-    start = np.array([number.to_scale(number.read(s)) for number in numbers])
-    exactly: dict[str, Any] = dict(
-        xtol=1e-15, ftol=1e-15, gtol=1e-15, max_nfev=EVALUATIONS * (len(start) + 1)
-    )
-    return at(least_squares(lambda x: _residuals(at(x), probe, updates)[1], start, method="lm", **exactly).x)
-
-
-def _rounded(s: Settings, torch: Settings, probe: Probe, updates: np.ndarray) -> Settings:
-    """The same with every number torch's, or none, or as short as may be; the others are fitted anew."""
-    numbers = _numbers(s)
-    for place, number in enumerate(numbers):
-        for simple in _simpler(number, number.read(s), number.read(torch)):
-            candidate = _fit(number.change(s, simple), numbers[place + 1 :], probe, updates)
-            if explained(candidate, probe, updates) is not None:
-                s = candidate
-                break
-    return s
-
-
-def _simpler(number: _Number, value: float, torch: float) -> Iterator[float]:
-    yield torch
-    yield math.inf if number.name == "max_norm" else 0.0
-    yield from (float(f"{value:.{digits}g}") for digits in range(1, 13))
+        for chosen in itertools.combinations(numbers, min(at_once, len(numbers))):
+            if len(chosen) > 1 and math.prod(len(number.candidates) for number in chosen) > WAYS:
+                continue
+            for values in itertools.product(*(number.candidates for number in chosen)):
+                changed = s
+                for number, value in zip(chosen, values, strict=True):
+                    changed = number.change(changed, value)
+                left = error(changed)
+                if left < best:
+                    best, found = left, changed
+        if found == s:
+            break
+        s = found
+    return best, s
 
 
 def _structures(s: Settings, shapes: Sequence[tuple[int, ...]], count: int) -> Iterator[Settings]:

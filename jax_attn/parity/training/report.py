@@ -3,11 +3,12 @@
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from jax_attn.parity.report import LeftOut, table
+from jax_attn.parity.report import MOST, LeftOut
+from jax_attn.parity.text import count, joined, more, number, plain, table
 from jax_attn.parity.training.lint_optimizer import Finding
 
 # In the order in which one causes the next; a moment goes by torch's name of it.
@@ -68,7 +69,7 @@ class Deviation:
         values = f": flax {self.flax}, torch {self.torch}" if self.flax or self.torch else ""
         detail = f" ({self.detail})" if self.detail else ""
         return (
-            f"{self.lane}, {when}: {what}{values}{detail}; error {_number(self.error)}, bound {self.bound:g}"
+            f"{self.lane}, {when}: {what}{values}{detail}; error {number(self.error)}, bound {self.bound:g}"
         )
 
 
@@ -143,23 +144,24 @@ class TrainingReport:
     def assert_passed(self) -> None:
         """Raise an AssertionError that shows what differs first, unless everything passed."""
         if not self.passed:
-            parts = self._headline(), self._failures(), self._settings()
-            raise AssertionError("\n\n".join(part for part in parts if part))
+            raise AssertionError(joined(self.headline, self.where(), self.why))
 
     def to_json(self) -> dict[str, Any]:
         """As JSON has it: a number that is not finite becomes "nan", "inf" or "-inf"."""
-        first = self.first_divergence
         return {
             "title": self.title,
+            "verdict": "passed" if self.passed else "failed",
+            "where": self.where(),
+            "why": self.why,
             "passed": self.passed,
             "compared": len(self.deviations),
             "failed": len(self.failures),
             "seconds": self.seconds,
-            "first_divergence": first and _plain(asdict(first)),
-            "steps": [_plain(asdict(row)) for row in self.steps],
-            "deviations": [_plain(asdict(deviation)) for deviation in self.deviations],
-            "left_out": [asdict(entry) for entry in self.left_out],
+            "first_divergence": plain(self.first_divergence),
             "settings": [str(finding) for finding in self.settings],
+            "steps": plain(self.steps),
+            "deviations": plain(self.deviations),
+            "left_out": plain(self.left_out),
         }
 
     def save_json(self, path: str | Path) -> None:
@@ -168,58 +170,71 @@ class TrainingReport:
         Path(path).write_text(text + "\n", encoding="utf-8")
 
     def __str__(self) -> str:
-        parts = [self._headline(), self._failures(), self._settings(), self._table(), self._pooled()]
-        if self.left_out:
-            entries = dict.fromkeys((entry.lane, entry.name, entry.reason) for entry in self.left_out)
-            parts.append("not compared:\n" + table([list(entry) for entry in entries]))
-        return "\n\n".join(part for part in parts if part)
+        return self.text()
 
-    def _headline(self) -> str:
+    def text(self, verbose: bool = False) -> str:
+        """Return the verdict, where, why, and the tables: some of the steps, or, where `verbose`, all."""
+        return joined(self.headline, self.where(verbose), self.why, self.tables(verbose))
+
+    @property
+    def headline(self) -> str:
+        """The verdict, and how much was compared."""
         name = f"{self.title}: " if self.title else ""
-        lanes = list(dict.fromkeys(row.lane for row in self.steps))
-        steps = len({row.step for row in self.steps})
-        counts = f"{len(self.deviations)} comparisons in {steps} steps, {' and '.join(lanes) or 'no lane'}"
-        if self.passed:
-            return f"{name}passed, {counts}"
-        if not self.failures:
+        lanes = " and ".join(dict.fromkeys(row.lane for row in self.steps)) or "no lane"
+        steps = count(len({row.step for row in self.steps}), "step")
+        counts = f"{count(len(self.deviations), 'comparison')} in {steps}, {lanes}"
+        if not self.passed and not self.failures:
             return f"{name}FAILED, no update was compared"
-        return f"{name}FAILED, {len(self.failures)} of {counts}"
+        return f"{name}passed, {counts}" if self.passed else f"{name}FAILED, {len(self.failures)} of {counts}"
 
-    def _failures(self, most: int = 8) -> str:
-        failing = self.failures
-        if not failing:
-            return ""
-        # One line for each quantity of a step: its worst parameter stands for the others.
-        first = {}
-        for deviation in failing:
+    def where(self, verbose: bool = False) -> str:
+        """Return what differs first, and what then: one line for each quantity of a step, its worst parameter."""
+        first: dict[tuple[str, int, str], Deviation] = {}
+        for deviation in self.failures:
             first.setdefault((deviation.lane, deviation.step, deviation.quantity), deviation)
-        lines = ["first divergence: " + str(failing[0])]
-        lines += [f"  then {deviation}" for deviation in list(first.values())[1:most]]
-        more = len(first) - most
-        return "\n".join([*lines, f"  ... and {more} more"] if more > 0 else lines)
+        told = list(map(str, first.values()))
+        shown = told if verbose else told[:MOST]
+        lines = [f"{'  then' if place else 'first divergence:'} {each}" for place, each in enumerate(shown)]
+        return joined(*lines, more(len(told) - len(shown)), by="\n")
 
-    def _settings(self) -> str:
-        if not self.settings:
-            return ""
+    @property
+    def why(self) -> str:
+        """The settings of the optimizers that differ."""
         word = (
             "settings differ, though these steps do not show it:" if self.passed else "settings that differ:"
         )
-        return "\n  ".join([word, *map(str, self.settings)])
+        return "\n  ".join([word, *map(str, self.settings)]) if self.settings else ""
 
-    def _table(self) -> str:
+    def tables(self, verbose: bool = False) -> str:
+        """Return the steps, and what was not compared; of each lane the first two and the last unless `verbose`."""
         heads = ["lane", "step", "loss flax", "torch", "|gradient| flax", "torch", "lr flax", "torch"]
         rows = [[*heads, "gradient error", "update error", "worst update", "drift", "rounding alone"]]
-        for row in self.steps:
-            pairs = [_number(value, 7) for value in (*row.loss, *row.norm, *row.rate)]
-            errors = [_number(row.gradient), _number(row.update), row.parameter or "-"]
-            rows.append([row.lane, str(row.step), *pairs, *errors, _number(row.drift), _number(row.rounding)])
-        return table(rows) if self.steps else ""
+        shown = self.steps if verbose else self._some_steps()
+        for row in shown:
+            pairs = [number(value, 7) for value in (*row.loss, *row.norm, *row.rate)]
+            errors = [number(row.gradient), number(row.update), row.parameter or "-"]
+            rows.append([row.lane, str(row.step), *pairs, *errors, number(row.drift), number(row.rounding)])
+        pooled = [
+            f"{d.lane}: {d.quantity}, {d.detail}: {d.error:.3g}, bound {d.bound:g}"
+            for d in self.deviations
+            if d.step < 0 and d.passed
+        ]
+        entries = dict.fromkeys((entry.lane, entry.name, entry.reason) for entry in self.left_out)
+        steps = joined(table(rows), more(len(self.steps) - len(shown)), by="\n") if self.steps else ""
+        left_out = joined("not compared:", table(list(entries)), by="\n") if entries else ""
+        return joined(steps, "\n".join(pooled), left_out)
 
-    def _pooled(self) -> str:
-        pooled = [deviation for deviation in self.deviations if deviation.step < 0 and deviation.passed]
-        return "\n".join(
-            f"{d.lane}: {d.quantity}, {d.detail}: {d.error:.3g}, bound {d.bound:g}" for d in pooled
-        )
+    def _some_steps(self) -> list[StepRow]:
+        """The first two steps and the last of each lane, and the first that differs."""
+        first = self.first_divergence
+        last = {row.lane: row for row in self.steps}
+        return [
+            row
+            for row in self.steps
+            if row.step < 2
+            or row is last[row.lane]
+            or (first is not None and (row.lane, row.step) == (first.lane, first.step))
+        ]
 
 
 def merged(reports: Sequence[TrainingReport], title: str = "") -> TrainingReport:
@@ -230,16 +245,3 @@ def merged(reports: Sequence[TrainingReport], title: str = "") -> TrainingReport
         whole.deviations += report.deviations
         whole.left_out += report.left_out
     return whole
-
-
-def _number(value: float | None, digits: int = 3) -> str:
-    return "-" if value is None else f"{value:.{digits}g}"
-
-
-def _plain(values: dict[str, Any]) -> dict[str, Any]:
-    def plain(value: Any) -> Any:
-        if isinstance(value, tuple):
-            return [plain(each) for each in value]
-        return str(value) if isinstance(value, float) and not math.isfinite(value) else value
-
-    return {key: plain(value) for key, value in values.items()}

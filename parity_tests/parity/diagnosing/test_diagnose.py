@@ -12,7 +12,7 @@ from flax import nnx
 from jax_attn.nn.attention.multi_head import MultiHeadAttention
 from jax_attn.parity.cases import Case
 from jax_attn.parity.compare import compare
-from jax_attn.parity.compared import Compared
+from jax_attn.parity.comparison import Comparison
 from jax_attn.parity.diagnosing.diagnose import diagnose
 from jax_attn.parity.mutations import MUTATIONS, inject
 from jax_attn.parity.report import Report
@@ -49,7 +49,7 @@ def as_flax(module):
 def why(flax, reference, *inputs, kwargs=None, progress=lambda what: None, **options):
     """The diagnosis of a pair that differs; `diagnose` traces it where the report has not."""
     case = Case("", inputs, kwargs or {})
-    return diagnose(Report(compared=Compared(flax, reference, (case,), **options)), progress=progress)
+    return diagnose(Report(compared=Comparison(flax, reference, (case,), **options)), progress=progress)
 
 
 def found(name, mutation):

@@ -4,22 +4,21 @@ import numpy as np
 import pytest
 
 from jax_attn.parity.cases import Case
-from jax_attn.parity.compare import carry_weights
+from jax_attn.parity.comparison import Comparison
 from jax_attn.parity.diagnosing.second_draw import moved, redrawn
-from jax_attn.parity.judging.lane_run import Sides
 from jax_attn.weights.state_dict import state_dict
 from parity_tests.parity.pairs import MASK, draw, flax_block, torch_block
 
 pytestmark = pytest.mark.unchecked_shapes  # for speed
 
 
-def sides(flax, theirs) -> Sides:
-    return Sides(*carry_weights(flax, theirs, "torch", ()), (), 1e-12, None, None, 0, True)
+def sides(flax, theirs, **options) -> Comparison:
+    return Comparison(flax, theirs, **options).carry()[0]
 
 
 def test_both_sides_get_the_same_other_weights():
     first = sides(flax_block(), torch_block())
-    second = moved(first, flax_block(), "torch")
+    second = moved(first)
     ours, before, theirs = (dict(s) for s in (
         state_dict(second.flax), first.torch.named_parameters(), second.torch.named_parameters()
     ))  # fmt: skip
@@ -32,8 +31,8 @@ def test_both_sides_get_the_same_other_weights():
 
 
 def test_sides_with_weights_of_their_own_keep_them():
-    first = sides(flax_block(), torch_block())
-    assert moved(first, flax_block(), None) is first
+    first = sides(flax_block(), torch_block(), weights=None)
+    assert moved(first) is first
 
 
 def test_every_array_is_another_of_its_kind():

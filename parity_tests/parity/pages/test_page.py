@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from jax_attn.parity import tolerances
-from jax_attn.parity.compare import carry_weights, compare_cases
-from jax_attn.parity.judging.lane_run import LaneRun, Sides
+from jax_attn.parity.compare import compare_cases
+from jax_attn.parity.judging.lane_run import LaneRun
 from jax_attn.parity.locate import trace_modules
 from jax_attn.parity.pages.error_maps import CELLS, along, error_maps
 from jax_attn.parity.pages.page import colour, page
@@ -62,14 +61,13 @@ def failed():
     flax, torch = FlaxBlock("eps of LayerNorm", rngs=nnx.Rngs(0)), TorchBlock()
     case = replace(CASES[0], name="")
     report = compare_cases(flax, torch, [case], lanes=["float64"], title="a <port> & more", trace=True)
-    pair = carry_weights(flax, torch, "torch", ())
-    sides = Sides(*pair, (), tolerances.MODULE, None, None, 0, True)
-    return report, error_maps(partial(LaneRun, sides), case, report)
+    return report, error_maps(partial(LaneRun, report.compared.carry()[0]), case, report)
 
 
 def test_a_failed_report_shows_where_and_how_much(failed):
     report, maps = failed
-    text = page(report, maps=maps, diagnosis="the epsilon: 1e-06 in flax, 1e-05 in torch")
+    report = replace(report, diagnosis="the epsilon: 1e-06 in flax, 1e-05 in torch")
+    text = page(report, maps=maps)
     found = Page(text)
     told = " ".join(found.text)
     assert "FAILED" in told
@@ -126,7 +124,7 @@ def test_what_agrees_is_shown_by_what_is_nearest_to_its_bound():
 
 def test_what_is_told_is_escaped_and_what_was_left_out_is_told():
     report = Report("x", left_out=[LeftOut("", "float64", "<mask>", "a buffer & no more")])
-    text = page(report, diagnosis="<b>why</b>")
+    text = page(report, undiagnosed="<b>why</b>")
     assert "<b>why" not in text
     told = " ".join(Page(text).text)
     assert "<b>why</b>" in told

@@ -123,8 +123,9 @@ def test_a_port_is_compared_where_there_is_no_torch(folder, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert "status [0, 1]" in done.stdout
-    good, bad = done.stdout.split("ported.py:wrong: ")
-    assert good.startswith("ported.py:port: passed, 16 comparisons in 2 lanes")
+    good, bad = done.stdout.split("ported.py:wrong on the inputs of")
+    assert good.startswith("ported.py:port on the inputs of")
+    assert "run: passed, 16 comparisons in 2 lanes" in good
     assert "the trace does not hold this lane" in good
     assert "first divergence, forward: layers.1 (LayerNorm); in torch 1 (LayerNorm)" in bad
     assert "isolated: DIFFERS" in bad
@@ -138,13 +139,12 @@ def test_gradients_are_traced_as_with_torch_itself(folder, capsys):
     """The same divergence, and the same numbers, as a comparison with torch gives."""
     from jax_attn.cli.user_file import load_port
     from jax_attn.parity.locate import trace_modules
-    from jax_attn.parity.recorded.against import carry_recorded, recorded_sides, trace_against
+    from jax_attn.parity.recorded.against import recorded_sides, trace_against
 
     flax, torch = (load_port(str(folder / name)) for name in ("ported.py:port", "original.py"))
     recorded = TorchTrace.load(folder / "run")
-    carried = carry_recorded(flax.flax, recorded, "torch", ())
-    sides = recorded_sides(carried, recorded, (), False, flax.call_flax)
-    from_files = trace_against(flax.flax, recorded, sides)
+    sides, _ = recorded_sides(flax.flax, recorded, call_flax=flax.call_flax)
+    from_files = trace_against(recorded, sides)
     direct = trace_modules(flax.flax, torch.torch, call_flax=flax.call_flax, kwargs=torch.case.kwargs)
     assert from_files.backward
     assert [call.to_json() for call in from_files.calls] == [call.to_json() for call in direct.calls]
@@ -158,18 +158,28 @@ def test_where_no_submodule_differs_that_is_told(folder, capsys):
     assert "first divergence  every submodule that was compared agrees in float64" in text
 
 
-def test_the_inputs_are_the_recorded_ones(folder, capsys):
-    def run(name: str) -> tuple[int, str]:
-        place = f"{folder / 'ported.py'}:{name}"
-        return told(capsys, "diff", place, "--against", folder / "run", "--lanes", "float64")
+def test_a_file_that_imports_torch_cannot_run_without_it(folder):
+    """It says in one line that it takes two files."""
+    place = str(folder / "original.py")
+    code = WITHOUT_TORCH.replace("assert", "#")
+    done = subprocess.run(
+        [sys.executable, "-c", code, place, place, "--against", str(folder / "run")],
+        capture_output=True, text=True, check=False, env={**os.environ, "JAX_PLATFORMS": "cpu"},
+    )  # fmt: skip
+    assert "status [2, 2]" in done.stdout
+    first, second = done.stderr.splitlines()
+    assert first == second
+    assert "original.py imports torch, which is not installed here" in first
+    assert "it takes two files" in first
 
-    assert run("same_inputs")[0] == 0
-    status, text = run("other_inputs")
-    assert status == 2
-    assert "input is an array (2, 5, 4) of other values; return none, and the recorded ones are taken" in text
-    status, text = run("other_names")
-    assert status == 2
-    assert "input 0 in place of input;" in text
+
+@pytest.mark.parametrize("name", ["same_inputs", "other_inputs", "other_names"])
+def test_the_inputs_are_the_recorded_ones(folder, capsys, name):
+    """A file whose inputs are not seeded returns others every time."""
+    place, run = f"{folder / 'ported.py'}:{name}", folder / "run"
+    status, text = told(capsys, "diff", place, "--against", run, "--lanes", "float64")
+    assert status == 0
+    assert text.startswith(f"ported.py:{name} on the inputs of {run}: passed")
 
 
 def test_weights_are_the_recorded_ones_or_its_own(folder, capsys):
@@ -199,7 +209,7 @@ def test_bad_traces_are_told(folder, capsys, tmp_path):
     assert "holds no trace" in refusal("diff", port, "--against", tmp_path)
     (tmp_path / "trace.json").write_text('{"format": 7}')
     (tmp_path / "trace.safetensors").write_bytes((folder / "run" / "trace.safetensors").read_bytes())
-    assert "format 7, expected 1" in refusal("diff", port, "--against", tmp_path)
+    assert "format 7, expected 2" in refusal("diff", port, "--against", tmp_path)
     (tmp_path / "trace.json").write_bytes((folder / "run" / "trace.json").read_bytes())
     (tmp_path / "trace.safetensors").write_bytes(b"nonsense")
     assert "corrupt" in refusal("diff", port, "--against", tmp_path)

@@ -12,6 +12,7 @@ from flax import nnx
 from jax_attn.nn.layers.encoder import Encoder
 from jax_attn.parity.cases import Case
 from jax_attn.parity.compare import compare
+from jax_attn.parity.comparison import Comparison
 from jax_attn.parity.lanes import lanes_named
 from jax_attn.parity.locate import first_divergence, trace_modules
 from jax_attn.parity.report import Report
@@ -41,7 +42,7 @@ def pair(scan: bool) -> tuple[Encoder, TorchEncoder, Tracer]:
         LAYERS, WIDTH, HEADS, HIDDEN, norm_placement="pre", final_norm=True, scan=scan, rngs=nnx.Rngs(0)
     )
     load_state_dict(ours, theirs.state_dict())
-    return ours, theirs, Tracer(ours, theirs, lanes_named(["float64"])[0], bound=1e-12)
+    return ours, theirs, Tracer(Comparison(ours, theirs), *lanes_named(["float64"]))
 
 
 # Mutations, each injected into a module of torch for as long as the context lasts.

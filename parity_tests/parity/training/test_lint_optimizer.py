@@ -129,6 +129,41 @@ def test_without_correction_of_the_bias():
     assert found(tx, built(torch.optim.Adam, **ADAM)) == {"corrected": (False, True)}
 
 
+BETA = 0.83
+
+
+class ByHand:
+    """Adam as somebody writes it: one number in an attribute, one in the code, one a constant of the module."""
+
+    def __init__(self):
+        self.eps = 1e-6
+
+    def init(self, params):
+        zeros = jax.tree.map(jnp.zeros_like, params)
+        return zeros, zeros, 0
+
+    @jax.jit
+    def moments(m, v, g):
+        return BETA * m + (1 - BETA) * g, 0.97 * v + (1 - 0.97) * g * g
+
+    def update(self, grads, state, params=None):
+        *before, t = state
+        pairs = jax.tree.map(ByHand.moments, *before, grads)
+        m, v = (jax.tree.map(lambda g, pair, i=i: pair[i], grads, pairs) for i in (0, 1))
+        c1, c2 = 1 - BETA ** (t + 1), 1 - 0.97 ** (t + 1)
+        return jax.tree.map(lambda m, v: -2e-3 * m / c1 / (jnp.sqrt(v / c2) + self.eps), m, v), (m, v, t + 1)
+
+
+def test_the_numbers_of_a_chain_are_read_wherever_they_stand():
+    by_hand = ByHand()
+    tx = optax.GradientTransformation(by_hand.init, by_hand.update)
+    assert found(tx, built(torch.optim.Adam, **ADAM)) == {
+        "betas": ((0.83, 0.97), (0.9, 0.999)), "eps": (1e-6, 1e-8), "learning rate": (2e-3, 1e-3),
+    }  # fmt: skip
+    injected = optax.inject_hyperparams(optax.adam)(1e-3, b1=0.87)
+    assert found(injected, built(torch.optim.Adam, **ADAM)) == {"betas": ((0.87, 0.999), (0.9, 0.999))}
+
+
 def test_clipping():
     theirs = (None, lambda params: torch.nn.utils.clip_grad_norm_(params, 1.0))
     build = built(torch.optim.SGD, lr=0.1)
