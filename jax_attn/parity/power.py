@@ -20,6 +20,7 @@ from jax_attn.parity.judging.judge import Pair
 from jax_attn.parity.judging.lane_run import LaneRun, Sides
 from jax_attn.parity.lanes import LANES, Lane, lanes_named
 from jax_attn.parity.mutations import Injected, Mutation, inject, mutations_for
+from jax_attn.parity.mutations.injection import observed
 from jax_attn.parity.report import Report, Result, table
 from jax_attn.parity.runners.torch_runner import TorchSide
 from jax_attn.parity.training.report import TrainingReport
@@ -238,20 +239,22 @@ def power(
     if tolerance is not None and not tolerance >= 0:
         raise ValueError(f"tolerance must be 0 or above, got {tolerance}")
     flax, torch = carry_weights(flax_module, torch_module, weights, names)
+    bound = tolerances.WHOLE_MODEL if whole_model else tolerances.MODULE
+    sides = Sides(flax, torch, names, bound, call_flax, call_torch, seed, True)
+    with observed(torch):
+        baseline = Report(title)
+        runs = {lane: InjectedRun(sides, lane) for lane in lanes_named(lanes)}
+        for lane, run in runs.items():
+            baseline.results += results_of(run, [case for case in cases if case.runs_in(lane.name)])
     chosen = mutations_for(flax, torch) if mutations is None else list(mutations)
     for mutation in chosen:
         if not mutation.fits(torch):
             raise ValueError(f"the mutation {mutation.name!r} does not fit {type(torch).__name__}")
-    bound = tolerances.WHOLE_MODEL if whole_model else tolerances.MODULE
-    sides = Sides(flax, torch, names, bound, call_flax, call_torch, seed, True)
-    baseline = Report(title)
     report = PowerReport(title, tolerance=tolerance, baseline=baseline)
     injected = [inject(mutation, torch, share_weights=True) for mutation in chosen]
     seen: dict[str, dict[str, Seen]] = {mutation.name: {} for mutation in chosen}
-    for lane in lanes_named(lanes):
-        run = InjectedRun(sides, lane)
-        right = list(results_of(run, [case for case in cases if case.runs_in(lane.name)]))
-        baseline.results += right
+    for lane, run in runs.items():
+        right = [result for result in baseline.results if result.lane == lane.name]
         if not right or not all(result.passed for result in right):
             continue
         for trial in injected:
