@@ -78,9 +78,8 @@ def settings_of_torch(module: Any) -> dict[str, Setting]:
     transposed = isinstance(module, torch.nn.modules.conv._ConvTransposeNd)
     found = _common(module, conv)
     held = {**vars(module), **module._parameters}
-    if isinstance(module, torch.nn.modules.batchnorm._NormBase):
-        if module.track_running_stats:
-            found["momentum"] = "1 / the number of batches" if module.momentum is None else module.momentum
+    if isinstance(module, torch.nn.modules.batchnorm._NormBase) and module.track_running_stats:
+        found["momentum"] = "1 / the number of batches" if module.momentum is None else module.momentum
     if isinstance(module, torch.nn.LayerNorm | torch.nn.GroupNorm | torch.nn.modules.batchnorm._BatchNorm):
         found["variance"] = TWO_PASSES
         found["scale"] = held.get("weight") is not None

@@ -138,9 +138,9 @@ def empty_row(word: str) -> Points:
         return weights.masked_fill(hidden, 0.0) if word == ZERO else weights
 
     def mix(forward: Forward, chain: Chain, weights: Any, values: Any) -> Any:
-        was = forward.state.pop("was", word)
-        right = ZERO if forward.state.pop("filled", False) else was  # weights were set to 0 after the softmax
-        if right != word:
+        was, filled = (forward.state.pop(name, None) for name in ("was", "filled"))
+        right = ZERO if filled else was  # weights were set to 0 after the softmax
+        if was is not None and right != word:
             forward.hits.add(word, right)
         return weights @ values
 

@@ -89,6 +89,14 @@ def _mutation(name: str, summary: str, injector: Any, fits: Callable[[Any], bool
     return Mutation(name, summary, "models", "positions", fits, injector, (16,))
 
 
+MOVED = {
+    1: "position-off-by-one",
+    2: "position-off-by-two",
+    -1: "position-one-back",
+    -2: "position-two-back",
+}
+
+
 def moved(by: int) -> Mutation:
     """Positions are counted from another number; those beyond the table are its first or last."""
 
@@ -107,9 +115,8 @@ def moved(by: int) -> Mutation:
         return f"from {int(ids.min()) + by}", f"from {int(ids.min())}"
 
     injector = _injector(instead, of_table, (f"from {by}", "from 0"), of_ids)
-    return _mutation(
-        f"position-{by:+d}", f"positions are counted from {abs(by)} {'more' if by > 0 else 'less'}", injector
-    )
+    far = f"positions are counted from {abs(by)} {'more' if by > 0 else 'less'}"
+    return _mutation(MOVED[by], far, injector)
 
 
 def _none(ids: Any, table: Any) -> Any:
@@ -119,7 +126,7 @@ def _none(ids: Any, table: Any) -> Any:
 HALVES = Substitute(waves, halves, ("sines, then cosines", "in turn"))
 
 POSITIONS = [
-    *(moved(by) for by in (1, 2, -1, -2)),
+    *(moved(by) for by in MOVED),
     _mutation("position-missing", "positions are not added",
            _injector(_none, lambda module, table, name: table.new_zeros(table.shape), ("none", "added"),
                      lambda ids: ("none", "added"))),
