@@ -130,7 +130,7 @@ def counted(other: Callable[[int], int]) -> Points:
         apart = heads_apart(forward, queries), heads_apart(forward, keys.mT)
         if apart[0] is None or apart[1] is None or apart[0].shape[-3] != apart[1].shape[-3]:
             return product
-        q, k = (again(x, other(x.shape[-3])) for x in apart)
+        q, k = again(apart[0], other(apart[0].shape[-3])), again(apart[1], other(apart[1].shape[-3]))
         if q is None or k is None:
             return product
         forward.hits.add(f"{q.shape[-3]} heads", f"{apart[0].shape[-3]} heads")
@@ -142,7 +142,8 @@ def counted(other: Callable[[int], int]) -> Points:
         if apart is None or v is None:
             return weights @ values
         context = weights.reshape(*v.shape[:-2], *weights.shape[-2:]) @ v
-        return again(context, apart.shape[-3]).reshape(*values.shape[:-2], *context.shape[-2:-1], -1)
+        back = again(context, apart.shape[-3])
+        return None if back is None else back.reshape(*values.shape[:-2], *context.shape[-2:-1], -1)
 
     return Points(scores=scores, mix=mix)
 
