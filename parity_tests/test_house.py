@@ -30,6 +30,7 @@ FLOORS = (
     ("parity",),
     ("catalogue",),
     ("cli", "pytest_plugin"),
+    ("__main__",),
 )
 
 # Constructor arguments of torch's own classes that are not ours to mirror.

@@ -10,6 +10,12 @@ from typing import Any
 import numpy as np
 
 from jax_attn.catalogue import CATALOGUE
+from jax_attn.catalogue.power_pairs.decoder_pair import FlaxDecoderLayer, decoder_cases, torch_decoder_layer
+from jax_attn.catalogue.power_pairs.edge_pair import FlaxEdges, edge_cases, torch_edges
+from jax_attn.catalogue.power_pairs.image_pair import FlaxImageLayer, image_cases, torch_image_layer
+from jax_attn.catalogue.power_pairs.loss_pair import FlaxLosses, loss_cases, torch_losses
+from jax_attn.catalogue.power_pairs.norm_pair import FlaxNorms, norm_cases, torch_norms
+from jax_attn.catalogue.power_pairs.tied_pair import FlaxTied, tied_cases, torch_tied
 from jax_attn.cli.files import require_writable
 from jax_attn.cli.proving import spread
 from jax_attn.cli.terminal import progress_over, terminal
@@ -17,11 +23,6 @@ from jax_attn.cli.training_beds import TRAINING_BEDS, TrainingBed, try_training_
 from jax_attn.parity.cases import EXACT, Case
 from jax_attn.parity.lanes import LANES
 from jax_attn.parity.mutations import MUTATIONS, Mutation
-from jax_attn.parity.mutations.decoder_pair import FlaxDecoderLayer, decoder_cases, torch_decoder_layer
-from jax_attn.parity.mutations.edge_pair import FlaxEdges, edge_cases, torch_edges
-from jax_attn.parity.mutations.image_pair import FlaxImageLayer, image_cases, torch_image_layer
-from jax_attn.parity.mutations.loss_pair import FlaxLosses, loss_cases, torch_losses
-from jax_attn.parity.mutations.norm_pair import FlaxNorms, norm_cases, torch_norms
 from jax_attn.parity.mutations.training import TRAINING_MUTATIONS, TrainingMutation
 from jax_attn.parity.power import PowerReport, Trial, cell, number, power
 
@@ -62,6 +63,7 @@ OWN: Mapping[str, tuple[Callable[[], Any], Callable[[], Any], Callable[[], list[
     "decoder layer 5e5": (lambda: FlaxDecoderLayer(5e5), lambda: torch_decoder_layer(5e5), decoder_cases),
     "image layer": (FlaxImageLayer, torch_image_layer, image_cases),
     "other norms": (FlaxNorms, torch_norms, norm_cases),
+    "tied head": (FlaxTied, torch_tied, tied_cases),
     "edges": (FlaxEdges, torch_edges, edge_cases),
 }
 
@@ -70,7 +72,7 @@ BEDS = [
         "encoder-layer-post",
         ("eps-1e-5", "eps-1e-6", "eps-outside", "variance-unbiased", "norm-uncentred", "norm-bias-missing",
          "norm-scale-plus-one", "norm-missing", "norm-placement", "skip-missing", "second-skip-missing",
-         "gelu-form", "mask-inverted"),
+         "gelu-form", "mask-inverted", "mask-causal", "dropout-later", "dropout-earlier"),
         cases=("plain", "tiny variance", "padding"),
     ),
     Bed(
@@ -102,7 +104,10 @@ BEDS = [
                               "matmul-bfloat16-operands", "linear-bfloat16")),
     Bed("feed-forward-relu", ("gelu-for-relu", "tanh-gelu-for-relu", "silu-for-relu", "relu6-for-relu",
                               "squared-relu", "leaky-for-relu", "none-for-relu"), more=large),
-    Bed("decoder layer", ("heads-shared", "padding-missing", "causal-missing", "padding-inverted",
+    Bed("decoder layer", ("heads-shared", "heads-halved", "heads-doubled", "softmax-bfloat16",
+                          "softmax-float16", "rotary-frequencies-reversed", "rotary-frequencies-mixed",
+                          "rotary-exponent", "block-parallel", "flatten-first-last", "flatten-last-first",
+                          "flatten-last-swapped", "padding-missing", "causal-missing", "padding-inverted",
                           "padding-inverted-mean", "padding-inverted-itself", "padding-inverted-alone",
                           "padding-inverted-alone-mean", "causal-inverted", "causal-inverted-mean",
                           "rotary-layout", "rotary-sign", "rotary-missing", "rotary-missing-keys",
@@ -116,8 +121,10 @@ BEDS = [
                         "running-variance-biased", "statistics-of-batch", "statistics-running")),
     Bed("other norms", ("eps-1e-5", "eps-1e-6", "eps-missing", "eps-outside", "variance-unbiased",
                         "norm-uncentred", "norm-centred", "norm-missing")),
+    Bed("tied head", ("embedding-unscaled", "tie-lost", "empty-row-zero")),
     Bed("edges", ("clamp-gradient", "norm-gradient")),
-    Bed("embeddings", ("position-off-by-one", "position-missing", "embedding-scaled", "embedding-padding",
+    Bed("embeddings", ("position-off-by-one", "position-off-by-two", "position-one-back",
+                       "position-two-back", "position-missing", "embedding-scaled", "embedding-padding",
                        "ids-off-by-one", "segments-ignored", "eps-1e-6")),
     Bed("embeddings-sinusoidal", ("position-halves", "position-off-by-one")),
     Bed("pooler", ("pooled-last", "pooled-mean", "pooler-tanh")),

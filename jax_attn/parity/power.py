@@ -20,6 +20,7 @@ from jax_attn.parity.judging.judge import Pair
 from jax_attn.parity.judging.lane_run import LaneRun, torch_sides
 from jax_attn.parity.lanes import LANES, Lane, lanes_named
 from jax_attn.parity.mutations import Injected, Mutation, inject, mutations_for
+from jax_attn.parity.mutations.injection import observed
 from jax_attn.parity.report import Report, Result
 from jax_attn.parity.text import plain, table
 from jax_attn.parity.training.report import TrainingReport
@@ -225,18 +226,20 @@ def power(
         raise ValueError(f"tolerance must be 0 or above, got {tolerance}")
     sides, _ = Comparison(flax_module, torch_module, **options).carry()
     torch = sides.torch
+    with observed(torch):
+        baseline = Report(title)
+        runs = {lane: InjectedRun(sides, lane) for lane in lanes_named(lanes)}
+        for lane, run in runs.items():
+            baseline.results += results_of(run, [case for case in cases if case.runs_in(lane.name)])
     chosen = mutations_for(sides.flax, torch) if mutations is None else list(mutations)
     for mutation in chosen:
         if not mutation.fits(torch):
             raise ValueError(f"the mutation {mutation.name!r} does not fit {type(torch).__name__}")
-    baseline = Report(title)
     report = PowerReport(title, tolerance=tolerance, baseline=baseline)
     injected = [inject(mutation, torch, share_weights=True) for mutation in chosen]
     seen: dict[str, dict[str, Seen]] = {mutation.name: {} for mutation in chosen}
-    for lane in lanes_named(lanes):
-        run = InjectedRun(sides, lane)
-        right = list(results_of(run, [case for case in cases if case.runs_in(lane.name)]))
-        baseline.results += right
+    for lane, run in runs.items():
+        right = [result for result in baseline.results if result.lane == lane.name]
         if not right or not all(result.passed for result in right):
             continue
         for trial in injected:

@@ -7,8 +7,11 @@ from typing import Any
 from flax import nnx
 
 from jax_attn.parity.diagnosing.diagnosis import Candidate
+from jax_attn.parity.diagnosing.module_settings import HEADS
 from jax_attn.parity.diagnosing.trials import Trial
 from jax_attn.parity.mutations import MUTATIONS, Mutation, base_mutation, eps_mutation, inject
+from jax_attn.parity.mutations.attention import heads_mutation
+from jax_attn.parity.mutations.norms import each_left_out
 from jax_attn.parity.mutations.precision import PLANTERS, one_weight
 from jax_attn.parity.mutations.weights import variants
 from jax_attn.parity.tracing.divergence import Divergence
@@ -27,11 +30,11 @@ def candidates_of(
     mutations: Sequence[Mutation] | None,
     progress: Progress,
 ) -> Iterator[Tried]:
-    """Every mutation that fits the module at mutation, with the error that it leaves there.
+    """Every mutation that fits the module that is wrong, with the error that it leaves there.
 
     Args:
         trial: runs torch with a mutation.
-        where: the module at mutation.
+        where: the module that is wrong.
         right: its submodules that are right.
         mutations: those to try; None is all that are known.
         progress: called with the name of each.
@@ -48,7 +51,7 @@ def candidates_of(
 
 
 def tried_with(mutation: Mutation, trial: Trial) -> Iterator[Tried]:
-    """The mutation as a candidate, if it acts on the trial's inputs."""
+    """The mutation as a candidate, if it changes anything on the trial's inputs."""
     injected = inject(mutation, trial.sides.torch, trial.divergence.torch_path, share_weights=True)
     error = trial.of(injected)
     if injected.hits.words:
@@ -97,10 +100,18 @@ def _all(trial: Trial, target: Any, rest: Any) -> Iterator[Mutation]:
     weights = [key for key, parameter in rest.named_parameters() if parameter.ndim > 1]
     if sum(parameter.ndim > 1 for parameter in target.parameters()) > 1:
         yield from (one_weight(MUTATIONS[name], key) for name in PLANTERS for key in weights)
+    yield from each_left_out(target)
+    yield from map(heads_mutation, sorted(set(_head_counts(trial.sides.flax))))
     numbers = set(_numbers(trial.sides.flax))
     known = {1e-5, 1e-6, 1e-12, 0.0}
     yield from map(eps_mutation, sorted(value for value in numbers - known if 0 < value <= 1e-2))
     yield from map(base_mutation, sorted(value for value in numbers - {5e5, 1e4} if value >= 100))
+
+
+def _head_counts(flax: nnx.Module) -> Iterator[int]:
+    """The numbers of heads that a Flax module holds."""
+    for _, node in nnx.iter_modules(flax, graph=True):
+        yield from (vars(node)[name] for name in HEADS if isinstance(vars(node).get(name), int))
 
 
 def _numbers(flax: nnx.Module) -> Iterator[float]:

@@ -53,6 +53,10 @@ def _named_padding(word: str, kernel: Axes, stride: Axes, dilation: Axes) -> Any
         return tuple((total, 0) for total in reach)
     if word == "SAME" and all(step == 1 for step in stride):
         return tuple((total // 2, total - total // 2) for total in reach)
+    if word == "SAME" and all(total < step for total, step in zip(reach, stride, strict=True)):
+        return tuple(
+            (0, 0) for _ in reach
+        )  # patches that do not overlap: it is so, or another shape comes out
     return word
 
 

@@ -11,7 +11,7 @@ from dataclasses import replace
 from jax_attn.parity.cases import Case
 from jax_attn.parity.comparison import Comparison
 from jax_attn.parity.diagnosing.candidates import Tried, candidates_of, mutations_of_weights, tried_with
-from jax_attn.parity.diagnosing.diagnosis import Candidate, Diagnosis
+from jax_attn.parity.diagnosing.diagnosis import LIKELY, Candidate, Diagnosis, close
 from jax_attn.parity.diagnosing.lint_modules import SettingFinding, lint_pair, word
 from jax_attn.parity.diagnosing.second_draw import second_trial
 from jax_attn.parity.diagnosing.trials import Trial, trial_of
@@ -24,16 +24,13 @@ from jax_attn.parity.tracing.search import find
 from jax_attn.parity.tracing.trace import Progress, Tracer
 from jax_attn.parity.tracing.traced import ModuleTrace
 
-# What brings the error down by less is no likely cause.
-LIKELY = 1e-2
-
 
 def diagnose(
     report: Report, *, mutations: Sequence[Mutation] | None = None, progress: Progress = lambda what: None
 ) -> Diagnosis:
     """Find which known mutation explains the first divergence of a comparison; the report's text then says it.
 
-    Each mutation that fits the submodule at mutation is injected into a copy of torch's, and torch runs again. If
+    Each mutation that fits the submodule that is wrong is injected into a copy of torch's, and torch runs again. If
     its output then is Flax's, within the bound, on these inputs and on others, that mutation is what differs.
 
     >>> print(diagnose(compare(flax_model, torch_model, x)))  # doctest: +SKIP
@@ -71,7 +68,7 @@ def diagnose(
             below = mutations_of_weights(trial, where, right)
             tried += candidates_of(trial, where, [], below, progress)
         second = None
-        if any(candidate.explains for _, candidate in tried):
+        if any(_serves(candidate, trial) for _, candidate in tried):
             progress("another draw")
             second = second_trial(trial, case, lane, where)
         found = _diagnosis(trial, second, where, lint, tried)
@@ -95,14 +92,14 @@ def _traces(report: Report, sides: Comparison, progress: Progress) -> Iterator[t
 
 
 def _place(trace: ModuleTrace, where: Divergence) -> int:
-    """The call at mutation in the trace."""
+    """The call that is wrong in the trace."""
     same = [i for i, call in enumerate(trace.calls)
             if (call.flax.path, call.flax.number) == (where.flax_path, where.call - 1)]  # fmt: skip
     return TOP if where.flax_class == "the call" or not same else same[0]
 
 
 def _right(trace: ModuleTrace, where: Divergence) -> list[str]:
-    """Paths, below the module at mutation, of submodules that are right on torch's inputs."""
+    """Paths, below the module that is wrong, of submodules that are right on torch's inputs."""
     if where.direction == "backward":
         return []
     inside = where.torch_path
@@ -130,18 +127,19 @@ def _diagnosis(
 ) -> Diagnosis:
     first = tried
     if second is not None:
-        tried = [(mutation, _again(mutation, candidate, second)) for mutation, candidate in tried]
+        tried = [(mutation, _again(mutation, candidate, trial, second)) for mutation, candidate in tried]
     candidates = sorted((c for _, c in tried), key=lambda c: math.inf if math.isnan(c.error) else c.error)
     found = Diagnosis("unknown", None, where, trial.error, trial.bound, candidates, lint=lint)
-    lost = [new for (_, new), (_, old) in zip(tried, first, strict=True) if old.explains and not new.explains]
+    lost = [new for (_, new), (_, old) in zip(tried, first, strict=True)
+            if _serves(old, trial) and not _serves(new, trial)]  # fmt: skip
     good = [candidate for candidate in candidates if candidate.explains]
     if good:
         causes = {(candidate.setting, candidate.flax) for candidate in good}
         found.cause = _quoted(good, lint)
         sure = second is not None and (len(causes) == 1 or _is_told(found.cause, lint))
         found.certainty = "certain" if sure else "likely"
-    elif candidates and candidates[0].error <= LIKELY * trial.error:
-        found.cause, found.certainty = candidates[0], "likely"
+    elif near := close(candidates, trial.error):
+        found.cause, found.certainty = _quoted(near, lint), "likely"
     else:
         found.cause = _read(trial, where, lint)
         found.certainty = "unknown" if found.cause is None else "likely"
@@ -150,15 +148,25 @@ def _diagnosis(
     return found
 
 
-def _again(mutation: Mutation, candidate: Candidate, second: Trial) -> Candidate:
-    """What explains the first draw is tried on the second."""
-    if not candidate.explains:
+def _serves(candidate: Candidate, trial: Trial) -> bool:
+    """Whether it explains a difference, or nearly all of it."""
+    return candidate.explains or candidate.error <= LIKELY * trial.error
+
+
+def _again(mutation: Mutation, candidate: Candidate, first: Trial, second: Trial) -> Candidate:
+    """What serves on the first draw is tried on the second."""
+    if not _serves(candidate, first):
         return candidate
     try:
         [(_, again)] = tried_with(mutation, second)
     except Exception:  # the second draw does not reach it
         return replace(candidate, error=math.nan, explains=False)
-    return replace(candidate, error=max(candidate.error, again.error), explains=again.explains)
+    if not _serves(again, second):
+        return replace(candidate, error=math.nan, explains=False)
+    explains = candidate.explains and again.explains
+    # Of what is left on other inputs, which are larger, the share counts.
+    left = max(candidate.error, again.error if explains else again.error * first.error / second.error)
+    return replace(candidate, error=left, explains=explains)
 
 
 def _quoted(good: list[Candidate], lint: list[SettingFinding]) -> Candidate:

@@ -1,7 +1,7 @@
 """What a diagnosis says: where two modules begin to differ, and why."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -35,6 +35,19 @@ class Candidate:
 
     def __str__(self) -> str:
         return f"{self.setting}: flax {self.flax}, torch {self.torch}"
+
+
+# What brings the error down by less is no likely cause.
+LIKELY = 1e-2
+
+# What leaves so many times the least error is as good an explanation.
+ALIKE = 10
+
+
+def close(candidates: Sequence[Candidate], error: float) -> list[Candidate]:
+    """The candidates that leave little of an error, the best and those that leave hardly more."""
+    left = [c for c in candidates if c.error <= LIKELY * error]
+    return [c for c in left if c.error <= ALIKE * min(c.error for c in left)]
 
 
 @dataclass
@@ -71,7 +84,8 @@ class Diagnosis:
     def likely(self) -> list[Candidate]:
         """The candidates that come into question."""
         good = [candidate for candidate in self.candidates if candidate.explains]
-        return good or ([self.cause] if self.cause else [])
+        near = close(self.candidates, self.error) if self.cause in self.candidates else []
+        return good or near or ([self.cause] if self.cause else [])
 
     @property
     def tried(self) -> str:

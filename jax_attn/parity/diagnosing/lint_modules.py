@@ -1,6 +1,7 @@
 """Settings of paired modules that differ, told without running either."""
 
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 from flax import nnx
 
 from jax_attn.parity.diagnosing.activations import Activation
-from jax_attn.parity.diagnosing.module_settings import settings_of_flax, settings_of_torch
+from jax_attn.parity.diagnosing.module_settings import Either, settings_of_flax, settings_of_torch
 from jax_attn.parity.tracing.module_pairs import ModuleNames, pair_modules
 from jax_attn.parity.tracing.wrapping import walk
 from jax_attn.weights.rules import Names
@@ -68,21 +69,34 @@ def lint_pair(
 def _differences(flax: nnx.Module, torch: Any) -> Iterator[tuple[str, Any, Any]]:
     ours, theirs = settings_of_flax(flax), settings_of_torch(torch)
     for setting in [name for name in ours if name in theirs]:
-        if not _same(ours[setting], theirs[setting]):
+        if not same_setting(setting, ours[setting], theirs[setting]):
             yield setting, _told(ours[setting]), _told(theirs[setting])
 
 
 def _told(value: Any) -> Any:
-    return str(value) if isinstance(value, Activation) else value
+    return str(value) if isinstance(value, Activation | Either) else value
 
 
-def _same(a: Any, b: Any) -> bool:
+RECIPROCAL = re.compile(r".*(scale|scaling|temperature).*")
+"""What one multiplies by, another divides by."""
+
+
+def same_setting(name: str, a: Any, b: Any) -> bool:
+    """Whether two values of a setting have the same effect."""
+    if isinstance(a, Either):
+        return any(same_setting(name, value, b) for value in (a.value, a.other))
     if isinstance(a, Activation) and isinstance(b, Activation):
         return a.agrees(b)
     if isinstance(a, bool) or isinstance(b, bool):
         return a == b
+    if isinstance(a, tuple) != isinstance(b, tuple):  # one number for all axes
+        numbers, number = (a, b) if isinstance(a, tuple) else (b, a)
+        return bool(numbers) and all(same_setting(name, each, number) for each in numbers)
     if isinstance(a, int | float) and isinstance(b, int | float):
-        return math.isclose(a, b, rel_tol=1e-9)
+        inverse = RECIPROCAL.fullmatch(name) and a and math.isclose(1 / a, b, rel_tol=1e-6)
+        return bool(inverse) or math.isclose(a, b, rel_tol=1e-6)
+    if isinstance(a, str) and isinstance(b, str):
+        return a.lower() == b.lower()
     return a == b
 
 

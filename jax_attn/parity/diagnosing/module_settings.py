@@ -1,5 +1,7 @@
 """What a module was built with, on either side, by torch's names."""
 
+import re
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,22 +15,44 @@ HEADS = ("num_heads", "n_heads", "nhead", "n_head", "heads", "num_attention_head
 ACTIVATIONS = ("activation", "act", "act_fn", "activation_function", "hidden_act", "activation_fn")
 EPS = ("eps", "epsilon", "variance_epsilon", "layer_norm_eps", "rms_norm_eps")
 RATE = ("p", "rate", "dropout_rate")
-# Compared in words of their own, or no matter of the computation.
-NOT_COMMON = {*HEADS, *ACTIVATIONS, *EPS, *RATE, "momentum", "dropout", "training", "deterministic", "bias",
-              "use_bias", "use_scale", "norm_first", "norm_placement", "dtype", "param_dtype", "device",
-              "name", "mode"}  # fmt: skip
+# Compared in words of their own.
+COMPARED = {*HEADS, *ACTIVATIONS, *EPS, *RATE, "momentum", "dropout", "bias", "use_bias", "use_scale",
+            "norm_first", "norm_placement"}  # fmt: skip
+# How something is computed, stored, called or counted, not what is computed.
+WITHOUT_EFFECT = re.compile(
+    r"training|deterministic|.*dtype|device|name|mode|precision|batch_first|seed|inplace|sparse|.*implementation|impl"
+    r"|backend|gradient_checkpointing|remat|use_cache|scan.*|output_.*|return_.*|layer_(idx|id|index)|index|idx|rngs"
+    r"|max_(position_embeddings|length|seq_len)|context_length|preferred_element_type|promote_dtype|carry_init"
+    # The shapes of weights tell it, and the weights are compared.
+    r"|(num_)?(in|out|input|output|hidden|qkv|kv|q|k|v|in_kv)?_?(features|channels|size|dim)|kdim|vdim|embed_dim|head_dim"
+    r"|normalized_shape|feature_axes|reduction_axes|axis|.*_axis_name|num_embeddings|embedding_dim|vocab_size|d_model"
+    r"|n_embd|nf|nx"
+)
 OF_CONVOLUTIONS = {"padding", "padding_mode", "stride", "strides", "dilation", "groups", "kernel_size"}
 
 ONE_PASS, TWO_PASSES = "E[x²] - E[x]²", "E[(x - E[x])²]"
 Setting = Any
 
 
+@dataclass(frozen=True)
+class Either:
+    """A number that means the same as another, by another convention."""
+
+    value: float
+    other: float
+
+    def __str__(self) -> str:
+        return f"{self.value:.7g}"
+
+
 def settings_of_flax(module: nnx.Module) -> dict[str, Setting]:
     """Settings of an NNX module."""
     found = _common(module, isinstance(module, nnx.Conv | nnx.ConvTranspose))
     held = vars(module)
-    if "momentum" in held and isinstance(held["momentum"], int | float):
-        found["momentum"] = 1 - held["momentum"]  # torch's is the share of what is new
+    if isinstance(held.get("momentum"), int | float):
+        share = held["momentum"]
+        # Torch's is the share of what is new, Flax's of what stays; in a class of one's own it may be either.
+        found["momentum"] = 1 - share if isinstance(module, nnx.BatchNorm) else Either(share, 1 - share)
     if isinstance(module, nnx.LayerNorm | nnx.GroupNorm | nnx.BatchNorm):
         fast = bool(getattr(module, "use_fast_variance", False))
         found["variance"] = ONE_PASS if fast else TWO_PASSES
@@ -36,10 +60,11 @@ def settings_of_flax(module: nnx.Module) -> dict[str, Setting]:
     if "bias" in held:
         found["bias"] = held["bias"] is not None
     if isinstance(module, nnx.MultiHeadAttention):
-        found["dropout mask shared by batch and heads"] = bool(module.broadcast_dropout)
+        if module.dropout_rate:
+            found["dropout mask shared by batch and heads"] = bool(module.broadcast_dropout)
         found["bias"] = module.use_bias
     if isinstance(module, nnx.Embed):
-        found |= {"padding_idx": None, "max_norm": None}
+        found |= {name: getattr(module, name, None) for name in ("padding_idx", "max_norm")}
     if isinstance(module, nnx.Conv):
         found |= flax_conv(module)
     return found
@@ -53,7 +78,7 @@ def settings_of_torch(module: Any) -> dict[str, Setting]:
     transposed = isinstance(module, torch.nn.modules.conv._ConvTransposeNd)
     found = _common(module, conv)
     held = {**vars(module), **module._parameters}
-    if isinstance(module, torch.nn.modules.batchnorm._NormBase):
+    if isinstance(module, torch.nn.modules.batchnorm._NormBase) and module.track_running_stats:
         found["momentum"] = "1 / the number of batches" if module.momentum is None else module.momentum
     if isinstance(module, torch.nn.LayerNorm | torch.nn.GroupNorm | torch.nn.modules.batchnorm._BatchNorm):
         found["variance"] = TWO_PASSES
@@ -75,12 +100,14 @@ def settings_of_torch(module: Any) -> dict[str, Setting]:
 
 def _common(module: Any, conv: bool) -> dict[str, Setting]:
     """Settings that both sides tell in the same way."""
-    left_out = NOT_COMMON | (OF_CONVOLUTIONS if conv else set())
+    left_out = COMPARED | (OF_CONVOLUTIONS if conv else set())
     held = {name: _plain(value) for name, value in vars(module).items() if not name.startswith("_")}
     found: dict[str, Setting] = {
         name: value
         for name, value in held.items()
-        if name not in left_out and isinstance(value, bool | int | float | str | tuple)
+        if name not in left_out
+        and not WITHOUT_EFFECT.fullmatch(name)
+        and isinstance(value, bool | int | float | str | tuple)
     }
     for setting, names in {"num_heads": HEADS, "eps": EPS}.items():
         for name in names:

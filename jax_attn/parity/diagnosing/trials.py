@@ -9,6 +9,7 @@ from jax_attn.parity.cases import Case
 from jax_attn.parity.comparison import Comparison
 from jax_attn.parity.lanes import Lane
 from jax_attn.parity.mutations import Injected
+from jax_attn.parity.mutations.injection import observed
 from jax_attn.parity.power import InjectedRun, results_of
 from jax_attn.parity.runners.calls import Call
 from jax_attn.parity.runners.dropout import Tape
@@ -22,7 +23,7 @@ from jax_attn.parity.tracing.wrapping import first_paths
 
 
 class ForwardRun:
-    """The outputs of the call at mutation: Flax's stay, torch's are made again with each candidate.
+    """The outputs of the call that is wrong: Flax's stay, torch's are made again with each candidate.
 
     Attributes:
         error: what it is without any mutation in torch.
@@ -35,7 +36,8 @@ class ForwardRun:
         self.divergence = divergence
         self.call = Call.of(case).cast(lane)
         self.bound = divergence.bound if divergence.bound > 0 else sides.bound
-        torch, tape = self._run(sides.torch)
+        with observed(sides.torch):
+            torch, tape = self._run(sides.torch)
         recorder = FlaxRecorder(sides.flax, lane, sides.names, sides.call_flax, first_paths(sides.flax))
         keep = _Keep(divergence.flax_path, divergence.call - 1)
         self.recording = recorder.record(self.call, keep, tape=tape)
@@ -95,7 +97,8 @@ class Backward:
         self.sides = sides
         self.divergence = divergence
         self.bound = sides.bound
-        self.error = self._error(self.run)
+        with observed(sides.torch):
+            self.error = self._error(self.run)
 
     def of(self, injected: Injected) -> float:
         """The error with a mutation in torch."""

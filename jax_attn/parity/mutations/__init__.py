@@ -11,6 +11,7 @@ from jax_attn.parity.mutations.activations import ACTIVATIONS
 from jax_attn.parity.mutations.attention import ATTENTION
 from jax_attn.parity.mutations.batch_norm import BATCH_NORM
 from jax_attn.parity.mutations.convolutions import CONVOLUTIONS
+from jax_attn.parity.mutations.flattening import FLATTENINGS
 from jax_attn.parity.mutations.gradients import GRADIENTS
 from jax_attn.parity.mutations.layers import LAYERS
 from jax_attn.parity.mutations.losses import LOSSES
@@ -25,7 +26,7 @@ from jax_attn.parity.mutations.weights import WEIGHTS
 
 _FAMILIES = (
     *(ATTENTION, MASKS, ROTARY, WEIGHTS, ACTIVATIONS),
-    *(NORMS, BATCH_NORM, CONVOLUTIONS, RESIDUAL, LAYERS, GRADIENTS, MODELS, LOSSES, PRECISION),
+    *(FLATTENINGS, NORMS, BATCH_NORM, CONVOLUTIONS, RESIDUAL, LAYERS, GRADIENTS, MODELS, LOSSES, PRECISION),
 )
 MUTATIONS: dict[str, Mutation] = {mutation.name: mutation for family in _FAMILIES for mutation in family}
 

@@ -113,6 +113,46 @@ def joined_as_they_are(forward: Forward, chain: Chain, weights: Any, values: Any
     return apart.reshape(b, t, n, h).transpose(1, 2).reshape(context.shape)
 
 
+def counted(other: Callable[[int], int]) -> Points:
+    """`other(heads)` in place of as many heads as there are, from the same projections."""
+
+    def again(x: Any, heads: int) -> Any | None:
+        """`(b, n, t, h)` with another number of heads; None where there are not so many."""
+        n, h = x.shape[-3], x.shape[-1]
+        if heads < 1 or heads == n or (n * h) % heads:
+            return None
+        return x.transpose(-3, -2).flatten(-2).unflatten(-1, (heads, -1)).transpose(-3, -2)
+
+    def like(x: Any, given: Any) -> Any:
+        return x.flatten(0, 1) if given.ndim == 3 else x
+
+    def scores(forward: Forward, queries: Any, keys: Any, product: Any) -> Any:
+        apart = heads_apart(forward, queries), heads_apart(forward, keys.mT)
+        if apart[0] is None or apart[1] is None or apart[0].shape[-3] != apart[1].shape[-3]:
+            return product
+        q, k = again(apart[0], other(apart[0].shape[-3])), again(apart[1], other(apart[1].shape[-3]))
+        if q is None or k is None:
+            return product
+        forward.hits.add(f"{q.shape[-3]} heads", f"{apart[0].shape[-3]} heads")
+        return like(q @ k.mT * (queries.shape[-1] / q.shape[-1]) ** 0.5, queries)
+
+    def mix(forward: Forward, chain: Chain, weights: Any, values: Any) -> Any:
+        apart = heads_apart(forward, values)
+        v = None if apart is None else again(apart, other(apart.shape[-3]))
+        if apart is None or v is None:
+            return weights @ values
+        context = weights.reshape(*v.shape[:-2], *weights.shape[-2:]) @ v
+        back = again(context, apart.shape[-3])
+        return None if back is None else back.reshape(*values.shape[:-2], *context.shape[-2:-1], -1)
+
+    return Points(scores=scores, mix=mix)
+
+
+def heads_mutation(heads: int) -> Mutation:
+    """So many heads."""
+    return attention_mutation(f"heads-{heads}", f"{heads} heads", HEADS, counted(lambda n: heads), 13)
+
+
 def shared_otherwise(x: Any) -> Any | None:
     """Key or value heads that several query heads share: each in turn for each in a row, or the reverse."""
     import torch
@@ -153,6 +193,18 @@ def wrong_axis(forward: Forward, chain: Any, scores: Any, dim: Any) -> Any:
     """Softmax over the queries."""
     forward.hits.add("softmax over the queries", "softmax over the keys")
     return scores.softmax(-2 if dim in (-1, scores.ndim - 1) else -1)
+
+
+def softmax_in(name: str) -> Points:
+    """Softmax in a dtype of 16 bits."""
+
+    def soft(forward: Forward, chain: Any, scores: Any, dim: Any) -> Any:
+        import torch
+
+        forward.hits.add(f"softmax in {name}", f"softmax in {str(scores.dtype).removeprefix('torch.')}")
+        return scores.to(getattr(torch, name)).softmax(dim).to(scores.dtype)
+
+    return Points(soft=soft)
 
 
 def one_to_spare(forward: Forward, chain: Any, scores: Any, dim: Any) -> Any:
@@ -224,6 +276,12 @@ ATTENTION = [
                     Points(mix=joined_as_they_are), 20),
     attention_mutation("heads-shared", "query heads share key heads in turn, not in a row, or reversed", HEADS,
                     Points(scores=shared_scores, mix=shared_values), 13),
+    attention_mutation("heads-halved", "half as many heads, each twice as wide", HEADS,
+                    counted(lambda heads: heads // 2 if heads % 2 == 0 else heads), 13),
+    attention_mutation("heads-doubled", "twice as many heads, each half as wide", HEADS,
+                    counted(lambda heads: 2 * heads), 13),
+    attention_mutation("softmax-bfloat16", "softmax in bfloat16", "precision", softmax_in("bfloat16"), 21),
+    attention_mutation("softmax-float16", "softmax in float16", "precision", softmax_in("float16"), 21),
     attention_mutation("softmax-axis", "softmax over the queries", "softmax", Points(soft=wrong_axis)),
     attention_mutation("softmax-plus-one", "softmax with 1 added to its sum", "softmax",
                     Points(soft=one_to_spare)),

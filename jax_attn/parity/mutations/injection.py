@@ -1,13 +1,14 @@
 """How a mutation gets into a torch module: what its forward pass calls is caught on the way, and changed.
 
-A mutation is injected into torch whichever side is to be wrong: a pair differs either way. A injected module is a
+A mutation is injected into torch whichever side is to be wrong: a pair differs either way. An injected module is a
 copy whose class is derived from the original's, so names, weights and signature stay as they were.
 """
 
 import copy
 import dis
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, ExitStack
+import inspect
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cache, lru_cache, wraps
 from typing import Any
@@ -18,15 +19,18 @@ Change = Callable[["Forward", str, Any, tuple[Any, ...], dict[str, Any]], Any]
 
 PASS = object()
 
+# What is asked of a tensor, by hooks too, without computing with it.
+LOOKED_AT = ("__get__", "__len__", "size", "dim", "detach", "cpu", "numpy")
+
 
 @dataclass
 class Hits:
-    """What a injected mutation did, as pairs of words: (with the mutation, without), each once."""
+    """What an injected mutation did, as pairs of words: (with the mutation, without), each once."""
 
     words: list[tuple[str, str]] = field(default_factory=list)
 
     def add(self, faulty: Any, right: Any) -> None:
-        """It acted."""
+        """Take note that the mutation changed something."""
         pair = str(faulty), str(right)
         if pair not in self.words:
             self.words.append(pair)
@@ -161,11 +165,86 @@ def _mode_class() -> Any:
 # What a module has and calls, told without running it.
 
 
+class Called(set[str]):
+    """Names of the functions that a module's forward was seen to call, submodules not included."""
+
+    def __deepcopy__(self, memo: Any) -> "Called":
+        return self  # what copies of a module call, it calls
+
+
+COSINES = "cosines and sines"
+"""Stands among the names for a product with cosines and sines."""
+
+
+@contextmanager
+def observed(module: Any) -> Generator[None]:
+    """Within it, take note of the functions that the forward of a module, or of its copies, calls.
+
+    What is computed decides whether a mutation fits, wherever the code of it stands.
+    """
+    from torch.nn.modules import module as hooks
+
+    for child in module.modules():
+        vars(child).setdefault(CALLED, Called())
+    running: list[tuple[Called, dict[Any, Any]]] = []
+
+    def enter(child: Any, args: Any) -> None:
+        running.append((vars(child).get(CALLED, Called()), {}))
+
+    def leave(child: Any, args: Any, value: Any) -> None:
+        running.pop()
+
+    def caught(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        name = getattr(function, "__name__", "")
+        if running:
+            called, factors = running[-1]
+            called.add(name)
+            if name in MULTIPLY and any(turns(factors, factor) for factor in args[:2]):
+                called.add(COSINES)
+        return function(*args, **kwargs)
+
+    with ExitStack() as stack:
+        stack.callback(hooks.register_module_forward_pre_hook(enter).remove)
+        stack.callback(hooks.register_module_forward_hook(leave, always_call=True).remove)
+        stack.enter_context(_mode_class()(caught))
+        yield
+
+
+CALLED = "_called_functions"
+MULTIPLY = ("mul", "__mul__", "__rmul__", "mul_", "__imul__")
+
+
+def turns(seen: dict[Any, Any], factor: Any) -> bool:
+    """Whether a factor is one of cosines and sines, kept in `seen["cosines"]`: their squares sum to 1."""
+    import torch
+
+    if "cosines" in seen:
+        return True
+    if not isinstance(factor, torch.Tensor) or factor.ndim < 2:
+        return False
+    if factor.is_complex():
+        if not torch.allclose(factor.abs(), torch.ones_like(factor.real), rtol=0, atol=1e-5):
+            return False
+        seen["cosines"], seen["in steps of two"] = (factor.real.detach(), factor.imag.detach()), True
+        return True
+    if not factor.is_floating_point() or factor.numel() < 4 or factor.abs().max() > 1 + 1e-6:
+        return False
+    waiting = seen.setdefault("factors", [])
+    for other in waiting:
+        if other.shape == factor.shape and other is not factor:
+            one = other**2 + factor**2
+            if torch.allclose(one, torch.ones_like(one), rtol=0, atol=1e-5):
+                seen["cosines"] = other.detach(), factor.detach()
+                return True
+    waiting.append(factor)
+    return False
+
+
 def functions_of(module: Any) -> set[str]:
-    """Names that the methods of a module and of its submodules mention, and of the functions they hold."""
+    """Names of functions that a module and its submodules were seen to call, mention or hold."""
     names: set[str] = set()
     for child in module.modules():
-        names |= _mentioned(type(child))
+        names |= _mentioned(type(child)) | vars(child).get(CALLED, set())
         for value in vars(child).values():
             value = getattr(value, "func", value)
             if callable(value):
@@ -193,6 +272,7 @@ def _mentioned(kind: type) -> frozenset[str]:
 
 def _names_of(function: Any, seen: set[int]) -> set[str]:
     """The names in a function's code, and in that of the functions it calls, as far as torch's own."""
+    function = inspect.unwrap(function) if callable(function) else function
     code = getattr(function, "__code__", None)
     if code is None or id(function) in seen or len(seen) > 50:
         return set()
@@ -221,6 +301,7 @@ def is_attention(module: Any) -> bool:
     """Whether there is attention in a module."""
     names = functions_of(module)
     softmax = bool(names & {"softmax", "Softmax"})
-    return bool(names & {"scaled_dot_product_attention", "MultiheadAttention"}) or (
-        softmax and bool(names & {"mT", "transpose", "einsum", "matmul", "bmm"})
+    fused = {"scaled_dot_product_attention", "MultiheadAttention", "multi_head_attention_forward"}
+    return bool(names & fused) or (
+        softmax and bool(names & {"mT", "transpose", "einsum", "matmul", "__matmul__", "bmm"})
     )

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from jax_attn.parity.mutations.injection import Hits, is_attention, wrap
+from jax_attn.parity.mutations.injection import LOOKED_AT, PASS, Hits, is_attention, watch, wrap
 from jax_attn.parity.mutations.mutation import Mutation
 
 
@@ -70,6 +70,59 @@ def _are_weights(x: Any) -> bool:
     return x.ndim > 2 and bool((x >= 0).all()) and bool((ones | (sums == 0)).all()) and bool(ones.any())
 
 
+def displaced(later: bool) -> Callable[[Any, Hits], None]:
+    """Dropout one step later, or one step earlier, than it is: the same mask, where the shape is the same."""
+
+    def injector(module: Any, hits: Hits) -> None:
+        last: dict[str, Any] = {}
+        dropped: dict[int, tuple[Any, Any, Any]] = {}
+
+        def around(dropout: Any, forward: Any, x: Any) -> Any:
+            made = last.pop("made", None)
+            if not dropout.training:
+                return forward(x)
+            factor = forward(_torch().ones_like(x))
+            if later:
+                y = x * factor
+                dropped[id(y)] = y, x, factor
+                return y
+            if made is None or made[0] is not x:
+                return x * factor
+            _, function, args, kwargs = made
+            at = next((i for i in reversed(range(len(args))) if _is_like(args[i], x)), None)
+            if at is None:
+                return x * factor
+            hits.add(f"before {function.__name__}", f"after {function.__name__}")
+            return function(*args[:at], args[at] * factor, *args[at + 1 :], **kwargs)
+
+        def caught(forward: Any, name: str, function: Any, args: Any, kwargs: Any) -> Any:
+            at = next((i for i, arg in enumerate(args) if id(arg) in dropped), None)
+            if name in LOOKED_AT:
+                return PASS
+            if not later or at is None:
+                value = function(*args, **kwargs)
+                last["made"] = value, function, args, kwargs
+                return value
+            _, x, factor = dropped[id(args[at])]
+            value = function(*args[:at], x, *args[at + 1 :], **kwargs)
+            if not _is_like(value, x):
+                return PASS
+            hits.add(f"after {name}", f"before {name}")
+            return value * factor
+
+        for dropout in _dropouts(module):
+            wrap(dropout, around)
+        watch(module, caught, hits)
+
+    return injector
+
+
+def _is_like(value: Any, x: Any) -> bool:
+    torch = _torch()
+    plain = isinstance(value, torch.Tensor) and not isinstance(value, torch.nn.Parameter)
+    return plain and value.is_floating_point() and value.shape == x.shape
+
+
 # What a layer does with its input.
 
 
@@ -101,7 +154,7 @@ def _mutation(
     return Mutation(name, summary, "layers", setting, fits, injector, pitfalls, lane)
 
 
-DROPOUT = "dropout"
+DROPOUT, ORDER = "dropout", "order of dropout"
 
 LAYERS = [
     _mutation("axes-swapped", "batch and sequence change places", "axes",
@@ -114,6 +167,10 @@ LAYERS = [
            lambda m: bool(_dropouts(m)), dropout_injector(unscaled), 45, lane="dropout"),
     _mutation("dropout-shared", "attention weights of all batches and heads dropped by one mask", DROPOUT,
            lambda m: is_attention(m) and bool(_dropouts(m)), dropout_injector(shared), 22, lane="dropout"),
+    _mutation("dropout-later", "dropout one step later", ORDER, lambda m: bool(_dropouts(m)),
+           displaced(later=True), 45, lane="dropout"),
+    _mutation("dropout-earlier", "dropout one step earlier", ORDER, lambda m: bool(_dropouts(m)),
+           displaced(later=False), 45, lane="dropout"),
     _mutation("dropout-in-evaluation", "dropout that scales down in evaluation, not up in training", DROPOUT,
            lambda m: bool(_dropouts(m)), dropout_injector(always_scaled), 45),
 ]  # fmt: skip

@@ -19,8 +19,9 @@ def hidden_otherwise(faulty: str, right: str, other: Other, empty_row: str = "ze
         if chain is None or chain.hidden is None:
             return PASS
         plain = chain.plain
-        hidden = other(chain.hidden.expand(plain.shape))
-        if hidden is None:
+        given = chain.hidden.expand(plain.shape)
+        hidden = other(given)
+        if hidden is None or bool((hidden == given).all()):
             return PASS
         forward.hits.add(faulty, right)
         if empty_row == "itself":
@@ -119,12 +120,47 @@ def added(amount: float) -> Callable[..., Any]:
     return soft
 
 
-def filled(forward: Forward, chain: Chain | None, scores: Any, dim: Any) -> Any:
-    """The lowest number where -inf should be: a row without a key is a mean of all values."""
-    if chain is None or chain.hidden is None:
+ZERO, MEAN, NAN = "0", "the mean of all values, as of a finite fill", "NaN, as of -inf"
+
+
+def empty_row(word: str) -> Points:
+    """A row that sees nothing gives 0 or the mean of all values, in place of whatever it gives."""
+
+    def soft(forward: Forward, chain: Chain | None, scores: Any, dim: Any) -> Any:
+        if chain is None or chain.hidden is None:
+            return PASS
+        plain = chain.plain
+        hidden = chain.hidden.expand(plain.shape)
+        if not hidden.all(-1).any():
+            return PASS
+        forward.state["was"] = NAN if scores.softmax(dim).isnan().any() else MEAN
+        weights = lowest(plain, hidden).softmax(dim)
+        return weights.masked_fill(hidden, 0.0) if word == ZERO else weights
+
+    def mix(forward: Forward, chain: Chain, weights: Any, values: Any) -> Any:
+        was, filled = (forward.state.pop(name, None) for name in ("was", "filled"))
+        right = ZERO if filled else was  # weights were set to 0 after the softmax
+        if was is not None and right != word:
+            forward.hits.add(word, right)
+        return weights @ values
+
+    return Points(soft=soft, mix=mix, own_masks=True)
+
+
+def causal_too(forward: Forward, chain: Chain | None, scores: Any, dim: Any) -> Any:
+    """The future is hidden as well."""
+    import torch
+
+    if chain is None:
         return PASS
-    forward.hits.add("a fully masked row is the mean of all values", "it is 0")
-    return lowest(chain.plain, chain.hidden).softmax(dim)
+    plain = chain.plain
+    future = torch.ones(plain.shape[-2:], dtype=torch.bool, device=plain.device).triu(1)
+    hidden = future if chain.hidden is None else chain.hidden | future
+    if plain.shape[-2] < 2 or (chain.hidden is not None and bool((hidden == chain.hidden).all())):
+        return PASS
+    forward.hits.add("causal", "not causal")
+    hidden = hidden.expand(plain.shape)
+    return lowest(plain, hidden).softmax(dim).masked_fill(hidden, 0.0)
 
 
 EMPTY_ROWS = {
@@ -150,6 +186,7 @@ def _mask_mutation(name: str, summary: str, soft: Callable[..., Any], *pitfalls:
     return attention_mutation(name, summary, "mask", Points(soft=soft, own_masks=True), *pitfalls)
 
 
+EMPTY = "a row that sees nothing"
 INVERTED = "True = masked", "True = attend"
 
 MASKS = [
@@ -177,5 +214,9 @@ MASKS = [
            ("causal inverted, and padding", "causal and padding"), causal_inverted, 18, empty=("mean",)),
     _mask_mutation("mask-adds-1e4", "-1e4 is added in place of -inf", added(-1e4), 19),
     _mask_mutation("mask-adds-1e9", "-1e9 is added in place of -inf", added(-1e9), 19),
-    _mask_mutation("empty-row-mean", "a fully masked row gives the mean of all values, not 0", filled, 19),
+    _mask_mutation("mask-causal", "attention that is not causal hides the future, cross-attention too",
+                   causal_too, 18),
+    attention_mutation("empty-row-mean", "a row that sees nothing gives the mean of all values", EMPTY,
+                       empty_row(MEAN), 19),
+    attention_mutation("empty-row-zero", "a row that sees nothing gives 0", EMPTY, empty_row(ZERO), 19),
 ]  # fmt: skip

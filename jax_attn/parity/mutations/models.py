@@ -3,8 +3,9 @@
 from collections.abc import Callable
 from typing import Any
 
-from jax_attn.parity.mutations.injection import PASS, Forward, Hits, watch, wrap
+from jax_attn.parity.mutations.injection import MULTIPLY, PASS, Forward, Hits, uses, watch, wrap
 from jax_attn.parity.mutations.mutation import Mutation
+from jax_attn.parity.mutations.points import PRODUCTS
 from jax_attn.parity.mutations.positions import PLACES, POSITIONS
 
 
@@ -40,6 +41,43 @@ def scaled_embedding(module: Any, hits: Hits) -> None:
         return forward(ids) * table.embedding_dim**0.5
 
     wrap(_tokens(module)[0], around)
+
+
+def unscaled_embedding(
+    forward: Forward, name: str, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    """What is looked up is not multiplied by a number."""
+    found = forward.state.setdefault("looked up", {})
+    if name == "embedding":
+        value = function(*args, **kwargs)
+        found[id(value)] = value
+        return value
+    if name in MULTIPLY and len(args) > 1:
+        for vectors, number in (args[:2], args[1::-1]):
+            single = isinstance(number, int | float) or getattr(number, "numel", lambda: 2)() == 1
+            if id(vectors) in found and single and float(number) != 1.0:
+                forward.hits.add("as it is", f"times {float(number):.7g}")
+                return vectors * 1
+    return PASS
+
+
+def _tables(module: Any) -> dict[int, Any]:
+    return {id(table.weight): table.weight for _, table in _embeddings(module)}
+
+
+def tie_lost(
+    forward: Forward, name: str, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    """What else an embedding's weight is used for gives it no gradient."""
+    if "tables" not in forward.state:
+        forward.state["tables"] = _tables(forward.module)
+    tables = forward.state["tables"]
+    if name not in (*PRODUCTS, "linear", "t", "transpose", "permute") or not any(
+        id(a) in tables for a in args
+    ):
+        return PASS
+    forward.hits.add("of the embedding alone", "of the embedding and of what is tied to it")
+    return function(*(a.detach() if id(a) in tables else a for a in args), **kwargs)
 
 
 def padding_row(module: Any, hits: Hits) -> None:
@@ -145,6 +183,12 @@ def _mutation(
 MODELS = [
     _mutation("embedding-scaled", "token embeddings times sqrt(width)", "token embedding",
            lambda module: bool(_tokens(module)), scaled_embedding, 9),
+    _mutation("embedding-unscaled", "token embeddings are not multiplied by a number", "token embedding",
+           lambda module: bool(_embeddings(module)),
+           lambda module, hits: watch(module, unscaled_embedding, hits), 9),
+    _mutation("tie-lost", "a weight that is tied to the embedding is another one", "gradient of a tied weight",
+           lambda module: bool(_embeddings(module)) and uses("linear", "Linear", *PRODUCTS)(module),
+           lambda module, hits: watch(module, tie_lost, hits)),
     _mutation("embedding-padding", "id 0 is taken for padding", "token embedding",
            lambda module: bool(_tokens(module)), padding_row, 43),
     _mutation("ids-off-by-one", "ids counted from 1, the last one clamped", "token ids",

@@ -1,6 +1,7 @@
 """Mutations of normalisations: those of torch, and those that a model has written by hand."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from jax_attn.parity.mutations.injection import PASS, Forward, Hits, functions_of, uses, watch, wrap
@@ -211,14 +212,24 @@ def _uncentred_norms(module: Any) -> list[Any]:
     ]
 
 
-def last_norm_left_out(module: Any, hits: Hits) -> None:
-    """The last normalisation hands on its input."""
+def left_out(path: str | None = None) -> Callable[[Any, Hits], None]:
+    """A normalisation, the last one if no path is given, hands on its input."""
 
-    def around(norm: Any, forward: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
-        hits.add("no normalisation", "a normalisation")
-        return x * 1
+    def injector(module: Any, hits: Hits) -> None:
+        def around(norm: Any, forward: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
+            hits.add(f"no {path or 'normalisation'}", path or "a normalisation")
+            return x * 1
 
-    wrap(norms_of(module)[-1], around)
+        wrap(norms_of(module)[-1] if path is None else module.get_submodule(path), around)
+
+    return injector
+
+
+def each_left_out(module: Any) -> list[Mutation]:
+    """ "norm-missing" of each normalisation in a module."""
+    missing = next(mutation for mutation in NORMS if mutation.name == "norm-missing")
+    paths = [path for path, child in module.named_modules() if path and is_norm(child)]
+    return [replace(missing, injector=left_out(path)) for path in paths]
 
 
 def _mutation(
@@ -247,5 +258,5 @@ NORMS = [
     _mutation("norm-centred", "LayerNorm for RMSNorm", VARIANCE,
            lambda module: bool(_uncentred_norms(module)), centred, 4),
     _mutation("norm-missing", "the last normalisation is left out", "normalisation",
-           lambda module: bool(norms_of(module)), last_norm_left_out),
+           lambda module: bool(norms_of(module)), left_out()),
 ]  # fmt: skip

@@ -108,7 +108,8 @@ class Points:
             return self._softmax(forward, chain, function, args, kwargs)
         if chain is None or at is None:
             return PASS
-        if chain.soft and self.own_masks and name in FILLS:
+        if chain.soft and self.own_masks and name in (*FILLS, "nan_to_num"):
+            forward.state["filled"] = True
             return at
 
         def do(value: Any) -> Any:

@@ -49,7 +49,7 @@ def _counts(ids: Any) -> bool:
     return plain and bool((ids[..., 1:] - ids[..., :-1] == 1).all())
 
 
-def looked_up(instead: Callable[[Any, Any], Any], words: tuple[str, str]) -> Any:
+def looked_up(instead: Callable[[Any, Any], Any], words: Callable[[Any], tuple[str, str]]) -> Any:
     """`instead(ids, table)` where ids that count up are looked up, or a table of that name."""
 
     def caught(
@@ -62,16 +62,18 @@ def looked_up(instead: Callable[[Any, Any], Any], words: tuple[str, str]) -> Any
         ]
         if not (_counts(args[0]) or id(args[1]) in named):
             return PASS
-        forward.hits.add(*words)
+        forward.hits.add(*words(args[0]))
         return instead(args[0], args[1])
 
     return caught
 
 
-def _injector(instead: Any, of_table: Any, words: tuple[str, str]) -> Callable[[Any, Hits], None]:
+def _injector(
+    instead: Any, of_table: Any, words: tuple[str, str], of_ids: Any
+) -> Callable[[Any, Hits], None]:
     def inject(module: Any, hits: Hits) -> None:
         Substitute(tables, of_table, words).inject(module, hits)
-        watch(module, looked_up(instead, words), hits)
+        watch(module, looked_up(instead, of_ids), hits)
 
     return inject
 
@@ -87,8 +89,34 @@ def _mutation(name: str, summary: str, injector: Any, fits: Callable[[Any], bool
     return Mutation(name, summary, "models", "positions", fits, injector, (16,))
 
 
-def _next(ids: Any, table: Any) -> Any:
-    return table.roll(-1, 0)[ids]
+MOVED = {
+    1: "position-off-by-one",
+    2: "position-off-by-two",
+    -1: "position-one-back",
+    -2: "position-two-back",
+}
+
+
+def moved(by: int) -> Mutation:
+    """Positions are counted from another number; those beyond the table are its first or last."""
+
+    def rows(table: Any, ids: Any, axis: int) -> Any:
+        return table.index_select(axis, (ids + by).clamp(0, table.shape[axis] - 1))
+
+    def instead(ids: Any, table: Any) -> Any:
+        return rows(table, ids.flatten(), 0).reshape(*ids.shape, -1)
+
+    def of_table(module: Any, table: Any, name: str) -> Any:
+        import torch
+
+        return rows(table, torch.arange(table.shape[-2], device=table.device), table.ndim - 2)
+
+    def of_ids(ids: Any) -> tuple[str, str]:
+        return f"from {int(ids.min()) + by}", f"from {int(ids.min())}"
+
+    injector = _injector(instead, of_table, (f"from {by}", "from 0"), of_ids)
+    far = f"positions are counted from {abs(by)} {'more' if by > 0 else 'less'}"
+    return _mutation(MOVED[by], far, injector)
 
 
 def _none(ids: Any, table: Any) -> Any:
@@ -98,10 +126,10 @@ def _none(ids: Any, table: Any) -> Any:
 HALVES = Substitute(waves, halves, ("sines, then cosines", "in turn"))
 
 POSITIONS = [
-    _mutation("position-off-by-one", "positions are counted from 1",
-           _injector(_next, lambda module, table, name: table.roll(-1, -2), ("from 1", "from 0"))),
+    *(moved(by) for by in MOVED),
     _mutation("position-missing", "positions are not added",
-           _injector(_none, lambda module, table, name: table.new_zeros(table.shape), ("none", "added"))),
+           _injector(_none, lambda module, table, name: table.new_zeros(table.shape), ("none", "added"),
+                     lambda ids: ("none", "added"))),
     _mutation("position-halves", "sines in one half and cosines in the other, not in turn",
            HALVES.inject, HALVES.fits),
 ]  # fmt: skip

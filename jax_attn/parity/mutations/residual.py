@@ -9,12 +9,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from jax_attn.parity.mutations.injection import PASS, Forward, Hits, wrap
+from jax_attn.parity.mutations.injection import LOOKED_AT, PASS, Forward, Hits, wrap
 from jax_attn.parity.mutations.mutation import Mutation
 from jax_attn.parity.mutations.norms import is_norm
-
-# What is asked of a tensor, by hooks too, without computing with it.
-LOOKED_AT = ("__get__", "__len__", "size", "dim", "detach", "cpu", "numpy")
 
 ADD = ("add", "__add__", "__radd__", "__iadd__", "add_")
 
@@ -111,6 +108,26 @@ class FirstSkipNormed(SkipNormed):
     """The first alone."""
 
     alone = True
+
+
+class Parallel(Block):
+    """Every branch starts from the block's input."""
+
+    def start(self, inputs: list[Any]) -> None:
+        """Begin a pass."""
+        super().start(inputs)
+        self.given, self.pre = self.stream[:1], False
+
+    def norm(self, forward: Callable[[Any], Any], x: Any) -> Any:
+        """In pre-norm, that of a later branch is given what that of the first is."""
+        if self.at(x) and not self.sums:
+            self.pre = True
+        elif self.at(x) and self.pre and self.given:
+            self.hits.add("parallel: every branch starts from the same x", "serial: each from the sum before")
+            value = forward(self.given[0])
+            self.normed[id(value)] = value, x
+            return value
+        return super().norm(forward, x)
 
 
 class OtherPlacement(Block):
@@ -244,6 +261,9 @@ SKIP = "skip connection"
 RESIDUAL = [
     _mutation(
         "norm-placement", "pre-norm for post-norm, or the other way round", "norm placement", OtherPlacement
+    ),
+    _mutation(
+        "block-parallel", "branches in parallel for one after the other", "order of branches", Parallel
     ),
     _mutation("skip-missing", "the first skip connection is left out", SKIP, SkipMissing),
     _mutation("second-skip-missing", "the second skip connection is left out", SKIP, SecondSkipMissing),

@@ -10,11 +10,18 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from jax_attn.parity.mutations.injection import Forward, Hits, functions_of, is_attention, watch
+from jax_attn.parity.mutations.injection import (
+    COSINES,
+    MULTIPLY,
+    Forward,
+    Hits,
+    functions_of,
+    is_attention,
+    turns,
+    watch,
+)
 from jax_attn.parity.mutations.mutation import Mutation
 from jax_attn.parity.mutations.points import Points
-
-MULTIPLY = ("mul", "__mul__", "__rmul__", "mul_", "__imul__")
 
 
 @dataclass(frozen=True)
@@ -61,7 +68,7 @@ class Rotary:
         """See what a torch function is to rotary positions and to attention."""
         if name in MULTIPLY:
             for factor in args[:2]:
-                _remember(forward, factor)
+                turns(forward.state, factor)
         if name == "__getitem__" and _in_steps_of_two(args[1]):
             forward.state["in steps of two"] = True
         return self.points(forward, name, function, args, kwargs)
@@ -82,29 +89,6 @@ class Rotary:
 def _in_steps_of_two(index: Any) -> bool:
     parts = index if isinstance(index, tuple) else (index,)
     return any(isinstance(part, slice) and part.step == 2 for part in parts)
-
-
-def _remember(forward: Forward, factor: Any) -> None:
-    """Keep what may be cosines and sines: their squares sum to 1."""
-    import torch
-
-    if "cosines" in forward.state or not isinstance(factor, torch.Tensor) or factor.ndim < 2:
-        return
-    if factor.is_complex():
-        if torch.allclose(factor.abs(), torch.ones_like(factor.real), rtol=0, atol=1e-5):
-            forward.state["cosines"] = factor.real.detach(), factor.imag.detach()
-            forward.state["in steps of two"] = True
-        return
-    if not factor.is_floating_point() or factor.numel() < 4 or factor.abs().max() > 1 + 1e-6:
-        return
-    waiting = forward.state.setdefault("factors", [])
-    for other in waiting:
-        if other.shape == factor.shape and other is not factor:
-            one = other**2 + factor**2
-            if torch.allclose(one, torch.ones_like(one), rtol=0, atol=1e-5):
-                forward.state["cosines"] = other.detach(), factor.detach()
-                return
-    waiting.append(factor)
 
 
 def _rotation(forward: Forward, queries: Any) -> Rotation | None:
@@ -192,6 +176,46 @@ def other_base(base: float) -> Other:
     return other
 
 
+@dataclass(frozen=True)
+class MixedRotation(Rotation):
+    """Angles of one layout, and pairs of the other."""
+
+    def of(self, x: Any, back: bool = False) -> Any:
+        """Turn `(b, n, t, h)`; this is no rotation, and is not turned back."""
+        import torch
+
+        half = self.angles.shape[-1]
+        turned, rest = x[..., : 2 * half].to(self.angles), x[..., 2 * half :]
+        axis = -1 if self.interleaved else -2
+        a, b = turned.unflatten(-1, (half, 2) if self.interleaved else (2, half)).unbind(axis)
+        across = torch.stack([-b, a], axis).flatten(-2)
+        angles = self.angles.repeat_interleave(2, -1)
+        if self.interleaved:
+            angles = torch.cat([self.angles, self.angles], -1)
+        return torch.cat([(turned * angles.cos() + across * angles.sin()).to(x), rest], -1)
+
+
+def reversed_frequencies(rotation: Rotation) -> Any:
+    """The highest frequency for the last pair."""
+    other = replace(rotation, angles=rotation.angles.flip(-1))
+    return other, other
+
+
+def mixed(rotation: Rotation) -> Any:
+    """The frequencies in the order of the other layout."""
+    other = MixedRotation(rotation.angles, rotation.interleaved)
+    return other, other
+
+
+def half_exponent(rotation: Rotation) -> Any:
+    """`base ** -(i / d)` for `base ** -(2i / d)`."""
+    base = base_of(rotation)
+    if base is None:
+        return None
+    found = replace(rotation, angles=frequencies(base**0.5, rotation).to(rotation.angles))
+    return found, found
+
+
 def _fixed(*words: str) -> Callable[[Rotation], Any]:
     return lambda rotation: words
 
@@ -199,7 +223,7 @@ def _fixed(*words: str) -> Callable[[Rotation], Any]:
 def has_rotary(module: Any) -> bool:
     """Whether there are rotary positions in a module, as far as the names in its code tell."""
     names = functions_of(module)
-    told = names & {"cos", "sin", "polar", "view_as_complex", "view_as_real", "position_embeddings"}
+    told = names & {"cos", "sin", "polar", "view_as_complex", "view_as_real", "position_embeddings", COSINES}
     return is_attention(module) and (
         bool(told) or any("rot" in n or "rope" in n for n in map(str.lower, names))
     )
@@ -223,7 +247,7 @@ def base_mutation(base: float) -> Mutation:
                   words, other_base(base), 16)  # fmt: skip
 
 
-ROTATION = "rotary positions"
+ROTATION, FREQUENCIES = "rotary positions", "rotary frequencies"
 
 ROTARY = [
     _mutation("rotary-layout", "interleaved rotary positions for half-split ones, or the other way round",
@@ -238,4 +262,12 @@ ROTARY = [
            _fixed("of keys alone", "of queries and keys"), lambda rotation: (None, rotation), 16),
     base_mutation(500000.0),
     base_mutation(10000.0),
+    _mutation("rotary-frequencies-reversed", "rotary frequencies from the last pair to the first",
+           FREQUENCIES, _fixed("from the last pair to the first", "from the first pair to the last"),
+           reversed_frequencies, 16),
+    _mutation("rotary-frequencies-mixed", "rotary frequencies in the order of the other layout", FREQUENCIES,
+           lambda rotation: tuple(f"{order}, for {layout_words(rotation)[1]}" for order in (
+               ("each twice", "all, twice over")[:: -1 if rotation.interleaved else 1])), mixed, 16),
+    _mutation("rotary-exponent", "the exponents of the rotary frequencies are half of what they ought to be",
+           FREQUENCIES, _fixed("base ** -(i / d)", "base ** -(2i / d)"), half_exponent, 16),
 ]  # fmt: skip

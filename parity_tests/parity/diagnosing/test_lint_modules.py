@@ -64,6 +64,64 @@ SAME = {
     "where it runs": (Holder(device="cpu"), TorchHolder(device="cuda")),
     "NumPy's number": (Holder(num_heads=np.int64(2)), TorchHolder(num_heads=2)),
 }
+
+RNGS = nnx.Rngs(0)
+FINE = {"epsilon": 1e-5, "rngs": RNGS}
+TWO_PASSES = {**FINE, "use_fast_variance": False}
+ATTENTION = {"decode": False, "broadcast_dropout": False, "rngs": RNGS}
+SAME |= {
+    "Linear": (nnx.Linear(3, 5, dtype=jnp.bfloat16, rngs=RNGS), torch.nn.Linear(3, 5)),
+    "LinearGeneral, apart": (nnx.LinearGeneral(11, (2, 7), rngs=RNGS), torch.nn.Linear(11, 14)),
+    "LinearGeneral, together": (
+        nnx.LinearGeneral((2, 7), 11, axis=(-2, -1), rngs=RNGS),
+        torch.nn.Linear(14, 11),
+    ),
+    "Einsum": (nnx.Einsum("bd,dh->bh", (3, 5), (5,), rngs=RNGS), torch.nn.Linear(3, 5)),
+    "kernel of 1": (nnx.Conv(3, 5, (1, 1), rngs=RNGS), torch.nn.Conv2d(3, 5, 1)),
+    "patches": (nnx.Conv(3, 5, (4, 4), strides=4, rngs=RNGS), torch.nn.Conv2d(3, 5, 4, stride=4)),
+    "padding of each end": (
+        nnx.Conv(3, 5, (3, 3), padding=((1, 1), (1, 1)), rngs=RNGS),
+        torch.nn.Conv2d(3, 5, 3, padding=1),
+    ),
+    "strided, transposed": (
+        nnx.ConvTranspose(3, 5, (3,), strides=2, padding="VALID", transpose_kernel=True, rngs=RNGS),
+        torch.nn.ConvTranspose1d(3, 5, 3, stride=2),
+    ),
+    "LayerNorm": (nnx.LayerNorm(5, **TWO_PASSES), torch.nn.LayerNorm(5)),
+    "LayerNorm, bare": (
+        nnx.LayerNorm(5, use_scale=False, use_bias=False, **TWO_PASSES),
+        torch.nn.LayerNorm(5, elementwise_affine=False),
+    ),
+    "RMSNorm": (nnx.RMSNorm(5, **FINE), torch.nn.RMSNorm(5, eps=1e-5)),
+    "GroupNorm": (nnx.GroupNorm(6, num_groups=2, **TWO_PASSES), torch.nn.GroupNorm(2, 6)),
+    "InstanceNorm": (nnx.InstanceNorm(5, **TWO_PASSES), torch.nn.InstanceNorm1d(5, affine=True)),
+    "BatchNorm": (nnx.BatchNorm(5, momentum=0.9, **TWO_PASSES), torch.nn.BatchNorm1d(5)),
+    "BatchNorm, not tracked": (
+        nnx.BatchNorm(5, **TWO_PASSES),
+        torch.nn.BatchNorm1d(5, track_running_stats=False),
+    ),
+    "Embed": (nnx.Embed(7, 5, rngs=RNGS), torch.nn.Embedding(7, 5)),
+    "Dropout": (nnx.Dropout(0.1, rngs=RNGS), torch.nn.Dropout(0.1)),
+    "MultiHeadAttention": (
+        nnx.MultiHeadAttention(2, 14, decode=False, rngs=RNGS),
+        torch.nn.MultiheadAttention(14, 2),
+    ),
+    "MultiHeadAttention, keys of another width": (
+        nnx.MultiHeadAttention(2, 14, in_kv_features=11, dropout_rate=0.1, **ATTENTION),
+        torch.nn.MultiheadAttention(14, 2, dropout=0.1, kdim=11, vdim=11),
+    ),
+    "LSTMCell": (nnx.OptimizedLSTMCell(3, 5, rngs=RNGS), torch.nn.LSTMCell(3, 5)),
+    "GRUCell": (nnx.GRUCell(3, 5, rngs=RNGS), torch.nn.GRUCell(3, 5)),
+    "LSTM": (nnx.RNN(nnx.LSTMCell(3, 5, rngs=RNGS)), torch.nn.LSTM(3, 5)),
+    "one number for both axes": (Holder(window=(3, 3)), TorchHolder(window=3)),
+    "a scale to divide by": (Holder(scaling=8.0), TorchHolder(scaling=0.125)),
+    "torch's momentum": (Holder(momentum=0.1), TorchHolder(momentum=0.1)),
+    "flax's momentum": (Holder(momentum=0.9), TorchHolder(momentum=0.1)),
+    "how it is computed": (
+        Holder(implementation="xla", compute_dtype="float32", layer_idx=0, use_cache=False),
+        TorchHolder(implementation="sdpa", compute_dtype="torch.float32", layer_idx=1, use_cache=True),
+    ),
+}
 DIFFERENT = {
     "SAME, strided": (conv(padding="SAME", strides=2), torch_conv(padding=1, stride=2), "padding"),
     "causal": (conv(padding="CAUSAL"), torch_conv(padding=1), "padding"),
@@ -75,6 +133,17 @@ DIFFERENT = {
     "softplus": (Holder(act=jax.nn.softplus), TorchHolder(act=torch.nn.ReLU()), "activation"),
     "scale": (Holder(scale=0.125), TorchHolder(scale=0.25), "scale"),
     "window": (Holder(window=(3, 3)), TorchHolder(window=(4, 3)), "window"),
+    "dropout of all heads at once": (
+        nnx.MultiHeadAttention(2, 14, dropout_rate=0.1, decode=False, rngs=RNGS),
+        torch.nn.MultiheadAttention(14, 2, dropout=0.1),
+        "dropout mask shared by batch and heads",
+    ),
+    "number of heads": (
+        nnx.MultiHeadAttention(7, 14, decode=False, rngs=RNGS),
+        torch.nn.MultiheadAttention(14, 2),
+        "num_heads",
+    ),
+    "scaling": (Holder(scaling=8.0), TorchHolder(scaling=8.0**-0.5), "scaling"),
     "momentum": (
         nnx.BatchNorm(4, momentum=0.9, epsilon=1e-5, use_fast_variance=False, rngs=nnx.Rngs(0)),
         torch.nn.BatchNorm1d(4, momentum=None),

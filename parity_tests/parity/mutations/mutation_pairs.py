@@ -6,15 +6,16 @@ from typing import Any
 
 import numpy as np
 
+from jax_attn.catalogue.power_pairs.decoder_pair import FlaxDecoderLayer, decoder_cases, torch_decoder_layer
+from jax_attn.catalogue.power_pairs.edge_pair import FlaxEdges, edge_cases, torch_edges
+from jax_attn.catalogue.power_pairs.image_pair import FlaxImageLayer, image_cases, torch_image_layer
+from jax_attn.catalogue.power_pairs.loss_pair import FlaxLosses, loss_cases, torch_losses
+from jax_attn.catalogue.power_pairs.norm_pair import FlaxNorms, norm_cases, torch_norms
+from jax_attn.catalogue.power_pairs.tied_pair import FlaxTied, tied_cases, torch_tied
 from jax_attn.catalogue.twin import Twin
 from jax_attn.parity.cases import Case, text_cases, token_cases
 from jax_attn.parity.mutations import MUTATIONS, Mutation, mutations_for
 from jax_attn.parity.mutations.batch_norm import BATCH_NORM
-from jax_attn.parity.mutations.decoder_pair import FlaxDecoderLayer, decoder_cases, torch_decoder_layer
-from jax_attn.parity.mutations.edge_pair import FlaxEdges, edge_cases, torch_edges
-from jax_attn.parity.mutations.image_pair import FlaxImageLayer, image_cases, torch_image_layer
-from jax_attn.parity.mutations.loss_pair import FlaxLosses, loss_cases, torch_losses
-from jax_attn.parity.mutations.norm_pair import FlaxNorms, norm_cases, torch_norms
 
 WIDTH = 6
 
@@ -79,7 +80,8 @@ DECODER = (
     *("causal-inverted-mean", "rotary-layout", "rotary-sign", "rotary-missing", "rotary-missing-keys"),
     *("rotary-missing-queries", "rotary-base-500000", "gelu-for-silu"),
     *("tanh-gelu-for-silu", "gelu-sigmoid-for-silu", "relu-for-silu", "sigmoid-for-silu", "none-for-silu"),
-    *("gate-swapped", "norm-centred", "eps-outside", "eps-1e-5", "norm-placement"),
+    *("rotary-frequencies-reversed", "rotary-frequencies-mixed", "rotary-exponent", "heads-doubled"),
+    *("block-parallel", "gate-swapped", "norm-centred", "eps-outside", "eps-1e-5", "norm-placement"),
 )
 
 PAIRS = {
@@ -87,7 +89,16 @@ PAIRS = {
         "nn.layers.encoder_layer:EncoderLayer",
         layer_cases,
         but=(
-            *("eps-1e-5", "axes-swapped", "variance-one-pass", "skip-normed", "first-skip-normed"),
+            *(
+                "heads-doubled",
+                "empty-row-zero",
+                "block-parallel",
+                "eps-1e-5",
+                "axes-swapped",
+                "variance-one-pass",
+                "skip-normed",
+                "first-skip-normed",
+            ),
             *(name for name in DECODER if name.startswith(("heads-", "padding-", "causal-", "gate-"))),
         ),
         embed_dim=WIDTH,
@@ -150,7 +161,10 @@ PAIRS = {
             mutation.name
             for mutation in MUTATIONS.values()
             if mutation.name == "pooler-tanh"
-            or (mutation.family == "models" and "halves" not in mutation.name)
+            or (
+                mutation.family == "models"
+                and mutation.name not in ("position-halves", "embedding-unscaled", "tie-lost")
+            )
         ],
         vocab_size=7,
         hidden_size=WIDTH,
@@ -181,5 +195,6 @@ PAIRS = {
     ),
     "norms": Pair(FlaxNorms, torch_norms, norm_cases, but=("axes-swapped", "variance-one-pass")),
     "edges": Pair(FlaxEdges, torch_edges, edge_cases, only=("clamp-gradient", "norm-gradient")),
+    "tied": Pair(FlaxTied, torch_tied, tied_cases, only=("embedding-unscaled", "tie-lost", "empty-row-zero")),
     "losses": Pair(FlaxLosses, torch_losses, loss_cases, but=("axes-swapped",)),
 }
