@@ -1,0 +1,31 @@
+"""Attention on meshes whose axes are explicit."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+from jax.sharding import AxisType, PartitionSpec
+from jaxtyping import Array
+
+
+def in_auto_axes(
+    f: Callable[[Any], tuple[Array, ...]], arrays: Any, like: Array, axes: Sequence[str]
+) -> tuple[Array, ...]:
+    """`f(arrays)`, computed where the partitioner finds the shardings, and placed as `like` is.
+
+    On a mesh of explicit axes every operation would have to say how its result is sharded. Attention need not: its
+    result is sharded as the query. Elsewhere this is `f(arrays)`.
+
+    Args:
+        like: the query, `(B, T, N, H)`.
+        axes: for each result its axes, in letters: "BTNH".
+    """
+    sharding = jax.typeof(like).sharding
+    if AxisType.Explicit not in getattr(sharding.mesh, "axis_types", ()):
+        return f(arrays)
+    names = dict(zip("BTN", (*sharding.spec, *[None] * 3), strict=False))
+    specs = tuple(PartitionSpec(*(names.get(axis) for axis in letters)) for letters in axes)
+    if jax.sharding.get_abstract_mesh().empty:
+        with jax.sharding.use_abstract_mesh(sharding.mesh):
+            return jax.sharding.auto_axes(f, out_sharding=specs)(arrays)
+    return jax.sharding.auto_axes(f, out_sharding=specs)(arrays)
