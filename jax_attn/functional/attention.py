@@ -155,7 +155,8 @@ def dot_product_attention(
     options = {"scale": scale, "is_causal": is_causal, "window": window, "softcap": softcap, "rate": dropout_rate}
 
     def compute(arrays: dict[str, Any]) -> tuple[Array, ...]:
-        result = attend(_call(arrays, return_weights=return_weights, **options), implementation)
+        call = _call(arrays, **options)._replace(return_weights=return_weights, statistics=return_residual)
+        result = attend(call, implementation)
         return tuple(compress((result.output, result.lse, result.weights), asked))
 
     asked = (True, return_residual, return_weights)
@@ -172,7 +173,6 @@ def _call(
     window: tuple[int, int] | None,
     softcap: float | None,
     rate: float,
-    return_weights: bool,
 ) -> Call:
     """The call in the form that all implementations share."""
     q, k, v = (arrays[name] for name in ("query", "key", "value"))
@@ -208,7 +208,6 @@ def _call(
         oracle=oracle,
         sinks=arrays["sinks"],
         dropout_key=arrays["dropout_key"],
-        return_weights=return_weights,
     )
 
 

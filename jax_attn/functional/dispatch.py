@@ -39,6 +39,7 @@ class Call(NamedTuple):
         sinks: a logit for each head, or None.
         dropout_key: the random key of dropout, for masks that come from elsewhere.
         return_weights: whether the weights are asked for.
+        statistics: whether the log-sum-exp or the largest score is.
     """
 
     query: Array
@@ -51,6 +52,7 @@ class Call(NamedTuple):
     sinks: Array | None = None
     dropout_key: Array | None = None
     return_weights: bool = False
+    statistics: bool = True
 
 
 def attend(call: Call, implementation: str | None) -> Attention:
@@ -71,7 +73,10 @@ def attend(call: Call, implementation: str | None) -> Attention:
     if name == "xla":
         output, lse, peak, weights = dense_attention(*operands, scale=call.scale, keep=keep)
     else:
-        output, lse, peak = blockwise_attention(*operands, call.pattern(), call.scale, implementation)
+        statistics = call.statistics or call.sinks is not None
+        output, lse, peak = blockwise_attention(
+            *operands, call.pattern(), call.scale, implementation, statistics
+        )
         weights = None
     if call.sinks is not None:
         share, lse = _beside_sinks(lse, call.sinks)

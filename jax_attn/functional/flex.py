@@ -124,7 +124,8 @@ def flex_attention(
     pattern = None if block_mask is None else pattern_of_block_mask(block_mask)
 
     def compute(arrays: Any) -> tuple[Array, ...]:
-        return tuple(compress(attend(_call(*arrays, scale), implementation), (True, False, *wanted)))
+        call = _call(*arrays, scale)._replace(statistics=any(wanted))
+        return tuple(compress(attend(call, implementation), (True, False, *wanted)))
 
     wanted = (False, False) if return_aux is None else (return_aux.lse, return_aux.max_scores)
     layouts = tuple(compress(("BTNH", "BTN", "BTN"), (True, *wanted)))

@@ -1,5 +1,7 @@
 """A softmax that is exact in float64, safe in 16 bits, and gives zero where nothing may be attended to."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
@@ -60,7 +62,7 @@ def _softmax(scores: Array, mask: Array) -> Array:
 
 
 @_softmax.defjvp
-def _softmax_jvp(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
+def _softmax_jvp(primals: tuple[Array, Array], tangents: tuple[Array, Any]) -> tuple[Array, Array]:
     # p · (t - Σ p t), with the mean taken out twice. Where a row has settled on one key, or all its tangents
     # are nearly equal, a single pass subtracts numbers that agree in most of their digits, and what the
     # weights' sum lacks of 1 weighs as much as the result; the second pass takes out what the first left.

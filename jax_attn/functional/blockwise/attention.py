@@ -25,6 +25,7 @@ from jaxtyping import Array, Float
 
 from jax_attn.functional.blockwise import parallel, serial
 from jax_attn.functional.blockwise.plan import Pattern
+from jax_attn.functional.blockwise.platforms import Kernels
 from jax_attn.functional.dense import dense_attention
 from jax_attn.functional.terms import Terms, combine, partition
 
@@ -38,7 +39,8 @@ class Static(NamedTuple):
         scale: factor of the scores.
         differentiable: how many operands have a gradient: query, key, value and what `partition` says.
         trees: the structure of these operands, and of the others.
-        implementation: what was asked for.
+        implementation: which was asked for.
+        statistics: whether log-sum-exp and largest score are asked for.
         mapped: for each `jax.vmap` around the call, innermost first, which of the other operands it maps.
     """
 
@@ -46,6 +48,7 @@ class Static(NamedTuple):
     differentiable: int
     trees: tuple[Any, Any]
     implementation: str | None
+    statistics: bool
     mapped: tuple[tuple[bool, ...], ...] = ()
 
 
@@ -57,16 +60,18 @@ def blockwise_attention(
     pattern: Pattern,
     scale: float,
     implementation: str | None = "blockwise",
+    statistics: bool = True,
 ) -> Outputs:
     """Output `(B, T, N, Hv)`, log-sum-exp and largest score `(B, T, N)`; the latter has no gradient.
 
     Args:
         implementation: "blockwise", or the name of a kernel, or None for what suits the platform.
+        statistics: whether log-sum-exp and largest score are asked for; a kernel may be without.
     """
     differentiable, constant = partition(terms)
     with_gradient, tree = jax.tree.flatten((query, key, value, differentiable))
     others, others_tree = jax.tree.flatten((constant, pattern))
-    static = Static(scale, len(with_gradient), (tree, others_tree), implementation)
+    static = Static(scale, len(with_gradient), (tree, others_tree), implementation, statistics)
     return tuple(attention_p.bind(*_vary_alike([*with_gradient, *others]), static=static))
 
 
@@ -305,25 +310,32 @@ def _local(aval: Any) -> Any:
     return aval.update(manual_axis_type=ShapedArray((), aval.dtype).manual_axis_type)
 
 
-def _whole_sizes(operands: Sequence[Any]) -> bool:
-    return all(isinstance(n, int) for x in operands[:3] for n in x.shape)
+def _form(ctx: mlir.LoweringRuleContext, platform: str, static: Static) -> Any:
+    """What computes the call: it has a `forward` and a `backward`."""
+    sizes = [n for x in ctx.avals_in[:3] for n in x.shape]
+    whole = _on_one_device(ctx) and all(isinstance(n, int) for n in sizes)
+    if platform == "cpu" and whole and static.implementation in (None, "blockwise"):
+        return serial
+    if whole or static.implementation not in (None, "blockwise"):
+        return Kernels(platform, static.implementation, static.statistics)
+    return parallel
 
 
-def _lower(program_of: Callable[..., Callable[..., Any]]) -> Callable[..., Any]:
+def _lower(program_of: Callable[..., Callable[..., Any]], platform: str) -> Callable[..., Any]:
     """A rule that lowers `program_of(form)(static)`."""
 
-    def rule(ctx: mlir.LoweringRuleContext, *operands: Any, static: Static, cpu: bool = False) -> Any:
+    def rule(ctx: mlir.LoweringRuleContext, *operands: Any, static: Static) -> Any:
+        program = program_of(_form(ctx, platform, static))(static)
         avals = [_local(x) for x in ctx.avals_in]
-        form = serial if cpu and _on_one_device(ctx) and _whole_sizes(avals) else parallel
-        program = program_of(form)(static)
         return mlir.lower_fun(program, multiple_results=True)(ctx.replace(avals_in=avals), *operands)
 
     return rule
 
 
 for primitive, program_of in ((attention_p, _forward), (gradient_p, _backward)):
-    mlir.register_lowering(primitive, _lower(program_of))
-    mlir.register_lowering(primitive, functools.partial(_lower(program_of), cpu=True), platform="cpu")
+    mlir.register_lowering(primitive, _lower(program_of, "this platform"))
+    for platform in ("cpu", "cuda", "tpu"):
+        mlir.register_lowering(primitive, _lower(program_of, platform), platform=platform)
 
 
 def _lower_tangent(ctx: mlir.LoweringRuleContext, *operands: Any, **params: Any) -> Any:

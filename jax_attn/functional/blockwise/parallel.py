@@ -36,7 +36,7 @@ def forward(
 
         def step(i: Array, running: Any, lists: Lists = lists, partial: bool = partial) -> Any:
             idx, tile = blocks.visit(lists, i, partial)
-            return forward_step(running, tile, terms, q, *(_pick(x[:, :, None], idx) for x in (k, v)))
+            return forward_step(running, tile, terms, q, *(_pick_blocks(x, idx) for x in (k, v)))
 
         running = _over(lists, step, running)
     output, lse, peak = (blocks.from_queries(x) for x in finish(running))
@@ -69,7 +69,7 @@ def backward(
         def by_row(i: Array, carry: Any, lists: Lists = lists, partial: bool = partial) -> Any:
             dq, d_bias, d_captured = carry
             idx, tile = blocks.visit(lists, i, partial)
-            k_tile, v_tile = (_pick(x[:, :, None], idx) for x in (k, v))
+            k_tile, v_tile = (_pick_blocks(x, idx) for x in (k, v))
             found, k_tile = backward_step(tile, differentiable, constant, rows, k_tile, v_tile)
             if d_bias is not None:
                 d_bias = _add_to(d_bias, idx, found.d_scores)
@@ -86,7 +86,7 @@ def backward(
         def by_column(i: Array, carry: Any, lists: Lists = lists, partial: bool = partial) -> Any:
             dk, dv = carry
             idx, tile = blocks.visit(lists, i, partial, by_keys=True)
-            own = Rows(*(_pick(x[:, :, None], idx) for x in rows))
+            own = Rows(*(_pick_blocks(x, idx) for x in rows))
             found, _ = backward_step(tile, *turned, own, k, v)
             dk = dk + jnp.einsum("...ms,...mh->...sh", found.d_raw, own.q)
             return dk, dv + jnp.einsum("...ms,...mh->...sh", found.weights, own.d_output)
@@ -189,6 +189,12 @@ def _filled_up(x: Array, axis: int, length: int, fill: Any = 0) -> Array:
         return x
     widths = [(0, length - n if i == axis else 0) for i, n in enumerate(x.shape)]
     return jnp.pad(x, widths, constant_values=fill)
+
+
+def _pick_blocks(x: Float[Array, "B K blocks *d"], idx: Int[Array, "b k own"]) -> Float[Array, "B K own *d"]:
+    """The blocks of queries or keys that are looked at."""
+    picked = _pick(x[:, :, None], idx)
+    return jnp.broadcast_to(picked, (*picked.shape[:2], idx.shape[2], *picked.shape[3:]))
 
 
 def _pick(x: Array, idx: Int[Array, "b k own"]) -> Array:

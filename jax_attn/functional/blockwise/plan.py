@@ -123,7 +123,7 @@ class Plan(NamedTuple):
     def by_keys(self) -> tuple[tuple[Lists, bool], ...]:
         """The blocks of queries for each block of keys, and whether they are partial."""
         turned = self.grid.swapaxes(2, 3)
-        return tuple((x, k == PARTIAL) for k in (FULL, PARTIAL) if (x := _lists(turned == k)).most)
+        return tuple((x, k == PARTIAL) for k in (FULL, PARTIAL) if (x := lists_of(turned == k)).most)
 
 
 class Plans(NamedTuple):
@@ -234,10 +234,10 @@ def make_plan(pattern: Pattern, size: tuple[int, int], lengths: tuple[int, int],
         grid = grid[:, :, :count] if axis == 2 else grid[..., :count]
     ragged = (xp.arange(columns) + 1) * size[1] > lengths[1]  # what lies behind the last key must be masked
     grid = xp.where(ragged[None, None, None] & (grid == FULL), PARTIAL, grid)
-    return Plan(_lists(grid == FULL), _lists(grid == PARTIAL), *size, grid)
+    return Plan(lists_of(grid == FULL), lists_of(grid == PARTIAL), *size, grid)
 
 
-def _lists(chosen: np.ndarray | Array) -> Lists:
+def lists_of(chosen: np.ndarray | Array) -> Lists:
     """How many are chosen in each row, and which, no more than the most of any row."""
     if not isinstance(chosen, np.ndarray):
         num = chosen.sum(-1).astype(np.int32)
