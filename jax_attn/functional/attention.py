@@ -152,7 +152,13 @@ def dot_product_attention(
         "sinks": arguments.as_sinks(sinks, heads),
         "dropout_key": dropout_key,
     }
-    options = {"scale": scale, "is_causal": is_causal, "window": window, "softcap": softcap, "rate": dropout_rate}
+    options = {
+        "scale": scale,
+        "is_causal": is_causal,
+        "window": window,
+        "softcap": softcap,
+        "rate": dropout_rate,
+    }
 
     def compute(arrays: dict[str, Any]) -> tuple[Array, ...]:
         call = _call(arrays, **options)._replace(return_weights=return_weights, statistics=return_residual)
@@ -185,7 +191,9 @@ def _call(
         mask=arrays["mask"],
         query_seq_lengths=_per_entry(arrays["query_seq_lengths"]),
         key_value_seq_lengths=_per_entry(arrays["key_value_seq_lengths"]),
-        segment_ids=None if segments is None else (segments[0][:, None, :, None], segments[1][:, None, None, :]),
+        segment_ids=None
+        if segments is None
+        else (segments[0][:, None, :, None], segments[1][:, None, None, :]),
         score_mod=hoist(of_scores, jnp.promote_types(q.dtype, jnp.float32)),
         dropout=make_dropout(rate, arrays["dropout_key"]),
         band=(before, 0 if is_causal else after),

@@ -69,7 +69,12 @@ def dense_attention(
 def _whole(batch: int, heads: int, queries: int, keys: int) -> Tile:
     """The whole matrix of scores as one tile."""
     sizes = (batch, heads, queries, keys)
-    place = Place(*(jnp.expand_dims(jnp.arange(n, dtype=jnp.int32), [j for j in range(4) if j != i]) for i, n in enumerate(sizes)))
+    place = Place(
+        *(
+            jnp.expand_dims(jnp.arange(n, dtype=jnp.int32), [j for j in range(4) if j != i])
+            for i, n in enumerate(sizes)
+        )
+    )
     return Tile(place, lambda x: x, (queries, keys))
 
 

@@ -80,7 +80,9 @@ def _vary_alike(operands: Sequence[Any]) -> list[Array]:
     arrays = [jnp.asarray(x) for x in operands]
     axes = frozenset().union(*(_varying(x) for x in arrays))
     missing = [tuple(sorted(axes - _varying(x))) for x in arrays]
-    return [lax.pcast(x, names, to="varying") if names else x for x, names in zip(arrays, missing, strict=True)]
+    return [
+        lax.pcast(x, names, to="varying") if names else x for x, names in zip(arrays, missing, strict=True)
+    ]
 
 
 def _varying(x: Array) -> frozenset[str]:
@@ -148,13 +150,17 @@ def _attention_jvp(primals: Sequence[Array], tangents: Sequence[Any], *, static:
     return outputs, [*directions, constant]
 
 
-def _tangent_transpose(cotangents: Sequence[Any], *operands: Any, static: Static, moved: tuple[int, ...]) -> Any:
+def _tangent_transpose(
+    cotangents: Sequence[Any], *operands: Any, static: Static, moved: tuple[int, ...]
+) -> Any:
     known = operands[: -len(moved)]
     directions = operands[-len(moved) :]
     if all(isinstance(x, ad.Zero) for x in cotangents):
         return [None] * len(operands)
     gradients = gradient_p.bind(*known, *map(ad.instantiate_zeros, cotangents), static=static)
-    asked = [gradients[i] if ad.is_undefined_primal(x) else None for i, x in zip(moved, directions, strict=True)]
+    asked = [
+        gradients[i] if ad.is_undefined_primal(x) else None for i, x in zip(moved, directions, strict=True)
+    ]
     return [*(None for _ in known), *asked]
 
 
@@ -163,7 +169,9 @@ def _through_dense(primitive: Primitive, dense: Callable[..., Callable[..., Any]
 
     def jvp(primals: Sequence[Array], tangents: Sequence[Any], **params: Any) -> Any:
         tangents = [
-            jnp.zeros(x.shape, x.dtype) if isinstance(t, ad.Zero) and jnp.issubdtype(x.dtype, jnp.floating) else t
+            jnp.zeros(x.shape, x.dtype)
+            if isinstance(t, ad.Zero) and jnp.issubdtype(x.dtype, jnp.floating)
+            else t
             for x, t in zip(primals, tangents, strict=True)
         ]
         floating = [i for i, t in enumerate(tangents) if not isinstance(t, ad.Zero)]
@@ -228,7 +236,9 @@ def _mapped(f: Callable[..., Any], static: Static, one_by_one: bool = False) -> 
     return f
 
 
-def _over_axis(f: Callable[..., Any], is_mapped: Callable[[int], bool], one_by_one: bool) -> Callable[..., Any]:
+def _over_axis(
+    f: Callable[..., Any], is_mapped: Callable[[int], bool], one_by_one: bool
+) -> Callable[..., Any]:
     def over(*operands: Array) -> Any:
         axes = [0 if is_mapped(i) else None for i in range(len(operands))]
         if not one_by_one:

@@ -61,7 +61,9 @@ def backward(
     o, do, dlse = (blocks.queries(x) for x in (output, d_output, d_lse))
     rows = make_rows(q, o, do, blocks.queries(lse, -jnp.inf), dlse)
     differentiable, constant = partition(terms.map_arrays(blocks.tiled))
-    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.promote_types(x.dtype, jnp.float32)), differentiable)
+    zeros = jax.tree.map(
+        lambda x: jnp.zeros(x.shape, jnp.promote_types(x.dtype, jnp.float32)), differentiable
+    )
 
     dq, (d_bias, d_captured) = jnp.zeros_like(q), zeros
     for lists, partial in blocks.plan.lists:
@@ -212,7 +214,9 @@ def _pick(x: Array, idx: Int[Array, "b k own"]) -> Array:
             axes = tuple(0 if y.shape[0] != 1 else None for y in (x, idx))
             if axes == (None, None):
                 return f(x[0], idx[0])[None]
-            return jax.vmap(f, in_axes=axes)(*(y[0] if at is None else y for y, at in zip((x, idx), axes, strict=True)))
+            return jax.vmap(f, in_axes=axes)(
+                *(y[0] if at is None else y for y, at in zip((x, idx), axes, strict=True))
+            )
 
         return g
 
@@ -229,6 +233,9 @@ def _add_to(x: Array, idx: Int[Array, "b k n"], tiles: Float[Array, "B K n R q s
             return x + (tiles.sum(2, keepdims=True) if own[2] == 1 else tiles)[:, :, :, None]
         rows = jnp.arange(tiles.shape[2]) if own[2] != 1 else jnp.zeros(tiles.shape[2], int)
         return x.at[:, :, rows, idx[0, 0]].add(tiles)
-    at = [jnp.arange(n) if n != 1 else jnp.zeros(m, int) for n, m in zip(x.shape[:3], tiles.shape[:3], strict=True)]
+    at = [
+        jnp.arange(n) if n != 1 else jnp.zeros(m, int)
+        for n, m in zip(x.shape[:3], tiles.shape[:3], strict=True)
+    ]
     tiles = tiles.sum([axis for axis in (3, 4, 5) if x.shape[axis + 1] == 1], keepdims=True)
     return x.at[at[0][:, None, None], at[1][None, :, None], at[2][None, None], idx].add(tiles)

@@ -140,7 +140,9 @@ class _WithBias:
 
     def __call__(self, score: Array, *place: Array) -> Array:
         entry = self.bias[tuple(0 if n == 1 else at for at, n in zip(place, self.bias.shape, strict=True))]
-        return (score if self.score_mod is None else self.score_mod(score, *place)) + entry.astype(score.dtype)
+        return (score if self.score_mod is None else self.score_mod(score, *place)) + entry.astype(
+            score.dtype
+        )
 
 
 def _block_mask(mask_mod: Mod, pattern: Pattern, lengths: tuple[int, int]) -> BlockMask:

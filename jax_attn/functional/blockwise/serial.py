@@ -94,7 +94,9 @@ def backward(
         (dk, dv, d_terms), dq = lax.scan(one_row, (*empty, d_terms), (numbers, rows))
         return d_terms, (dq * scale, dk.swapaxes(2, 3), dv.swapaxes(2, 3))
 
-    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.promote_types(x.dtype, jnp.float32)), differentiable)
+    zeros = jax.tree.map(
+        lambda x: jnp.zeros(x.shape, jnp.promote_types(x.dtype, jnp.float32)), differentiable
+    )
     groups = jnp.arange(layout.batch * layout.groups, dtype=jnp.int32)
     (d_bias, d_captured), (dq, dk, dv) = lax.scan(one_group, zeros, groups)
     if terms.bias is not None:
@@ -152,9 +154,7 @@ def over_columns(group: Group, plan: Plan, row: Array, step: Any, carry: Any) ->
         num, idx = lists.num, lists.idx
         at = (group.b if num.shape[0] > 1 else 0, group.index if num.shape[1] > 1 else 0, row)
         num, idx = jnp.asarray(num)[at], jnp.asarray(idx)[at]
-        carry = lax.fori_loop(
-            0, num, lambda i, c, idx=idx, partial=partial: step(idx[i], c, partial), carry
-        )
+        carry = lax.fori_loop(0, num, lambda i, c, idx=idx, partial=partial: step(idx[i], c, partial), carry)
     return carry
 
 
