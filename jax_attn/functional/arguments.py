@@ -11,6 +11,7 @@ from jaxtyping import Array
 
 MANY_HEADS = 256  # more than any model has
 FARTHEST = 2**30  # a window beyond any sequence
+Size = Any  # a whole number, or a symbolic one while exporting
 SegmentIds = Array | tuple[Array, Array]
 
 
@@ -64,7 +65,7 @@ def as_operands(query: Any, key: Any, value: Any) -> Operands:
     return Operands(*(x if x.ndim == 4 else x[None] for x in (q, k, v)))
 
 
-def _warn_of_swapped_axes(query: Sequence[int], key: Sequence[int]) -> None:
+def _warn_of_swapped_axes(query: Sequence[Size], key: Sequence[Size]) -> None:
     """Warn where positions and heads look swapped beyond doubt: hundreds of heads, and few positions."""
     queries, heads, _ = query
     known = isinstance(queries, int) and isinstance(heads, int)
@@ -76,7 +77,7 @@ def _warn_of_swapped_axes(query: Sequence[int], key: Sequence[int]) -> None:
         )
 
 
-def as_scores_like(name: str, x: Any, scores: Sequence[int], dtype: Any) -> Array | None:
+def as_scores_like(name: str, x: Any, scores: Sequence[Size], dtype: Any) -> Array | None:
     """An array with four axes that broadcasts against scores of shape `(B, N, T, S)`, or None.
 
     Raises:
@@ -98,7 +99,7 @@ def as_scores_like(name: str, x: Any, scores: Sequence[int], dtype: Any) -> Arra
     return x
 
 
-def as_lengths(name: str, x: Any, batch: int) -> Array | None:
+def as_lengths(name: str, x: Any, batch: Size) -> Array | None:
     """One whole number for each batch entry, or None."""
     if x is None:
         return None
@@ -121,7 +122,7 @@ def as_window(x: Any) -> tuple[int, int] | None:
     return min(before, FARTHEST), min(after, FARTHEST)
 
 
-def as_segments(x: SegmentIds | None, batch: int, queries: int, keys: int) -> tuple[Array, Array] | None:
+def as_segments(x: SegmentIds | None, batch: Size, queries: Size, keys: Size) -> tuple[Array, Array] | None:
     """Segment ids of queries `(B, T)` and of keys `(B, S)`, or None."""
     if x is None:
         return None

@@ -1,6 +1,6 @@
 """Attention over the whole matrix of scores: the fastest way for short sequences."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -66,7 +66,7 @@ def dense_attention(
     return Dense(output, lse.swapaxes(1, 2), max_scores.swapaxes(1, 2), weights)
 
 
-def _whole(batch: int, heads: int, queries: int, keys: int) -> Tile:
+def _whole(batch: Any, heads: int, queries: Any, keys: Any) -> Tile:
     """The whole matrix of scores as one tile."""
     sizes = (batch, heads, queries, keys)
     place = Place(

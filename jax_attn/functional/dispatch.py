@@ -1,6 +1,6 @@
 """One choice for every call of attention, whichever function it came through.
 
-`dot_product_attention` and `flex_attention` bring what they are asked for to one form, a `Call`, and `attend` picks:
+`dot_product_attention` and `flex_attention` bring their arguments to one form, a `Call`, and `attend` picks:
   reference  the oracle, by name and for empty arrays;
   xla        the whole matrix of scores, where it is small or asked for;
   blockwise  everything else: blocks, or by the platform's kernels, which is decided when the call is lowered
@@ -55,7 +55,16 @@ class Call(NamedTuple):
     statistics: bool = True
 
 
-def attend(call: Call, implementation: str | None) -> Attention:
+class Result(NamedTuple):
+    """As `reference.Attention`; weights only where they are held."""
+
+    output: Array
+    weights: Array | None
+    lse: Array
+    max_scores: Array
+
+
+def attend(call: Call, implementation: str | None) -> Result:
     """Compute a call; what the implementation does not hold, such as weights, is None.
 
     Raises:
@@ -68,7 +77,7 @@ def attend(call: Call, implementation: str | None) -> Attention:
         name = "reference"
     keep = _keep_masks(call)
     if name == "reference":
-        return call.oracle(keep)
+        return Result(*call.oracle(keep))
     operands = (call.query, call.key, call.value, call.terms)
     if name == "xla":
         output, lse, peak, weights = dense_attention(*operands, scale=call.scale, keep=keep)
@@ -83,7 +92,7 @@ def attend(call: Call, implementation: str | None) -> Attention:
         output = (output * share[..., None].astype(output.dtype)).astype(output.dtype)
         if weights is not None:
             weights = weights * share.swapaxes(1, 2)[..., None].astype(weights.dtype)
-    return Attention(output, weights, lse, peak)
+    return Result(output, weights, lse, peak)
 
 
 def _best(call: Call) -> str:

@@ -13,7 +13,7 @@ from jax_attn.functional.blockwise.plan import Pattern, grid_of_band, make_patte
 from jax_attn.functional.dispatch import Call, attend
 from jax_attn.functional.reference import Attention, reference_attention
 from jax_attn.functional.score_mods import ScoreMod
-from jax_attn.functional.sharding import in_auto_axes
+from jax_attn.functional.sharding import auto_mesh, in_auto_axes
 from jax_attn.functional.terms import Mod, Terms, hoist
 
 FlexImplementation = Literal["reference", "xla", "blockwise", "pallas"]
@@ -120,7 +120,8 @@ def flex_attention(
         known = sorted(FLEX_IMPLEMENTATIONS)
         raise ValueError(f"implementation must be one of {known} or None, got {implementation!r}")
 
-    mods = (hoist(score_mod, wide), None if block_mask is None else hoist(block_mask.mask_mod))
+    with auto_mesh(q):
+        mods = (hoist(score_mod, wide), None if block_mask is None else hoist(block_mask.mask_mod))
     pattern = None if block_mask is None else pattern_of_block_mask(block_mask)
 
     def compute(arrays: Any) -> tuple[Array, ...]:

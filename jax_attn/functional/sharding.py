@@ -1,11 +1,23 @@
 """Attention on meshes whose axes are explicit."""
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import jax
 from jax.sharding import AxisType, PartitionSpec
 from jaxtyping import Array
+
+
+def auto_mesh(like: Array) -> AbstractContextManager[Any]:
+    """Within it, functions are traced as `in_auto_axes` traces them."""
+    mesh = jax.typeof(like).sharding.mesh
+    if AxisType.Explicit not in mesh.axis_types:
+        return nullcontext()
+    explicit = [
+        n for n, kind in zip(mesh.axis_names, mesh.axis_types, strict=True) if kind is AxisType.Explicit
+    ]
+    return jax.sharding.use_abstract_mesh(mesh.update_axis_types(dict.fromkeys(explicit, AxisType.Auto)))
 
 
 def in_auto_axes(

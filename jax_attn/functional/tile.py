@@ -6,7 +6,7 @@ so the same code serves the whole matrix, one tile after another, or many tiles 
 
 import dataclasses
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -44,7 +44,7 @@ class Tile:
 
     place: Place
     cut: Callable[[Array], Array]
-    lengths: tuple[int, int]
+    lengths: tuple[Any, Any]
     partial: bool = True
     ragged: bool = False
     open: Bool[Array, "..."] | None = None

@@ -1,4 +1,4 @@
-"""Compiles sharded attention on 8 simulated devices and prints, as JSON, what each program moves: for test_sharding."""
+"""Compiles sharded attention on 8 simulated devices, and prints as JSON what each program moves."""
 
 import collections
 import contextlib

@@ -309,10 +309,10 @@ def _call(static: Static, operands: Sequence[Array]) -> tuple[Array, Array, Arra
 def _on_one_device(ctx: mlir.LoweringRuleContext) -> bool:
     """Whether the program sees the whole of its arrays: on one device, or as one of many in `shard_map`."""
     where = ctx.module_context.axis_context
-    mesh = getattr(where, "mesh", None)
+    mesh: Any = getattr(where, "mesh", None)
     if mesh is None:
         return getattr(where, "num_devices", 1) == 1
-    return mesh.size == 1 or set(where.manual_axes) == set(mesh.axis_names)
+    return mesh.size == 1 or set(getattr(where, "manual_axes", ())) == set(mesh.axis_names)
 
 
 def _local(aval: Any) -> Any:
@@ -322,7 +322,7 @@ def _local(aval: Any) -> Any:
 
 def _form(ctx: mlir.LoweringRuleContext, platform: str, static: Static) -> Any:
     """What computes the call: it has a `forward` and a `backward`."""
-    sizes = [n for x in ctx.avals_in[:3] for n in x.shape]
+    sizes = [n for x in ctx.avals_in[:3] for n in getattr(x, "shape", ())]
     whole = _on_one_device(ctx) and all(isinstance(n, int) for n in sizes)
     if platform == "cpu" and whole and static.implementation in (None, "blockwise"):
         return serial

@@ -204,7 +204,7 @@ def _by_cudnn(
         return "it knows no mods"
     if terms.softcap is not None or terms.segment_ids is not None:
         return "it knows no softcap and no segment_ids"
-    if reason := why_not_cudnn(query, key, value, **{"scale": scale, **_options(terms)}):
+    if reason := why_not_cudnn(query, key, value, platform="gpu", scale=scale, **_options(terms)):
         return reason
 
     def attend(query: Array, key: Array, value: Array, terms: Terms) -> tuple[Array, Array, Array]:
@@ -213,6 +213,12 @@ def _by_cudnn(
         output, lse = cudnn_attention(query, key, value, scale=scale, **options)
         return output, lse, jnp.zeros_like(lse)
 
+    try:
+        jax.eval_shape(attend, query, key, value, terms)
+    except (
+        Exception
+    ) as error:  # cuDNN is looked for while tracing; without it there is nothing to fall back from
+        return f"it is not there: {error}"
     return attend
 
 
