@@ -6,8 +6,11 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array
+
+from jax_attn.functional.dtypes import accumulator
 
 MANY_HEADS = 256  # more than any model has
 FARTHEST = 2**30  # a window beyond any sequence
@@ -28,7 +31,7 @@ def as_scale(query: Array, scale: Any) -> tuple[Array, float]:
     if scale is None:
         return query, query.shape[-1] ** -0.5
     if isinstance(scale, Tracer):
-        wide = jnp.promote_types(query.dtype, jnp.float32)
+        wide = accumulator(query.dtype)
         return (query.astype(wide) * scale.astype(wide)).astype(query.dtype), 1.0
     if jnp.ndim(scale) or not jnp.isrealobj(scale):
         raise ValueError(f"scale must be a number, got {scale!r}")
@@ -133,7 +136,7 @@ def as_segments(x: SegmentIds | None, batch: Size, queries: Size, keys: Size) ->
             f"segment_ids must be ({batch}, {queries}) for the queries and ({batch}, {keys}) for the keys, "
             f"got {of_query.shape} and {of_key.shape}"
         )
-    dtype = jnp.promote_types(of_query.dtype, of_key.dtype)
+    dtype = np.promote_types(of_query.dtype, of_key.dtype)
     return of_query.astype(dtype), of_key.astype(dtype)
 
 

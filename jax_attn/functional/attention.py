@@ -12,6 +12,7 @@ from jax_attn.functional.blockwise.plan import grid_of_band, make_pattern
 from jax_attn.functional.checks import require_cap
 from jax_attn.functional.dispatch import Call, attend
 from jax_attn.functional.dropout import check_dropout, make_dropout
+from jax_attn.functional.dtypes import accumulator
 from jax_attn.functional.reference import Attention, reference_attention
 from jax_attn.functional.sharding import in_auto_axes
 from jax_attn.functional.terms import Terms, hoist
@@ -194,7 +195,7 @@ def _call(
         segment_ids=None
         if segments is None
         else (segments[0][:, None, :, None], segments[1][:, None, None, :]),
-        score_mod=hoist(of_scores, jnp.promote_types(q.dtype, jnp.float32)),
+        score_mod=hoist(of_scores, accumulator(q.dtype)),
         dropout=make_dropout(rate, arrays["dropout_key"]),
         band=(before, 0 if is_causal else after),
         softcap=None if known_cap is None else float(known_cap),

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from jax_attn.functional.dtypes import accumulator
 from jax_attn.functional.softmax import masked_logsumexp, masked_softmax
 from jax_attn.functional.terms import Terms
 from jax_attn.functional.tile import Place, Tile
@@ -38,7 +39,7 @@ def dense_attention(
         keep: which weights dropout keeps, `(B, N, T, S)`, where it is not left to `terms` to draw them.
     """
     (batch, queries, heads, head_dim), (_, keys, kv_heads, _) = query.shape, key.shape
-    wide = jnp.promote_types(query.dtype, jnp.float32)
+    wide = accumulator(query.dtype)
     rows = heads // kv_heads * queries
     tile = _whole(batch, heads, queries, keys)
     allowed = tile.allowed(terms)

@@ -89,9 +89,9 @@ def attend(call: Call, implementation: str | None) -> Result:
         weights = None
     if call.sinks is not None:
         share, lse = _beside_sinks(lse, call.sinks)
-        output = (output * share[..., None].astype(output.dtype)).astype(output.dtype)
+        output = (output.astype(share.dtype) * share[..., None]).astype(output.dtype)
         if weights is not None:
-            weights = weights * share.swapaxes(1, 2)[..., None].astype(weights.dtype)
+            weights = (weights.astype(share.dtype) * share.swapaxes(1, 2)[..., None]).astype(weights.dtype)
     return Result(output, weights, lse, peak)
 
 

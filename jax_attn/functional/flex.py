@@ -11,6 +11,7 @@ from jax_attn.functional import arguments
 from jax_attn.functional.block_mask import DEFAULT_BLOCK_SIZE, BlockMask, check_mod
 from jax_attn.functional.blockwise.plan import Pattern, grid_of_band, make_pattern, pattern_of_block_mask
 from jax_attn.functional.dispatch import Call, attend
+from jax_attn.functional.dtypes import accumulator
 from jax_attn.functional.reference import Attention, reference_attention
 from jax_attn.functional.score_mods import ScoreMod
 from jax_attn.functional.sharding import auto_mesh, in_auto_axes
@@ -110,7 +111,7 @@ def flex_attention(
         raise ValueError(
             f"query has {heads} heads and key has {kv_heads}: pass enable_gqa=True if that is meant"
         )
-    wide = jnp.promote_types(q.dtype, jnp.float32)
+    wide = accumulator(q.dtype)
     if score_mod is not None:
         call = "score_mod(score, b, h, q_idx, kv_idx)"
         check_mod(call, score_mod, jnp.floating, jax.ShapeDtypeStruct((), wide))

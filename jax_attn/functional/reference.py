@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from jax_attn.functional.dropout import Dropout
+from jax_attn.functional.dtypes import accumulator
 from jax_attn.functional.softmax import masked_logsumexp, masked_softmax
 
 
@@ -59,7 +60,7 @@ def reference_attention(
     Source: Vaswani et al. (arXiv 1706.03762), section 3.2.1.
     """
     (batch, queries, heads, head_dim), keys = query.shape, key.shape[1]
-    wide = jnp.promote_types(query.dtype, jnp.float32)
+    wide = accumulator(query.dtype)
     q, k, v = query.astype(wide), key.astype(wide), value.astype(wide)
     k, v = (jnp.repeat(x, heads // x.shape[2], axis=2) for x in (k, v))  # one key/value head per query head
 

@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from jax_attn.functional.dtypes import accumulator
+
 
 def masked_softmax(
     scores: Float[Array, "*rows S"], mask: Bool[Array, "..."] | None = None
@@ -25,7 +27,7 @@ def masked_softmax(
     Returns:
         weights in the dtype of `scores`; each row sums to 1, or to 0 where nothing is kept.
     """
-    wide = scores.astype(jnp.promote_types(scores.dtype, jnp.float32))
+    wide = scores.astype(accumulator(scores.dtype))
     if mask is None:
         mask = jnp.ones((1,) * scores.ndim, bool)
     return _softmax(wide, jnp.broadcast_to(mask, scores.shape)).astype(scores.dtype)

@@ -24,7 +24,7 @@ class Place(NamedTuple):
     kv_idx: Int[Array, "..."]
 
     @property
-    def shape(self) -> tuple[int, ...]:
+    def shape(self) -> tuple[Any, ...]:
         """The tile's shape."""
         return jnp.broadcast_shapes(*(x.shape for x in self))
 

@@ -27,6 +27,7 @@ from jax_attn.functional.blockwise import parallel, serial
 from jax_attn.functional.blockwise.plan import Pattern
 from jax_attn.functional.blockwise.platforms import Kernels
 from jax_attn.functional.dense import dense_attention
+from jax_attn.functional.dtypes import accumulator
 from jax_attn.functional.terms import Terms, combine, partition
 
 Outputs = tuple[Array, Array, Array]  # output, log-sum-exp, largest score
@@ -100,7 +101,7 @@ PRIMITIVES = (attention_p, tangent_p, gradient_p)
 def _outputs(static: Static, *operands: Any) -> list[Any]:
     """The shapes of output, log-sum-exp and largest score."""
     query, _, value = operands[:3]
-    wide = jnp.promote_types(query.dtype, jnp.float32)
+    wide = accumulator(query.dtype)
     statistics = query.update(shape=query.shape[:-1], dtype=wide, sharding=_of_rank(query, query.ndim - 1))
     output = query.update(shape=(*query.shape[:-1], value.shape[-1]), dtype=value.dtype)
     return [output, statistics, statistics]

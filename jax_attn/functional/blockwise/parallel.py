@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Int
 
 from jax_attn.functional.blockwise.plan import Lists, Pattern, Plan, parallel_plan
 from jax_attn.functional.blockwise.products import Rows, backward_step, finish, forward_step, make_rows, start
+from jax_attn.functional.dtypes import accumulator
 from jax_attn.functional.terms import Differentiable, Terms, partition
 from jax_attn.functional.tile import Place, Tile
 
@@ -61,9 +62,7 @@ def backward(
     o, do, dlse = (blocks.queries(x) for x in (output, d_output, d_lse))
     rows = make_rows(q, o, do, blocks.queries(lse, -jnp.inf), dlse)
     differentiable, constant = partition(terms.map_arrays(blocks.tiled))
-    zeros = jax.tree.map(
-        lambda x: jnp.zeros(x.shape, jnp.promote_types(x.dtype, jnp.float32)), differentiable
-    )
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, accumulator(x.dtype)), differentiable)
 
     dq, (d_bias, d_captured) = jnp.zeros_like(q), zeros
     for lists, partial in blocks.plan.lists:
@@ -117,7 +116,7 @@ class _Blocks:
         self.repeats = self.heads // self.kv_heads
         self.plan: Plan = parallel_plan(pattern, (self.length, self.key_length), self.kv_heads)
         self.n, self.c = self.plan.grid.shape[2:]
-        self.wide = jnp.promote_types(query.dtype, jnp.float32)
+        self.wide = accumulator(query.dtype)
 
     def queries(self, x: Float[Array, "B T N *d"], fill: float = 0.0) -> Float[Array, "B K n m *d"]:
         """An array of queries, in blocks."""

@@ -23,7 +23,7 @@ EMPTY, PARTIAL, FULL = 0, 1, 2
 LARGEST = 512  # keys or queries in a block
 STEP_COST = 8_000  # what each step costs beside its products, as an area of scores
 SHARED = 2**18  # scores in a block from which on XLA shares the forward pass's work among the cores
-SIDE_BY_SIDE = 256  # keys or queries in a block, where all rows of blocks are computed at once
+SIDE_BY_SIDE = (128, 256)  # keys or queries in a block, where all rows of blocks are computed at once
 ALONE = 1.8  # how much longer a smaller block takes for its area
 Leaf = Any  # an array, or what a transformation of trees puts in its place
 Grid = np.ndarray | Array  # (B or 1, H or 1, rows, columns)
@@ -195,7 +195,7 @@ def serial_plans(pattern: Pattern, lengths: tuple[int, int], groups: int) -> Pla
 
 def parallel_plan(pattern: Pattern, lengths: tuple[int, int], groups: int) -> Plan:
     """The plan in which all rows of blocks are computed side by side: in blocks of `SIDE_BY_SIDE` or the mask's."""
-    size = [_sizes(b, n, SIDE_BY_SIDE)[-1] for b, n in zip(pattern.block, lengths, strict=True)]
+    size = [_sizes(*x)[-1] for x in zip(pattern.block, lengths, SIDE_BY_SIDE, strict=True)]
     return make_plan(pattern, (size[0], size[1]), lengths, groups)
 
 

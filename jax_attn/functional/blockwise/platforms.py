@@ -11,6 +11,7 @@ from jaxtyping import Array
 from jax_attn.functional.block_mask import BlockMask
 from jax_attn.functional.blockwise import parallel
 from jax_attn.functional.blockwise.plan import FULL, PARTIAL, Pattern, lists_of
+from jax_attn.functional.dtypes import accumulator
 from jax_attn.functional.terms import Mod, Terms, combine, partition
 
 Attend = Callable[[Array, Array, Array, Terms], tuple[Array, Array, Array]]
@@ -225,6 +226,6 @@ def _by_cudnn(
 def _whole(result: Any) -> tuple[Array, Array, Array]:
     """Output, log-sum-exp and largest score; zeros for what was not asked for."""
     output, lse, peak = result
-    wide = jnp.promote_types(output.dtype, jnp.float32)
+    wide = accumulator(output.dtype)
     zeros = jnp.zeros(output.shape[:-1], wide)
     return output, zeros if lse is None else lse, zeros if peak is None else jax.lax.stop_gradient(peak)

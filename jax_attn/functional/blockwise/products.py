@@ -140,7 +140,7 @@ def _scores(q: Float[Array, "*lead m H"], k: Float[Array, "*lead s H"]) -> Float
     return jnp.einsum("...mh,...sh->...ms", q, k)
 
 
-def _split(raw: Array, tile: Tile) -> tuple[int, ...]:
+def _split(raw: Array, tile: Tile) -> tuple[Any, ...]:
     """The shape of a tile's scores with an axis of their own for the heads that share keys."""
     repeats, queries = tile.place.h.shape[-3], tile.place.q_idx.shape[-2]
     return (*raw.shape[:-2], repeats, queries, raw.shape[-1])

@@ -15,6 +15,7 @@ from jaxtyping import Array, Float
 from jax_attn.functional.blockwise.plan import Pattern, Plan, serial_plans
 from jax_attn.functional.blockwise.products import Rows, backward_step, finish, forward_step, make_rows, start
 from jax_attn.functional.blockwise.serial_tiles import Group, Layout, add_to, keys_of, make_layout, queries_of
+from jax_attn.functional.dtypes import accumulator
 from jax_attn.functional.terms import Differentiable, Terms, partition
 
 
@@ -27,7 +28,7 @@ def forward(
     scale: float,
 ) -> tuple[Array, Array, Array]:
     """Output `(B, T, N, Hv)` as `value`; log-sum-exp and largest score `(B, T, N)`, in float32 at least."""
-    wide = jnp.promote_types(query.dtype, jnp.float32)
+    wide = accumulator(query.dtype)
     layout = make_layout(query, key)
     plan = serial_plans(pattern, layout.lengths, layout.groups).forward
     terms = padded_terms(terms, plan, layout)
@@ -71,7 +72,7 @@ def backward(
     dk and dv are added up transposed, as `qᵀ dx` and `doᵀ p`: a product that contracts the leading axis of its
     left side is slow on CPU.
     """
-    wide = jnp.promote_types(query.dtype, jnp.float32)
+    wide = accumulator(query.dtype)
     layout = make_layout(query, key)
     plan = serial_plans(pattern, layout.lengths, layout.groups).backward
     differentiable, constant = partition(padded_terms(terms, plan, layout))
@@ -94,9 +95,7 @@ def backward(
         (dk, dv, d_terms), dq = lax.scan(one_row, (*empty, d_terms), (numbers, rows))
         return d_terms, (dq * scale, dk.swapaxes(2, 3), dv.swapaxes(2, 3))
 
-    zeros = jax.tree.map(
-        lambda x: jnp.zeros(x.shape, jnp.promote_types(x.dtype, jnp.float32)), differentiable
-    )
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, accumulator(x.dtype)), differentiable)
     groups = jnp.arange(layout.batch * layout.groups, dtype=jnp.int32)
     (d_bias, d_captured), (dq, dk, dv) = lax.scan(one_group, zeros, groups)
     if terms.bias is not None:
