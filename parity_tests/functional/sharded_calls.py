@@ -83,8 +83,6 @@ def calls(kind: AxisType) -> dict[str, dict[str, dict[str, int]]]:
             add("vmap", jax.vmap(one))
             inner = jax.shard_map(one, mesh=mesh, in_specs=(BOTH,) * 3, out_specs=BOTH)
             add("shard_map", inner)
-                "forward": moves(causal, *[array(mesh, (2, 1024, N, H), PartitionSpec(None, "data"))] * 3)
-            }
     return found
 
 
