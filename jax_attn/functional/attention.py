@@ -94,8 +94,8 @@ def dot_product_attention(
 
     A drop-in replacement of `jax.nn.dot_product_attention`: the same arguments, defaults and layouts, with
     more of them, and three differences: a query that may attend to nothing gives 0 (there: the mean of all
-    values), float64 is computed in float64, and long sequences, computed in blocks, have no forward-mode
-    derivative (`jax.jvp`, `jax.hessian`): `implementation="xla"` has.
+    values), float64 is computed in float64, and the log-sum-exp has a gradient and is float32 at least. Forward mode
+    (`jax.jvp`, `jax.hessian`) and second derivatives take the whole matrix of scores, whatever its size.
 
     Query head `n` uses key/value head `n // (N / K)`: `K = N` is multi-head, `K = 1` multi-query attention.
 
@@ -117,8 +117,9 @@ def dot_product_attention(
         softcap: `softcap · tanh(scores / softcap)`, before the bias.
         sinks: `(N,)`, a logit for each head that takes its share of the softmax and gives no value.
         dropout_rate: probability of dropping a weight; the rest is scaled by `1 / (1 - dropout_rate)`.
-        dropout_key: random key of dropout. The weights kept are
-            `jax.random.bernoulli(dropout_key, 1 - dropout_rate, (B, N, T, S))` in every implementation.
+        dropout_key: random key of dropout. Which weights are kept is a hash of it and of (b, n, t, s): the same in
+            every implementation and sharding. Inside `jax.shard_map`, where indices are each device's own, fold
+            the device's index into it.
         return_weights: also return the weights that multiply the values, `(B, N, T, S)`, dropout included.
 
     Returns:
@@ -153,7 +154,7 @@ def dot_product_attention(
         "sinks": arguments.as_sinks(sinks, heads),
         "dropout_key": dropout_key,
     }
-    options = {
+    options: dict[str, Any] = {
         "scale": scale,
         "is_causal": is_causal,
         "window": window,
@@ -161,7 +162,7 @@ def dot_product_attention(
         "rate": dropout_rate,
     }
 
-    def compute(arrays: dict[str, Any]) -> tuple[Array, ...]:
+    def compute(arrays: dict[str, Any]) -> tuple[Any, ...]:
         call = _call(arrays, **options)._replace(return_weights=return_weights, statistics=return_residual)
         result = attend(call, implementation)
         return tuple(compress((result.output, result.lse, result.weights), asked))

@@ -125,7 +125,7 @@ def flex_attention(
         mods = (hoist(score_mod, wide), None if block_mask is None else hoist(block_mask.mask_mod))
     pattern = None if block_mask is None else pattern_of_block_mask(block_mask)
 
-    def compute(arrays: Any) -> tuple[Array, ...]:
+    def compute(arrays: Any) -> tuple[Any, ...]:
         call = _call(*arrays, scale)._replace(statistics=any(wanted))
         return tuple(compress(attend(call, implementation), (True, False, *wanted)))
 

@@ -183,8 +183,8 @@ def _through_dense(primitive: Primitive, dense: Callable[..., Callable[..., Any]
                 operands[i] = x
             return dense(**params)(*operands)
 
-        given = [tuple(x[i] for i in floating) for x in (primals, tangents)]
-        return primitive.bind(*primals, **params), jax.jvp(f, *given)[1]
+        at, directions = (tuple(x[i] for i in floating) for x in (primals, tangents))
+        return primitive.bind(*primals, **params), jax.jvp(f, at, directions)[1]
 
     return jvp
 
