@@ -94,8 +94,8 @@ def dot_product_attention(
 
     A drop-in replacement of `jax.nn.dot_product_attention`: the same arguments, defaults and layouts, with
     more of them, and three differences: a query that may attend to nothing gives 0 (there: the mean of all
-    values), float64 is computed in float64, and the log-sum-exp has a gradient and is float32 at least. Forward mode
-    (`jax.jvp`, `jax.hessian`) and second derivatives take the whole matrix of scores, whatever its size.
+    values), float64 is computed in float64, and the log-sum-exp has a gradient and is float32 at least. Forward
+    mode (`jax.jvp`, `jax.hessian`) and second derivatives take the whole matrix of scores, whatever its size.
 
     Query head `n` uses key/value head `n // (N / K)`: `K = N` is multi-head, `K = 1` multi-query attention.
 
@@ -206,7 +206,9 @@ def _call(
         names = ("bias", "mask", "query_seq_lengths", "key_value_seq_lengths", "segment_ids", "sinks")
         options = {"scale": scale, "is_causal": is_causal, "local_window_size": window, "softcap": softcap}
         given = {name: arrays[name] for name in names}
-        return reference_attention(q, k, v, **given, **options, dropout=terms.dropout, keep=keep)
+        return reference_attention(
+            q, k, v, **given, **options, dropout_rate=rate, dropout_key=arrays["dropout_key"], keep=keep
+        )
 
     return Call(
         q,

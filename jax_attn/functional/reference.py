@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from jax_attn.functional.dropout import Dropout
+from jax_attn.functional.dropout import given_keep_masks, make_dropout
 from jax_attn.functional.dtypes import accumulator
 from jax_attn.functional.softmax import masked_logsumexp, masked_softmax
 
@@ -47,7 +47,8 @@ def reference_attention(
     segment_ids: tuple[Int[Array, "B T"], Int[Array, "B S"]] | None = None,
     softcap: float | None = None,
     sinks: Float[Array, "N"] | None = None,
-    dropout: Dropout | None = None,
+    dropout_rate: float = 0.0,
+    dropout_key: Array | None = None,
     keep: Bool[Array, "B N T S"] | None = None,
     score_mod: Callable[..., Array] | None = None,
     mask_mod: Callable[..., Array] | None = None,
@@ -95,8 +96,11 @@ def reference_attention(
     weights = masked_softmax(columns, open_columns)[..., :keys]
     lse = masked_logsumexp(columns, open_columns)
 
+    dropout, draw = make_dropout(dropout_rate, dropout_key), given_keep_masks()
     if dropout is not None:
-        if keep is None:
+        if keep is None and draw is not None and dropout_rate < 1:
+            keep = draw(dropout_key, 1 - dropout_rate, weights.shape)
+        elif keep is None:
             keep = over_grid(dropout.keeps, batch, heads, queries, keys)
         weights = dropout.drop(weights, keep)
 
