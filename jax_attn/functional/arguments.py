@@ -1,13 +1,20 @@
 """What attention is called with, checked and brought to one form before any computing."""
 
 import operator
+import warnings
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array
 
+from jax_attn.functional.dtypes import accumulator
+
+MANY_HEADS = 256  # more than any model has
+FARTHEST = 2**30  # a window beyond any sequence
+Size = Any  # a whole number, or a symbolic one while exporting
 SegmentIds = Array | tuple[Array, Array]
 
 
@@ -19,37 +26,13 @@ class Operands(NamedTuple):
     value: Array
 
 
-class Call(NamedTuple):
-    """A call of `dot_product_attention`, in one form: four axes, pairs where a pair is meant, a scale.
-
-    The fields are its arguments; `bias` and `mask` broadcast against `(B, N, T, S)`.
-    """
-
-    query: Array
-    key: Array
-    value: Array
-    bias: Array | None
-    mask: Array | None
-    scale: float
-    is_causal: bool
-    query_seq_lengths: Array | None
-    key_value_seq_lengths: Array | None
-    local_window_size: tuple[int, int] | None
-    segment_ids: tuple[Array, Array] | None
-    softcap: float | None
-    sinks: Array | None
-    dropout_rate: float
-    dropout_key: Array | None
-    return_residual: bool
-    return_weights: bool
-
-
 def as_scale(query: Array, scale: Any) -> tuple[Array, float]:
     """The scale as a number, `H^-1/2` for None. A traced one goes into the query, and leaves 1."""
     if scale is None:
         return query, query.shape[-1] ** -0.5
     if isinstance(scale, Tracer):
-        return (query * scale).astype(query.dtype), 1.0
+        wide = accumulator(query.dtype)
+        return (query.astype(wide) * scale.astype(wide)).astype(query.dtype), 1.0
     if jnp.ndim(scale) or not jnp.isrealobj(scale):
         raise ValueError(f"scale must be a number, got {scale!r}")
     return query, float(scale)
@@ -79,10 +62,25 @@ def as_operands(query: Any, key: Any, value: Any) -> Operands:
         raise ValueError(f"query and key must have the same batch B, got {shapes}")
     if k.shape[-2] == 0 or q.shape[-2] % k.shape[-2]:
         raise ValueError(f"the query heads N must be a multiple of the key/value heads K, got {shapes}")
+    if q.shape[-1] == 0 or v.shape[-1] == 0:
+        raise ValueError(f"the width of a head, H and Hv, must be at least 1, got {shapes}")
+    _warn_of_swapped_axes(q.shape[-3:], k.shape[-3:])
     return Operands(*(x if x.ndim == 4 else x[None] for x in (q, k, v)))
 
 
-def as_scores_like(name: str, x: Any, scores: Sequence[int], dtype: Any) -> Array | None:
+def _warn_of_swapped_axes(query: Sequence[Size], key: Sequence[Size]) -> None:
+    """Warn where positions and heads look swapped beyond doubt: hundreds of heads, and few positions."""
+    queries, heads, _ = query
+    known = isinstance(queries, int) and isinstance(heads, int)
+    if known and heads == key[1] and heads >= MANY_HEADS and heads >= 4 * queries and key[0] <= queries:
+        warnings.warn(
+            f"attention over {queries} positions with {heads} heads: query, key and value must be (B, T, N, H), "
+            "positions before heads; arrays in torch's layout (B, N, T, H) need x.swapaxes(1, 2)",
+            stacklevel=4,
+        )
+
+
+def as_scores_like(name: str, x: Any, scores: Sequence[Size], dtype: Any) -> Array | None:
     """An array with four axes that broadcasts against scores of shape `(B, N, T, S)`, or None.
 
     Raises:
@@ -104,14 +102,14 @@ def as_scores_like(name: str, x: Any, scores: Sequence[int], dtype: Any) -> Arra
     return x
 
 
-def as_lengths(name: str, x: Any, batch: int) -> Array | None:
+def as_lengths(name: str, x: Any, batch: Size) -> Array | None:
     """One whole number for each batch entry, or None."""
     if x is None:
         return None
     x = jnp.atleast_1d(jnp.asarray(x))
     if x.shape != (batch,) or not jnp.issubdtype(x.dtype, jnp.integer):
         raise ValueError(f"{name} must be integers of shape ({batch},), got {x.dtype} of shape {x.shape}")
-    return x
+    return x.astype(jnp.int32)
 
 
 def as_window(x: Any) -> tuple[int, int] | None:
@@ -124,10 +122,10 @@ def as_window(x: Any) -> tuple[int, int] | None:
         before = after = -1
     if min(before, after) < 0:
         raise ValueError(f"local_window_size must be one or two whole numbers from 0 up, got {x!r}")
-    return before, after
+    return min(before, FARTHEST), min(after, FARTHEST)
 
 
-def as_segments(x: SegmentIds | None, batch: int, queries: int, keys: int) -> tuple[Array, Array] | None:
+def as_segments(x: SegmentIds | None, batch: Size, queries: Size, keys: Size) -> tuple[Array, Array] | None:
     """Segment ids of queries `(B, T)` and of keys `(B, S)`, or None."""
     if x is None:
         return None
@@ -138,7 +136,8 @@ def as_segments(x: SegmentIds | None, batch: int, queries: int, keys: int) -> tu
             f"segment_ids must be ({batch}, {queries}) for the queries and ({batch}, {keys}) for the keys, "
             f"got {of_query.shape} and {of_key.shape}"
         )
-    return of_query, of_key
+    dtype = np.promote_types(of_query.dtype, of_key.dtype)
+    return of_query.astype(dtype), of_key.astype(dtype)
 
 
 def as_sinks(x: Any, heads: int) -> Array | None:

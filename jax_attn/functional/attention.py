@@ -1,18 +1,23 @@
 """Scaled dot-product attention: one function, and the implementation that suits the call."""
 
-import math
 from itertools import compress
-from typing import Literal, cast, overload
+from typing import Any, Literal, overload
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from jax_attn.functional import arguments
+from jax_attn.functional import arguments, score_mods
+from jax_attn.functional.blockwise.plan import grid_of_band, make_pattern
 from jax_attn.functional.checks import require_cap
-from jax_attn.functional.dropout import check_dropout
-from jax_attn.functional.implementations import IMPLEMENTATIONS, best, why_not
+from jax_attn.functional.dispatch import Call, attend
+from jax_attn.functional.dropout import check_dropout, make_dropout
+from jax_attn.functional.dtypes import accumulator
+from jax_attn.functional.reference import Attention, reference_attention
+from jax_attn.functional.sharding import in_auto_axes
+from jax_attn.functional.terms import Terms, hoist
 
+BLOCK = (128, 128)  # in which the band of a causal mask or a window is looked at
 Implementation = Literal["reference", "blockwise", "xla", "cudnn", "pallas"]
 
 
@@ -89,8 +94,8 @@ def dot_product_attention(
 
     A drop-in replacement of `jax.nn.dot_product_attention`: the same arguments, defaults and layouts, with
     more of them, and three differences: a query that may attend to nothing gives 0 (there: the mean of all
-    values), float64 is computed in float64, and long sequences, computed in blocks, have no forward-mode
-    derivative (`jax.jvp`, `jax.hessian`): `implementation="xla"` has.
+    values), float64 is computed in float64, and the log-sum-exp has a gradient and is float32 at least. Forward
+    mode (`jax.jvp`, `jax.hessian`) and second derivatives take the whole matrix of scores, whatever its size.
 
     Query head `n` uses key/value head `n // (N / K)`: `K = N` is multi-head, `K = 1` multi-query attention.
 
@@ -112,8 +117,9 @@ def dot_product_attention(
         softcap: `softcap · tanh(scores / softcap)`, before the bias.
         sinks: `(N,)`, a logit for each head that takes its share of the softmax and gives no value.
         dropout_rate: probability of dropping a weight; the rest is scaled by `1 / (1 - dropout_rate)`.
-        dropout_key: random key of dropout. The weights kept are
-            `jax.random.bernoulli(dropout_key, 1 - dropout_rate, (B, N, T, S))` in every implementation.
+        dropout_key: random key of dropout. Which weights are kept is a hash of it and of (b, n, t, s): the same in
+            every implementation and sharding. Inside `jax.shard_map`, where indices are each device's own, fold
+            the device's index into it.
         return_weights: also return the weights that multiply the values, `(B, N, T, S)`, dropout included.
 
     Returns:
@@ -135,34 +141,87 @@ def dot_product_attention(
     check_dropout(dropout_rate, dropout_key)
     if softcap is not None:
         require_cap("softcap", softcap)
-    call = arguments.Call(
+    window = arguments.as_window(local_window_size)
+    arrays = {
+        "query": q,
+        "key": k,
+        "value": v,
+        "bias": arguments.as_scores_like("bias", bias, scores, jnp.floating),
+        "mask": arguments.as_scores_like("mask", mask, scores, jnp.bool_),
+        "query_seq_lengths": arguments.as_lengths("query_seq_lengths", query_seq_lengths, batch),
+        "key_value_seq_lengths": arguments.as_lengths("key_value_seq_lengths", key_value_seq_lengths, batch),
+        "segment_ids": arguments.as_segments(segment_ids, batch, queries, keys),
+        "sinks": arguments.as_sinks(sinks, heads),
+        "dropout_key": dropout_key,
+    }
+    options: dict[str, Any] = {
+        "scale": scale,
+        "is_causal": is_causal,
+        "window": window,
+        "softcap": softcap,
+        "rate": dropout_rate,
+    }
+
+    def compute(arrays: dict[str, Any]) -> tuple[Any, ...]:
+        call = _call(arrays, **options)._replace(return_weights=return_weights, statistics=return_residual)
+        result = attend(call, implementation)
+        return tuple(compress((result.output, result.lse, result.weights), asked))
+
+    asked = (True, return_residual, return_weights)
+    results = in_auto_axes(compute, arrays, q, tuple(compress(("BTNH", "BTN", "BNTS"), asked)))
+    if jnp.ndim(query) == 3:
+        results = tuple(x[0] for x in results)
+    return results if return_residual or return_weights else results[0]
+
+
+def _call(
+    arrays: dict[str, Any],
+    scale: float,
+    is_causal: bool,
+    window: tuple[int, int] | None,
+    softcap: float | None,
+    rate: float,
+) -> Call:
+    """The call in the form that all implementations share."""
+    q, k, v = (arrays[name] for name in ("query", "key", "value"))
+    lengths, segments = (q.shape[1], k.shape[1]), arrays["segment_ids"]
+    known_cap = None if isinstance(softcap, jax.Array) else softcap
+    of_scores = None if known_cap is not None or softcap is None else score_mods.softcap(softcap)
+    before, after = window or (None, None)
+    terms = Terms(
+        bias=arrays["bias"],
+        mask=arrays["mask"],
+        query_seq_lengths=_per_entry(arrays["query_seq_lengths"]),
+        key_value_seq_lengths=_per_entry(arrays["key_value_seq_lengths"]),
+        segment_ids=None
+        if segments is None
+        else (segments[0][:, None, :, None], segments[1][:, None, None, :]),
+        score_mod=hoist(of_scores, accumulator(q.dtype)),
+        dropout=make_dropout(rate, arrays["dropout_key"]),
+        band=(before, 0 if is_causal else after),
+        softcap=None if known_cap is None else float(known_cap),
+    )
+
+    def oracle(keep: Array | None) -> Attention:
+        names = ("bias", "mask", "query_seq_lengths", "key_value_seq_lengths", "segment_ids", "sinks")
+        options = {"scale": scale, "is_causal": is_causal, "local_window_size": window, "softcap": softcap}
+        given = {name: arrays[name] for name in names}
+        return reference_attention(
+            q, k, v, **given, **options, dropout_rate=rate, dropout_key=arrays["dropout_key"], keep=keep
+        )
+
+    return Call(
         q,
         k,
         v,
-        bias=arguments.as_scores_like("bias", bias, scores, jnp.floating),
-        mask=arguments.as_scores_like("mask", mask, scores, jnp.bool_),
-        scale=scale,
-        is_causal=is_causal,
-        query_seq_lengths=arguments.as_lengths("query_seq_lengths", query_seq_lengths, batch),
-        key_value_seq_lengths=arguments.as_lengths("key_value_seq_lengths", key_value_seq_lengths, batch),
-        local_window_size=arguments.as_window(local_window_size),
-        segment_ids=arguments.as_segments(segment_ids, batch, queries, keys),
-        softcap=softcap,
-        sinks=arguments.as_sinks(sinks, heads),
-        dropout_rate=dropout_rate,
-        dropout_key=dropout_key,
-        return_residual=return_residual,
-        return_weights=return_weights,
+        terms,
+        scale,
+        pattern=lambda: make_pattern(grid_of_band(*lengths, BLOCK, *terms.band), BLOCK),
+        oracle=oracle,
+        sinks=arrays["sinks"],
+        dropout_key=arrays["dropout_key"],
     )
-    name = best(call) if implementation is None else implementation
-    if reason := why_not(name, call):
-        raise ValueError(f"implementation={name!r} cannot serve this call: {reason}")
-    if not math.prod(scores):  # an empty batch or sequence, of which no tiles can be made
-        name = "reference"
-    # What the call asks for is there: only the rest may be None.
-    result = cast("tuple[Array, Array, Array]", IMPLEMENTATIONS[name](call))
 
-    asked = tuple(compress(result, (True, return_residual, return_weights)))
-    if jnp.ndim(query) == 3:
-        asked = tuple(x[0] for x in asked)
-    return asked if return_residual or return_weights else asked[0]
+
+def _per_entry(x: Array | None) -> Array | None:
+    return None if x is None else x[:, None, None, None]

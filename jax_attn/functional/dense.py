@@ -1,14 +1,15 @@
 """Attention over the whole matrix of scores: the fastest way for short sequences."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jax_attn.functional.dropout import drop
+from jax_attn.functional.dtypes import accumulator
 from jax_attn.functional.softmax import masked_logsumexp, masked_softmax
-from jax_attn.functional.terms import Place, Terms, modified, over_tile
+from jax_attn.functional.terms import Terms
+from jax_attn.functional.tile import Place, Tile
 
 
 class Dense(NamedTuple):
@@ -27,32 +28,37 @@ def dense_attention(
     terms: Terms,
     *,
     scale: float,
-    dropout_rate: float = 0.0,
-    dropout_key: Array | None = None,
+    keep: Array | None = None,
 ) -> Dense:
     """Two einsums with the terms and the softmax between them.
 
     The products take the operands in their own dtype and add up in float32 at least; the softmax runs there
     too.
+
+    Args:
+        keep: which weights dropout keeps, `(B, N, T, S)`, where it is not left to `terms` to draw them.
     """
     (batch, queries, heads, head_dim), (_, keys, kv_heads, _) = query.shape, key.shape
-    wide = jnp.promote_types(query.dtype, jnp.float32)
+    wide = accumulator(query.dtype)
     rows = heads // kv_heads * queries
+    tile = _whole(batch, heads, queries, keys)
+    allowed = tile.allowed(terms)
+    if allowed is not None:
+        query, key, value = _emptied(query, key, value, allowed)
     # The query heads that share a key/value head stand below one another: XLA's CPU products take two and a
     # half times as long with an axis of their own for them.
     grouped = query.swapaxes(1, 2).reshape(batch, kv_heads, rows, head_dim)
     scores = jnp.einsum("bkmh,bskh->bkms", grouped, key, preferred_element_type=wide) * scale
-    scores = scores.reshape(batch, heads, queries, keys)
+    scores = tile.modified(scores.reshape(batch, heads, queries, keys), terms)
 
-    scores, allowed = _with_terms(scores, terms)
     weights = masked_softmax(scores, allowed)
     if allowed is not None:
-        scores = jnp.where(allowed, scores, -jnp.inf)
         # Zeros already, but what comes back for them may be infinite in 16 bits, and must not meet the zeros.
         weights = jnp.where(allowed, weights, 0)
-    max_scores = jax.lax.stop_gradient(jnp.max(scores, axis=-1))
-    lse = masked_logsumexp(scores)
-    weights = drop(weights, dropout_rate, dropout_key)
+    max_scores = jax.lax.stop_gradient(jnp.max(scores, axis=-1, initial=-jnp.inf, where=allowed))
+    lse = masked_logsumexp(scores, allowed)
+    if terms.dropout is not None:
+        weights = terms.dropout.drop(weights, terms.dropout.keeps(*tile.place) if keep is None else keep)
 
     weights = weights.astype(value.dtype)
     grouped = weights.reshape(batch, kv_heads, rows, keys)
@@ -61,25 +67,24 @@ def dense_attention(
     return Dense(output, lse.swapaxes(1, 2), max_scores.swapaxes(1, 2), weights)
 
 
-def _with_terms(scores: Float[Array, "B N T S"], terms: Terms) -> tuple[Array, Array | None]:
-    """The scores that go into the softmax, and what it may attend to (None: everything)."""
-    batch, heads, queries, keys = scores.shape
+def _whole(batch: Any, heads: int, queries: Any, keys: Any) -> Tile:
+    """The whole matrix of scores as one tile."""
+    sizes = (batch, heads, queries, keys)
+    place = Place(
+        *(
+            jnp.expand_dims(jnp.arange(n, dtype=jnp.int32), [j for j in range(4) if j != i])
+            for i, n in enumerate(sizes)
+        )
+    )
+    return Tile(place, lambda x: x, (queries, keys))
 
-    def place(b: Array) -> Place:
-        return Place(b, jnp.arange(heads), jnp.arange(queries), jnp.arange(keys))
 
-    entries = jnp.arange(batch)
-    mods = [mod for mod in (terms.mask_mod, terms.every_mask_mod) if mod is not None]
-    masks = [jax.vmap(lambda b, mod=mod: over_tile(mod, place(b)))(entries) for mod in mods]
-    if terms.mask is not None:
-        masks.append(terms.mask)
-    allowed = None
-    for mask in masks:
-        allowed = mask if allowed is None else allowed & mask
-    if allowed is not None:
-        allowed = jnp.broadcast_to(allowed, scores.shape)
-    if terms.score_mod is not None:
-        scores = jax.vmap(lambda s, b: modified(s, place(b), terms.score_mod, None))(scores, entries)
-    if terms.bias is not None:
-        scores = scores + terms.bias.astype(scores.dtype)
-    return scores, allowed
+def _emptied(query: Array, key: Array, value: Array, allowed: Array) -> tuple[Array, Array, Array]:
+    """The operands with 0 where a query sees nothing or nobody sees a key: 0 times NaN would be NaN."""
+    kv_heads = key.shape[2]
+    sees = allowed.any(axis=-1).swapaxes(1, 2)[..., None]
+    seen = allowed.any(axis=-2)
+    if seen.shape[1] != 1:
+        seen = seen.reshape(seen.shape[0], kv_heads, -1, seen.shape[-1]).any(axis=2)
+    seen = seen.swapaxes(1, 2)[..., None]
+    return jnp.where(sees, query, 0), jnp.where(seen, key, 0), jnp.where(seen, value, 0)

@@ -1,29 +1,100 @@
-"""Dropout of attention weights."""
+"""Dropout of attention weights, which any tile of any implementation can draw for itself.
+
+Whether the weight at `(b, h, q_idx, kv_idx)` is kept is a hash of the random key and of these four numbers. So no
+matrix of masks is ever held, and the same weights are dropped in every implementation, tile and sharding.
+"""
+
+import dataclasses
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
 
 from jax_attn.functional.checks import require_probability
 
+Draw = Callable[[Array, float, tuple[int, ...]], Array]  # key, probability to keep, shape -> True = keep
 
-def drop(weights: Float[Array, "*s"], rate: float, key: Array | None) -> Float[Array, "*s"]:
+_given: ContextVar[Draw | None] = ContextVar("keep_masks", default=None)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Dropout:
     """Each weight is 0 with probability `rate`, and scaled by `1 / (1 - rate)` otherwise.
 
-    Raises:
-        ValueError: see `check_dropout`.
+    Attributes:
+        seed: `(2,)` uint32, from the random key.
+        rate: a probability.
     """
-    check_dropout(rate, key)
+
+    seed: Any
+    rate: float = dataclasses.field(metadata={"static": True})
+
+    def keeps(
+        self, b: Int[Array, "..."], h: Int[Array, "..."], q_idx: Int[Array, "..."], kv_idx: Int[Array, "..."]
+    ) -> Bool[Array, "..."]:
+        """True where the weight is kept; the four arrays broadcast against one another."""
+        b, h, q_idx, kv_idx = (x.astype(jnp.uint32) for x in (b, h, q_idx, kv_idx))
+        first, second = (_mixed(self.seed[i] ^ _mixed(self.seed[1 - i] + _ODD)) for i in range(2))
+        for x in (b, h, q_idx):  # two words for each row, so that no two rows ever drew alike
+            first, second = _mixed(first ^ x), _mixed(second + x * _ODD)
+        bits = _mixed(_mixed(kv_idx ^ first) + second)
+        return bits < jnp.uint32(round((1 - self.rate) * (2**32 - 1)))
+
+    def drop(self, weights: Float[Array, "..."], keep: Bool[Array, "..."]) -> Float[Array, "..."]:
+        """The weights that are kept, scaled."""
+        if self.rate == 1:  # nothing is kept: 1 / (1 - rate) would make NaN of the gradient
+            return jnp.zeros_like(weights)
+        return jnp.where(keep, weights * jnp.asarray(1 / (1 - self.rate), weights.dtype), 0)
+
+
+def make_dropout(rate: float, key: Array | None) -> Dropout | None:
+    """The dropout of an arguments' pair that `check_dropout` has seen; None where everything is kept."""
     if rate == 0 or key is None:
-        return weights
-    if rate == 1:  # nothing is kept: 1 / (1 - rate) would make NaN of the gradient
-        return jnp.zeros_like(weights)
-    keep = jax.random.bernoulli(key, 1 - rate, weights.shape)
-    return jnp.where(keep, weights / (1 - rate), 0)
+        return None
+    data = jax.random.key_data(key) if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) else key
+    words = data.astype(jnp.uint32)
+    seed = words[:2]
+    for i in range(2, words.shape[0]):  # keys of some generators are longer
+        seed = _mixed(seed + words[i])
+    return Dropout(seed, rate)
 
 
 def check_dropout(rate: float, key: Array | None) -> None:
-    """A ValueError unless the rate is a probability and a key comes with it."""
+    """Raise ValueError unless the rate is a probability and a key comes with it."""
     require_probability("dropout_rate", rate)
     if rate > 0 and key is None:
         raise ValueError(f"dropout_rate={rate} needs dropout_key, a jax.random key; got None")
+
+
+@contextmanager
+def keep_masks_from(draw: Draw) -> Generator[None]:
+    """Within it `draw(key, 1 - rate, (B, N, T, S))` says which weights are kept, for a comparison with others."""
+    token = _given.set(draw)
+    try:
+        yield
+    finally:
+        _given.reset(token)
+
+
+def given_keep_masks() -> Draw | None:
+    """What `keep_masks_from` was given, or None."""
+    return _given.get()
+
+
+_ODD = np.uint32(0x9E3779B9)
+
+
+def _mixed(x: Array) -> Array:
+    """A bijection of 32 bits in which every bit of the input flips half of the output's.
+
+    Source: C. Wellons' `lowbias32` (nullprogram.com/blog/2018/07/31).
+    """
+    x = (x ^ (x >> np.uint32(16))) * np.uint32(0x7FEB352D)
+    x = (x ^ (x >> np.uint32(15))) * np.uint32(0x846CA68B)
+    return x ^ (x >> np.uint32(16))

@@ -1,6 +1,7 @@
 """FlexAttention: attention whose scores and mask are Python functions of positions."""
 
-from typing import Literal, NamedTuple, overload
+from itertools import compress
+from typing import Any, Literal, NamedTuple, get_args, overload
 
 import jax
 import jax.numpy as jnp
@@ -8,18 +9,17 @@ from jaxtyping import Array, Float
 
 from jax_attn.functional import arguments
 from jax_attn.functional.block_mask import DEFAULT_BLOCK_SIZE, BlockMask
-from jax_attn.functional.blockwise.attention import blockwise_attention
-from jax_attn.functional.blockwise.plan import best_plans, grid_of_band, grid_of_block_mask
-from jax_attn.functional.blockwise.tiles import make_layout
-from jax_attn.functional.dense import dense_attention
-from jax_attn.functional.implementations import has_many_scores
+from jax_attn.functional.blockwise.plan import Pattern, grid_of_band, make_pattern, pattern_of_block_mask
+from jax_attn.functional.dispatch import Call, attend
+from jax_attn.functional.dtypes import accumulator
 from jax_attn.functional.mods import check_mod
-from jax_attn.functional.reference import reference_attention
+from jax_attn.functional.reference import Attention, reference_attention
 from jax_attn.functional.score_mods import ScoreMod
-from jax_attn.functional.terms import Terms, hoist
+from jax_attn.functional.sharding import auto_mesh, in_auto_axes
+from jax_attn.functional.terms import Mod, Terms, hoist
 
-Result = tuple[Array, Array, Array]  # output, log-sum-exp, largest score
 FlexImplementation = Literal["reference", "xla", "blockwise", "pallas"]
+FLEX_IMPLEMENTATIONS = get_args(FlexImplementation)
 
 
 class AuxRequest(NamedTuple):
@@ -112,24 +112,53 @@ def flex_attention(
         raise ValueError(
             f"query has {heads} heads and key has {kv_heads}: pass enable_gqa=True if that is meant"
         )
-    wide = jnp.promote_types(q.dtype, jnp.float32)
+    wide = accumulator(q.dtype)
     if score_mod is not None:
         call = "score_mod(score, b, h, q_idx, kv_idx)"
         check_mod(call, score_mod, jnp.floating, jax.ShapeDtypeStruct((), wide))
     if block_mask is not None:
         check_block_mask(block_mask, (batch, heads, queries, keys))
-    if implementation is None:
-        implementation = "blockwise" if has_many_scores(q, k) else "xla"
-    if implementation not in _IMPLEMENTATIONS:
-        known = sorted(_IMPLEMENTATIONS)
+    if implementation not in (*FLEX_IMPLEMENTATIONS, None):
+        known = sorted(FLEX_IMPLEMENTATIONS)
         raise ValueError(f"implementation must be one of {known} or None, got {implementation!r}")
-    if not batch * queries * keys:  # an empty batch or sequence, of which no tiles can be made
-        implementation = "reference"
-    output, lse, max_scores = _IMPLEMENTATIONS[implementation](q, k, v, score_mod, block_mask, scale)
+
+    with auto_mesh(q):
+        mods = (hoist(score_mod, wide), None if block_mask is None else hoist(block_mask.mask_mod))
+    pattern = None if block_mask is None else pattern_of_block_mask(block_mask)
+
+    def compute(arrays: Any) -> tuple[Any, ...]:
+        call = _call(*arrays, scale)._replace(statistics=any(wanted))
+        return tuple(compress(attend(call, implementation), (True, False, *wanted)))
+
+    wanted = (False, False) if return_aux is None else (return_aux.lse, return_aux.max_scores)
+    layouts = tuple(compress(("BTNH", "BTN", "BTN"), (True, *wanted)))
+    output, *rest = in_auto_axes(compute, (q, k, v, *mods, pattern), q, layouts)
     if return_aux is None:
         return output
-    asked = (lse if return_aux.lse else None, max_scores if return_aux.max_scores else None)
-    return output, AuxOutput(*asked)
+    found = iter(rest)
+    return output, AuxOutput(*(next(found) if yes else None for yes in wanted))
+
+
+def _call(
+    q: Array,
+    k: Array,
+    v: Array,
+    score_mod: Mod | None,
+    mask_mod: Mod | None,
+    pattern: Pattern | None,
+    scale: float,
+) -> Call:
+    """The call in the form that all implementations share."""
+    block = (DEFAULT_BLOCK_SIZE, DEFAULT_BLOCK_SIZE)
+
+    def oracle(keep: Array | None) -> Attention:
+        return reference_attention(q, k, v, scale=scale, score_mod=score_mod, mask_mod=mask_mod)
+
+    def whole() -> Pattern:
+        grid = grid_of_band(q.shape[1], k.shape[1], block, None, None)
+        return make_pattern(grid, block) if pattern is None else pattern
+
+    return Call(q, k, v, Terms(score_mod=score_mod, mask_mod=mask_mod), scale, whole, oracle)
 
 
 def check_block_mask(block_mask: BlockMask, scores: tuple[int, int, int, int]) -> None:
@@ -143,54 +172,3 @@ def check_block_mask(block_mask: BlockMask, scores: tuple[int, int, int, int]) -
     ):
         raise ValueError(f"block_mask must be for {expected}; it is for {shape}")
     block_mask.check_axes(*scores[:2])
-
-
-def _reference(
-    q: Array, k: Array, v: Array, score_mod: ScoreMod | None, block_mask: BlockMask | None, scale: float
-) -> Result:
-    mask_mod = None if block_mask is None else block_mask.mask_mod
-    result = reference_attention(q, k, v, scale=scale, score_mod=score_mod, mask_mod=mask_mod)
-    return result.output, result.lse, result.max_scores
-
-
-def _xla(
-    q: Array, k: Array, v: Array, score_mod: ScoreMod | None, block_mask: BlockMask | None, scale: float
-) -> Result:
-    return dense_attention(q, k, v, _terms(q, score_mod, block_mask), scale=scale)[:3]
-
-
-def _blockwise(
-    q: Array, k: Array, v: Array, score_mod: ScoreMod | None, block_mask: BlockMask | None, scale: float
-) -> Result:
-    layout = make_layout(q, k, scale)
-    lengths = (q.shape[1], k.shape[1])
-    if block_mask is None:
-        block = (DEFAULT_BLOCK_SIZE, DEFAULT_BLOCK_SIZE)
-        grid = grid_of_band(*lengths, block, None, None)
-    else:
-        block, grid = block_mask.BLOCK_SIZE, grid_of_block_mask(block_mask)
-    plans = best_plans(grid, block, lengths, layout.groups)
-    return blockwise_attention(q, k, v, _terms(q, score_mod, block_mask), plans, layout)
-
-
-def _pallas(
-    q: Array, k: Array, v: Array, score_mod: ScoreMod | None, block_mask: BlockMask | None, scale: float
-) -> Result:
-    match jax.default_backend():
-        case "tpu":
-            from jax_attn.functional.kernels.tpu import pallas_attention
-        case "gpu":
-            from jax_attn.functional.kernels.gpu import pallas_attention
-        case other:
-            raise ValueError(f"implementation='pallas' is for TPU and GPU, and this device is {other}")
-    return tuple(pallas_attention(q, k, v, score_mod, block_mask, scale=scale))
-
-
-def _terms(q: Array, score_mod: ScoreMod | None, block_mask: BlockMask | None) -> Terms:
-    return Terms(
-        score_mod=hoist(score_mod, jnp.promote_types(q.dtype, jnp.float32)),
-        mask_mod=None if block_mask is None else hoist(block_mask.mask_mod),
-    )
-
-
-_IMPLEMENTATIONS = {"reference": _reference, "xla": _xla, "blockwise": _blockwise, "pallas": _pallas}

@@ -1,8 +1,12 @@
 """A softmax that is exact in float64, safe in 16 bits, and gives zero where nothing may be attended to."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
+
+from jax_attn.functional.dtypes import accumulator
 
 
 def masked_softmax(
@@ -23,10 +27,10 @@ def masked_softmax(
     Returns:
         weights in the dtype of `scores`; each row sums to 1, or to 0 where nothing is kept.
     """
-    wide = scores.astype(jnp.promote_types(scores.dtype, jnp.float32))
-    if mask is not None:
-        wide = jnp.where(mask, wide, -jnp.inf)
-    return _softmax(wide).astype(scores.dtype)
+    wide = scores.astype(accumulator(scores.dtype))
+    if mask is None:
+        mask = jnp.ones((1,) * scores.ndim, bool)
+    return _softmax(wide, jnp.broadcast_to(mask, scores.shape)).astype(scores.dtype)
 
 
 def masked_logsumexp(scores: Float[Array, "*rows S"], mask: Bool[Array, "..."] | None = None) -> Array:
@@ -34,30 +38,39 @@ def masked_logsumexp(scores: Float[Array, "*rows S"], mask: Bool[Array, "..."] |
 
     A row in which nothing is kept, by the mask or by scores of -inf, has a gradient of 0, never NaN.
     """
+    kept = scores > -jnp.inf
     if mask is not None:
-        scores = jnp.where(mask, scores, -jnp.inf)
-    peak = jax.lax.stop_gradient(jnp.max(scores, axis=-1, initial=-jnp.inf))
-    base = jnp.where(peak == -jnp.inf, 0.0, peak)
-    total = jnp.sum(jnp.exp(scores - base[..., None]), axis=-1)
-    return jnp.where(total == 0, -jnp.inf, base + jnp.log(jnp.where(total == 0, 1.0, total)))
+        kept = kept & jnp.broadcast_to(mask, scores.shape)
+    peak = jax.lax.stop_gradient(_peak(scores, kept))
+    # No infinity is made on the way: `jax_debug_infs` would take it for a mistake.
+    exponentials = jnp.where(kept, jnp.exp(jnp.where(kept, scores - peak, 0)), 0)
+    total = jnp.sum(exponentials, axis=-1)
+    return jnp.where(total == 0, -jnp.inf, peak[..., 0] + jnp.log(jnp.where(total == 0, 1, total)))
+
+
+def _peak(scores: Array, kept: Array) -> Array:
+    """The largest score kept, along the last axis, which stays; 0 where there is none."""
+    lowest = jnp.finfo(scores.dtype).min
+    peak = jnp.max(jnp.where(kept, scores, lowest), axis=-1, keepdims=True, initial=lowest)
+    return jnp.where(kept.any(axis=-1, keepdims=True), peak, 0)
 
 
 @jax.custom_jvp
-def _softmax(scores: Array) -> Array:
-    peak = jnp.max(scores, axis=-1, keepdims=True, initial=-jnp.inf)
-    peak = jnp.where(peak == -jnp.inf, 0.0, peak)  # exp(-inf - 0) is 0, exp(-inf - -inf) would be NaN
-    exponentials = jnp.exp(scores - peak)
+def _softmax(scores: Array, mask: Array) -> Array:
+    kept = mask & (scores > -jnp.inf)
+    exponentials = jnp.where(kept, jnp.exp(jnp.where(kept, scores - _peak(scores, kept), 0)), 0)
     total = jnp.sum(exponentials, axis=-1, keepdims=True)
-    return exponentials / jnp.where(total == 0, 1.0, total)
+    return exponentials / jnp.where(total == 0, 1, total)
 
 
 @_softmax.defjvp
-def _softmax_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+def _softmax_jvp(primals: tuple[Array, Array], tangents: tuple[Array, Any]) -> tuple[Array, Array]:
     # p · (t - Σ p t), with the mean taken out twice. Where a row has settled on one key, or all its tangents
     # are nearly equal, a single pass subtracts numbers that agree in most of their digits, and what the
     # weights' sum lacks of 1 weighs as much as the result; the second pass takes out what the first left.
+    _, mask = primals
     weights = _softmax(*primals)
-    (tangent,) = tangents
+    tangent = jnp.where(mask, tangents[0], 0)  # what comes through a masked score may be NaN
     for _ in range(2):
         tangent = tangent - jnp.sum(weights * tangent, axis=-1, keepdims=True)
     return weights, weights * tangent

@@ -13,7 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import ShapedArray, eval_jaxpr
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array
+
+from jax_attn.functional.dropout import Dropout
 
 Leaf = Any  # an array (or tree of them), or what a transformation of trees puts in its place
 
@@ -86,71 +88,60 @@ def hoist(mod: Callable[..., Array] | None, *leading: Any) -> Mod | None:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Terms:
-    """Scores become `score_mod(scores) + bias`, where `mask` and `mask_mod` allow.
+    """Scores become `score_mod(softcap(scores)) + bias`, where all of the masks allow; weights may be dropped.
+
+    What comes as an array broadcasts against `(B, N, T, S)` and is cut into tiles; only what a user's mod captured
+    is indexed. (An index into a sharded array would gather it.)
 
     Attributes:
-        bias: four axes that broadcast against `(B, N, T, S)`.
-        mask: the same, boolean.
+        bias: an array to add.
+        mask: a boolean array.
+        query_seq_lengths, key_value_seq_lengths: `(B, 1, 1, 1)`.
+        segment_ids: `(B, 1, T, 1)` of queries and `(B, 1, 1, S)` of keys.
         score_mod: a `Mod`, `(score, b, h, q_idx, kv_idx) -> score`.
         mask_mod: a `Mod`, `(b, h, q_idx, kv_idx) -> bool`; full blocks of a block mask do not ask it.
-        every_mask_mod: a mask mod that full blocks ask too.
+        dropout: what is dropped of the weights.
+        band: how many positions before and after its own a query sees; None is no limit. Full blocks do not ask.
+        softcap: a number.
     """
 
     bias: Leaf = None
     mask: Leaf = None
-    score_mod: Leaf = None
-    mask_mod: Leaf = None
-    every_mask_mod: Leaf = None
+    query_seq_lengths: Leaf = None
+    key_value_seq_lengths: Leaf = None
+    segment_ids: tuple[Leaf, Leaf] | None = None
+    score_mod: Mod | None = None
+    mask_mod: Mod | None = None
+    dropout: Dropout | None = None
+    band: tuple[int | None, int | None] = dataclasses.field(default=(None, None), metadata={"static": True})
+    softcap: float | None = dataclasses.field(default=None, metadata={"static": True})
+
+    def map_arrays(self, f: Callable[[Array], Array]) -> "Terms":
+        """The terms with `f` of each array that broadcasts against the scores."""
+        names = ("bias", "mask", "query_seq_lengths", "key_value_seq_lengths", "segment_ids")
+        return dataclasses.replace(self, **{name: jax.tree.map(f, getattr(self, name)) for name in names})
 
 
-@dataclasses.dataclass(frozen=True)
-class Place:
-    """Where a tile of scores lies: its batch entry, heads and positions."""
-
-    b: Int[Array, ""]
-    h: Int[Array, "*heads"]
-    q_idx: Int[Array, "q"]
-    kv_idx: Int[Array, "s"]
+Differentiable = tuple[Array | None, list[Array | None]]  # bias, floating arrays that the score mod captured
 
 
-def over_tile(mod: Mod, place: Place, *scores: Float[Array, "*heads q s"]) -> Array:
-    """A mod of scalars at every pair of a tile, `(*heads, q, s)`."""
-    given = (0,) * len(scores)
-    f = jax.vmap(mod.__call__, in_axes=(*given, None, None, None, 0))
-    f = jax.vmap(f, in_axes=(*given, None, None, 0, None))
-    for _ in range(place.h.ndim):
-        f = jax.vmap(f, in_axes=(*given, None, 0, None, None))
-    return f(*scores, place.b, place.h, place.q_idx, place.kv_idx)
-
-
-def modified(
-    scores: Float[Array, "*heads q s"], place: Place, score_mod: Mod | None, bias: Float[Array, "..."] | None
-) -> Float[Array, "*heads q s"]:
-    """`score_mod(scores) + bias`, for a tile."""
-    dtype = scores.dtype
-    if score_mod is not None:
-        scores = over_tile(score_mod, place, scores).astype(dtype)
-    return scores if bias is None else scores + bias.astype(dtype)
-
-
-def split(terms: Terms) -> tuple[tuple[Array | None, list[Array | None]], Terms]:
-    """What of the terms has a gradient (bias, floating arrays that the score mod captured), and the rest."""
+def partition(terms: Terms) -> tuple[Differentiable, Terms]:
+    """What of the terms has a gradient, and the rest."""
     if terms.score_mod is None:
         return (terms.bias, []), dataclasses.replace(terms, bias=None)
     captured = terms.score_mod.captured
     floating = [jnp.issubdtype(x.dtype, jnp.floating) for x in captured]
-    moving = [x if yes else None for x, yes in zip(captured, floating, strict=True)]
-    still = [None if yes else x for x, yes in zip(captured, floating, strict=True)]
-    rest = dataclasses.replace(terms.score_mod, captured=still)
-    return (terms.bias, moving), dataclasses.replace(terms, bias=None, score_mod=rest)
+    differentiable = [x if yes else None for x, yes in zip(captured, floating, strict=True)]
+    constant = [None if yes else x for x, yes in zip(captured, floating, strict=True)]
+    rest = dataclasses.replace(terms.score_mod, captured=constant)
+    return (terms.bias, differentiable), dataclasses.replace(terms, bias=None, score_mod=rest)
 
 
-def join(moving: tuple[Array | None, list[Array | None]], still: Terms) -> Terms:
-    """The inverse of `split`."""
-    bias, captured = moving
-    if still.score_mod is None:
-        return dataclasses.replace(still, bias=bias)
-    whole = [x if x is not None else y for x, y in zip(captured, still.score_mod.captured, strict=True)]
-    return dataclasses.replace(
-        still, bias=bias, score_mod=dataclasses.replace(still.score_mod, captured=whole)
-    )
+def combine(differentiable: Differentiable, constant: Terms) -> Terms:
+    """The inverse of `partition`."""
+    bias, captured = differentiable
+    score_mod = constant.score_mod
+    if score_mod is not None:
+        whole = [x if x is not None else y for x, y in zip(captured, score_mod.captured, strict=True)]
+        score_mod = dataclasses.replace(score_mod, captured=whole)
+    return dataclasses.replace(constant, bias=bias, score_mod=score_mod)

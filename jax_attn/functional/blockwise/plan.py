@@ -2,7 +2,8 @@
 
 A *grid* has an entry for each block of queries and keys: 0 empty, 1 partial, 2 full. It comes from a block
 mask or from a band of positions, and is known while tracing (NumPy) or only when running (traced). The plan
-is the grid in blocks of the size to compute in, as lists of key blocks for each block of queries.
+is the grid in blocks of the size to compute in, as lists of key blocks for each block of queries; it is made
+when the platform is known.
 """
 
 import dataclasses
@@ -22,31 +23,107 @@ EMPTY, PARTIAL, FULL = 0, 1, 2
 LARGEST = 512  # keys or queries in a block
 STEP_COST = 8_000  # what each step costs beside its products, as an area of scores
 SHARED = 2**18  # scores in a block from which on XLA shares the forward pass's work among the cores
+SIDE_BY_SIDE = (128, 256)  # keys or queries in a block, where all rows of blocks are computed at once
 ALONE = 1.8  # how much longer a smaller block takes for its area
 Leaf = Any  # an array, or what a transformation of trees puts in its place
 Grid = np.ndarray | Array  # (B or 1, H or 1, rows, columns)
 
 
+class KnownGrid:
+    """A grid that is known while tracing, and equals another of the same entries."""
+
+    def __init__(self, entries: np.ndarray):
+        self.entries = entries
+        self._key = (entries.shape, entries.tobytes())
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, KnownGrid) and self._key == other._key
+
+    def __hash__(self) -> int:
+        return hash(self._key)
+
+
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Plan:
-    """For each block of queries, the full blocks of keys and then the partial ones.
+class Pattern:
+    """Which blocks of scores to look at, before it is known in which sizes they are computed.
 
     Attributes:
-        full_num, partial_num: `(B or 1, groups or 1, rows)`, how many.
-        full_idx, partial_idx: `(B or 1, groups or 1, rows, columns)`, which.
-        q_size, kv_size: the size of a block.
-        most_full, most_partial: the most that any row has; what is 0 need not be compiled.
+        traced: the grid, where it is known only when running.
+        known: the grid, where it is known while tracing.
+        block: the size of its blocks of queries and keys.
     """
 
-    full_num: Leaf
-    full_idx: Leaf
-    partial_num: Leaf
-    partial_idx: Leaf
-    q_size: int = dataclasses.field(metadata={"static": True})
-    kv_size: int = dataclasses.field(metadata={"static": True})
-    most_full: int = dataclasses.field(metadata={"static": True})
-    most_partial: int = dataclasses.field(metadata={"static": True})
+    traced: Leaf
+    known: KnownGrid | None = dataclasses.field(metadata={"static": True})
+    block: tuple[int, int] = dataclasses.field(metadata={"static": True})
+
+    @property
+    def grid(self) -> Grid:
+        """The grid, in NumPy where it is known."""
+        return self.traced if self.known is None else self.known.entries
+
+
+def make_pattern(grid: Grid, block: tuple[int, int]) -> Pattern:
+    """The pattern of a grid."""
+    known = KnownGrid(grid) if isinstance(grid, np.ndarray) else None
+    return Pattern(None if known else grid, known, block)
+
+
+def pattern_of_block_mask(block_mask: BlockMask) -> Pattern:
+    """The pattern of a block mask."""
+    return make_pattern(grid_of_block_mask(block_mask), block_mask.BLOCK_SIZE)
+
+
+class Lists(NamedTuple):
+    """For each block of one side, those of the other that it has to look at.
+
+    Attributes:
+        num: `(B or 1, groups or 1, rows)`, how many.
+        idx: `(B or 1, groups or 1, rows, most)`, which.
+        most: the most that any row has; what is 0 need not be compiled.
+    """
+
+    num: Leaf
+    idx: Leaf
+    most: int
+
+    @property
+    def shared(self) -> bool:
+        """Whether they are the same for all batch entries and heads."""
+        return self.num.shape[:2] == (1, 1)
+
+    @property
+    def even(self) -> bool:
+        """Whether every row is known to have as many as any other."""
+        return isinstance(self.num, np.ndarray) and bool((self.num == self.most).all())
+
+
+class Plan(NamedTuple):
+    """The blocks to compute in.
+
+    Attributes:
+        full, partial: the blocks of keys for each block of queries.
+        q_size, kv_size: the size of a block.
+        grid: the kinds of blocks, `(B or 1, groups or 1, rows, columns)`.
+    """
+
+    full: Lists
+    partial: Lists
+    q_size: int
+    kv_size: int
+    grid: Grid
+
+    @property
+    def lists(self) -> tuple[tuple[Lists, bool], ...]:
+        """The blocks of keys for each block of queries, and whether they are partial."""
+        return tuple((x, partial) for x, partial in ((self.full, False), (self.partial, True)) if x.most)
+
+    @property
+    def by_keys(self) -> tuple[tuple[Lists, bool], ...]:
+        """The blocks of queries for each block of keys, and whether they are partial."""
+        turned = self.grid.swapaxes(2, 3)
+        return tuple((x, k == PARTIAL) for k in (FULL, PARTIAL) if (x := lists_of(turned == k)).most)
 
 
 class Plans(NamedTuple):
@@ -101,70 +178,73 @@ def grid_of_band(
     return grid.astype(np.int8)[None, None]
 
 
-def best_plans(grid: Grid, block: tuple[int, int], lengths: tuple[int, int], groups: int) -> Plans:
-    """The plans in the sizes of blocks that should take the least time.
+def serial_plans(pattern: Pattern, lengths: tuple[int, int], groups: int) -> Plans:
+    """The plans in the sizes of blocks that should take the least time, one block after another.
 
     Large blocks make quick matrix products, small ones follow the pattern of the mask more closely. The time
     of a block is taken as its area, more where it is too small to be shared among the cores, and a constant
     for what comes with each step. (Measured on two cores; in the backward pass nothing came of sharing.)
     """
-    q_sizes, kv_sizes = (_sizes(b, n) for b, n in zip(block, lengths, strict=True))
-    if not isinstance(grid, np.ndarray):
-        plan = make_plan(grid, block, (q_sizes[-1], kv_sizes[-1]), lengths, groups)
+    q_sizes, kv_sizes = (_sizes(b, n) for b, n in zip(pattern.block, lengths, strict=True))
+    if pattern.known is None:
+        plan = make_plan(pattern, (q_sizes[-1], kv_sizes[-1]), lengths, groups)
         return Plans(plan, plan)
-    plans = [make_plan(grid, block, (q, kv), lengths, groups) for q in q_sizes for kv in kv_sizes]
+    plans = [make_plan(pattern, (q, kv), lengths, groups) for q in q_sizes for kv in kv_sizes]
     return Plans(min(plans, key=partial(_time, alone=ALONE)), min(plans, key=partial(_time, alone=1.0)))
+
+
+def parallel_plan(pattern: Pattern, lengths: tuple[int, int], groups: int) -> Plan:
+    """The plan in which all rows of blocks are computed side by side: in blocks of `SIDE_BY_SIDE` or the mask's."""
+    size = [_sizes(*x)[-1] for x in zip(pattern.block, lengths, SIDE_BY_SIDE, strict=True)]
+    return make_plan(pattern, (size[0], size[1]), lengths, groups)
 
 
 def _time(plan: Plan, alone: float) -> float:
     area = plan.q_size * plan.kv_size
     step = area * (1.0 if area >= SHARED else alone) + STEP_COST
-    steps, rows = plan.full_num.sum() + plan.partial_num.sum(), plan.full_num.size
+    steps, rows = plan.full.num.sum() + plan.partial.num.sum(), plan.full.num.size
     return float(steps * step + rows * STEP_COST)
 
 
-def _sizes(block: int, length: int) -> list[int]:
+def _sizes(block: int, length: int, largest: int = LARGEST) -> list[int]:
     """Sizes to compute in, small to large, that the blocks of a mask go into, or that go into them."""
-    if block > LARGEST and block % LARGEST == 0:
-        return [LARGEST]
-    sizes = [block * n for n in (1, 2, 3, 4, 6, 8) if block * n <= LARGEST]
+    if block > largest and block % largest == 0:
+        return [largest]
+    sizes = [block * n for n in (1, 2, 3, 4, 6, 8) if block * n <= largest]
     enough = [n for n in sizes if n >= length]
-    return [n for n in sizes if n <= (enough[0] if enough else LARGEST)] or [block]
+    return [n for n in sizes if n <= (enough[0] if enough else largest)] or [block]
 
 
-def make_plan(
-    grid: Grid, block: tuple[int, int], size: tuple[int, int], lengths: tuple[int, int], groups: int
-) -> Plan:
-    """The plan that computes `grid`, given in blocks of `block`, in blocks of `size`.
+def make_plan(pattern: Pattern, size: tuple[int, int], lengths: tuple[int, int], groups: int) -> Plan:
+    """The plan that computes a pattern in blocks of `size`.
 
     Args:
-        grid: `(B or 1, H or 1, rows, columns)`.
-        block: the size of the grid's blocks of queries and keys.
-        size: the size to compute in: a multiple or a divisor of `block`, on each axis.
+        pattern: the blocks to look at.
+        size: the size to compute in: a multiple or a divisor of the pattern's, on each axis.
         lengths: the number of queries and of keys.
         groups: in how many groups the heads are computed; a block is full when it is so for the whole group.
     """
+    grid = pattern.grid
     xp = np if isinstance(grid, np.ndarray) else jnp
     rows, columns = (-(-n // s) for n, s in zip(lengths, size, strict=True))
     if grid.shape[1] > 1:
         grid = _pool(xp, grid, 1, grid.shape[1] // groups)
-    for axis, old, new, count in zip((2, 3), block, size, (rows, columns), strict=True):
+    for axis, old, new, count in zip((2, 3), pattern.block, size, (rows, columns), strict=True):
         grid = _pool(xp, grid, axis, new // old) if new >= old else xp.repeat(grid, old // new, axis=axis)
         grid = grid[:, :, :count] if axis == 2 else grid[..., :count]
     ragged = (xp.arange(columns) + 1) * size[1] > lengths[1]  # what lies behind the last key must be masked
-    grid = xp.where(ragged & (grid == FULL), PARTIAL, grid)
-    lists = []
-    for kind in (FULL, PARTIAL):
-        chosen = grid == kind
-        lists += [chosen.sum(-1).astype(np.int32), xp.argsort(~chosen, axis=-1, stable=True).astype(np.int32)]
-    known = isinstance(grid, np.ndarray)
-    return Plan(
-        *lists,
-        q_size=size[0],
-        kv_size=size[1],
-        most_full=int(lists[0].max()) if known else columns,
-        most_partial=int(lists[2].max()) if known else columns,
-    )
+    grid = xp.where(ragged[None, None, None] & (grid == FULL), PARTIAL, grid)
+    return Plan(lists_of(grid == FULL), lists_of(grid == PARTIAL), *size, grid)
+
+
+def lists_of(chosen: np.ndarray | Array) -> Lists:
+    """How many are chosen in each row, and which, no more than the most of any row."""
+    if not isinstance(chosen, np.ndarray):
+        num = chosen.sum(-1).astype(np.int32)
+        return Lists(num, jnp.argsort(~chosen, axis=-1, stable=True).astype(np.int32), chosen.shape[-1])
+    num = chosen.sum(-1).astype(np.int32)
+    most = int(num.max(initial=0))
+    return Lists(num, np.argsort(~chosen, axis=-1, stable=True)[..., :most].astype(np.int32), most)
 
 
 def _pool(xp: ModuleType, grid: Grid, axis: int, factor: int) -> Grid:

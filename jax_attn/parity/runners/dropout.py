@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from jax_attn.functional.dropout import keep_masks_from
 from jax_attn.parity.runners.torch_attention import attention_written_out
 from jax_attn.parity.runners.unrolled import unrolled_scan
 
@@ -248,6 +249,7 @@ def _replay(masks: Sequence[Any], rates: Sequence[float], traces: ExitStack | No
         with (
             mock.patch.object(jax.random, "bernoulli", _bernoulli),
             mock.patch.object(jax.lax, "scan", _scan if masks else jax.lax.scan),
+            keep_masks_from(_bernoulli),  # our own attention draws no masks as arrays, unless they are given
         ):
             yield
     finally:

@@ -7,7 +7,16 @@ import pytest
 
 from jax_attn.functional.attention import dot_product_attention
 from jax_attn.functional.block_mask import create_block_mask
-from jax_attn.functional.blockwise.plan import FULL, best_plans, grid_of_band, grid_of_block_mask, make_plan
+from jax_attn.functional.blockwise import attention
+from jax_attn.functional.blockwise.plan import (
+    FULL,
+    grid_of_band,
+    grid_of_block_mask,
+    make_pattern,
+    make_plan,
+    parallel_plan,
+    serial_plans,
+)
 from jax_attn.functional.flex import flex_attention
 from jax_attn.functional.mask_mods import causal, sliding_window
 from jax_attn.parity import tolerances
@@ -16,8 +25,21 @@ from parity_tests.functional.attention_contract import AttentionContract
 MEGABYTE = 2**20
 
 
-class TestBlockwise(AttentionContract):
+class TestSerial(AttentionContract):
     implementation = "blockwise"
+
+
+class TestParallel(AttentionContract):
+    """What several devices get, or a chip."""
+
+    implementation = "blockwise"
+
+    @pytest.fixture(autouse=True)
+    def _side_by_side(self, monkeypatch):
+        monkeypatch.setattr(attention, "_on_one_device", lambda ctx: False)
+        jax.clear_caches()
+        yield
+        jax.clear_caches()
 
 
 def temporaries(f, *shapes) -> float:
@@ -50,13 +72,13 @@ def test_no_dense_matrix_of_32k():
 def test_plan_looks_at_the_blocks_of_the_band_alone(size: tuple[int, int]):
     tokens = 1000
     grid = grid_of_band(tokens, tokens, (128, 128), 99, 0)
-    plan = make_plan(grid, (128, 128), size, (tokens, tokens), groups=1)
+    plan = make_plan(make_pattern(grid, (128, 128)), size, (tokens, tokens), groups=1)
     q_idx, kv_idx = np.arange(tokens)[:, None], np.arange(tokens)
     allowed = np.pad((kv_idx <= q_idx) & (kv_idx >= q_idx - 99), [(0, -tokens % n) for n in size])
     counts = allowed.reshape(-(-tokens // size[0]), size[0], -1, size[1]).sum((1, 3))
     for row, row_counts in enumerate(counts):
-        full = plan.full_idx[0, 0, row, : plan.full_num[0, 0, row]]
-        partial_ = plan.partial_idx[0, 0, row, : plan.partial_num[0, 0, row]]
+        full = plan.full.idx[0, 0, row, : plan.full.num[0, 0, row]]
+        partial_ = plan.partial.idx[0, 0, row, : plan.partial.num[0, 0, row]]
         assert (row_counts[full] == size[0] * size[1]).all()
         looked_at = {*full.tolist(), *partial_.tolist()}
         assert set(np.flatnonzero(row_counts)) <= looked_at
@@ -71,8 +93,9 @@ def test_band_and_block_mask_give_the_same_grid():
 
 def test_a_window_takes_a_fraction_of_the_blocks():
     def steps(grid: np.ndarray) -> int:
-        plans = best_plans(grid, (128, 128), (8192, 8192), groups=1)
-        return [(plan.full_num.sum() + plan.partial_num.sum()) * plan.q_size * plan.kv_size for plan in plans]
+        pattern, lengths = make_pattern(grid, (128, 128)), (8192, 8192)
+        plans = (*serial_plans(pattern, lengths, groups=1), parallel_plan(pattern, lengths, groups=1))
+        return [(plan.full.num.sum() + plan.partial.num.sum()) * plan.q_size * plan.kv_size for plan in plans]
 
     whole = steps(grid_of_band(8192, 8192, (128, 128), None, 0))
     window = steps(grid_of_band(8192, 8192, (128, 128), 255, 0))

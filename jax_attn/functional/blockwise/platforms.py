@@ -1,0 +1,231 @@
+"""The kernels of a platform, in the form of `serial.py` and `parallel.py`; asked only when lowering for it."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from jax_attn.functional.block_mask import BlockMask
+from jax_attn.functional.blockwise import parallel
+from jax_attn.functional.blockwise.plan import FULL, PARTIAL, Pattern, lists_of
+from jax_attn.functional.dtypes import accumulator
+from jax_attn.functional.terms import Mod, Terms, combine, partition
+
+Attend = Callable[[Array, Array, Array, Terms], tuple[Array, Array, Array]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Kernels:
+    """Attention by the kernels of a platform, or side by side where they cannot serve a call and nobody named them.
+
+    Attributes:
+        platform: "tpu", "cuda" or another.
+        name: which kernel was asked for; None is any that serves.
+        statistics: whether log-sum-exp and largest score are asked for.
+    """
+
+    platform: str
+    name: str | None
+    statistics: bool
+
+    def forward(
+        self, query: Array, key: Array, value: Array, terms: Terms, pattern: Pattern, scale: float
+    ) -> tuple[Array, Array, Array]:
+        """As `parallel.forward`."""
+        attend = self._attend(query, key, value, terms, pattern, scale)
+        if attend is None:
+            return parallel.forward(query, key, value, terms, pattern, scale)
+        return attend(query, key, value, terms)
+
+    def backward(
+        self,
+        query: Array,
+        key: Array,
+        value: Array,
+        terms: Terms,
+        pattern: Pattern,
+        scale: float,
+        output: Array,
+        lse: Array,
+        d_output: Array,
+        d_lse: Array,
+    ) -> tuple[Any, ...]:
+        """As `parallel.backward`; the kernel's own rule computes its forward pass again."""
+        attend = self._attend(query, key, value, terms, pattern, scale)
+        if attend is None:
+            saved = (output, lse, d_output, d_lse)
+            return parallel.backward(query, key, value, terms, pattern, scale, *saved)
+        differentiable, constant = partition(terms)
+
+        def outputs(query: Array, key: Array, value: Array, differentiable: Any) -> tuple[Array, Array]:
+            return attend(query, key, value, combine(differentiable, constant))[:2]
+
+        return jax.vjp(outputs, query, key, value, differentiable)[1]((d_output, d_lse))
+
+    def _attend(
+        self, query: Array, key: Array, value: Array, terms: Terms, pattern: Pattern, scale: float
+    ) -> Attend | None:
+        """A kernel that serves the call, or None.
+
+        Raises:
+            ValueError: the kernel that was asked for cannot serve it.
+        """
+        if self.name == "blockwise":
+            return None
+        call = (query, key, value, terms, pattern, scale)
+        if terms.dropout is not None:
+            found: Attend | str = "it does not drop weights"
+        elif self.platform == "tpu" and self.name in (None, "pallas"):
+            found = _on_tpu(*call, self.statistics)
+        elif self.platform == "cuda" and self.name == "pallas":
+            found = _by_triton(*call)
+        elif self.platform == "cuda":
+            found = _by_cudnn(*call)
+        else:
+            runs_on = {"pallas": "its kernels are for TPU and GPU", "cudnn": "it runs on NVIDIA GPUs"}
+            found = f"{runs_on.get(self.name or '')}, not on {self.platform}"
+        if not isinstance(found, str):
+            return found
+        if self.name is not None:
+            raise ValueError(f"implementation={self.name!r} cannot serve this call: {found}")
+        return None
+
+
+class _Words(NamedTuple):
+    """A call's terms as arguments of the kernels."""
+
+    score_mod: Callable[..., Array] | None
+    mask: Any
+    softcap: float | None
+
+
+def _words(terms: Terms, pattern: Pattern, lengths: tuple[int, int]) -> _Words:
+    from jax_attn.functional.kernels.visits import MaskTerms
+
+    score_mod: Callable[..., Array] | None = terms.score_mod
+    if terms.bias is not None:
+        score_mod = _WithBias(terms.score_mod, terms.bias)
+    if terms.mask_mod is not None:
+        return _Words(score_mod, _block_mask(terms.mask_mod, pattern, lengths), terms.softcap)
+    options = _options(terms)
+    del options["bias"]
+    return _Words(score_mod, MaskTerms(**options), terms.softcap)
+
+
+def _options(terms: Terms) -> dict[str, Any]:
+    """The terms as arguments of `dot_product_attention`."""
+    before, after = terms.band
+    segments = terms.segment_ids
+    return {
+        "bias": terms.bias,
+        "mask": terms.mask,
+        "is_causal": after == 0,
+        "local_window_size": None if before is None or after is None else (before, after),
+        "query_seq_lengths": None if terms.query_seq_lengths is None else terms.query_seq_lengths[:, 0, 0, 0],
+        "key_value_seq_lengths": (
+            None if terms.key_value_seq_lengths is None else terms.key_value_seq_lengths[:, 0, 0, 0]
+        ),
+        "segment_ids": None if segments is None else (segments[0][:, 0, :, 0], segments[1][:, 0, 0, :]),
+    }
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _WithBias:
+    """`score_mod(score) + bias[b, h, q_idx, kv_idx]`."""
+
+    score_mod: Mod | None
+    bias: Array
+
+    def __call__(self, score: Array, *place: Array) -> Array:
+        entry = self.bias[tuple(0 if n == 1 else at for at, n in zip(place, self.bias.shape, strict=True))]
+        return (score if self.score_mod is None else self.score_mod(score, *place)) + entry.astype(
+            score.dtype
+        )
+
+
+def _block_mask(mask_mod: Mod, pattern: Pattern, lengths: tuple[int, int]) -> BlockMask:
+    grid = pattern.grid
+    partial, full = lists_of(grid == PARTIAL), lists_of(grid == FULL)
+    return BlockMask(
+        seq_lengths=lengths,
+        kv_num_blocks=partial.num,
+        kv_indices=partial.idx,
+        full_kv_num_blocks=full.num,
+        full_kv_indices=full.idx,
+        BLOCK_SIZE=pattern.block,
+        mask_mod=mask_mod,
+    )
+
+
+def _on_tpu(
+    query: Array, key: Array, value: Array, terms: Terms, pattern: Pattern, scale: float, statistics: bool
+) -> Attend | str:
+    from jax_attn.functional.kernels.tpu import tpu_attention, why_not_tpu
+
+    lengths = (query.shape[1], key.shape[1])
+    words = _words(terms, pattern, lengths)
+    options = {"scale": scale, "softcap": words.softcap, "residuals": statistics}
+    if reason := why_not_tpu(query, key, value, words.score_mod, words.mask, **options):
+        return reason
+
+    def attend(query: Array, key: Array, value: Array, terms: Terms) -> tuple[Array, Array, Array]:
+        words = _words(terms, pattern, lengths)
+        return _whole(tpu_attention(query, key, value, words.score_mod, words.mask, **options))
+
+    return attend
+
+
+def _by_triton(
+    query: Array, key: Array, value: Array, terms: Terms, pattern: Pattern, scale: float
+) -> Attend | str:
+    from jax_attn.functional.kernels.gpu import triton_attention, why_not_triton
+
+    lengths = (query.shape[1], key.shape[1])
+    words = _words(terms, pattern, lengths)
+    options = {"scale": scale, "softcap": words.softcap}
+    if reason := why_not_triton(query, key, value, words.score_mod, words.mask, **options):
+        return reason
+
+    def attend(query: Array, key: Array, value: Array, terms: Terms) -> tuple[Array, Array, Array]:
+        words = _words(terms, pattern, lengths)
+        return _whole(triton_attention(query, key, value, words.score_mod, words.mask, **options))
+
+    return attend
+
+
+def _by_cudnn(
+    query: Array, key: Array, value: Array, terms: Terms, pattern: Pattern, scale: float
+) -> Attend | str:
+    from jax_attn.functional.kernels.cudnn import cudnn_attention, why_not_cudnn
+
+    if terms.score_mod is not None or terms.mask_mod is not None:
+        return "it knows no mods"
+    if terms.softcap is not None or terms.segment_ids is not None:
+        return "it knows no softcap and no segment_ids"
+    if reason := why_not_cudnn(query, key, value, platform="gpu", scale=scale, **_options(terms)):
+        return reason
+
+    def attend(query: Array, key: Array, value: Array, terms: Terms) -> tuple[Array, Array, Array]:
+        options = _options(terms)
+        del options["segment_ids"]
+        output, lse = cudnn_attention(query, key, value, scale=scale, **options)
+        return output, lse, jnp.zeros_like(lse)
+
+    try:
+        jax.eval_shape(attend, query, key, value, terms)
+    except (
+        Exception
+    ) as error:  # cuDNN is looked for while tracing; without it there is nothing to fall back from
+        return f"it is not there: {error}"
+    return attend
+
+
+def _whole(result: Any) -> tuple[Array, Array, Array]:
+    """Output, log-sum-exp and largest score; zeros for what was not asked for."""
+    output, lse, peak = result
+    wide = accumulator(output.dtype)
+    zeros = jnp.zeros(output.shape[:-1], wide)
+    return output, zeros if lse is None else lse, zeros if peak is None else jax.lax.stop_gradient(peak)

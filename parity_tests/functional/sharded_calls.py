@@ -1,0 +1,90 @@
+"""Compiles sharded attention on 8 simulated devices, and prints as JSON what each program moves."""
+
+import collections
+import contextlib
+import json
+import re
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from jax_attn import create_block_mask, dot_product_attention, flex_attention
+
+B, T, N, H = 8, 384, 8, 16
+DATA, HEADS = PartitionSpec("data"), PartitionSpec(None, None, "heads")
+BOTH = PartitionSpec("data", None, "heads")
+MOVES = re.compile(r" (all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter)(?:-start)?\(")
+
+
+def moves(f, *args) -> dict[str, int]:
+    return dict(collections.Counter(MOVES.findall(jax.jit(f).lower(*args).compile().as_text())))
+
+
+def both_passes(f, *args) -> dict[str, dict[str, int]]:
+    def gradients(*args):
+        output, pull = jax.vjp(f, *args)
+        return pull(output)
+
+    return {"forward": moves(f, *args), "backward": moves(gradients, *args)}
+
+
+def array(mesh, shape, spec, dtype=jnp.float32):
+    return jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(mesh, spec))
+
+
+def ids(b, h, q_idx, kv_idx):
+    return (q_idx >= kv_idx) & (q_idx - kv_idx < 64 + 64 * b)
+
+
+def calls(kind: AxisType) -> dict[str, dict[str, dict[str, int]]]:
+    mesh = jax.make_mesh((4, 2), ("data", "heads"), axis_types=(kind,) * 2)
+    found = {}
+
+    def add(name, f, spec=BOTH, kv_heads=N, kv_spec=None, **arrays):
+        q = array(mesh, (B, T, N, H), spec)
+        k = array(mesh, (B, T, kv_heads, H), spec if kv_spec is None else kv_spec)
+        given = [array(mesh, *x) for x in arrays.values()]
+
+        def run(q, k, v):
+            return f(q, k, v)
+
+        if given:  # not differentiated: what is shared by all devices would have to be added up
+            found[name] = {"forward": moves(f, q, k, k, *given), "backward": {}}
+            fixed = lambda q, k, v, *x: jax.vjp(lambda *o: f(*o, *x), q, k, v)[1](q)  # noqa: E731
+            found[name]["backward"] = moves(fixed, q, k, k, *given)
+        else:
+            found[name] = both_passes(run, q, k, k)
+
+    attend = dot_product_attention
+    causal = lambda q, k, v: attend(q, k, v, is_causal=True)  # noqa: E731
+    context = jax.set_mesh(mesh) if kind is AxisType.Explicit else contextlib.nullcontext()
+    with context:
+        add("batch", causal, DATA)
+        add("heads", causal, HEADS)
+        add("both, grouped heads", causal, kv_heads=4)
+        mask = ((B, 1, T, T), DATA, jnp.bool_)
+        lengths = ((B,), DATA, jnp.int32)
+        add(
+            "mask and lengths",
+            lambda q, k, v, m, n: attend(q, k, v, None, m, key_value_seq_lengths=n),
+            m=mask,
+            n=lengths,
+        )
+        bias = ((B, N, T, T), PartitionSpec("data", "heads"))
+        sinks = ((N,), PartitionSpec("heads"))
+        add("bias and sinks", lambda q, k, v, b, s: attend(q, k, v, b, sinks=s), b=bias, s=sinks)
+        options = {"dropout_rate": 0.1, "dropout_key": jax.random.key(0)}
+        add("dropout, remat", jax.checkpoint(lambda q, k, v: attend(q, k, v, **options)))
+        block_mask = create_block_mask(ids, B, None, T, T)
+        add("block mask of batch entries", lambda q, k, v: flex_attention(q, k, v, None, block_mask))
+        if kind is AxisType.Auto:
+            one = lambda q, k, v: attend(q, k, v, is_causal=True, implementation="blockwise")  # noqa: E731
+            add("vmap", jax.vmap(one))
+            inner = jax.shard_map(one, mesh=mesh, in_specs=(BOTH,) * 3, out_specs=BOTH)
+            add("shard_map", inner)
+    return found
+
+
+if __name__ == "__main__":
+    print(json.dumps({kind.name: calls(kind) for kind in (AxisType.Auto, AxisType.Explicit)}))

@@ -1,0 +1,24 @@
+"""Attention whose arrays lie on several devices moves none of them."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+
+@pytest.fixture(scope="module")
+def moved() -> dict[str, dict[str, dict[str, dict[str, int]]]]:
+    flags = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+    command = [sys.executable, "-m", "parity_tests.functional.sharded_calls"]
+    ran = subprocess.run(command, env={**os.environ, "XLA_FLAGS": flags}, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr[-2000:]
+    return json.loads(ran.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize("mesh", ["Auto", "Explicit"])
+def test_sharded_over_batch_and_heads_moves_nothing(moved, mesh):
+    calls = moved[mesh]
+    assert len(calls) >= 7
+    assert {name: passes for name, passes in calls.items() if any(passes.values())} == {}

@@ -1,0 +1,139 @@
+"""Exports, forward mode, what stands behind the padding, and dropout, whichever implementation serves."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import export
+
+from jax_attn.functional import create_block_mask, dot_product_attention, flex_attention, mask_mods
+from jax_attn.functional.dropout import make_dropout
+from jax_attn.parity import tolerances
+
+IMPLEMENTATIONS = ["reference", "xla", "blockwise"]
+KEY = jax.random.key(3)
+
+
+def draw(*shape, dtype=np.float32):
+    return jnp.asarray(np.random.default_rng(sum(shape)).standard_normal(shape), dtype)
+
+
+@pytest.mark.parametrize("symbols", ["b, 640, 3, 5", "b, t, 3, 5"])
+def test_exports_with_symbolic_sizes_for_every_platform(symbols):
+    """640 tokens of 3 heads: from a batch of one on too many scores for the whole matrix."""
+    shape = export.symbolic_shape(symbols)
+    given = jax.ShapeDtypeStruct(shape, jnp.float32)
+
+    def attend(q):
+        return dot_product_attention(q, q, q, is_causal=True)
+
+    exported = export.export(jax.jit(attend), platforms=["cpu", "cuda", "tpu"])(given)
+    q = draw(2, 640, 3, 5)
+    np.testing.assert_allclose(exported.call(q), attend(q), atol=tolerances.SAME_FLOAT32)
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_forward_mode_is_the_transpose_of_reverse_mode(implementation):
+    q, direction, cotangent = (draw(2, 11, 3, 5) + i for i in range(3))
+
+    def attend(q):
+        return dot_product_attention(q, q, q, is_causal=True, implementation=implementation)
+
+    _, forwards = jax.jvp(attend, (q,), (direction,))
+    (backwards,) = jax.vjp(attend, q)[1](cotangent)
+    assert float((forwards * cotangent).sum()) == pytest.approx(
+        float((backwards * direction).sum()), rel=1e-4
+    )
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize("how", ["lengths", "mask", "flex"])
+def test_nothing_behind_the_padding_is_seen(implementation, bad, how):
+    q, k, v = draw(2, 13, 4, 5), draw(2, 17, 2, 5), draw(2, 17, 2, 7)
+    lengths, of_queries = jnp.array([9, 9]), jnp.array([6, 6])
+    mask = (jnp.arange(17) < 9)[None] & (jnp.arange(13) < 6)[:, None]
+    block_mask = create_block_mask(lambda b, h, i, j: (i < 6) & (j < 9), None, None, 13, 17, BLOCK_SIZE=4)
+
+    def attend(q, k, v):
+        if how == "flex":
+            return flex_attention(q, k, v, None, block_mask, enable_gqa=True, implementation=implementation)
+        options = {"query_seq_lengths": of_queries, "key_value_seq_lengths": lengths}
+        options = options if how == "lengths" else {"mask": mask}
+        return dot_product_attention(q, k, v, implementation=implementation, **options)
+
+    def results(q, k, v):
+        output, pull = jax.vjp(attend, q, k, v)
+        return output, *pull(jnp.ones_like(output))
+
+    clean = results(q, k, v)
+    dirty = results(q.at[:, 6:].set(bad), k.at[:, 9:].set(bad), v.at[:, 9:].set(bad))
+    for got, want in zip(dirty, clean, strict=True):
+        np.testing.assert_allclose(got, want, atol=tolerances.SAME_FLOAT32)
+
+
+def test_a_block_mask_may_be_scanned_over_layers():
+    windows = [create_block_mask(mask_mods.causal, None, None, 300, 300) for _ in range(2)]
+    stacked = jax.tree.map(lambda *x: jnp.stack(x), *windows)
+    q = draw(1, 300, 2, 4)
+
+    def layer(x, block_mask):
+        return flex_attention(x, x, x, None, block_mask, implementation="blockwise"), None
+
+    ours, _ = jax.lax.scan(layer, q, stacked)
+    one = dot_product_attention(q, q, q, is_causal=True)
+    np.testing.assert_allclose(ours, dot_product_attention(one, one, one, is_causal=True), atol=1e-5)
+
+
+def test_without_jit():
+    q = draw(1, 11, 2, 4)
+    with jax.disable_jit():
+        ours = dot_product_attention(q, q, q, implementation="blockwise")
+    np.testing.assert_allclose(ours, dot_product_attention(q, q, q), atol=tolerances.SAME_FLOAT32)
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_strict_promotion_of_ranks_and_dtypes(implementation):
+    q = draw(2, 11, 2, 4, dtype=jnp.bfloat16)
+    options = {"is_causal": True, "key_value_seq_lengths": jnp.array([5, 11]), "sinks": jnp.ones(2)}
+    with jax.numpy_rank_promotion("raise"), jax.numpy_dtype_promotion("strict"):
+        attend = lambda q: dot_product_attention(q, q, q, implementation=implementation, **options)  # noqa: E731
+        assert jax.grad(lambda q: attend(q).astype(jnp.float32).sum())(q).shape == q.shape
+
+
+class TestDropout:
+    def test_is_the_same_in_every_implementation_with_all_gradients(self):
+        q, k, v = draw(2, 150, 4, 5), draw(2, 130, 2, 5), draw(2, 130, 2, 7)
+
+        def results(implementation):
+            options = {"dropout_rate": 0.3, "dropout_key": KEY, "implementation": implementation}
+            output, pull = jax.vjp(lambda *x: dot_product_attention(*x, **options), q, k, v)
+            return output, *pull(output)
+
+        truth = results("reference")
+        for implementation in ("xla", "blockwise"):
+            for got, want in zip(results(implementation), truth, strict=True):
+                np.testing.assert_allclose(got, want, atol=2e-5)
+
+    def test_keeps_the_right_share_and_every_axis_counts(self):
+        sizes = (4, 5, 64, 256)
+        place = [jnp.arange(n).reshape([-1 if i == j else 1 for j in range(4)]) for i, n in enumerate(sizes)]
+        keeps = [np.asarray(make_dropout(0.3, jax.random.key(i)).keeps(*place)) for i in range(2)]
+        for keep in keeps:
+            assert abs(keep.mean() - 0.7) < 5 * np.sqrt(0.21 / keep.size)
+        centred = [keep - 0.7 for keep in keeps]
+        pairs = [(centred[0], centred[1])]
+        pairs += [(x, np.roll(x, 1, axis)) for x in centred for axis in range(4)]
+        for one, other in pairs:
+            assert abs((one * other).mean()) < 5 * 0.21 / np.sqrt(one.size)
+
+
+def test_a_head_of_no_width_is_refused():
+    with pytest.raises(ValueError, match="width of a head"):
+        dot_product_attention(*[jnp.ones((1, 3, 2, 0))] * 3)
+
+
+def test_swapped_axes_are_warned_of():
+    x = jnp.ones((1, 4, 300, 2))
+    with pytest.warns(UserWarning, match="positions before heads"):
+        dot_product_attention(x, x, x)
