@@ -87,12 +87,12 @@ def by_batch(f: Function, entries: int, origin: Any, arrays: Sequence[Array]) ->
 
 def varying(arrays: Any) -> Any:
     """The arrays of a tree, all of them varying over the axes of a `shard_map` over which any of them does."""
-    names = frozenset().union(*(_vma(x) for x in jax.tree.leaves(arrays)))
+    names = frozenset().union(*(vma(x) for x in jax.tree.leaves(arrays)))
     if not names:
         return arrays
 
     def cast(x: Any) -> Any:
-        missing = tuple(sorted(names - _vma(x)))
+        missing = tuple(sorted(names - vma(x)))
         return lax.pcast(x, missing, to="varying") if missing else x
 
     return jax.tree.map(cast, arrays)
@@ -100,11 +100,18 @@ def varying(arrays: Any) -> Any:
 
 def like(shape: tuple[int, ...], dtype: Any, x: Array) -> jax.ShapeDtypeStruct:
     """A shape and dtype that varies over the axes of a `shard_map` as `x` does."""
-    return jax.ShapeDtypeStruct(shape, dtype, vma=_vma(x)) if _vma(x) else jax.ShapeDtypeStruct(shape, dtype)
+    of_type = jax.typeof(x)
+    for name in ("manual_axis_type", "vma"):  # the newer name and the older one
+        if hasattr(of_type, name):
+            return jax.ShapeDtypeStruct(shape, dtype, **{name: getattr(of_type, name)})
+    return jax.ShapeDtypeStruct(shape, dtype)
 
 
-def _vma(x: Any) -> frozenset[str]:
-    return getattr(jax.typeof(x), "vma", frozenset())
+def vma(x: Any) -> frozenset[str]:
+    """The axes of a `shard_map` over which an array varies."""
+    of_type = jax.typeof(x)
+    newer = getattr(of_type, "manual_axis_type", None)
+    return getattr(of_type, "vma", frozenset()) if newer is None else newer.varying
 
 
 def _in_shard_map(kernel: Function, mesh: Any, arrays: Sequence[Array]) -> list[Array]:
@@ -159,7 +166,7 @@ def _eager(*arrays: Array, **functions: Function) -> list[Array]:
 def _batched(
     arrays: Sequence[Array], axes: Sequence[Any], *, kernel: Function, plain: Function
 ) -> tuple[list[Array], list[int]]:
-    axes = tuple(None if axis is batching.not_mapped else axis for axis in axes)
+    axes = tuple(axis if isinstance(axis, int) else None for axis in axes)
     results = per_device_p.bind(*arrays, kernel=jax.vmap(kernel, axes), plain=jax.vmap(plain, axes))
     return results, [0] * len(results)
 

@@ -156,9 +156,8 @@ def clean(tile: ScoreTile, x: Array, axis: int) -> Array:
     if tile.allowed is None:
         return x
     allowed = jnp.where(tile.allowed, 1.0, 0.0)
-    if axis == 0:  # the product brings the sum of each column upright
-        allowed = dot(allowed.astype(x.dtype), jnp.ones((allowed.shape[0], 128), x.dtype), (0, 0))
-    return jnp.where(jnp.max(allowed, axis=1, keepdims=True) > 0, x, jnp.zeros_like(x))
+    seen = jnp.max(allowed if axis == 1 else allowed.T, axis=1, keepdims=True)
+    return jnp.where(seen > 0, x, jnp.zeros_like(x))
 
 
 def finish(state: tuple[Array, Array, Array]) -> tuple[Array, Array]:

@@ -6,7 +6,6 @@ v6e without such a chip. Nothing here has run on a TPU or been timed: `jax-attn 
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -14,6 +13,7 @@ from jax_attn.functional.block_mask import BlockMask
 from jax_attn.functional.kernels.fused import Fused, fused_attention, why_not_hoisted
 from jax_attn.functional.kernels.mosaic import MOSAIC
 from jax_attn.functional.kernels.mosaic_grid import SMEM_BYTES
+from jax_attn.functional.kernels.partitioning import vma
 from jax_attn.functional.kernels.splash import Splash, why_not_splash
 from jax_attn.functional.kernels.visits import Mask, MaskTerms, bytes_of_lists, joined_size
 from jax_attn.functional.score_mods import ScoreMod
@@ -78,8 +78,8 @@ def tpu_attention(
     if reason := why_not_tpu(*call, **options):
         raise ValueError(f"the TPU's kernels cannot serve this call: {reason}")
     tile = tile or _tile(query, key, mask) or TILES[-1]
-    varies = bool(getattr(jax.typeof(query), "vma", ()))  # which splash attention does not say of its results
-    if not residuals and not varies and why_not_splash(*call, tile=tile) is None:
+    # Splash attention does not say how its results vary over the axes of a shard_map.
+    if not residuals and not vma(query) and why_not_splash(*call, tile=tile) is None:
         splash = Splash(mask if isinstance(mask, MaskTerms) else MaskTerms(), softcap)
         return fused_attention(splash, *call, **options, block=tile)._replace(max_scores=None)
     return fused_attention(MOSAIC, *call, **options, block=tile)
