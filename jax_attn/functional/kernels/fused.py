@@ -5,7 +5,6 @@ Layout, padding, the lists of tiles to visit, and the rule that ties a forward k
 """
 
 import functools
-import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -21,7 +20,9 @@ from jax_attn.functional.kernels.tile import TilePlan
 from jax_attn.functional.kernels.visits import Mask, MaskTerms, Visits, make_pattern
 from jax_attn.functional.score_mods import ScoreMod, softcap
 
-LARGEST_TABLES = 2**24  # elements, beyond which tables may be a few times as large as the arrays they come from
+LARGEST_TABLES = (
+    2**24
+)  # elements, beyond which tables may be a few times as large as the arrays they come from
 
 
 class Fused(NamedTuple):
@@ -63,25 +64,30 @@ class Kernels(Protocol):
     """
 
     def forward(
-        self, plan: TilePlan, origin: Array, visits: Visits, qkv: Sequence[Array], tables: Sequence[Array]
+        self, plan: TilePlan, origin: Any, visits: Visits, qkv: Sequence[Array], tables: Sequence[Array]
     ) -> list[Array]:
         """Output, log-sum-exp `(B, N, T)` and maximum `(B, N, T)`."""
         ...
 
     def backward_queries(
-        self, plan: TilePlan, origin: Array, visits: Visits, operands: Sequence[Array], tables: Sequence[Array]
+        self, plan: TilePlan, origin: Any, visits: Visits, operands: Sequence[Array], tables: Sequence[Array]
     ) -> list[Array]:
         """dq, and the gradients of `plan.learned_by("q_idx")`; operands are q, k, v, do, lse, delta."""
         ...
 
     def backward_keys(
-        self, plan: TilePlan, origin: Array, visits: Visits, operands: Sequence[Array], tables: Sequence[Array]
+        self, plan: TilePlan, origin: Any, visits: Visits, operands: Sequence[Array], tables: Sequence[Array]
     ) -> list[Array]:
         """dk, dv, and the gradients of `plan.learned_by("kv_idx")`."""
         ...
 
     def backward_pairs(
-        self, plan: TilePlan, origin: Array, kinds: Array, operands: Sequence[Array], tables: Sequence[Array],
+        self,
+        plan: TilePlan,
+        origin: Any,
+        kinds: Array,
+        operands: Sequence[Array],
+        tables: Sequence[Array],
         number: int,
     ) -> list[Array]:
         """The gradient of one of `plan.learned_by("q_idx", "kv_idx")`."""
@@ -97,7 +103,9 @@ def why_not_hoisted(
         mods = _hoisted(score_mod, mask, softcap, sizes, wide)
     except ValueError as error:
         return str(error)
-    tables, given = (sum(counts) for counts in zip((0, 0), *(mod.entries() for mod in mods if mod), strict=True))
+    tables, given = (
+        sum(counts) for counts in zip((0, 0), *(mod.entries() for mod in mods if mod), strict=True)
+    )
     if tables > max(LARGEST_TABLES, 4 * given):
         return f"its mods index arrays by pairs of positions, which takes tables of {tables:,} elements"
     return None
@@ -149,7 +157,9 @@ def fused_attention(
     missing = (rows * block[0] - queries, columns * block[1] - keys)
     q, k, v = (
         jnp.pad(x.swapaxes(1, 2), ((0, 0), (0, 0), (0, extra), (0, 0)))
-        for x, extra in zip(_without_padding(query, key, value, mask), (missing[0], *missing[1:] * 2), strict=True)
+        for x, extra in zip(
+            _without_padding(query, key, value, mask), (missing[0], *missing[1:] * 2), strict=True
+        )
     )
     tables = [
         _pad_positions(table, missing) for mod in (score, allowed) if mod for table in mod.take_tables()
@@ -220,12 +230,18 @@ def _merge(plan: TilePlan, learned: Sequence[Array], others: Sequence[Array]) ->
 
 
 def _run(
-    kernels: Kernels, name: str, plan: TilePlan, visits: Any, operands: Sequence[Array], tables: Any, *which: int
+    kernels: Kernels,
+    name: str,
+    plan: TilePlan,
+    visits: Any,
+    operands: Sequence[Array],
+    tables: Any,
+    *which: int,
 ) -> list[Array]:
     """A kernel on the part of each device, or the plain one where XLA divides the arrays."""
     arrays, tree = jax.tree.flatten((operands, visits, tables))
 
-    def call(own: Kernels, origin: Array, *flat: Array) -> list[Array]:
+    def call(own: Kernels, origin: Any, *flat: Array) -> list[Array]:
         operands, visits, tables = jax.tree.unflatten(tree, flat)
         return getattr(own, name)(plan, origin, visits, operands, tables, *which)
 

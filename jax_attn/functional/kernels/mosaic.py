@@ -28,7 +28,6 @@ from jax_attn.functional.kernels.tile import (
     score_tile,
     sum_entries,
 )
-from jax_attn.functional.kernels.visits import Visits
 
 LANES = 128
 
@@ -36,17 +35,17 @@ LANES = 128
 class _Mosaic:
     """See `fused.Kernels`."""
 
-    def forward(self, plan: TilePlan, origin: Array, visits: Visits, *arrays: Any) -> list[Array]:
+    def forward(self, plan: TilePlan, origin: Any, visits: Any, *arrays: Any) -> list[Array]:
         return _by_batch(_forward, plan, origin, visits, *arrays)
 
-    def backward_queries(self, plan: TilePlan, origin: Array, visits: Visits, *arrays: Any) -> list[Array]:
+    def backward_queries(self, plan: TilePlan, origin: Any, visits: Any, *arrays: Any) -> list[Array]:
         return _by_batch(_backward_queries, plan, origin, visits, *arrays)
 
-    def backward_keys(self, plan: TilePlan, origin: Array, visits: Visits, *arrays: Any) -> list[Array]:
+    def backward_keys(self, plan: TilePlan, origin: Any, visits: Any, *arrays: Any) -> list[Array]:
         return _by_batch(_backward_keys, plan, origin, visits, *arrays)
 
     def backward_pairs(
-        self, plan: TilePlan, origin: Array, kinds: Array, operands: Any, tables: Any, number: int
+        self, plan: TilePlan, origin: Any, kinds: Array, operands: Any, tables: Any, number: int
     ) -> list[Array]:
         kernel = functools.partial(_backward_pairs, number)
         return _by_batch(kernel, plan, origin, kinds, operands, tables)
@@ -56,12 +55,12 @@ MOSAIC = _Mosaic()
 
 
 def _by_batch(
-    kernel: Callable[..., list[Array]], plan: TilePlan, origin: Array, lists: Any, operands: Any, tables: Any
+    kernel: Callable[..., list[Array]], plan: TilePlan, origin: Any, lists: Any, operands: Any, tables: Any
 ) -> list[Array]:
     """A kernel on as many batch entries at a time as have their lists in SMEM."""
     arrays, tree = jax.tree.flatten((operands, lists, tables))
 
-    def call(origin: Array, *flat: Array) -> list[Array]:
+    def call(origin: Any, *flat: Array) -> list[Array]:
         operands, lists, tables = jax.tree.unflatten(tree, flat)
         return kernel(plan, origin, lists, operands, tables)
 
@@ -73,7 +72,7 @@ def _by_batch(
 
 
 def _forward(
-    plan: TilePlan, origin: Array, lists: Visits, operands: Sequence[Array], tables: Sequence[Array]
+    plan: TilePlan, origin: Any, lists: Any, operands: Sequence[Array], tables: Sequence[Array]
 ) -> list[Array]:
     q, k, v = operands
     (batch, heads, queries, _), value_dim, wide = q.shape, v.shape[-1], _wide(q)
@@ -119,7 +118,7 @@ def _forward(
 
 
 def _backward_queries(
-    plan: TilePlan, origin: Array, lists: Visits, operands: Sequence[Array], tables: Sequence[Array]
+    plan: TilePlan, origin: Any, lists: Any, operands: Sequence[Array], tables: Sequence[Array]
 ) -> list[Array]:
     q, k, v, do, lse, delta = operands
     (batch, heads, queries, head_dim), wide = q.shape, _wide(q)
@@ -163,7 +162,7 @@ def _backward_queries(
 
 
 def _backward_keys(
-    plan: TilePlan, origin: Array, lists: Visits, operands: Sequence[Array], tables: Sequence[Array]
+    plan: TilePlan, origin: Any, lists: Any, operands: Sequence[Array], tables: Sequence[Array]
 ) -> list[Array]:
     q, k, v, do, lse, delta = operands
     (batch, heads), (kv_heads, keys), wide = q.shape[:2], k.shape[1:3], _wide(q)
@@ -220,7 +219,7 @@ def _backward_keys(
 
 
 def _backward_pairs(
-    number: int, plan: TilePlan, origin: Array, kinds: Array, operands: Sequence[Array], tables: Sequence[Array]
+    number: int, plan: TilePlan, origin: Any, kinds: Array, operands: Sequence[Array], tables: Sequence[Array]
 ) -> list[Array]:
     q, k, v, do, lse, delta = operands
     (batch, heads), group = q.shape[:2], q.shape[1] // k.shape[1]
@@ -273,7 +272,12 @@ def _backward_tile(
 
 
 def _add_entries(
-    refs: Sequence[Any], numbers: Sequence[int], entries: Sequence[int], found: Any, tile: ScoreTile, axis: int
+    refs: Sequence[Any],
+    numbers: Sequence[int],
+    entries: Sequence[int],
+    found: Any,
+    tile: ScoreTile,
+    axis: int,
 ) -> None:
     for ref, number, length in zip(refs, numbers, entries, strict=True):
         ref[...] += sum_entries(found[number], tile.indices[number], length, axis=axis).astype(ref.dtype)

@@ -82,7 +82,14 @@ class Grid:
 
     def of_operands(self, q: Array, k: Array, v: Array, do: Array) -> list[pl.BlockSpec]:
         """Tiles of the operands of a backward kernel: q, k, v, do, lse and delta."""
-        return [self.rows_of(q), self.columns_of(k), self.columns_of(v), self.rows_of(do), self.row(), self.row()]
+        return [
+            self.rows_of(q),
+            self.columns_of(k),
+            self.columns_of(v),
+            self.rows_of(do),
+            self.row(),
+            self.row(),
+        ]
 
     def of_tables(self, tables: Sequence[Array]) -> list[pl.BlockSpec]:
         """Tiles of tables, `(R, q_tile or 1, kv_tile or 1)`."""

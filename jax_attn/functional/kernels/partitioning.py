@@ -22,7 +22,7 @@ from jax.core import ShapedArray
 from jax.extend.core import Primitive
 from jax.interpreters import batching, mlir
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
-from jaxtyping import Array, Int
+from jaxtyping import Array
 
 Function = Callable[..., Sequence[Array]]  # of the origin, then of arrays
 
@@ -136,9 +136,7 @@ def _in_shard_map(kernel: Function, mesh: Any, arrays: Sequence[Array]) -> list[
 
     with_shapes = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in arrays]
     shapes = jax.eval_shape(lambda *xs: kernel(np.zeros(2, np.int32), *xs), *with_shapes)
-    placed = [
-        jax.sharding.reshard(jnp.asarray(x), NamedSharding(mesh, spec(x.shape))) for x in arrays
-    ]
+    placed = [jax.sharding.reshard(jnp.asarray(x), NamedSharding(mesh, spec(x.shape))) for x in arrays]
     return jax.shard_map(
         local,
         mesh=mesh,

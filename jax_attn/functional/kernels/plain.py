@@ -32,7 +32,7 @@ class _Plain:
     """See `fused.Kernels`; a tile is a block here."""
 
     def forward(
-        self, plan: TilePlan, origin: Array, visits: Any, operands: Sequence[Array], tables: Sequence[Array]
+        self, plan: TilePlan, origin: Any, visits: Any, operands: Sequence[Array], tables: Sequence[Array]
     ) -> list[Array]:
         plan = _in_blocks(plan)
         wide, (rows, columns) = _wide(operands[0]), plan.tile
@@ -61,7 +61,7 @@ class _Plain:
         return list(_over_heads(of_head, origin, operands, visits, tables))
 
     def backward_queries(
-        self, plan: TilePlan, origin: Array, visits: Any, operands: Sequence[Array], tables: Sequence[Array]
+        self, plan: TilePlan, origin: Any, visits: Any, operands: Sequence[Array], tables: Sequence[Array]
     ) -> list[Array]:
         plan = _in_blocks(plan)
         wide, (rows, columns) = _wide(operands[0]), plan.tile
@@ -90,7 +90,7 @@ class _Plain:
         return [dq, *(x.swapaxes(2, 3) for x in sums)]
 
     def backward_keys(
-        self, plan: TilePlan, origin: Array, visits: Any, operands: Sequence[Array], tables: Sequence[Array]
+        self, plan: TilePlan, origin: Any, visits: Any, operands: Sequence[Array], tables: Sequence[Array]
     ) -> list[Array]:
         plan = _in_blocks(plan)
         wide, (rows, columns) = _wide(operands[0]), plan.tile
@@ -131,7 +131,7 @@ class _Plain:
     def backward_pairs(
         self,
         plan: TilePlan,
-        origin: Array,
+        origin: Any,
         kinds: Array,
         operands: Sequence[Array],
         tables: Sequence[Array],
@@ -198,7 +198,9 @@ def _backward_tile(
     i, j = at[2:]
     q, k, v, do, lse, delta = (
         _part(x, place, size)
-        for x, place, size in zip(operands, (i, j, j, i, i, i), [plan.tile[n] for n in (0, 1, 1, 0, 0, 0)], strict=True)
+        for x, place, size in zip(
+            operands, (i, j, j, i, i, i), [plan.tile[n] for n in (0, 1, 1, 0, 0, 0)], strict=True
+        )
     )
     tile = _tile(plan, at, q, k, tables)
     weights, ds, found = gradients(plan, tile, v, do, lse[:, None], delta[:, None])
@@ -235,7 +237,7 @@ def _joined(x: Array) -> Array:
     return x.reshape(-1, *x.shape[2:])
 
 
-def _over_heads(f: Callable[..., Any], origin: Array, operands: Sequence[Array], *rest: Any) -> Any:
+def _over_heads(f: Callable[..., Any], origin: Any, operands: Sequence[Array], *rest: Any) -> Any:
     """`f((b, n), operands, *rest)` for every batch entry and head at once.
 
     An array with one entry or head is the same for all; one with the heads of keys is shared by groups.
@@ -266,4 +268,6 @@ def _over_heads(f: Callable[..., Any], origin: Array, operands: Sequence[Array],
         if any(axis == 0 for axis in mapped):
             call = jax.vmap(call, in_axes=tuple(mapped))
     results = call(*shaped)
-    return jax.tree.map(lambda x: x.reshape(batch, heads, *x.shape[sum(0 in mapped for mapped in axes) :]), results)
+    return jax.tree.map(
+        lambda x: x.reshape(batch, heads, *x.shape[sum(0 in mapped for mapped in axes) :]), results
+    )

@@ -69,7 +69,7 @@ class Splash:
         self.terms, self.cap = terms, cap
 
     def forward(
-        self, plan: TilePlan, origin: Array, visits: Any, operands: Sequence[Array], tables: Sequence[Array]
+        self, plan: TilePlan, origin: Any, visits: Any, operands: Sequence[Array], tables: Sequence[Array]
     ) -> list[Array]:
         """Output and log-sum-exp; the latter stands for the maximum, which is not known."""
         q, k, v = operands
@@ -88,7 +88,10 @@ class Splash:
             save_residuals=True,
             interpret=plan.interpret,
         )
-        wide = (x if x.shape[-1] % LANES == 0 else _widened(x) for x in (q * jnp.asarray(plan.scale, q.dtype), k, v))
+        wide = (
+            x if x.shape[-1] % LANES == 0 else _widened(x)
+            for x in (q * jnp.asarray(plan.scale, q.dtype), k, v)
+        )
         output, (lse, *_) = jax.vmap(attend)(*wide)
         lse = lse.astype(jnp.promote_types(q.dtype, jnp.float32))
         return [output[..., :value_dim].astype(v.dtype), lse, lse]

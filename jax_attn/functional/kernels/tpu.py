@@ -43,9 +43,11 @@ def why_not_tpu(
             return "a TPU's matrix unit has no float16; bfloat16 is served"
         if max(query.shape[3], value.shape[3]) > MAX_HEAD_DIM:
             return f"head dims must be at most {MAX_HEAD_DIM}, got {query.shape[3]} and {value.shape[3]}"
-        if isinstance(mask, BlockMask) and max(joined_size(n, LANES) for n in mask.BLOCK_SIZE) > max(TILES[-1]):
+        if isinstance(mask, BlockMask) and max(joined_size(n, LANES) for n in mask.BLOCK_SIZE) > max(
+            TILES[-1]
+        ):
             return f"BLOCK_SIZE must divide a multiple of {LANES} up to {TILES[-1][0]}, got {mask.BLOCK_SIZE}"
-        if _tile(query, key, mask) is None:
+        if best_tile(query, key, mask) is None:
             return "the lists of what each tile of queries sees are too long for the chip's scalar memory"
     return why_not_hoisted(query, key, score_mod, mask, softcap)
 
@@ -77,7 +79,7 @@ def tpu_attention(
     options: dict[str, Any] = {"scale": scale, "softcap": softcap, "interpret": interpret}
     if reason := why_not_tpu(*call, **options):
         raise ValueError(f"the TPU's kernels cannot serve this call: {reason}")
-    tile = tile or _tile(query, key, mask) or TILES[-1]
+    tile = tile or best_tile(query, key, mask) or TILES[-1]
     # Splash attention does not say how its results vary over the axes of a shard_map.
     if not residuals and not vma(query) and why_not_splash(*call, tile=tile) is None:
         splash = Splash(mask if isinstance(mask, MaskTerms) else MaskTerms(), softcap)
@@ -85,7 +87,7 @@ def tpu_attention(
     return fused_attention(MOSAIC, *call, **options, block=tile)
 
 
-def _tile(query: Any, key: Any, mask: Mask) -> tuple[int, int] | None:
+def best_tile(query: Any, key: Any, mask: Mask) -> tuple[int, int] | None:
     """Queries and keys in a tile: large ones, as long as they pad little and their lists stay short."""
     lengths = (query.shape[1], key.shape[1])
     sizes = mask.BLOCK_SIZE if isinstance(mask, BlockMask) else (LANES, LANES)

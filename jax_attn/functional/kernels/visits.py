@@ -140,7 +140,10 @@ def joined_size(block: int, tile: int) -> int:
 def bytes_of_lists(mask: Mask, lengths: tuple[int, int], tile: tuple[int, int]) -> int:
     """Bytes of the longer lists of a mask, of rows or of columns, for one batch entry."""
     if isinstance(mask, BlockMask) and isinstance(mask.kv_indices, Tracer):
-        heads, steps = mask.kv_indices.shape[1], [-(-n // size) for n, size in zip(lengths, tile, strict=True)][::-1]
+        heads, steps = (
+            mask.kv_indices.shape[1],
+            [-(-n // size) for n, size in zip(lengths, tile, strict=True)][::-1],
+        )
     else:
         known = mask if isinstance(mask, BlockMask) else (mask or MaskTerms()).without_data()
         pattern = make_pattern(known, lengths, tile)
