@@ -176,12 +176,12 @@ def _pallas(
 ) -> Result:
     match jax.default_backend():
         case "tpu":
-            from jax_attn.functional.kernels.tpu import pallas_attention
+            from jax_attn.functional.kernels.tpu import tpu_attention as attend
         case "gpu":
-            from jax_attn.functional.kernels.gpu import pallas_attention
+            from jax_attn.functional.kernels.gpu import triton_attention as attend
         case other:
             raise ValueError(f"implementation='pallas' is for TPU and GPU, and this device is {other}")
-    return tuple(pallas_attention(q, k, v, score_mod, block_mask, scale=scale))
+    return tuple(attend(q, k, v, score_mod, block_mask, scale=scale))
 
 
 def _terms(q: Array, score_mod: ScoreMod | None, block_mask: BlockMask | None) -> Terms:

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 
 from jax_attn.functional import mask_mods, score_mods
 from jax_attn.functional.arguments import Call
-from jax_attn.functional.block_mask import BlockMask, MaskMod, and_masks, create_block_mask
+from jax_attn.functional.block_mask import MaskMod, and_masks
 from jax_attn.functional.blockwise.attention import blockwise_attention
 from jax_attn.functional.blockwise.plan import best_plans, grid_of_band
 from jax_attn.functional.blockwise.tiles import make_layout
@@ -110,21 +110,16 @@ def _blockwise(call: Call) -> Result:
 
 
 def _pallas(call: Call) -> Result:
-    if jax.default_backend() == "tpu":
-        from jax_attn.functional.kernels.splash import splash_attention, why_not_splash
-        from jax_attn.functional.kernels.tpu import pallas_attention
+    from jax_attn.functional.kernels.visits import MaskTerms
 
-        options = call._asdict()
-        operands = [options.pop(name) for name in ("query", "key", "value")]
-        if why_not_splash(*operands, **options) is None:
-            names = ("scale", "is_causal", "local_window_size", "softcap")
-            output = splash_attention(*operands, **{name: options[name] for name in names})
-            return output, None, None
+    if jax.default_backend() == "tpu":
+        from jax_attn.functional.kernels.tpu import tpu_attention as attend
     else:
-        from jax_attn.functional.kernels.gpu import pallas_attention
-    mods = _mods(call)
-    operands = (call.query, call.key, call.value)
-    output, lse, _ = pallas_attention(*operands, mods.score, _block_mask(call, mods), scale=call.scale)
+        from jax_attn.functional.kernels.gpu import triton_attention as attend
+    terms = MaskTerms(**{name: getattr(call, name) for name in MaskTerms._fields})
+    score_mod = None if call.bias is None else partial(_with_bias, None, call.bias)
+    options = {"scale": call.scale, "softcap": call.softcap, "residuals": False}
+    output, lse, _ = attend(call.query, call.key, call.value, score_mod, terms, **options)
     if call.sinks is not None:
         share, lse = _beside_sinks(lse, call.sinks)
         output = (output * share[..., None]).astype(output.dtype)
@@ -213,15 +208,3 @@ def _terms(call: Call) -> Terms:
         mask_mod=hoist(and_masks(*band)) if band else None,
         every_mask_mod=hoist(and_masks(*data)) if data else None,
     )
-
-
-def _block_mask(call: Call, mods: _Mods) -> BlockMask | None:
-    """The call's masks as a block mask."""
-    masks = [*mods.band, *mods.data]
-    if not masks:
-        return None
-    batch, queries, heads, _ = call.query.shape
-    per_entry = bool(mods.data)
-    per_head = call.mask is not None and call.mask.shape[1] > 1
-    axes = (batch if per_entry else None, heads if per_head else None)
-    return create_block_mask(and_masks(*masks), *axes, queries, call.key.shape[1])

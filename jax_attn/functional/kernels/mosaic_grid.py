@@ -147,5 +147,6 @@ class PairGrid(Grid):
         self.plan, self.group, self.shared, self.sizes = plan, group, shared, kinds.shape
 
     def place(self, *at: Any) -> tuple[Any, Any, Any, Any]:
+        """`(b, n, row, column)` from a place on the grid."""
         b, n, i, j, shared_b, shared_n, *_ = at
         return b * self.shared[0] + shared_b, n * self.shared[1] + shared_n, i, j

@@ -7,8 +7,8 @@ XLA cannot divide a kernel. What happens depends on how the arrays are divided:
 - on Auto axes XLA decides only after lowering: there the same arithmetic is left to XLA, which divides it without
   moving anything. (`custom_partitioning` would keep the kernel; the TPU compiler does not know it ahead of time.)
 
-Every array has an axis of batch entries and one of heads in front, either of which may have but one entry: then it is
-the same for all, or, in a result, the sum over all.
+Every array has an axis of batch entries and one of heads in front, either of which may have but one entry: then it
+is the same for all, or, in a result, the sum over all.
 """
 
 from collections.abc import Callable, Sequence

@@ -194,7 +194,7 @@ def test_no_kernel_is_imported_on_the_way_to_cpu():
         "from jax_attn.functional.flex import flex_attention\n"
         "x = jnp.ones((1, 3, 1, 2))\n"
         "dot_product_attention(x, x, x), flex_attention(x, x, x)\n"
-        "kernels = {'jax_attn.functional.kernels.' + n for n in ('tpu', 'gpu', 'splash', 'cudnn', 'fused', 'plain')}\n"
-        "assert not kernels & set(sys.modules), 'a kernel was imported'\n"
+        "kernels = [name for name in sys.modules if name.startswith('jax_attn.functional.kernels')]\n"
+        "assert not kernels, f'{kernels} were imported'\n"
     )
     subprocess.run([sys.executable, "-c", program], check=True, cwd=ROOT, env=os.environ)
