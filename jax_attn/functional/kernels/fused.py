@@ -85,7 +85,7 @@ class Kernels(Protocol):
         self,
         plan: TilePlan,
         origin: Any,
-        kinds: Array,
+        kinds: Any,
         operands: Sequence[Array],
         tables: Sequence[Array],
         number: int,

@@ -45,7 +45,7 @@ class _Mosaic:
         return _by_batch(_backward_keys, plan, origin, visits, *arrays)
 
     def backward_pairs(
-        self, plan: TilePlan, origin: Any, kinds: Array, operands: Any, tables: Any, number: int
+        self, plan: TilePlan, origin: Any, kinds: Any, operands: Any, tables: Any, number: int
     ) -> list[Array]:
         kernel = functools.partial(_backward_pairs, number)
         return _by_batch(kernel, plan, origin, kinds, operands, tables)
@@ -219,7 +219,7 @@ def _backward_keys(
 
 
 def _backward_pairs(
-    number: int, plan: TilePlan, origin: Any, kinds: Array, operands: Sequence[Array], tables: Sequence[Array]
+    number: int, plan: TilePlan, origin: Any, kinds: Any, operands: Sequence[Array], tables: Sequence[Array]
 ) -> list[Array]:
     q, k, v, do, lse, delta = operands
     (batch, heads), group = q.shape[:2], q.shape[1] // k.shape[1]

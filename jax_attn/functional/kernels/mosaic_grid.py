@@ -112,8 +112,8 @@ class Grid:
         out_specs: Any,
         shapes: Sequence[tuple[tuple[int, ...], Any]],
         scratch: Any,
-        lists: Sequence[Array],
-        operands: Sequence[Array],
+        lists: Sequence[Any],
+        operands: Sequence[Any],
     ) -> list[Array]:
         """The results of the kernel; only the first three axes of the grid are independent.
 
@@ -143,7 +143,7 @@ class PairGrid(Grid):
     The lists are but one, of the kinds of tiles.
     """
 
-    def __init__(self, plan: TilePlan, kinds: Array, group: int, shared: tuple[int, int]) -> None:
+    def __init__(self, plan: TilePlan, kinds: Any, group: int, shared: tuple[int, int]) -> None:
         self.plan, self.group, self.shared, self.sizes = plan, group, shared, kinds.shape
 
     def place(self, *at: Any) -> tuple[Any, Any, Any, Any]:

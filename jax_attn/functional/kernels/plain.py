@@ -132,7 +132,7 @@ class _Plain:
         self,
         plan: TilePlan,
         origin: Any,
-        kinds: Array,
+        kinds: Any,
         operands: Sequence[Array],
         tables: Sequence[Array],
         number: int,
@@ -140,7 +140,7 @@ class _Plain:
         plan = _in_blocks(plan)
         (batch, heads), shape = operands[0].shape[:2], tables[number].shape
 
-        def of_head(corner: Any, operands: Sequence[Array], kinds: Array, tables: Sequence[Array]) -> Any:
+        def of_head(corner: Any, operands: Sequence[Array], kinds: Any, tables: Sequence[Array]) -> Any:
             def of_row(i: Array) -> Array:
                 def of_column(j: Array) -> Array:
                     found = _backward_tile(plan, (*corner, i, j), operands, tables)[3][number]

@@ -185,7 +185,7 @@ class _Triton:
         self,
         plan: TilePlan,
         origin: Any,
-        kinds: Array,
+        kinds: Any,
         operands: Sequence[Array],
         tables: Sequence[Array],
         number: int,
