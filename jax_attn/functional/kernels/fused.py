@@ -1,7 +1,7 @@
 """Attention by a pair of hand-written kernels: what is the same on every chip.
 
-Layout, padding, the lists of blocks to visit, and the rule that ties a forward kernel to its backward ones.
-`tpu.py` and `gpu.py` bring the kernels.
+Layout, padding, the lists of tiles to visit, and the rule that ties a forward kernel to its backward ones.
+`mosaic.py` and `triton.py` bring the kernels, and `plain.py` the same in XLA's own operations.
 """
 
 import functools
@@ -10,14 +10,19 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from jax_attn.functional.block_mask import BlockMask, noop_mask
-from jax_attn.functional.blockwise.plan import EMPTY, FULL, PARTIAL, grid_of_block_mask
 from jax_attn.functional.kernels.hoisting import HoistedMod
+from jax_attn.functional.kernels.partitioning import heads_divide, per_device, varying
+from jax_attn.functional.kernels.plain import PLAIN
 from jax_attn.functional.kernels.tile import TilePlan
-from jax_attn.functional.score_mods import ScoreMod
+from jax_attn.functional.kernels.visits import Mask, MaskTerms, Visits, make_pattern
+from jax_attn.functional.score_mods import ScoreMod, softcap
+
+LARGEST_TABLES = (
+    2**24
+)  # elements, beyond which tables may be a few times as large as the arrays they come from
 
 
 class Fused(NamedTuple):
@@ -26,26 +31,13 @@ class Fused(NamedTuple):
     Attributes:
         output: `(B, T, N, Hv)`.
         lse: `(B, T, N)`, the log-sum-exp of the scores; -inf where nothing is allowed.
-        max_scores: `(B, T, N)`, the largest score allowed, or -inf; it has no gradient.
+        max_scores: `(B, T, N)`, the largest score allowed, or -inf; it has no gradient. None where a kernel
+            was taken that does not tell.
     """
 
     output: Array
     lse: Array
-    max_scores: Array
-
-
-class Visits(NamedTuple):
-    """Which blocks to look at: for each block of one side those of the other, the partial ones first.
-
-    Attributes:
-        order: `(B, N, blocks, steps)` int32, B and N possibly 1.
-        partial: `(B, N, blocks)` int32, how many of them need the mask.
-        total: `(B, N, blocks)` int32, how many there are.
-    """
-
-    order: Int[Array | np.ndarray, "B N blocks steps"]
-    partial: Int[Array | np.ndarray, "B N blocks"]
-    total: Int[Array | np.ndarray, "B N blocks"]
+    max_scores: Array | None
 
 
 class Blocks(NamedTuple):
@@ -53,45 +45,70 @@ class Blocks(NamedTuple):
 
     Attributes:
         kinds: `(B, N, rows, columns)` int32: 0 empty, 1 partial, 2 full.
-        of_row: blocks of keys for each block of queries.
-        of_column: blocks of queries for each block of keys.
+        of_row: tiles of keys for each tile of queries.
+        of_column: tiles of queries for each tile of keys.
     """
 
-    kinds: Int[Array | np.ndarray, "B N rows columns"]
+    kinds: Any
     of_row: Visits
     of_column: Visits
 
 
 @runtime_checkable
 class Kernels(Protocol):
-    """The kernels of a chip, on `(B, N, T, H)` with whole blocks.
+    """The kernels of a chip, on `(B, N, T, H)` with whole tiles.
 
-    A gradient of a table is `(B, N, R, T)`, `(B, N, R, S)` or, for `pairs`, of the table's own shape.
+    Each is called with the plan, with the batch entry and the head that its arrays begin with, with lists of
+    visits and with arrays, and returns a list. A gradient of a table is `(B, N, R, T)`, `(B, N, R, S)` or, for
+    pairs, of the table's own shape.
     """
 
     def forward(
-        self, plan: TilePlan, blocks: Blocks, q: Array, k: Array, v: Array, tables: Sequence[Array]
-    ) -> tuple[Array, Array, Array]:
+        self, plan: TilePlan, origin: Any, visits: Visits, qkv: Sequence[Array], tables: Sequence[Array]
+    ) -> list[Array]:
         """Output, log-sum-exp `(B, N, T)` and maximum `(B, N, T)`."""
         ...
 
     def backward_queries(
-        self, plan: TilePlan, blocks: Blocks, operands: Sequence[Array], tables: Sequence[Array]
-    ) -> tuple[Array, list[Array]]:
+        self, plan: TilePlan, origin: Any, visits: Visits, operands: Sequence[Array], tables: Sequence[Array]
+    ) -> list[Array]:
         """dq, and the gradients of `plan.learned_by("q_idx")`; operands are q, k, v, do, lse, delta."""
         ...
 
     def backward_keys(
-        self, plan: TilePlan, blocks: Blocks, operands: Sequence[Array], tables: Sequence[Array]
-    ) -> tuple[Array, Array, list[Array]]:
+        self, plan: TilePlan, origin: Any, visits: Visits, operands: Sequence[Array], tables: Sequence[Array]
+    ) -> list[Array]:
         """dk, dv, and the gradients of `plan.learned_by("kv_idx")`."""
         ...
 
     def backward_pairs(
-        self, plan: TilePlan, blocks: Blocks, operands: Sequence[Array], tables: Sequence[Array], number: int
-    ) -> Array:
+        self,
+        plan: TilePlan,
+        origin: Any,
+        kinds: Any,
+        operands: Sequence[Array],
+        tables: Sequence[Array],
+        number: int,
+    ) -> list[Array]:
         """The gradient of one of `plan.learned_by("q_idx", "kv_idx")`."""
         ...
+
+
+def why_not_hoisted(
+    query: Any, key: Any, score_mod: ScoreMod | None, mask: Mask, softcap: float | None = None
+) -> str | None:
+    """Why the mods of a call cannot run in a kernel, or None if they can."""
+    sizes, wide = _sizes(query, key), jnp.promote_types(query.dtype, jnp.float32)
+    try:
+        mods = _hoisted(score_mod, mask, softcap, sizes, wide)
+    except ValueError as error:
+        return str(error)
+    tables, given = (
+        sum(counts) for counts in zip((0, 0), *(mod.entries() for mod in mods if mod), strict=True)
+    )
+    if tables > max(LARGEST_TABLES, 4 * given):
+        return f"its mods index arrays by pairs of positions, which takes tables of {tables:,} elements"
+    return None
 
 
 def fused_attention(
@@ -100,78 +117,105 @@ def fused_attention(
     key: Float[Array, "B S K H"],
     value: Float[Array, "B S K Hv"],
     score_mod: ScoreMod | None = None,
-    block_mask: BlockMask | None = None,
+    mask: Mask = None,
     *,
     scale: float | None = None,
+    softcap: float | None = None,
     block: tuple[int, int],
     largest_tile: tuple[int, int] | None = None,
     interpret: bool = False,
 ) -> Fused:
-    """`softmax(score_mod(query keyᵀ · scale), where the mask allows) value`, and its gradients, by `kernels`.
+    """`softmax(score_mod(softcap(query keyᵀ · scale)), where allowed) value`, and its gradients, by `kernels`.
 
     Args:
-        block: the size of blocks where there is no block mask to say it.
+        block: queries and keys in a block of the lists of visits; a multiple of a block mask's own.
         largest_tile: the largest tile that the kernels take; None takes a block at a time.
         interpret: run the kernels as plain JAX, on any device.
 
     Raises:
         ValueError: `score_mod` uses the score in ways that no kernel can follow.
     """
-    (batch, queries, heads, head_dim), keys = query.shape, key.shape[1]
-    sizes = (batch, heads, queries, keys)
+    if not heads_divide(query.swapaxes(1, 2), key.shape[2]):
+        key, value = (jnp.repeat(x, query.shape[2] // key.shape[2], axis=2) for x in (key, value))
+    sizes = (_, _, queries, keys) = _sizes(query, key)
     wide = jnp.promote_types(query.dtype, jnp.float32)
-    block = block if block_mask is None else block_mask.BLOCK_SIZE
+    pattern = make_pattern(mask, (queries, keys), block)
+    rows, columns = pattern.kinds.shape[2:]
+    blocks = Blocks(pattern.kinds.astype(jnp.int32), pattern.of_rows(), pattern.of_columns())
+    score, allowed = _hoisted(score_mod, mask, softcap, sizes, wide)
     largest = block if largest_tile is None else largest_tile
-    rows, columns = (-(-length // size) for length, size in zip((queries, keys), block, strict=True))
-    if block_mask is None:
-        kinds = np.full((1, 1, rows, columns), FULL, np.int32)
-    else:
-        kinds = grid_of_block_mask(block_mask).astype(np.int32)
-    blocks = Blocks(kinds, _visits(kinds), _visits(kinds.swapaxes(2, 3)))
-
-    score = None if score_mod is None else HoistedMod(score_mod, sizes, wide)
-    mask = None
-    if block_mask is not None and block_mask.mask_mod is not noop_mask:
-        mask = HoistedMod(block_mask.mask_mod, sizes)
     plan = TilePlan(
-        scale=head_dim**-0.5 if scale is None else scale,
+        scale=query.shape[3] ** -0.5 if scale is None else scale,
         lengths=(queries, keys),
         block=block,
         tile=(min(block[0], largest[0]), min(block[1], largest[1])),
         score_mod=score,
-        mask_mod=mask,
-        steps=(blocks.of_row.order.shape[-1], blocks.of_column.order.shape[-1]),
+        mask_mod=allowed,
+        steps=pattern.steps,
         interpret=interpret,
     )
     missing = (rows * block[0] - queries, columns * block[1] - keys)
     q, k, v = (
         jnp.pad(x.swapaxes(1, 2), ((0, 0), (0, 0), (0, extra), (0, 0)))
-        for x, extra in ((query, missing[0]), (key, missing[1]), (value, missing[1]))
+        for x, extra in zip(
+            _without_padding(query, key, value, mask), (missing[0], *missing[1:] * 2), strict=True
+        )
     )
     tables = [
-        _pad_positions(table, missing) for mod in (score, mask) if mod is not None for table in mod.tables
+        _pad_positions(table, missing) for mod in (score, allowed) if mod for table in mod.take_tables()
     ]
     learned = plan.learned()
     output, lse, peak = _attention(
         kernels,
         plan,
-        q,
-        k,
-        v,
-        [tables[i] for i in learned],
-        [jax.lax.stop_gradient(table) for i, table in enumerate(tables) if i not in learned],
-        blocks,
+        *varying(
+            (
+                q,
+                k,
+                v,
+                [tables[i] for i in learned],
+                [jax.lax.stop_gradient(table) for i, table in enumerate(tables) if i not in learned],
+                blocks,
+            )
+        ),
     )
     return Fused(*(x[:, :, :queries].swapaxes(1, 2) for x in (output, lse, jax.lax.stop_gradient(peak))))
 
 
-def _visits(kinds: Int[Array | np.ndarray, "B N blocks others"]) -> Visits:
-    xp = np if isinstance(kinds, np.ndarray) else jnp
-    order = xp.argsort((kinds + 2) % 3, axis=-1, stable=True).astype(xp.int32)  # 1, 2, then 0
-    partial, total = ((kinds == PARTIAL).sum(-1, dtype=xp.int32), (kinds > EMPTY).sum(-1, dtype=xp.int32))
-    # Where the mask is known now, no kernel need step through what every row leaves out.
-    steps = max(1, int(total.max())) if xp is np else order.shape[-1]
-    return Visits(order[..., :steps], partial, total)
+def _sizes(query: Any, key: Any) -> tuple[int, int, int, int]:
+    (batch, queries, heads, _), keys = query.shape, key.shape[1]
+    return batch, heads, queries, keys
+
+
+def _hoisted(
+    score_mod: ScoreMod | None, mask: Mask, cap: float | None, sizes: tuple[int, int, int, int], wide: Any
+) -> tuple[HoistedMod | None, HoistedMod | None]:
+    """The score mod with its cap, and the mask, as a kernel sees them."""
+    modified = score_mod
+    if cap is not None:
+        capped = modified = softcap(cap)
+        if score_mod is not None:
+            modified = lambda score, *at: score_mod(capped(score, *at), *at)  # noqa: E731
+    mask_mod = mask.mask_mod if isinstance(mask, BlockMask) else (mask or MaskTerms()).mask_mod()
+    return (
+        None if modified is None else HoistedMod(modified, sizes, wide),
+        None if mask_mod is None or mask_mod is noop_mask else HoistedMod(mask_mod, sizes),
+    )
+
+
+def _without_padding(query: Array, key: Array, value: Array, mask: Mask) -> tuple[Array, Array, Array]:
+    """0 in place of what lies behind the lengths, which may be anything, NaN too."""
+
+    def within(x: Array, lengths: Array | None) -> Array:
+        if lengths is None:
+            return x
+        inside = jnp.arange(x.shape[1]) < lengths[:, None]
+        return jnp.where(inside[:, :, None, None], x, 0)
+
+    if not isinstance(mask, MaskTerms):
+        return query, key, value
+    key, value = (within(x, mask.key_value_seq_lengths) for x in (key, value))
+    return within(query, mask.query_seq_lengths), key, value
 
 
 def _pad_positions(table: Array, missing: tuple[int, int]) -> Array:
@@ -185,6 +229,25 @@ def _merge(plan: TilePlan, learned: Sequence[Array], others: Sequence[Array]) ->
     return [next(floats) if i in numbers else next(rest) for i in range(len(learned) + len(others))]
 
 
+def _run(
+    kernels: Kernels,
+    name: str,
+    plan: TilePlan,
+    visits: Any,
+    operands: Sequence[Array],
+    tables: Any,
+    *which: int,
+) -> list[Array]:
+    """A kernel on the part of each device, or the plain one where XLA divides the arrays."""
+    arrays, tree = jax.tree.flatten((operands, visits, tables))
+
+    def call(own: Kernels, origin: Any, *flat: Array) -> list[Array]:
+        operands, visits, tables = jax.tree.unflatten(tree, flat)
+        return getattr(own, name)(plan, origin, visits, operands, tables, *which)
+
+    return per_device(functools.partial(call, kernels), functools.partial(call, PLAIN), arrays)
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _attention(
     kernels: Kernels,
@@ -195,8 +258,9 @@ def _attention(
     learned: list[Array],
     others: list[Array],
     blocks: Blocks,
-) -> tuple[Array, Array, Array]:
-    return kernels.forward(plan, blocks, q, k, v, _merge(plan, learned, others))
+) -> tuple[Array, ...]:
+    tables = _merge(plan, learned, others)
+    return tuple(_run(kernels, "forward", plan, blocks.of_row, (q, k, v), tables))
 
 
 def _forward(kernels: Kernels, plan: TilePlan, *operands: Any) -> tuple[Any, Any]:
@@ -210,8 +274,8 @@ def _backward(kernels: Kernels, plan: TilePlan, saved: Any, cotangents: Any) -> 
     tables = _merge(plan, learned, others)
     delta = jnp.sum(output.astype(lse.dtype) * d_output.astype(lse.dtype), axis=-1) - d_lse
     operands = (q, k, v, d_output, lse, delta)
-    dq, of_queries = kernels.backward_queries(plan, blocks, operands, tables)
-    dk, dv, of_keys = kernels.backward_keys(plan, blocks, operands, tables)
+    dq, *of_queries = _run(kernels, "backward_queries", plan, blocks.of_row, operands, tables)
+    dk, dv, *of_keys = _run(kernels, "backward_keys", plan, blocks.of_column, operands, tables)
 
     numbers = plan.learned()
     found: dict[int, Array] = {}
@@ -220,7 +284,7 @@ def _backward(kernels: Kernels, plan: TilePlan, saved: Any, cotangents: Any) -> 
     for number, sums in zip(plan.learned_by("kv_idx"), of_keys, strict=True):
         found[number] = _fold(sums[..., None, :], tables[number].shape)
     for number in plan.learned_by("q_idx", "kv_idx"):
-        found[number] = kernels.backward_pairs(plan, blocks, operands, tables, number)
+        (found[number],) = _run(kernels, "backward_pairs", plan, blocks.kinds, operands, tables, number)
     return dq, dk, dv, [found[number].astype(tables[number].dtype) for number in numbers], None, None
 
 

@@ -48,7 +48,9 @@ class HoistedMod:
 
     Attributes:
         lookups: what comes from outside, in the order in which it is needed.
-        tables: for each lookup its `(B, N, R, T, S)`.
+
+    Raises:
+        ValueError: the mod indexes an array by the score.
     """
 
     def __init__(
@@ -65,9 +67,19 @@ class HoistedMod:
         self._producer = {var: i for i, eqn in enumerate(self._eqns) for var in eqn.outvars}
         self._depends, self._outside = self._analyse(jaxpr)
         self.lookups = tuple(self._lookup(var, sizes) for var in self._crossing())
-        given = dict(zip(jaxpr.constvars, map(jnp.asarray, closed.consts), strict=True))
-        self.tables = tuple(self._table(lookup, given, sizes) for lookup in self.lookups)
-        # From here on only the kernel calls, which must not meet the captured arrays.
+        self._sizes = sizes
+        self._given = dict(zip(jaxpr.constvars, map(jnp.asarray, closed.consts), strict=True))
+
+    def entries(self) -> tuple[int, int]:
+        """How many elements the tables have, and how many the arrays that were captured."""
+        length = dict(zip(AXES, self._sizes, strict=True))
+        tables = (x.entries * math.prod(length[name] for name in x.depends) for x in self.lookups)
+        return sum(tables), sum(math.prod(jnp.shape(x)) for x in self._given.values())
+
+    def take_tables(self) -> list[Array]:
+        """For each lookup its `(B, N, R, T, S)`; then only kernels call, which must not meet the arrays."""
+        given, self._given = self._given, {}
+        return [self._table(lookup, given, self._sizes) for lookup in self.lookups]
 
     def _analyse(self, jaxpr: Any) -> tuple[dict[Any, frozenset[str]], set[Any]]:
         """Which inputs each value depends on, and which values touch an array."""

@@ -102,7 +102,7 @@ def score_tile(
         read: how a table is read.
         masked: whether `mask_mod` is asked; padding is left out in any case.
     """
-    b, h, q_start, kv_start = corner
+    b, h, q_start, kv_start = (jnp.asarray(x, jnp.int32) for x in corner)
     shape = plan.tile
     rows = q_start + lax.broadcasted_iota(jnp.int32, shape, 0)
     columns = kv_start + lax.broadcasted_iota(jnp.int32, shape, 1)
@@ -145,7 +145,19 @@ def attend(tile: ScoreTile, v: Array, state: tuple[Array, Array, Array]) -> tupl
     base = _finite(new_peak)
     weights, shrink = jnp.exp(tile.post - base), jnp.exp(peak - base)
     total = shrink * total + jnp.sum(weights, axis=1, keepdims=True)
-    return new_peak, total, shrink * output + dot(weights.astype(v.dtype), v, (1, 0))
+    return new_peak, total, shrink * output + dot(weights.astype(v.dtype), clean(tile, v, 0), (1, 0))
+
+
+def clean(tile: ScoreTile, x: Array, axis: int) -> Array:
+    """`x`, keys (`axis=0`) or queries (1) of a tile, with 0 for those that nobody sees or that see nobody.
+
+    They meet weights of 0 only, but may be anything, and 0 times NaN is NaN.
+    """
+    if tile.allowed is None:
+        return x
+    allowed = jnp.where(tile.allowed, 1.0, 0.0)
+    seen = jnp.max(allowed if axis == 1 else allowed.T, axis=1, keepdims=True)
+    return jnp.where(seen > 0, x, jnp.zeros_like(x))
 
 
 def finish(state: tuple[Array, Array, Array]) -> tuple[Array, Array]:

@@ -5,7 +5,6 @@ empty, partial and full blocks. The oracle is `reference_attention`, and float64
 """
 
 from collections.abc import Callable
-from types import ModuleType
 from typing import Any, ClassVar
 
 import jax
@@ -15,6 +14,8 @@ import pytest
 
 from jax_attn.functional import mask_mods, score_mods
 from jax_attn.functional.block_mask import BlockMask, and_masks, create_block_mask
+from jax_attn.functional.kernels.fused import Kernels, fused_attention
+from jax_attn.functional.kernels.visits import MaskTerms
 from jax_attn.functional.reference import reference_attention
 from jax_attn.parity import tolerances
 from parity_tests.functional.attention_contract import assert_equal
@@ -107,13 +108,13 @@ def oracle(name: str) -> Callable[..., Any]:
 
 
 class KernelContract:
-    """The promises; `module` has the kernels under test."""
+    """The promises; `kernels` are those under test."""
 
-    module: ClassVar[ModuleType]
+    implementation: ClassVar[Kernels]
 
     def attend(self, q: Any, k: Any, v: Any, score_mod: Any = None, block_mask: Any = None) -> Any:
-        return self.module.pallas_attention(
-            q, k, v, score_mod, block_mask, interpret=True, block=(BLOCK, BLOCK)
+        return fused_attention(
+            self.implementation, q, k, v, score_mod, block_mask, interpret=True, block=(BLOCK, BLOCK)
         )
 
     def kernels(self, name: str) -> Callable[..., Any]:
@@ -173,6 +174,24 @@ class KernelContract:
             return jax.vmap(one)(*operands)
 
         assert jnp.allclose(each(mask, q, k, v), expected, atol=tolerances.SAME_FLOAT32)
+
+    @pytest.mark.parametrize("hidden", ["by lengths", "by a mask"])
+    def test_what_nobody_sees_may_be_nan(self, hidden: str):
+        q, k, v = operands(jnp.float32)
+        seen = 19
+        lengths = jnp.full(B, seen)
+        array = jnp.broadcast_to(jnp.arange(S) < seen, (1, 1, T, S))
+        terms = MaskTerms(key_value_seq_lengths=lengths) if hidden == "by lengths" else MaskTerms(mask=array)
+
+        @jax.jit
+        def run(k: Any, v: Any) -> Any:
+            return jax.value_and_grad(lambda *x: (self.attend(*x, None, terms).output ** 2).sum(), (0, 1, 2))(
+                q, k, v
+            )
+
+        expected, poisoned = run(k, v), run(*(x.at[:, seen:].set(jnp.nan) for x in (k, v)))
+        for want, got in zip(jax.tree.leaves(expected), jax.tree.leaves(poisoned), strict=True):
+            assert jnp.array_equal(got, want)
 
     def test_a_score_that_indexes_an_array_is_refused(self):
         q, k, v = operands(jnp.float32)

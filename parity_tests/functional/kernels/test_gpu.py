@@ -10,15 +10,18 @@ from jax_attn.functional import mask_mods, score_mods
 from jax_attn.functional.block_mask import create_block_mask
 from jax_attn.functional.kernels import gpu
 from jax_attn.functional.kernels.cudnn import cudnn_attention, why_not_cudnn
+from jax_attn.functional.kernels.triton import TRITON
 from jax_attn.functional.reference import reference_attention
 from jax_attn.parity import tolerances
 from parity_tests.functional.kernels.kernel_contract import KernelContract
 
-TRITON = "__gpu$xla.gpu.triton"
+CUSTOM_CALL = "__gpu$xla.gpu.triton"
 
 
-class TestGpu(KernelContract):
-    module = gpu
+class TestTriton(KernelContract):
+    """In tiles of 16, which a block of the block mask is here."""
+
+    implementation = TRITON
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
@@ -29,7 +32,7 @@ def test_lowers_for_cuda_forward_and_backward(dtype):
 
     def loss(q, k, v, table, bias):
         t5, learned = score_mods.t5_bias(table), score_mods.learned_bias(bias)
-        result = gpu.pallas_attention(q, k, v, lambda s, *at: t5(learned(s, *at), *at), block_mask)
+        result = gpu.triton_attention(q, k, v, lambda s, *at: t5(learned(s, *at), *at), block_mask)
         return result.output.astype(jnp.float32).sum() + result.lse.sum()
 
     shapes = [(batch, queries, heads, 72), (batch, keys, 2, 72), (batch, keys, 2, 40)]
@@ -38,9 +41,9 @@ def test_lowers_for_cuda_forward_and_backward(dtype):
     exported = export.export(
         jax.jit(jax.grad(loss, argnums=range(5))),
         platforms=["cuda"],
-        disabled_checks=[export.DisabledSafetyCheck.custom_call(TRITON)],
+        disabled_checks=[export.DisabledSafetyCheck.custom_call(CUSTOM_CALL)],
     )(*operands, *tables)
-    assert exported.mlir_module().count(TRITON) == 4  # forward, dq, dk and dv, and the bias of pairs
+    assert exported.mlir_module().count(CUSTOM_CALL) == 4  # forward, dq, dk and dv, and the bias of pairs
 
 
 @pytest.mark.parametrize(
@@ -54,7 +57,8 @@ def test_lowers_for_cuda_forward_and_backward(dtype):
 )
 def test_says_why_not(dtype, head_dim, block, reason):
     mask = create_block_mask(mask_mods.causal, None, None, 48, 48, BLOCK_SIZE=block)
-    answer = gpu.why_not_pallas(dtype, head_dim, head_dim, mask)
+    x = jax.ShapeDtypeStruct((1, 48, 2, head_dim), dtype)
+    answer = gpu.why_not_triton(x, x, x, None, mask)
     assert answer is None if reason is None else reason in answer
 
 
