@@ -1,6 +1,8 @@
 """Positions as a table that is learned."""
 
 import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from jax_attn.functional.checks import require_at_most, require_last_dim
@@ -18,6 +20,17 @@ class LearnedPositions(Embedding):
 
     Source: Devlin et al. (arXiv 1810.04805), section 3; the idea is Gehring et al.'s (arXiv 1705.03122).
     """
+
+    def __init__(
+        self,
+        num_embeddings: int,
+        embedding_dim: int,
+        *,
+        rngs: nnx.Rngs,
+        dtype: DTypeLike | None = None,
+        param_dtype: DTypeLike = jnp.float32,
+    ):
+        super().__init__(num_embeddings, embedding_dim, rngs=rngs, dtype=dtype, param_dtype=param_dtype)
 
     # Only the table is inherited: this is called with vectors, not with ids.
     def __call__(self, x: Float[Array, "*b t d"]) -> Float[Array, "*b t d"]:  # ty: ignore[incompatible-method-override]
