@@ -73,5 +73,5 @@ def test_pytest_starts_without_jax():
 
 
 def test_it_is_installed_with_the_package():
-    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
     assert project["entry-points"]["pytest11"] == {"jax_attn": "jax_attn.pytest_plugin"}
