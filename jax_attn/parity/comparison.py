@@ -12,7 +12,7 @@ from jax_attn.parity import tolerances
 from jax_attn.parity.cases import Case
 from jax_attn.parity.runners.constants import FlaxConstants
 from jax_attn.parity.runners.weight_transfer import Carried, Weights, carry
-from jax_attn.parity.tracing.module_pairs import ModuleNames
+from jax_attn.parity.tracing.module_pairs import ModuleNames, certain_pairs
 from jax_attn.weights.rules import Names
 
 Caller = Callable[..., Any]
@@ -62,6 +62,12 @@ class Comparison:
     def constants(self) -> FlaxConstants:
         """What Flax computes from nothing, for what torch keeps of it in float32."""
         return FlaxConstants(self.flax, self.names, self.call_flax)
+
+    @cached_property
+    def certain_pairs(self) -> dict[str, str]:
+        """Torch's path of each Flax path that has a counterpart for certain."""
+        original = self.flax if self.original is None else self.original
+        return certain_pairs(original, self.torch, self.names, self.modules)
 
     def carry(self) -> tuple["Comparison", Carried]:
         """Return the comparison of copies that share weights, and what of the weights is not compared.

@@ -38,7 +38,10 @@ class ForwardRun:
         self.bound = divergence.bound if divergence.bound > 0 else sides.bound
         with observed(sides.torch):
             torch, tape = self._run(sides.torch)
-        recorder = FlaxRecorder(sides.flax, lane, sides.names, sides.call_flax, first_paths(sides.flax))
+        pairs = sides.certain_pairs if lane.training else {}
+        recorder = FlaxRecorder(
+            sides.flax, lane, sides.names, sides.call_flax, first_paths(sides.flax), pairs
+        )
         keep = _Keep(divergence.flax_path, divergence.call - 1)
         self.recording = recorder.record(self.call, keep, tape=tape)
         whole = divergence.flax_class == "the call"  # what is done with the module's output

@@ -1,8 +1,9 @@
 """The same dropout masks on both sides.
 
 No two frameworks draw the same numbers. So torch runs first with every call of dropout intercepted, and its
-masks kept on a tape; then the tape is played to Flax, in the order of the calls. Two modules that call
-dropout in another order, on other shapes, more or less often, or with another rate, are told apart.
+masks kept on a tape; then the tape is played to Flax. A mask belongs to the innermost pair of modules around
+its call (see `dropout_places`); within one pair the order of the calls decides, and so it does where no pair is
+known. Two modules that call dropout on other shapes, more or less often, or with another rate, are told apart.
 """
 
 import itertools
@@ -12,6 +13,7 @@ import random
 import threading
 from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from typing import Any
 from unittest import mock
 
@@ -21,6 +23,7 @@ import numpy as np
 from jax.core import Tracer
 
 from jax_attn.functional.dropout import keep_masks_from
+from jax_attn.parity.runners.dropout_places import place_in_flax, place_in_torch
 from jax_attn.parity.runners.torch_attention import attention_written_out
 from jax_attn.parity.runners.unrolled import unrolled_scan
 
@@ -33,8 +36,16 @@ class TooFewDraws(DropoutMismatch):
     """Flax drew fewer masks than torch."""
 
 
+@dataclass(frozen=True)
+class Draw:
+    """A mask's rate, and the torch path of the submodule that draws it."""
+
+    rate: float
+    place: str = ""
+
+
 class Tape:
-    """The masks of one forward pass in the order of the calls, True = keep, with the rate of each.
+    """The masks of one forward pass in the order of the calls, True = keep, and what is known of each draw.
 
     `elsewhere` names what else drew random numbers, of which there is no record. With `uniform`, all numbers
     that torch draws between 0 and 1 are this one, and are not named.
@@ -45,25 +56,32 @@ class Tape:
         self.uniform = uniform
         self.masks: list[np.ndarray] = []
         self.elsewhere: list[str] = []
-        self._rates: list[float] = []
+        self._draws: list[Draw] = []
 
     def rewind(self) -> None:
         """Forget what was drawn: a run that failed is tried in another way."""
         self.masks.clear()
-        self._rates.clear()
+        self._draws.clear()
         self.elsewhere.clear()
 
     @property
-    def rates(self) -> tuple[float, ...]:
-        """The rate of each mask."""
-        return tuple(self._rates)
+    def draws(self) -> tuple[Draw, ...]:
+        """The rate and the place of each mask."""
+        return tuple(self._draws)
 
-    def draw(self, shape: Sequence[int], rate: float) -> np.ndarray:
+    def in_order(self) -> "Tape":
+        """The same masks of no place: the order of the calls alone decides."""
+        other = Tape(self.seed, self.uniform)
+        other.masks, other.elsewhere = self.masks, self.elsewhere
+        other._draws = [replace(draw, place="") for draw in self._draws]
+        return other
+
+    def draw(self, shape: Sequence[int], rate: float, place: str = "") -> np.ndarray:
         """The next mask."""
         generator = np.random.default_rng([self.seed, 2, len(self.masks)])
         mask = generator.random(tuple(shape)) >= rate
         self.masks.append(mask)
-        self._rates.append(rate)
+        self._draws.append(Draw(rate, place))
         return mask
 
 
@@ -89,8 +107,8 @@ UNIFORM = {"rand", "rand_like"}
 
 
 @contextmanager
-def record(tape: Tape) -> Generator[None]:
-    """Within it, torch's dropout takes its masks from `tape`, which draws them.
+def record(tape: Tape, module: Any = None) -> Generator[None]:
+    """Within it, torch's dropout takes its masks from `tape`, which draws them for the submodules of `module`.
 
     Caught are `functional.dropout` and its variants by channel, `torch.dropout`, `functional.alpha_dropout`
     (refused), and the dropout inside `scaled_dot_product_attention` and `multi_head_attention_forward`, also
@@ -101,13 +119,14 @@ def record(tape: Tape) -> Generator[None]:
 
     F = torch.nn.functional
     fused = F.scaled_dot_product_attention
+    paths = {} if module is None else {id(child): path for path, child in module.named_modules()}
 
     def drop(x: Any, p: float, shape: Sequence[int]) -> Any:
         if p == 0.0:
             return x
         if p == 1.0:
             return torch.zeros_like(x) * x
-        mask = torch.from_numpy(tape.draw(shape, p)).to(x.device)
+        mask = torch.from_numpy(tape.draw(shape, p, place_in_torch(paths))).to(x.device)
         return x * mask / (1 - p)
 
     def dropout(input: Any, p: float = 0.5, training: bool = True, inplace: bool = False) -> Any:
@@ -205,8 +224,8 @@ def fresh_trace(owner: Any | None) -> AbstractContextManager[Any]:
 
 
 @contextmanager
-def replay(masks: Sequence[Any], rates: Sequence[float], jitted: bool = True) -> Generator[None]:
-    """Within it, `jax.random.bernoulli` gives these masks in order. Scans are unrolled: each turn draws.
+def replay(masks: Sequence[Any], draws: Sequence[Draw], jitted: bool = True) -> Generator[None]:
+    """Within it, `jax.random.bernoulli` gives these masks, each where it belongs. Scans are unrolled.
 
     A draw that keeps all or nothing takes no mask, as torch draws none for it. `jitted` is False where jit is
     turned off: then nothing that drew can be found in a cache.
@@ -215,11 +234,12 @@ def replay(masks: Sequence[Any], rates: Sequence[float], jitted: bool = True) ->
         DropoutMismatch: a draw of another size or rate than torch's, or more or fewer draws.
     """
     with _one_at_a_time, ExitStack() as traces:
-        yield from _replay(masks, rates, traces if jitted else None)
+        yield from _replay(masks, draws, traces if jitted else None)
 
 
-def _replay(masks: Sequence[Any], rates: Sequence[float], traces: ExitStack | None) -> Generator[None]:
+def _replay(masks: Sequence[Any], draws: Sequence[Draw], traces: ExitStack | None) -> Generator[None]:
     drawn = 0
+    left = list(range(len(masks)))
 
     def next_mask(key: Any, p: Any = 0.5, shape: Any = None, *args: Any, **kwargs: Any) -> Any:
         nonlocal drawn
@@ -231,7 +251,10 @@ def _replay(masks: Sequence[Any], rates: Sequence[float], traces: ExitStack | No
                 f"flax calls dropout more often than torch: call {drawn + 1}, of shape {shape}, "
                 f"after torch's {len(masks)}"
             )
-        mask, rate = masks[drawn], rates[drawn]
+        place = place_in_flax()
+        number = next((number for number in left if draws[number].place == place), left[0])
+        left.remove(number)
+        mask, rate = masks[number], draws[number].rate
         drawn += 1
         if math.prod(shape) != mask.size:
             raise DropoutMismatch(f"dropout call {drawn}: flax draws {shape}, torch {tuple(mask.shape)}")
@@ -256,8 +279,8 @@ def _replay(masks: Sequence[Any], rates: Sequence[float], traces: ExitStack | No
         del _playing.next_mask
     if drawn < len(masks):
         raise TooFewDraws(
-            f"torch calls dropout {len(masks)} times, flax {drawn}: torch's call {drawn + 1} "
-            f"is of shape {tuple(masks[drawn].shape)}"
+            f"torch calls dropout {len(masks)} times, flax {drawn}: torch's call {left[0] + 1} "
+            f"is of shape {tuple(masks[left[0]].shape)}"
         )
 
 

@@ -14,7 +14,8 @@ from flax import nnx
 from jax_attn.nn.primitives import Buffer
 from jax_attn.parity.lanes import Lane, is_floating, is_inexact
 from jax_attn.parity.runners.calls import Call, Form
-from jax_attn.parity.runners.dropout import Tape, TooFewDraws, fresh_trace, replay
+from jax_attn.parity.runners.dropout import Draw, Tape, TooFewDraws, fresh_trace, replay
+from jax_attn.parity.runners.dropout_places import innermost, mark_places
 from jax_attn.parity.runners.lifting_flax import lifted_flax
 from jax_attn.parity.runners.places import Places
 from jax_attn.parity.runners.run import Buffers, Run
@@ -45,6 +46,7 @@ class FlaxSide:
         quick: compile quickly rather than for speed.
         kept: torch keys of what stays in a wider dtype than the lane's.
         gradients: whether to take them.
+        pairs: torch's path of each Flax path that has a counterpart, for the dropout masks.
 
     Attributes:
         places: where float32 was lifted; None in a lane where it is not.
@@ -62,9 +64,13 @@ class FlaxSide:
         quick: bool = True,
         kept: Collection[str] = (),
         gradients: bool = True,
+        pairs: Mapping[str, str] | None = None,
     ):
         module = nnx.clone(module, graph=True)
         module.train() if lane.training else module.eval()
+        self.pairs = pairs or {}
+        if self.pairs:
+            mark_places(module, self.pairs)
         _free_dtypes(module, lane)
         self.lane = lane
         self.places = Places() if lane.exact else None
@@ -110,8 +116,8 @@ class FlaxSide:
             Mismatch: the outputs cannot be paired.
             DropoutMismatch: dropout is called otherwise than in torch.
         """
-        masks, rates = (None, ()) if tape is None else (tape.masks, tape.rates)
-        arguments = (self.leaves, list(call.arrays), weights, masks, call.form, skeleton, rates)
+        masks, draws = (None, ()) if tape is None else (tape.masks, paired_draws(tape, self.pairs))
+        arguments = (self.leaves, list(call.arrays), weights, masks, call.form, skeleton, draws)
         with self._surroundings():
             try:
                 with fresh_trace(self if tape else None):
@@ -133,7 +139,7 @@ class FlaxSide:
         masks: list[jax.Array] | None,
         form: Form,
         skeleton: Skeleton,
-        rates: tuple[float, ...],
+        draws: tuple[Draw, ...],
     ) -> Any:
         def forward(trained: list[jax.Array], floating: list[jax.Array]) -> Any:
             state = list(leaves)
@@ -145,7 +151,7 @@ class FlaxSide:
                 next(waiting) if is_float else a for a, is_float in zip(arrays, form.floating, strict=True)
             ]
             args, kwargs = form.build(mixed)
-            with nullcontext() if masks is None else replay(masks, rates):
+            with nullcontext() if masks is None else replay(masks, draws):
                 value = module(*args, **kwargs) if self.call is None else self.call(module, *args, **kwargs)
             found, tensors = take_apart(value)
             ordered = [jnp.asarray(tensors[index]) for index in pair(skeleton, found)]
@@ -196,6 +202,12 @@ class FlaxSide:
         exact, lifted = jax.enable_x64(self.lane.exact), lifted_flax(self.places, self.anew)
         with exact, lifted, jax.default_matmul_precision("highest"):
             yield
+
+
+def paired_draws(tape: Tape, pairs: Mapping[str, str]) -> tuple[Draw, ...]:
+    """What is known of each draw; its place is the innermost of torch's modules that has a counterpart."""
+    theirs = set(pairs.values())
+    return tuple(replace(draw, place=innermost(draw.place, theirs)) for draw in tape.draws)
 
 
 def fixed_dtype(module: nnx.Module, lane: Lane) -> str:

@@ -83,7 +83,9 @@ class TorchSide:
 
         with self._surroundings(call) as kept:
             inputs = self.inputs(call)
-            value = self.ways.value(call, inputs, lambda: record(tape) if tape else nullcontext())
+            value = self.ways.value(
+                call, inputs, lambda: record(tape, self.module) if tape else nullcontext()
+            )
             buffers = kept.compared() if self.lane.exact else None
             skeleton, tensors = take_apart(value)
             tensors = [torch.as_tensor(tensor) for tensor in tensors]

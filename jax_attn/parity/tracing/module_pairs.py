@@ -89,6 +89,22 @@ def pair_modules(
     return pair_entries(ours, theirs, names, modules)
 
 
+def certain_pairs(
+    flax: nnx.Module, torch: Any, names: Names = (), modules: ModuleNames | None = None
+) -> dict[str, str]:
+    """Torch's path of each Flax path that is paired by hand, by its weights or by its name.
+
+    All paths of a shared module are in it. Class and order alone make no pair here.
+    """
+    shared = {place.key for slot in slots(flax, names) for place in slot.places} & set(torch.state_dict())
+    theirs = list(_torch_entries(torch, shared))
+    matching = Matching(list(flax_entries(flax, names, shared)), theirs, names)
+    matching.by_hand(modules or {})
+    matching.by_weights()
+    matching.by_name()
+    return {ours.path: other.first for ours, other in matching.pairs}
+
+
 def pair_entries(
     flax: Iterable[Entry], torch: Iterable[Entry], names: Names = (), modules: ModuleNames | None = None
 ) -> ModulePairs:
@@ -98,6 +114,7 @@ def pair_entries(
     matching.by_hand(modules or {})
     matching.by_weights()
     matching.by_name()
+    matching.by_class()
     pairs = dict.fromkeys((ours.first, theirs.first) for ours, theirs in matching.pairs)
     return ModulePairs(list(pairs), {e.first: e.kind for e in ours}, {e.first: e.kind for e in theirs})
 
@@ -181,7 +198,7 @@ class Matching:
                 self.take(path, other)
 
     def by_name(self) -> None:
-        """Modules without weights: by name below the innermost pair around them, then by class and order."""
+        """Modules without weights: by name below the innermost pair around them."""
         for path in self._bare(self.flax):
             around = self._around(path, self.torch_of)
             theirs = self._bare(self.torch)
@@ -192,6 +209,9 @@ class Matching:
                 if guess in theirs:
                     self.take(path, guess)
                     break
+
+    def by_class(self) -> None:
+        """Modules without weights, below the innermost pair around them: by class and order."""
         inverse = {torch: flax for flax, torch in self.torch_of.items()}
         for path in self._bare(self.flax):
             around, kind = self._around(path, self.torch_of), self.flax[path].kind.lower()

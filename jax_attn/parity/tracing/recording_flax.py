@@ -17,7 +17,7 @@ from flax import nnx
 from jax_attn.parity.lanes import Lane
 from jax_attn.parity.runners.calls import Call
 from jax_attn.parity.runners.dropout import Tape, replay
-from jax_attn.parity.runners.flax_runner import FlaxSide
+from jax_attn.parity.runners.flax_runner import FlaxSide, paired_draws
 from jax_attn.parity.runners.trees import Skeleton, pair, take_apart
 from jax_attn.parity.tracing.observers import GradientObserver, Observer
 from jax_attn.parity.tracing.recording import Recording, is_float
@@ -37,8 +37,9 @@ class FlaxRecorder(FlaxSide):
         names: Names,
         call: Callable[..., Any] | None,
         first: Mapping[str, ModulePath],
+        pairs: Mapping[str, str] | None = None,
     ):
-        super().__init__(module, lane, names, call)
+        super().__init__(module, lane, names, call, pairs=pairs)
         self.slots = [replace(slot, variable=_abstract(slot.variable)) for slot in self.slots]
         self.kind = type(module).__name__
         self.classes = {type(submodule) for submodule, _ in walk(module)}
@@ -130,7 +131,7 @@ class FlaxRecorder(FlaxSide):
             around.enter_context(self._surroundings())
             if tape is not None:
                 masks = [jnp.asarray(mask) for mask in tape.masks]
-                around.enter_context(replay(masks, tape.rates, jitted=False))
+                around.enter_context(replay(masks, paired_draws(tape, self.pairs), jitted=False))
             without_jit = self.without_jit or tape is not None
             if without_jit:
                 around.enter_context(jax.disable_jit())

@@ -61,7 +61,7 @@ class TorchRecorder(TorchSide):
             around.enter_context(_slow_paths())
             with ExitStack() as forward:
                 forward.enter_context(torch.set_grad_enabled(backward))
-                intercept = ExitStack if tape is None else lambda: record(tape)
+                intercept = ExitStack if tape is None else lambda: record(tape, self.module)
                 forward.enter_context(intercept())
                 forward.enter_context(_hooks(self.module, recording, keeper, backward))
                 value = self.ways.once(call, inputs)

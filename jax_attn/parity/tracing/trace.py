@@ -51,7 +51,8 @@ class Tracer:
         self._torch = torch
         self._call_torch = sides.call_torch
         self._flax = sides.flax  # not `sides`, which would keep it
-        self._flax_options = sides.names, sides.call_flax, first_paths(original)
+        pairs = sides.certain_pairs if lane.training else {}
+        self._flax_options = sides.names, sides.call_flax, first_paths(original), pairs
         self._constants = sides.constants
 
     @staticmethod

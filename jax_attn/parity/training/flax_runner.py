@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
@@ -13,8 +13,9 @@ from flax import nnx
 
 from jax_attn.parity.lanes import Lane, is_floating
 from jax_attn.parity.runners.calls import Call, Form
-from jax_attn.parity.runners.dropout import Tape, TooFewDraws, fresh_trace, replay
-from jax_attn.parity.runners.flax_runner import _free_dtypes, quick_options
+from jax_attn.parity.runners.dropout import Draw, Tape, TooFewDraws, fresh_trace, replay
+from jax_attn.parity.runners.dropout_places import mark_places
+from jax_attn.parity.runners.flax_runner import _free_dtypes, paired_draws, quick_options
 from jax_attn.parity.runners.lifting_flax import lifted_flax
 from jax_attn.parity.runners.places import Places
 from jax_attn.parity.training.optimizer_state import learning_rate, moments
@@ -25,7 +26,10 @@ from jax_attn.weights.rules import Names
 
 @dataclass(frozen=True)
 class FlaxRecipe:
-    """What Flax trains, and how. See `compare_training`; the module has torch's weights."""
+    """What Flax trains, and how. See `compare_training`; the module has torch's weights.
+
+    `pairs` are torch's paths of the submodules that have a counterpart, for the dropout masks.
+    """
 
     module: nnx.Module
     loss: Callable[..., Any]
@@ -35,6 +39,7 @@ class FlaxRecipe:
     wrt: Any = nnx.Param
     names: Names = ()
     quick: bool = True
+    pairs: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -81,6 +86,9 @@ class FlaxTrainer:
         self.loss = recipe.loss
         module = nnx.clone(recipe.module, graph=True)
         module.train() if recipe.training else module.eval()
+        self.pairs = recipe.pairs
+        if self.pairs:
+            mark_places(module, self.pairs)
         _free_dtypes(module, lane)
         self.weights = TrainedWeights(module, recipe.wrt, recipe.names)
         self.clip = optax.with_extra_args_support(recipe.clip or optax.identity())
@@ -121,13 +129,13 @@ class FlaxTrainer:
             DropoutMismatch: dropout is called otherwise than in torch.
         """
         run = self._free if leader is None else self._led
-        masks, rates = (None, ()) if tape is None else (tape.masks, tape.rates)
+        masks, draws = (None, ()) if tape is None else (tape.masks, paired_draws(tape, self.pairs))
         with self._surroundings():
             arrays = [self._cast(array) for array in call.arrays]
             if leader is not None:
                 run.leaves = self._as_leaves(leader.before)
                 run.rest = self.weights.rest_at(run.rest, leader.before)
-            loss, gradients, run.rest = self._differentiated(run, arrays, masks, call.form, rates)
+            loss, gradients, run.rest = self._differentiated(run, arrays, masks, call.form, draws)
             fed = gradients if leader is None else self._overlaid(gradients, leader.gradients)
             value = loss if leader is None else jnp.asarray(leader.loss, loss.dtype)
             clipped = None
@@ -166,25 +174,25 @@ class FlaxTrainer:
         )
 
     def _differentiated(
-        self, run: _Run, arrays: list[Any], masks: Any, form: Form, rates: tuple[float, ...]
+        self, run: _Run, arrays: list[Any], masks: Any, form: Form, draws: tuple[Draw, ...]
     ) -> Any:
         arguments = (run.leaves, run.rest, arrays, masks)
         try:
             with lifted_flax(self.places, anew=True), fresh_trace(None if masks is None else self):
-                return self._differentiate(*arguments, form, rates)
+                return self._differentiate(*arguments, form, draws)
         except TooFewDraws:
             # Perhaps a loop that is traced once and runs often; without jit each turn draws for itself.
             with lifted_flax(self.places), jax.disable_jit():
-                return self._gradients(*jax.tree.map(jnp.asarray, arguments), form, rates)
+                return self._gradients(*jax.tree.map(jnp.asarray, arguments), form, draws)
 
     def _gradients(
-        self, leaves: Any, rest: Any, arrays: Any, masks: Any, form: Form, rates: tuple[float, ...]
+        self, leaves: Any, rest: Any, arrays: Any, masks: Any, form: Form, draws: tuple[Draw, ...]
     ) -> Any:
         def forward(leaves: Any) -> Any:
             here = jax.tree.map(lambda leaf: leaf, rest)  # variables of this trace, which may be changed
             module = nnx.merge(self.weights.graphdef, self.weights.state(leaves), here)
             args, kwargs = form.build(arrays)
-            with nullcontext() if masks is None else replay(masks, rates):
+            with nullcontext() if masks is None else replay(masks, draws):
                 loss = self.loss(module, *args, **kwargs)
             if jnp.shape(loss) != () or not is_floating(loss):
                 raise BadLoss(f"flax's loss must be a floating scalar, got {_described(loss)}")

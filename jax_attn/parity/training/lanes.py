@@ -68,6 +68,7 @@ def exact_lane(
     judge.finish()
     report.deviations = [*judge.deviations, *report.deviations]
     report.left_out += judge.left_out
+    report.left_out += [LeftOut("", lane.name, "torch", way) for way in leader.ways.taken]
     if told := lifted(follower.places, leader.places):
         report.left_out.append(LeftOut("", lane.name, *told))
     if report.steps and not moved:

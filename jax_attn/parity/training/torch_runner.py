@@ -1,6 +1,5 @@
 """Trains the torch module: a copy, in one dtype, step by step, telling everything of each step."""
 
-import copy
 import math
 from collections.abc import Callable, Collection, Generator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -9,12 +8,17 @@ from typing import Any
 
 import numpy as np
 
-from jax_attn.parity.lanes import is_floating
+from jax_attn.parity.lanes import is_floating, lanes_named
 from jax_attn.parity.runners.calls import Call
 from jax_attn.parity.runners.constants import FlaxConstants, RoundedBuffers
 from jax_attn.parity.runners.dropout import DropoutMismatch, Tape, record
 from jax_attn.parity.runners.lifting_torch import lifted_torch
 from jax_attn.parity.runners.places import Places
+from jax_attn.parity.runners.torch_buffers import KeptBuffers
+from jax_attn.parity.runners.torch_casts import Casts
+from jax_attn.parity.runners.torch_copy import copied
+from jax_attn.parity.runners.torch_keys import state_keys
+from jax_attn.parity.runners.torch_ways import Ways
 from jax_attn.parity.training.torch_optimizer import build_optimizer, rebuilt
 from jax_attn.weights.tensors import as_numpy, as_torch
 
@@ -74,6 +78,7 @@ class TorchTrainer:
 
     Attributes:
         places: where float32 in the loss was lifted; None where it is not.
+        ways: how the module is run, if not as it is.
     """
 
     def __init__(
@@ -95,17 +100,21 @@ class TorchTrainer:
         self.jitter = jitter
         self.noise = np.random.default_rng([seed, 4])
         with self._surroundings():
-            self.module = copy.deepcopy(recipe.module).to(getattr(torch, rounded)).to(self.dtype)
+            self.module = copied(recipe.module)
+            casts = Casts(self.module, lanes_named([rounded])[0], truth=dtype != rounded)
+            self.ways = Ways(casts, self._forward)
             self.module.train(recipe.training)
             given = recipe.optimizer
             if hasattr(given, "param_groups"):
                 theirs = zip(recipe.module.parameters(), self.module.parameters(), strict=True)
                 given = rebuilt(given, {id(parameter): own for parameter, own in theirs})
             self.optimizer, self.scheduler = build_optimizer(given, list(self.module.parameters()))
-        self.parameters = dict(self.module.named_parameters())
-        buffers = {key: b for key, b in self.module.named_buffers() if b.is_floating_point()}
+        self.keys = state_keys(recipe.module)
+        self.parameters = {self.keys[name][0]: p for name, p in self.module.named_parameters()}
+        buffers = {self.keys[name][0]: b for name, b in self.module.named_buffers() if b.is_floating_point()}
         self.tensors = {**self.parameters, **buffers}
-        self.aliases = _aliases(self.module)
+        self.aliases = _aliases(self.module, self.keys)
+        self.started = False
         self.groups = _groups(self.parameters, self.optimizer)
 
     def values(self) -> dict[str, np.ndarray]:
@@ -180,9 +189,8 @@ class TorchTrainer:
         device = next(iter(self.tensors.values())).device
         arrays = [as_torch(array).to(device) for array in call.arrays]
         arrays = [t.to(self.dtype) if is_floating(a) else t for t, a in zip(arrays, call.arrays, strict=True)]
-        args, kwargs = call.form.build(arrays)
-        with nullcontext() if tape is None else record(tape):
-            loss = self.recipe.loss(self.module, *args, **kwargs)
+        loss = self._first_value(call, arrays, tape) if not self.started else self._value(call, arrays, tape)
+        self.started = True
         if tape is not None and tape.elsewhere:
             drew = ", ".join(tape.elsewhere)
             raise DropoutMismatch(f"it draws random numbers outside of dropout ({drew}), unknown to flax")
@@ -193,6 +201,27 @@ class TorchTrainer:
                 "torch's loss must depend on a parameter that has requires_grad, got one that does not"
             )
         return loss
+
+    def _first_value(self, call: Call, arrays: list[Any], tape: Tape | None) -> Any:
+        """The loss; if the module does not run as it is, in a way in which it does."""
+        kept = KeptBuffers(self.module, self.keys)
+        try:
+            return self._value(call, arrays, tape)
+        except Exception:
+            kept.put_back()
+            found = self.ways.settle(call, arrays)
+            kept.put_back()
+            if not found:
+                raise
+            return self._value(call, arrays, tape)
+
+    def _value(self, call: Call, arrays: list[Any], tape: Tape | None) -> Any:
+        with nullcontext() if tape is None else record(tape, self.module):
+            return self.ways.once(call, arrays)
+
+    def _forward(self, call: Call, arrays: list[Any]) -> Any:
+        args, kwargs = call.form.build(arrays)
+        return self.recipe.loss(self.module, *args, **kwargs)
 
     def _add_noise(self) -> None:
         known = [p.grad for p in self.parameters.values() if p.grad is not None]
@@ -252,14 +281,15 @@ def _groups(parameters: Mapping[str, Any], optimizer: Any) -> dict[str, Any]:
     return {keys[id(parameter)]: group for parameter, group in optimized}
 
 
-def _aliases(module: Any) -> dict[str, str]:
+def _aliases(module: Any, keys: Mapping[str, Collection[str]]) -> dict[str, str]:
     """Further keys of shared parameters and buffers, each with the first one."""
     first: dict[int, str] = {}
     found = {}
     for named in (module.named_parameters, module.named_buffers):
-        for key, tensor in named(remove_duplicate=False):
-            if first.setdefault(id(tensor), key) != key:
-                found[key] = first[id(tensor)]
+        for name, tensor in named(remove_duplicate=False):
+            for key in keys[name]:
+                if first.setdefault(id(tensor), key) != key:
+                    found[key] = first[id(tensor)]
     return found
 
 

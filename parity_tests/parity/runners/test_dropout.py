@@ -242,8 +242,8 @@ def test_the_fused_kernel_with_dropout_is_taken_apart(mask: str):
 
 
 class KeepAll(Tape):
-    def draw(self, shape, rate):
-        return np.ones(super().draw(shape, rate).shape, bool)
+    def draw(self, shape, rate, place=""):
+        return np.ones(super().draw(shape, rate, place).shape, bool)
 
 
 @pytest.mark.parametrize("remat", [False, True])
@@ -333,6 +333,64 @@ def test_no_mask_stays_behind_in_a_compiled_function():
     assert np.array_equal(helper(x, jax.random.key(0)), expected)
 
 
+class TorchPair(torch.nn.Module):
+    """Two dropouts of one shape and rate, and a third of another."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = torch.nn.Linear(5, 5)
+        self.a, self.b, self.c = torch.nn.Dropout(0.4), torch.nn.Dropout(0.4), torch.nn.Dropout(0.2)
+
+    def forward(self, x):
+        h = self.linear(x)
+        return self.a(h) * 2 + self.b(h) * 3 + self.c(h.sum(-1, keepdim=True))
+
+
+class FlaxPair(nnx.Module):
+    """The same, in any order of calls; `fault` drops in another place."""
+
+    def __init__(self, order, fault="", names="abc", rate=0.2):
+        rngs = nnx.Rngs(0)
+        self.linear = nnx.Linear(5, 5, rngs=rngs)
+        for name, its in zip(names, (0.4, 0.4, rate), strict=True):
+            setattr(self, name, nnx.Dropout(its, rngs=rngs))
+        self.order, self.fault, self.names = order, fault, names
+
+    def __call__(self, x):
+        h = jnp.tanh(self.linear(x)) if self.fault == "tanh" else self.linear(x)
+        given = {"a": h, "b": h, "c": h.sum(-1, keepdims=True)}
+        own = dict(zip("abc", self.names, strict=True))
+        out = {name: getattr(self, own[name])(given[name]) for name in self.order}
+        if self.fault == "one mask":
+            out["b"] = out["a"]
+        if self.fault == "another place":
+            return self.a(h * 2 + h * 3) + out["b"] * 0 + out["c"]
+        return out["a"] * 2 + out["b"] * 3 + out["c"]
+
+
+@pytest.mark.parametrize("order", ["abc", "bac", "cba"])
+def test_masks_belong_to_the_paired_module(order: str):
+    compare(FlaxPair(order), TorchPair(), draw(7, 5), lanes=DROPOUT).assert_passed()
+
+
+def test_masks_follow_the_order_where_names_are_crossed():
+    compare(FlaxPair("abc", names="bac"), TorchPair(), draw(7, 5), lanes=DROPOUT).assert_passed()
+
+
+@pytest.mark.parametrize(
+    ("fault", "rate"), [("tanh", 0.2), ("one mask", 0.2), ("another place", 0.2), ("", 0.3)]
+)
+def test_a_fault_beside_another_order_of_calls_is_found(fault: str, rate: float):
+    report = compare(FlaxPair("cba", fault, rate=rate), TorchPair(), draw(7, 5), lanes=DROPOUT, trace=False)
+    assert not report.passed
+
+
+def test_an_identical_dropout_is_not_blamed_for_the_order_of_calls():
+    report = compare(FlaxPair("cba", "tanh"), TorchPair(), draw(7, 5), lanes=DROPOUT)
+    first = str(report).partition("first divergence")[2].splitlines()[0]
+    assert "Dropout" not in first
+
+
 # The tape alone.
 
 
@@ -348,7 +406,7 @@ def test_other_random_numbers_are_left_alone():
     tape.draw((2,), 0.5)
     key = jax.random.key(0)
     normal = jax.random.normal(key, (3,))
-    with replay(tape.masks, tape.rates):
+    with replay(tape.masks, tape.draws):
         assert np.array_equal(jax.random.normal(key, (3,)), normal)
         assert np.array_equal(jax.random.bernoulli(key, 0.5, (2,)), tape.masks[0])
 
@@ -359,7 +417,7 @@ def test_the_tape_tells_of_draws_that_do_not_fit():
     key = jax.random.key(0)
 
     def play(*draws):
-        with replay(tape.masks, tape.rates):
+        with replay(tape.masks, tape.draws):
             for keep, shape in draws:
                 jax.random.bernoulli(key, keep, shape)
 
