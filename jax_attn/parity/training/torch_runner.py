@@ -128,8 +128,9 @@ class TorchTrainer:
         with torch.no_grad():
             for parameter in self.parameters.values():
                 factor = 1 + self.noise.uniform(-size, size, tuple(parameter.shape))
-                moved = parameter.double() * as_torch(factor).to(parameter.device)
-                parameter.copy_(moved.to(getattr(torch, rounded)))
+                moved = parameter * as_torch(factor).to(parameter.device)
+                dtype = getattr(torch, rounded)
+                parameter.copy_(moved.to(dtype.to_complex() if parameter.is_complex() else dtype))
 
     def untrained(self, key: str) -> str:
         """Why torch does not train what has this key; empty if it does."""
