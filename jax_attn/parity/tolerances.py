@@ -21,6 +21,11 @@ ZERO = 1e-12
 # first over the smaller number: on a single draw, torch may have been lucky.
 DRAWS = (4, 16)
 
+# And over this many where it is within the bound in at least this part of those draws: what few of them decide,
+# such as the signs of numbers near zero before a ReLU, is not known from 16.
+RARE_DRAWS = 64
+RARE = 0.25
+
 # Training: what an optimizer makes of given gradients (clipped gradients, moments, updates), as a part of the
 # tensor's largest value. Moments forget, so 20 steps are no further apart than one.
 UPDATE = 1e-9

@@ -70,6 +70,12 @@ def pooled(result: Result, draws: Sequence[Sequence[Noise]]) -> Result:
     return replace(result, error=error, ratio=ratio, passed=passed, detail=detail)
 
 
+def decided_by_few(result: Result, draws: Sequence[Sequence[Noise]]) -> bool:
+    """Whether a result above the bound is within it in a good part of the draws: the rest decide."""
+    within = [all(_over(ours, theirs) <= result.bound for ours, theirs, _ in draw) for draw in draws]
+    return sum(within) >= tolerances.RARE * len(draws)
+
+
 def noises(pair: Pair, parts: Sequence[Any], eps: float, scale: float = 0.0) -> list[Noise]:
     """(`|jax - truth|`, `max(|torch - truth|, eps |truth|)`, `|truth|`) of each part of a tensor.
 

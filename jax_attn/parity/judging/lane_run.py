@@ -10,7 +10,7 @@ import numpy as np
 from jax_attn.parity import tolerances
 from jax_attn.parity.cases import Case
 from jax_attn.parity.comparison import Comparison
-from jax_attn.parity.judging.judge import Pair, judge, measure, pooled
+from jax_attn.parity.judging.judge import Pair, decided_by_few, judge, measure, pooled
 from jax_attn.parity.judging.lane_pairs import LanePairs
 from jax_attn.parity.judging.unevenness import UNSTEADY, is_uneven, unsteady
 from jax_attn.parity.lanes import Lane
@@ -18,7 +18,7 @@ from jax_attn.parity.report import LeftOut, Result
 from jax_attn.parity.runners.calls import Call, cotangents
 from jax_attn.parity.runners.dropout import UNIFORM, DropoutMismatch, Tape
 from jax_attn.parity.runners.flax_runner import FlaxSide, depends_on_mode, fixed_dtype
-from jax_attn.parity.runners.places import lifted
+from jax_attn.parity.runners.places import Places, lifted
 from jax_attn.parity.runners.run import Run
 from jax_attn.parity.runners.torch_casts import kept_keys
 from jax_attn.parity.runners.torch_runner import TorchSide
@@ -159,6 +159,10 @@ class LaneRun:
         results, left_out = self._in_order(attempt) or (results, left_out)
         return [self._hinted(result) for result in results], [*left_out, *self._lifted(attempt.case)]
 
+    def _torch_places(self) -> Places | None:
+        """Where float32 was lifted on torch's side."""
+        return (self.torch if self.truth is None else self.truth).places
+
     def _in_order(self, attempt: Attempt) -> Verdict | None:
         """The verdict where the masks follow the order of the calls, if all of it passes.
 
@@ -179,8 +183,7 @@ class LaneRun:
         """What was computed in float64 though the code asks for float32, in this case or another."""
         if self.mutation:
             return []
-        torch = self.torch if self.truth is None else self.truth
-        told = lifted(self.flax.places, torch.places)
+        told = lifted(self.flax.places, self._torch_places())
         return [LeftOut(case.name, self.lane.name, *told)] if told else []
 
     def notes(self) -> list[LeftOut]:
@@ -251,19 +254,22 @@ class LaneRun:
         """The results that are above the bound, over more draws of the same rounding errors.
 
         A ratio of two rounding errors is a ratio of two random numbers: now and then torch happens to be far
-        nearer to the truth than it usually is, and which tensor this befalls changes with the processor.
+        nearer to the truth than it usually is, and which tensor this befalls changes with the processor. Where
+        few of the draws decide, more are made.
         """
         draws = {result: [measure(result, self.lane, pairs, pairs)] for result in noisy}
         settled: Settled = {}
-        for draw in range(1, max(tolerances.DRAWS)):
+        for draw in range(1, tolerances.RARE_DRAWS):
             seed = self.sides.seed + draw
             torch = self._run_torch(call.nearby(self.lane, draw), seed)
             others = self._paired(case, torch, self._run_flax(torch, seed)).pairs
             for result, measured in draws.items():
                 measured.append(measure(result, self.lane, others, pairs))
-            if draw + 1 in tolerances.DRAWS:
+            if draw + 1 in (*tolerances.DRAWS, tolerances.RARE_DRAWS):
                 settled = {(r.kind, r.name): pooled(r, measured) for r, measured in draws.items()}
-                if all(result.passed for result in settled.values()):
+                failed = [r for r in noisy if not settled[r.kind, r.name].passed]
+                enough = draw + 1 >= max(tolerances.DRAWS)
+                if not failed or (enough and not all(decided_by_few(r, draws[r]) for r in failed)):
                     break
         return settled
 

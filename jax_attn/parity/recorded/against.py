@@ -98,6 +98,9 @@ class RecordedLaneRun(LaneRun):
     def _ready_torch(self) -> None:
         """There is none."""
 
+    def _torch_places(self) -> None:
+        """Not recorded."""
+
     def _run_torch(self, call: Call, seed: int) -> ByTorch:
         draw = self.draws[seed - self.sides.seed]  # where there are no more, the first verdict stands
         return ByTorch(call, draw.skeleton, draw.run, draw.truth, None)
