@@ -98,7 +98,9 @@ def _transposed(table: Sequence[Slot], given: Shapes) -> Iterator[str]:
     ]
     if turned:
         tails = dict.fromkeys(".".join(key.split(".")[-2:]) for key in turned)
-        pattern = rf"\b({'|'.join(map(re.escape, tails))})$"
+        fused = any(place.parts > 1 for slot in table for place in slot.places if place.key in turned)
+        end = r"(?=$|\[)" if fused else "$"
+        pattern = rf"\b({'|'.join(map(re.escape, tails))}){end}"
         yield (
             f"{_several(turned)} the transpose of what is expected, as transformers' Conv1D keeps it: "
             f"names={[(pattern, OWN_TRANSPOSE)]} turns such tensors, square ones too"
