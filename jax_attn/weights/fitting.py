@@ -105,8 +105,8 @@ def ties(table: Sequence[Slot], state_dict: Mapping[str, Any], by_value: bool = 
         table: the slots.
         state_dict: the tensors by torch key.
         by_value: whether a tensor counts that is equal bit for bit, and not only one that lies in the same memory;
-            a file may not tell. A vector or a constant tensor never does: a bias of zeros equals many. Nor does that
-            of another layer: a stack may start from copies of one.
+            a file may not tell. A vector or a constant tensor never does: a bias of zeros equals many. Nor does
+            that of another layer: a stack may start from copies of one.
     """
     expected = {place.key for slot in table for place in slot.places}
     held = [key for key in state_dict if key in expected]

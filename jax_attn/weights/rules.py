@@ -22,9 +22,9 @@ Names = Sequence[tuple[str, str]]
 """Pairs (pattern, replacement) for `re.sub`, applied in turn to the generic torch key of every variable.
 
 A key that they end in `.T` means a tensor that torch keeps transposed, as transformers' `Conv1D` does; one that
-they end in `[0]`, `[1]`, ... means the first, second, ... part of a tensor that torch keeps fused; `[0].T` is both. For
-`nnx.MultiHeadAttention`, whose projections torch fuses, a pattern that matches the key of a projection by itself
-(`query.weight`) and not the fused one (`in_proj_weight`) says that torch keeps it by itself.
+they end in `[0]`, `[1]`, ... means the first, second, ... part of a tensor that torch keeps fused; `[0].T` says
+both. For `nnx.MultiHeadAttention`, whose projections torch fuses, a pattern that matches the key of a projection by
+itself (`query.weight`) and not the fused one (`in_proj_weight`) says that torch keeps it by itself.
 """
 
 LEAF_NAMES = {"kernel": "weight", "scale": "weight", "embedding": "weight"}

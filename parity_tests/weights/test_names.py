@@ -7,7 +7,7 @@ import pytest
 import torch
 from flax import nnx
 from torch import nn
-from transformers import GPT2Config, GPT2LMHeadModel, GPT2Model
+from transformers import GPT2Config, GPT2Model
 from transformers.pytorch_utils import Conv1D
 
 from jax_attn.parity.compare import compare

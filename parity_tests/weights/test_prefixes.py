@@ -43,7 +43,7 @@ def test_two_encoders_in_a_file_are_told_apart(folder):  # noqa: F811
             **{f"context.{key}": 2 * tensors[key] for key in tensors},
         },
     )
-    with pytest.raises(ValueError, match="holds 2 encoders, under 'context.', 'question.'") as caught:
+    with pytest.raises(ValueError, match=r"holds 2 encoders, under 'context\.', 'question\.'") as caught:
         from_pretrained(folder)
     assert "\n" not in str(caught.value)
     assert bits(from_pretrained(folder, ignore=["context.*"], names=[])) == expected
