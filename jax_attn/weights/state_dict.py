@@ -12,7 +12,7 @@ from flax import nnx
 from jax_attn.nn.primitives import Buffer
 from jax_attn.weights.errors import NamesError, StateDictError
 from jax_attn.weights.fitting import fit, ties
-from jax_attn.weights.remedies import remedies, renaming
+from jax_attn.weights.remedies import remedies, renaming, transposing
 from jax_attn.weights.rules import Names, Place, Slot, TorchLayout, joined, layout_noted, piece_at, slots
 from jax_attn.weights.tensors import as_numpy, as_torch
 
@@ -20,6 +20,8 @@ ModuleT = TypeVar("ModuleT", bound=nnx.Module)
 
 # torch counts the batches that BatchNorm saw; flax does not.
 WITHOUT_COUNTERPART = ("num_batches_tracked",)
+
+CONV1D = "tensors that are the transpose of what is expected, as transformers' Conv1D keeps them"
 
 
 def load_state_dict(
@@ -111,9 +113,12 @@ def misfit(
     """The error to raise: one line with the remedy where other names are all that it takes."""
     table = slots(module, names, fit(module, state_dict, names))
     rules, _, _ = renaming(table, state_dict)
+    turned = transposing(table, state_dict)
     check = errors_with or partial(errors_of, module, state_dict)
     if rules and not check([*names, *rules]):
         return NamesError(message, errors, [*names, *rules])
+    if turned and not check([*names, *rules, *turned]):
+        return NamesError(message, errors, [*names, *rules, *turned], CONV1D)
     return StateDictError(message, errors, remedies(module, table, state_dict))
 
 

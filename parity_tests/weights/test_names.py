@@ -1,7 +1,6 @@
 """The endings of `names`: `.T` for what torch keeps transposed, `[i]` for a part of what it fuses."""
 
-import re
-
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
@@ -37,7 +36,7 @@ class Attention(nnx.Module):
 
     def __call__(self, x):
         parts = (
-            np.split(self.c_attn(x), 3, -1) if hasattr(self, "c_attn") else (self.q(x), self.k(x), self.v(x))
+            jnp.split(self.c_attn(x), 3, -1) if hasattr(self, "c_attn") else (self.q(x), self.k(x), self.v(x))
         )
         q, k, v = (part.reshape(*x.shape[:2], HEADS, -1) for part in parts)
         causal = np.tril(np.ones((x.shape[1], x.shape[1]), bool))
@@ -128,15 +127,14 @@ def test_the_endings_in_either_order(ending):
 def test_the_error_says_which_ending():
     """The pair in the message is all that it takes."""
     theirs = gpt2()
-    for flax, names in ((Gpt2(), []), (Gpt2(apart=True), APART[:6])):
+    apart = [(pattern, key.removesuffix(".T")) for pattern, key in APART[:6]]
+    for flax, names in ((Gpt2(), []), (Gpt2(apart=True), apart)):
         with pytest.raises(
             StateDictError, match="the transpose of what is expected, as transformers' Conv1D"
         ) as caught:
             load_state_dict(flax, theirs.state_dict(), names=names)
-        proposed = eval(re.search(r"names=(\[.+?\)\])", str(caught.value))[1])
-        if names:
-            names = [(pattern, key.removesuffix(".T")) for pattern, key in names]
-        load_state_dict(flax, theirs.state_dict(), names=[*names, *proposed])
+        assert "\n" not in str(caught.value)
+        load_state_dict(flax, theirs.state_dict(), names=caught.value.names)
         np.testing.assert_allclose(flax(IDS), hidden(theirs), rtol=0, atol=1e-4)
 
 
@@ -156,7 +154,7 @@ def test_a_conv1d_alone(inputs, outputs):
     bare = load_state_dict(linear(inputs, outputs), theirs.state_dict(), names=[(r"^weight$", "weight.T")])
     np.testing.assert_array_equal(bare.kernel[...], theirs.weight.detach())
     if inputs != outputs:
-        with pytest.raises(StateDictError, match="is the transpose of what is expected"):
+        with pytest.raises(StateDictError, match="the transpose of what is expected"):
             load_state_dict(linear(inputs, outputs), theirs.state_dict())
 
 
