@@ -34,8 +34,8 @@ def remedies(module: nnx.Module, table: Sequence[Slot], state_dict: Mapping[str,
     ]
     if turned := transposing(table, state_dict):
         lines.append(
-            f"{_several(_turned(table, given))} the transpose of what is expected, as transformers' Conv1D keeps it: "
-            f"names={turned} turns such tensors, square ones too"
+            f"{_several(_turned(table, given))} the transpose of what is expected, as transformers' Conv1D keeps "
+            f"it: names={turned} turns such tensors, square ones too"
         )
     rules, mended, missing = renaming(table, state_dict)
     if rules:
