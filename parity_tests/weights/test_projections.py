@@ -110,7 +110,8 @@ def test_either_side_takes_the_weights_of_the_other(name):
     context = x if same else draw((2, 5, flax.in_kv_features), np.float32)
     with torch.no_grad():
         expected = theirs(torch.from_numpy(x), torch.from_numpy(context))
-    np.testing.assert_allclose(flax(x, context), expected, rtol=0, atol=1e-4)
+    given = nnx.jit(lambda module, x, context: module(x, context))(flax, x, context)
+    np.testing.assert_allclose(given, expected, rtol=0, atol=1e-4)
 
     other.load_state_dict(state_dict(flax, names=names))  # strictly
     for key, tensor in theirs.state_dict().items():
