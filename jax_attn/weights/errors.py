@@ -23,13 +23,16 @@ class StateDictError(ValueError):
 
 
 class NamesError(StateDictError):
-    """A `state_dict` that fits once its keys are renamed: the remedy is all that there is to say.
+    """A `state_dict` that fits once it is told by which names: the remedy is all that there is to say.
 
     Attributes:
         names: the pairs that make it fit.
     """
 
-    def __init__(self, message: str, errors: Sequence[str], names: Sequence[tuple[str, str]]):
+    def __init__(
+        self, message: str, errors: Sequence[str], names: Sequence[tuple[str, str]], but_for: str = ""
+    ):
         super().__init__(message, errors)
         self.names = list(names)
-        self.args = (f"{message}, but for the names of its keys: names={self.names} makes all of it fit",)
+        but_for = but_for or "the names of its keys"
+        self.args = (f"{message}, but for {but_for}: names={self.names} makes all of it fit",)

@@ -1,14 +1,26 @@
 """What a torch `state_dict` says of its own layout: fused projections, and tensors of two names."""
 
 import re
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import chain
 from typing import Any
 
 import numpy as np
 from flax import nnx
 
-from jax_attn.weights.rules import Names, Slot, TorchLayout, layout_noted, rename, require_names, slots, walk
+from jax_attn.weights.rules import (
+    Names,
+    Place,
+    Slot,
+    TorchLayout,
+    layout_noted,
+    rename,
+    require_names,
+    slots,
+    walk,
+)
 from jax_attn.weights.tensors import as_numpy, is_torch_tensor
 
 # What models call the projections of their attention. Only names that cannot mean anything else: whether one tensor
@@ -42,9 +54,16 @@ def fit(module: nnx.Module, state_dict: Mapping[str, Any], names: Names) -> Torc
     own = layout_noted(module)
     layout = TorchLayout((*own.names, *dict.fromkeys(rules)), own.tied)
     table = slots(module, names, layout)
-    paths = {place.key: slot.path for slot in table for place in slot.places}
-    tied = {key: paths[other] for key, other in ties(table, state_dict).items()}
-    return TorchLayout(layout.names, (*layout.tied, *tied.items()))
+    held: dict[str, list[tuple[Place, str]]] = defaultdict(list)
+    for slot in table:
+        for place in slot.places if not slot.stacked else ():
+            held[place.key].append((place, slot.path))
+    tied = (
+        (replace(place, key=key, literal=True), path)
+        for key, other in ties(table, state_dict).items()
+        for place, path in held[other]
+    )
+    return TorchLayout(layout.names, (*layout.tied, *tied))
 
 
 def _attentions(module: nnx.Module) -> Iterator[tuple[str, str]]:
@@ -86,11 +105,13 @@ def ties(table: Sequence[Slot], state_dict: Mapping[str, Any], by_value: bool = 
         table: the slots.
         state_dict: the tensors by torch key.
         by_value: whether a tensor counts that is equal bit for bit, and not only one that lies in the same memory;
-            a file may not tell. A vector or a constant tensor never does: a bias of zeros equals many.
+            a file may not tell. A vector or a constant tensor never does: a bias of zeros equals many. Nor does
+            that of another layer: a stack may start from copies of one.
     """
     expected = {place.key for slot in table for place in slot.places}
     held = [key for key in state_dict if key in expected]
-    by_memory = {memory(state_dict[key]): key for key in held}
+    # What is read anew each time it is asked for lies in memory that the next tensor may get.
+    by_memory = {memory(state_dict[key]): key for key in held} if isinstance(state_dict, dict) else {}
     found = {}
     for key in state_dict:
         if key in expected:
@@ -98,7 +119,12 @@ def ties(table: Sequence[Slot], state_dict: Mapping[str, Any], by_value: bool = 
         tensor = state_dict[key]
         other = by_memory.get(memory(tensor))
         if other is None and by_value and len(shape := np.shape(tensor)) > 1:
-            alike = (each for each in held if np.shape(state_dict[each]) == shape)
+            role = _without_numbers(key)
+            alike = (
+                each
+                for each in held
+                if np.shape(state_dict[each]) == shape and _without_numbers(each) != role
+            )
             other = next((each for each in alike if _equal(tensor, state_dict[each])), None)
         if other is not None:
             found[key] = other
@@ -107,12 +133,17 @@ def ties(table: Sequence[Slot], state_dict: Mapping[str, Any], by_value: bool = 
 
 def memory(value: Any) -> Any:
     """Where a tensor lies: the same for one that goes by two names."""
-    if not np.shape(value) or 0 in np.shape(value):
+    if 0 in np.shape(value):
         return id(value)
     if is_torch_tensor(value):
         return str(value.device), value.data_ptr(), tuple(value.shape), tuple(value.stride())
-    array = value.__array_interface__ if hasattr(value, "__array_interface__") else None
-    return id(value) if array is None else ("", array["data"][0], value.shape, value.strides)
+    if not np.shape(value) or not hasattr(value, "__array_interface__"):
+        return id(value)
+    return "", value.__array_interface__["data"][0], value.shape, value.strides
+
+
+def _without_numbers(key: str) -> str:
+    return re.sub(r"(?<![^.])\d+(?![^.])", "*", key)
 
 
 def _equal(one: Any, other: Any) -> bool:

@@ -30,9 +30,13 @@ def remedies(module: nnx.Module, table: Sequence[Slot], state_dict: Mapping[str,
     lines = [
         *_parametrized(given),
         *_stacks(module, table, given),
-        *_transposed(table, given),
         *_untracked(table, given),
     ]
+    if turned := transposing(table, state_dict):
+        lines.append(
+            f"{_several(_turned(table, given))} the transpose of what is expected, as transformers' Conv1D keeps "
+            f"it: names={turned} turns such tensors, square ones too"
+        )
     rules, mended, missing = renaming(table, state_dict)
     if rules:
         lines.append(f"names={rules} would find {mended} of the {missing} that are missing")
@@ -86,9 +90,20 @@ def _class_at(module: Any, path: Sequence[str]) -> str:
     return type(module).__name__
 
 
-def _transposed(table: Sequence[Slot], given: Shapes) -> Iterator[str]:
-    """Matrices that lie the other way round."""
-    turned = [
+def transposing(table: Sequence[Slot], state_dict: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The pair for `names` that turns matrices that lie the other way round, and square ones of the same names."""
+    turned = _turned(table, {key: tuple(np.shape(value)) for key, value in state_dict.items()})
+    if not turned:
+        return []
+    tails = dict.fromkeys(".".join(key.split(".")[-2:]) for key in turned)
+    fused = any(place.parts > 1 for slot in table for place in slot.places if place.key in turned)
+    end = r"(?=$|\[)" if fused else "$"
+    return [(rf"\b({'|'.join(map(re.escape, tails))}){end}", OWN_TRANSPOSE)]
+
+
+def _turned(table: Sequence[Slot], given: Shapes) -> list[str]:
+    """The keys of tensors that have the shape of the transpose of what is expected."""
+    return [
         place.key
         for slot in table
         for place in slot.places
@@ -96,13 +111,6 @@ def _transposed(table: Sequence[Slot], given: Shapes) -> Iterator[str]:
         and given[place.key] != slot.whole_shape(place)
         and given[place.key][::-1] == slot.whole_shape(place)
     ]
-    if turned:
-        tails = dict.fromkeys(".".join(key.split(".")[-2:]) for key in turned)
-        pattern = rf"\b({'|'.join(map(re.escape, tails))})$"
-        yield (
-            f"{_several(turned)} the transpose of what is expected, as transformers' Conv1D keeps it: "
-            f"names={[(pattern, OWN_TRANSPOSE)]} turns such tensors, square ones too"
-        )
 
 
 def _several(keys: Sequence[str]) -> str:

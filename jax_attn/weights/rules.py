@@ -22,9 +22,9 @@ Names = Sequence[tuple[str, str]]
 """Pairs (pattern, replacement) for `re.sub`, applied in turn to the generic torch key of every variable.
 
 A key that they end in `.T` means a tensor that torch keeps transposed, as transformers' `Conv1D` does; one that
-they end in `[0]`, `[1]`, ... means the first, second, ... part of a tensor that torch keeps fused. For
-`nnx.MultiHeadAttention`, whose projections torch fuses, a pattern that matches the key of a projection by itself
-(`query.weight`) and not the fused one (`in_proj_weight`) says that torch keeps it by itself.
+they end in `[0]`, `[1]`, ... means the first, second, ... part of a tensor that torch keeps fused; `[0].T` says
+both. For `nnx.MultiHeadAttention`, whose projections torch fuses, a pattern that matches the key of a projection by
+itself (`query.weight`) and not the fused one (`in_proj_weight`) says that torch keeps it by itself.
 """
 
 LEAF_NAMES = {"kernel": "weight", "scale": "weight", "embedding": "weight"}
@@ -53,11 +53,11 @@ class TorchLayout:
 
     Attributes:
         names: what is applied to the module's generic keys, before any `names` that are passed.
-        tied: pairs (torch key, path in flax): keys of torch for a weight that flax has under that path.
+        tied: pairs (torch key, path in flax): further keys of torch for a weight that flax has under that path.
     """
 
     names: tuple[tuple[str, str], ...] = ()
-    tied: tuple[tuple[str, str], ...] = ()
+    tied: "tuple[tuple[str | Place, str], ...]" = ()
 
 
 @dataclass(frozen=True)
@@ -101,11 +101,12 @@ class Place:
         return self._named(names)
 
     def _named(self, names: Names) -> "Place":
-        place = replace(self, key=rename(self.key, names))
-        if place.key.endswith(".T") and not self.key.endswith(".T"):
-            place = replace(place, key=place.key.removesuffix(".T"), transposed=not self.transposed)
-        part = re.fullmatch(r"(.+)\[(\d+)\]", place.key)
-        return replace(place, key=part[1], part=int(part[2]), parts=2) if part else place
+        match = re.fullmatch(r"(.+?)(\.T)?(?:\[(\d+)\])?(\.T)?", rename(self.key, names))
+        if match is None or self.key.endswith(".T"):
+            return replace(self, key=rename(self.key, names))
+        key, before, part, after = match.groups()
+        place = replace(self, key=key, transposed=self.transposed != bool(before or after))
+        return place if part is None else replace(place, part=int(part), parts=2)
 
 
 @dataclass(frozen=True)
@@ -209,8 +210,8 @@ def walk(node: Any, layout: TorchLayout | None = None) -> list[Slot]:
     table = _renamed(table, layout.names)
     by_path = {slot.path: slot for slot in table}
     ties = [
-        replace(by_path[path], places=(Place(key, literal=True),))
-        for key, path in layout.tied
+        replace(by_path[path], places=(place if isinstance(place, Place) else Place(place),))
+        for place, path in layout.tied
         if path in by_path
     ]
     return [*table, *ties]

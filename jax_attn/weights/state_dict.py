@@ -12,7 +12,7 @@ from flax import nnx
 from jax_attn.nn.primitives import Buffer
 from jax_attn.weights.errors import NamesError, StateDictError
 from jax_attn.weights.fitting import fit, ties
-from jax_attn.weights.remedies import remedies, renaming
+from jax_attn.weights.remedies import remedies, renaming, transposing
 from jax_attn.weights.rules import Names, Place, Slot, TorchLayout, joined, layout_noted, piece_at, slots
 from jax_attn.weights.tensors import as_numpy, as_torch
 
@@ -20,6 +20,8 @@ ModuleT = TypeVar("ModuleT", bound=nnx.Module)
 
 # torch counts the batches that BatchNorm saw; flax does not.
 WITHOUT_COUNTERPART = ("num_batches_tracked",)
+
+CONV1D = "tensors that are the transpose of what is expected, as transformers' Conv1D keeps them"
 
 
 def load_state_dict(
@@ -54,28 +56,45 @@ def load_state_dict(
     return module
 
 
-def state_dict(module: nnx.Module, *, names: Names = ()) -> dict[str, Any]:
+def state_dict(
+    module: nnx.Module, *, names: Names = (), like: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """The weights and buffers of `module` as `torch.nn.Module.load_state_dict` takes them.
 
     Args:
         module: an NNX module.
         names: pairs (pattern, replacement) that turn our keys into those wanted.
+        like: the `state_dict` of the torch module that is to take them: a tensor that goes by several names there
+            gets all of them, and projections that it keeps apart are. A module that was loaded remembers that.
 
     Returns:
         torch tensors, each with memory of its own, by torch key in order of definition.
     """
-    return {key: as_torch(array) for key, array in numpy_state_dict(module, names=names).items()}
+    tensors = numpy_state_dict(module, names=names, like=like)
+    return {key: as_torch(array) for key, array in tensors.items()}
 
 
-def numpy_state_dict(module: nnx.Module, *, names: Names = ()) -> dict[str, np.ndarray]:
+def numpy_state_dict(
+    module: nnx.Module, *, names: Names = (), like: Mapping[str, Any] | None = None
+) -> dict[str, np.ndarray]:
     """`state_dict` with NumPy arrays for its values, which may be views of the weights. Needs no torch."""
-    table = slots(module, names)
+    table = slots(module, names, None if like is None else fit(module, like, names))
     return joined(pair for slot in table for pair in zip(slot.places, _current(slot), strict=True))
 
 
-def find_errors(table: Sequence[Slot], state_dict: Mapping[str, Any], strict: bool = True) -> list[str]:
-    """Everything that keeps `state_dict` from being loaded into the variables of `table`, one line each."""
-    return list(dict.fromkeys(_errors(table, state_dict, strict)))  # a fused tensor reports its errors once
+def find_errors(
+    table: Sequence[Slot], state_dict: Mapping[str, Any], strict: bool = True, by_value: bool = True
+) -> list[str]:
+    """Everything that keeps `state_dict` from being loaded into the variables of `table`, one line each.
+
+    Args:
+        table: the slots.
+        state_dict: the tensors by torch key.
+        strict: as in `load_state_dict`.
+        by_value: as in `ties`.
+    """
+    # A fused tensor reports its errors once.
+    return list(dict.fromkeys(_errors(table, state_dict, strict, by_value)))
 
 
 def errors_of(module: nnx.Module, state_dict: Mapping[str, Any], names: Names) -> list[str]:
@@ -94,9 +113,12 @@ def misfit(
     """The error to raise: one line with the remedy where other names are all that it takes."""
     table = slots(module, names, fit(module, state_dict, names))
     rules, _, _ = renaming(table, state_dict)
+    turned = transposing(table, state_dict)
     check = errors_with or partial(errors_of, module, state_dict)
     if rules and not check([*names, *rules]):
         return NamesError(message, errors, [*names, *rules])
+    if turned and not check([*names, *rules, *turned]):
+        return NamesError(message, errors, [*names, *rules, *turned], CONV1D)
     return StateDictError(message, errors, remedies(module, table, state_dict))
 
 
@@ -137,7 +159,9 @@ def _is_abstract(variable: nnx.Variable) -> bool:
     return isinstance(variable.get_value(), jax.ShapeDtypeStruct)
 
 
-def _errors(table: Sequence[Slot], state_dict: Mapping[str, Any], strict: bool) -> Iterator[str]:
+def _errors(
+    table: Sequence[Slot], state_dict: Mapping[str, Any], strict: bool, by_value: bool
+) -> Iterator[str]:
     first: dict[int, Slot] = {}
     given = {id(slot.variable) for slot in table if all(place.key in state_dict for place in slot.places)}
     for slot in table:
@@ -157,7 +181,7 @@ def _errors(table: Sequence[Slot], state_dict: Mapping[str, Any], strict: bool) 
         expected = {place.key for slot in table for place in slot.places}
         extra = [key for key in state_dict if key not in expected]
         extra = [key for key in extra if key.rpartition(".")[2] not in WITHOUT_COUNTERPART]
-        same = ties(table, state_dict) if extra else {}
+        same = ties(table, state_dict, by_value) if extra else {}
         for key in extra:
             if key not in same:
                 yield f"unexpected: {key} {_shape(np.shape(state_dict[key]))}"

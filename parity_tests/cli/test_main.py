@@ -214,6 +214,20 @@ def test_a_bad_place_for_the_json_is_told_before_the_work(capsys, tmp_path):
     assert "missing" in refusal(capsys, "verify", "--json", tmp_path / "missing" / "proof.json")
 
 
+def test_attributes_without_meaning_may_be_ignored(capsys, folder):
+    config = folder / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "house_note": 1, "house_rule": [2]}))
+    command = ["verify", "--checkpoint", folder, "--text", "a day", "--lanes", "float64", "pretrained"]
+    told = refusal(capsys, *command)
+    assert "house_note=1 is not known here; house_rule=[2] is not known here" in told
+    assert "--ignore NAME" in told
+    assert "house_rule=[2]" in refusal(capsys, *command, "--ignore", "house_note")
+    assert run(capsys, *command, "--ignore", "house_note", "--ignore", "house_rule")[0] == 0
+    assert "takes no --checkpoint, --text or --ignore" in refusal(
+        capsys, "verify", "--power", "--ignore", "x"
+    )
+
+
 def test_a_bad_checkpoint_is_told_before_the_work(capsys, folder, tmp_path):
     def told(path=folder, *more) -> str:
         return refusal(capsys, "verify", "--checkpoint", path, *(more or ("--text", "a day")))

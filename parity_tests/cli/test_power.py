@@ -46,7 +46,7 @@ def test_a_family_and_a_mutation(capsys, tmp_path):
         (["gelu-frm"], "the nearest are gelu-form"),
         (["losses", "--lanes", "float32"], "needs the float64 lane"),
         (["dropout-rate", "--lanes", "float64"], "in the dropout lane alone"),
-        (["--text", "Hello"], "takes no --checkpoint and no --text"),
+        (["--text", "Hello"], "takes no --checkpoint, --text or --ignore"),
     ],
 )
 def test_what_is_refused(arguments, message, capsys):

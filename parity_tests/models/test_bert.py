@@ -188,6 +188,32 @@ def test_every_parameter_has_a_name_of_the_convention():
     }
 
 
+@pytest.mark.parametrize("scan", [False, True])
+def test_initial_weights_are_those_of_the_paper(scan):
+    """N(0, initializer_range), biases of 0, norms of 1 and 0, and nothing for padding."""
+    wide = TINY | {"hidden_size": 104, "intermediate_size": 211, "vocab_size": 301}
+    weights = state_dict(Bert(**wide, initializer_range=0.3, pad_token_id=5, scan=scan, rngs=nnx.Rngs(0)))
+    for key, tensor in weights.items():
+        if "norm" in key:
+            assert (tensor == (1 if key.endswith("weight") else 0)).all(), key
+        elif key.endswith("bias"):
+            assert (tensor == 0).all(), key
+        elif tensor.numel() > 9000:  # 2% of the deviation is then more than two of its standard errors
+            assert abs(float(tensor.std()) / 0.3 - 1) < 0.02, key
+            assert abs(float((tensor.abs() < 0.3).double().mean()) - 0.6827) < 0.02, (
+                key
+            )  # a normal, not a uniform
+    assert (weights["embeddings.token.weight"][5] == 0).all()
+
+
+def test_initial_weights_may_be_torchs():
+    module = Bert(**TINY, initializer_range=None, rngs=nnx.Rngs(0))
+    kernel = module.encoder.layers[0].feed_forward.up.kernel[...]
+    assert 0.9 < float(jnp.abs(kernel).max()) * TINY["hidden_size"] ** 0.5 <= 1
+    with pytest.raises(ValueError, match=r"initializer_range must be above 0, or None .*, got 0\.0"):
+        Bert(**TINY, initializer_range=0.0, rngs=nnx.Rngs(0))
+
+
 def test_bad_arguments_are_refused():
     for options, message in (
         (

@@ -4,6 +4,7 @@ import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
+from jax_attn.weights.fitting import memory
 from jax_attn.weights.rules import Names
 from jax_attn.weights.tensors import is_torch_tensor
 
@@ -63,18 +64,6 @@ def through_wrappers(module: Any, ours: Collection[str], theirs: Collection[str]
         if inside and _any_below(prefix, theirs) and not _any_below(prefix, ours):
             rules.append((f"^{re.escape(outer)}", prefix))
     return rules
-
-
-def memory(value: Any) -> Any:
-    """Where a tensor lies: the same for one that goes by two names."""
-    if 0 in value.shape:
-        return id(value)
-    if is_torch_tensor(value):
-        return str(value.device), value.data_ptr(), tuple(value.shape), tuple(value.stride())
-    if not value.shape:
-        return id(value)
-    lies = value.__array_interface__
-    return "", lies["data"][0], value.shape, value.strides
 
 
 def _named(module: Any) -> Iterator[tuple[str, Any]]:

@@ -135,7 +135,7 @@ class Fitting:
 
     def errors(self) -> list[str]:
         """What does not fit."""
-        return find_errors(self.table, self.given)
+        return find_errors(self.table, self.given, by_value=False)
 
     def load(self) -> None:
         """Write it all into the variables."""

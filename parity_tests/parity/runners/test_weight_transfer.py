@@ -12,7 +12,8 @@ from jax_attn.parity.compare import compare
 from jax_attn.parity.locate import first_divergence
 from jax_attn.parity.runners.weight_transfer import MOST_ERRORS, carry
 from jax_attn.parity.training.compare import compare_training
-from jax_attn.weights import StateDictError
+from jax_attn.weights import StateDictError, from_pretrained
+from jax_attn.weights.bert import NAMES
 from parity_tests.parity.pairs import draw
 
 EXACT = {"lanes": ["float64"]}
@@ -299,3 +300,17 @@ def test_wrong_arguments_are_refused(arguments, message):
     modules, rest = arguments[:2], [*arguments[2:], *("torch", ())[len(arguments) - 2 :]]
     with pytest.raises(ValueError, match=message):
         carry(*modules, *rest)
+
+
+@pytest.mark.parametrize("pad_token_id", [0, 1, None])
+def test_a_padding_row_has_no_gradient_on_either_side(tmp_path, pad_token_id):
+    """As transformers' BertModel has it; 1 is RoBERTa's."""
+    transformers = pytest.importorskip("transformers")
+    sizes = {"hidden_size": 6, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 5}
+    config = transformers.BertConfig(11, **sizes, max_position_embeddings=7, pad_token_id=pad_token_id)
+    theirs = transformers.BertModel(config).eval()
+    theirs.save_pretrained(tmp_path)
+    options = {"whole_model": True, "trace": False, **EXACT}
+    report = compare(from_pretrained(tmp_path), theirs, IDS, names=NAMES, **options)
+    assert report.passed
+    assert any("word_embeddings" in result.name for result in report.select(kind="gradient"))
