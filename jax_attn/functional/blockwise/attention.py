@@ -327,9 +327,9 @@ def _form(ctx: mlir.LoweringRuleContext, platform: str, static: Static) -> Any:
     whole = _on_one_device(ctx) and all(isinstance(n, int) for n in sizes)
     if platform == "cpu" and whole and static.implementation in (None, "blockwise"):
         return serial
-    if whole or static.implementation not in (None, "blockwise"):
-        return Kernels(platform, static.implementation, static.statistics)
-    return parallel
+    if static.implementation == "blockwise":
+        return parallel
+    return Kernels(platform, static.implementation, static.statistics, whole)
 
 
 def _lower(program_of: Callable[..., Callable[..., Any]], platform: str) -> Callable[..., Any]:
