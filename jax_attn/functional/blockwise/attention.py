@@ -25,7 +25,7 @@ from jaxtyping import Array, Float
 
 from jax_attn.functional.blockwise import parallel, serial
 from jax_attn.functional.blockwise.plan import Pattern
-from jax_attn.functional.blockwise.platforms import Kernels
+from jax_attn.functional.blockwise.platforms import Kernels, lowering_for
 from jax_attn.functional.dense import dense_attention
 from jax_attn.functional.dtypes import accumulator
 from jax_attn.functional.terms import Terms, combine, partition
@@ -338,7 +338,8 @@ def _lower(program_of: Callable[..., Callable[..., Any]], platform: str) -> Call
     def rule(ctx: mlir.LoweringRuleContext, *operands: Any, static: Static) -> Any:
         program = program_of(_form(ctx, platform, static))(static)
         avals = [_local(x) for x in ctx.avals_in]
-        return mlir.lower_fun(program, multiple_results=True)(ctx.replace(avals_in=avals), *operands)
+        with lowering_for(platform):
+            return mlir.lower_fun(program, multiple_results=True)(ctx.replace(avals_in=avals), *operands)
 
     return rule
 

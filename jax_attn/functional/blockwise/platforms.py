@@ -2,15 +2,17 @@
 
 import dataclasses
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array
 
 from jax_attn.functional.block_mask import BlockMask
 from jax_attn.functional.blockwise import parallel
-from jax_attn.functional.blockwise.plan import FULL, PARTIAL, Pattern, lists_of
+from jax_attn.functional.blockwise.plan import FULL, PARTIAL, Pattern
 from jax_attn.functional.dtypes import accumulator
 from jax_attn.functional.terms import Mod, Terms, combine, partition
 
@@ -101,6 +103,22 @@ class Kernels:
         return None
 
 
+def lowering_for(platform: str) -> AbstractContextManager[Any]:
+    """Within it a kernel for TPU can be lowered where there is none, which Mosaic asks for the layout of its tiles."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if platform != "tpu" or mesh.abstract_device is not None:
+        return nullcontext()
+    from jax.experimental.pallas import tpu
+
+    if tpu.is_tpu_device():
+        return nullcontext()
+    chip = jax.sharding.AbstractDevice(device_kind="TPU v5 lite", num_cores=1, platform="tpu")
+    sizes, names, kinds = mesh.axis_sizes, mesh.axis_names, mesh.axis_types
+    return jax.sharding.use_abstract_mesh(
+        jax.sharding.AbstractMesh(sizes, names, axis_types=kinds, abstract_device=chip)
+    )
+
+
 def _differentiable(
     attend: Attend, query: Array, key: Array, value: Array, terms: Terms, saved: Saved | None
 ) -> tuple[Callable[..., Any], tuple[Any, ...]]:
@@ -166,17 +184,13 @@ class _WithBias:
 
 
 def _block_mask(mask_mod: Mod, pattern: Pattern, lengths: tuple[int, int]) -> BlockMask:
-    grid = pattern.grid
-    partial, full = lists_of(grid == PARTIAL), lists_of(grid == FULL)
-    return BlockMask(
-        seq_lengths=lengths,
-        kv_num_blocks=partial.num,
-        kv_indices=partial.idx,
-        full_kv_num_blocks=full.num,
-        full_kv_indices=full.idx,
-        BLOCK_SIZE=pattern.block,
-        mask_mod=mask_mod,
-    )
+    def lists(chosen: Any) -> tuple[Any, Any]:
+        xp = np if isinstance(chosen, np.ndarray) else jnp
+        order = xp.argsort(~chosen, axis=-1, stable=True)  # whole: a block mask tells its columns from them
+        return chosen.sum(-1).astype(np.int32), order.astype(np.int32)
+
+    partial, full = lists(pattern.grid == PARTIAL), lists(pattern.grid == FULL)
+    return BlockMask(lengths, *partial, *full, BLOCK_SIZE=pattern.block, mask_mod=mask_mod)
 
 
 def _on_tpu(

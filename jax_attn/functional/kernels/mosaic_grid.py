@@ -121,7 +121,7 @@ class Grid:
             lists: the origin, and three lists of visits.
         """
         semantics = ("parallel",) * 3 + ("arbitrary",) * (len(grid) - 3)
-        return pl.pallas_call(
+        run = pl.pallas_call(
             kernel,
             grid_spec=pltpu.PrefetchScalarGridSpec(
                 num_scalar_prefetch=len(lists),
@@ -133,7 +133,8 @@ class Grid:
             out_shape=[like(*shape, operands[0]) for shape in shapes],
             compiler_params=pltpu.CompilerParams(dimension_semantics=semantics, vmem_limit_bytes=VMEM_BYTES),
             interpret=self.plan.interpret,
-        )(*(jnp.reshape(x, -1) for x in lists), *operands)
+        )
+        return list(run(*(jnp.reshape(x, -1) for x in lists), *operands))
 
 
 class PairGrid(Grid):

@@ -16,7 +16,7 @@ from jaxtyping import Array
 Function = Callable[..., Sequence[Array]]  # of the origin, then of arrays
 
 
-def by_batch(f: Function, entries: int, origin: Any, arrays: Sequence[Array]) -> list[Array]:
+def by_batch(f: Function, entries: int, origin: Any, arrays: Sequence[Any]) -> list[Array]:
     """`f(origin, *arrays)` for so many batch entries at a time."""
     batch = arrays[0].shape[0]
     if entries >= batch:

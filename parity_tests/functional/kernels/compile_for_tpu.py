@@ -94,7 +94,7 @@ def causal_by_splash(*operands):
 
 
 def compile_defaults(mesh, spec):
-    """The public functions with no implementation named, forward and gradients; how many kernels, and what moves."""
+    """The public functions with no implementation named, forward and gradients: how many kernels, and moves."""
     block_mask = create_block_mask(mask_mods.causal, None, None, 2048, 2048)
     calls = {
         "dot_product_attention": lambda q, k, v: dot_product_attention(q, k, v, is_causal=True),
