@@ -98,7 +98,7 @@ def reference_attention(
 
     dropout, draw = make_dropout(dropout_rate, dropout_key), given_keep_masks()
     if dropout is not None:
-        if keep is None and draw is not None and dropout_rate < 1:
+        if keep is None and draw is not None and dropout_key is not None and dropout_rate < 1:
             keep = draw(dropout_key, 1 - dropout_rate, weights.shape)
         elif keep is None:
             keep = over_grid(dropout.keeps, batch, heads, queries, keys)

@@ -25,7 +25,7 @@ from jaxtyping import Array, Float
 
 from jax_attn.functional.blockwise import parallel, serial
 from jax_attn.functional.blockwise.plan import Pattern
-from jax_attn.functional.blockwise.platforms import Kernels
+from jax_attn.functional.blockwise.platforms import Kernels, lowering_for
 from jax_attn.functional.dense import dense_attention
 from jax_attn.functional.dtypes import accumulator
 from jax_attn.functional.terms import Terms, combine, partition
@@ -327,9 +327,9 @@ def _form(ctx: mlir.LoweringRuleContext, platform: str, static: Static) -> Any:
     whole = _on_one_device(ctx) and all(isinstance(n, int) for n in sizes)
     if platform == "cpu" and whole and static.implementation in (None, "blockwise"):
         return serial
-    if whole or static.implementation not in (None, "blockwise"):
-        return Kernels(platform, static.implementation, static.statistics)
-    return parallel
+    if static.implementation == "blockwise":
+        return parallel
+    return Kernels(platform, static.implementation, static.statistics, whole)
 
 
 def _lower(program_of: Callable[..., Callable[..., Any]], platform: str) -> Callable[..., Any]:
@@ -338,7 +338,8 @@ def _lower(program_of: Callable[..., Callable[..., Any]], platform: str) -> Call
     def rule(ctx: mlir.LoweringRuleContext, *operands: Any, static: Static) -> Any:
         program = program_of(_form(ctx, platform, static))(static)
         avals = [_local(x) for x in ctx.avals_in]
-        return mlir.lower_fun(program, multiple_results=True)(ctx.replace(avals_in=avals), *operands)
+        with lowering_for(platform):
+            return mlir.lower_fun(program, multiple_results=True)(ctx.replace(avals_in=avals), *operands)
 
     return rule
 

@@ -2,19 +2,23 @@
 
 import dataclasses
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array
 
 from jax_attn.functional.block_mask import BlockMask
 from jax_attn.functional.blockwise import parallel
-from jax_attn.functional.blockwise.plan import FULL, PARTIAL, Pattern, lists_of
+from jax_attn.functional.blockwise.plan import FULL, PARTIAL, Pattern
 from jax_attn.functional.dtypes import accumulator
 from jax_attn.functional.terms import Mod, Terms, combine, partition
 
-Attend = Callable[[Array, Array, Array, Terms], tuple[Array, Array, Array]]
+Saved = tuple[Array, Array]  # output and log-sum-exp
+# Of query, key, value and terms; with what was saved it is differentiated without a second forward pass.
+Attend = Callable[[Array, Array, Array, Terms, Saved | None], tuple[Array, Array, Array]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,11 +29,13 @@ class Kernels:
         platform: "tpu", "cuda" or another.
         name: which kernel was asked for; None is any that serves.
         statistics: whether log-sum-exp and largest score are asked for.
+        whole: whether the program sees the whole of its arrays, and knows how large they are.
     """
 
     platform: str
     name: str | None
     statistics: bool
+    whole: bool = True
 
     def forward(
         self, query: Array, key: Array, value: Array, terms: Terms, pattern: Pattern, scale: float
@@ -38,7 +44,7 @@ class Kernels:
         attend = self._attend(query, key, value, terms, pattern, scale)
         if attend is None:
             return parallel.forward(query, key, value, terms, pattern, scale)
-        return attend(query, key, value, terms)
+        return attend(query, key, value, terms, None)
 
     def backward(
         self,
@@ -53,17 +59,14 @@ class Kernels:
         d_output: Array,
         d_lse: Array,
     ) -> tuple[Any, ...]:
-        """As `parallel.backward`; the kernel's own rule computes its forward pass again."""
+        """As `parallel.backward`."""
         attend = self._attend(query, key, value, terms, pattern, scale)
         if attend is None:
             saved = (output, lse, d_output, d_lse)
             return parallel.backward(query, key, value, terms, pattern, scale, *saved)
-        differentiable, constant = partition(terms)
-
-        def outputs(query: Array, key: Array, value: Array, differentiable: Any) -> tuple[Array, Array]:
-            return attend(query, key, value, combine(differentiable, constant))[:2]
-
-        return jax.vjp(outputs, query, key, value, differentiable)[1]((d_output, d_lse))
+        asked = 2 if self.statistics else 1
+        outputs, operands = _differentiable(attend, query, key, value, terms, (output, lse))
+        return jax.vjp(lambda *x: outputs(*x)[:asked], *operands)[1]((d_output, d_lse)[:asked])
 
     def _attend(
         self, query: Array, key: Array, value: Array, terms: Terms, pattern: Pattern, scale: float
@@ -76,14 +79,20 @@ class Kernels:
         if self.name == "blockwise":
             return None
         call = (query, key, value, terms, pattern, scale)
+        found: Attend | str
         if terms.dropout is not None:
-            found: Attend | str = "it does not drop weights"
+            found = "it does not drop weights"
+        elif not self.whole and self.name != "cudnn":  # which jax.nn divides by itself
+            found = "a kernel needs sizes that are known, and XLA cannot divide it (jax.shard_map can)"
         elif self.platform == "tpu" and self.name in (None, "pallas"):
             found = _on_tpu(*call, self.statistics)
         elif self.platform == "cuda" and self.name == "pallas":
             found = _by_triton(*call)
         elif self.platform == "cuda":
-            found = _by_cudnn(*call)
+            if self.statistics and self.name is None:
+                found = "its log-sum-exp is as coarse as the operands, and has no gradient"
+            else:
+                found = _by_cudnn(*call)
         else:
             runs_on = {"pallas": "its kernels are for TPU and GPU", "cudnn": "it runs on NVIDIA GPUs"}
             found = f"{runs_on.get(self.name or '')}, not on {self.platform}"
@@ -92,6 +101,34 @@ class Kernels:
         if self.name is not None:
             raise ValueError(f"implementation={self.name!r} cannot serve this call: {found}")
         return None
+
+
+def lowering_for(platform: str) -> AbstractContextManager[Any]:
+    """Within it a kernel for TPU can be lowered where there is none, which Mosaic asks for the layout of its tiles."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if platform != "tpu" or mesh.abstract_device is not None:
+        return nullcontext()
+    from jax.experimental.pallas import tpu
+
+    if tpu.is_tpu_device():
+        return nullcontext()
+    chip = jax.sharding.AbstractDevice(device_kind="TPU v5 lite", num_cores=1, platform="tpu")
+    sizes, names, kinds = mesh.axis_sizes, mesh.axis_names, mesh.axis_types
+    return jax.sharding.use_abstract_mesh(
+        jax.sharding.AbstractMesh(sizes, names, axis_types=kinds, abstract_device=chip)
+    )
+
+
+def _differentiable(
+    attend: Attend, query: Array, key: Array, value: Array, terms: Terms, saved: Saved | None
+) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+    """`attend` as a function of what has a gradient, and these operands."""
+    differentiable, constant = partition(terms)
+
+    def outputs(query: Array, key: Array, value: Array, differentiable: Any) -> tuple[Array, Array, Array]:
+        return attend(query, key, value, combine(differentiable, constant), saved)
+
+    return outputs, (query, key, value, differentiable)
 
 
 class _Words(NamedTuple):
@@ -147,17 +184,13 @@ class _WithBias:
 
 
 def _block_mask(mask_mod: Mod, pattern: Pattern, lengths: tuple[int, int]) -> BlockMask:
-    grid = pattern.grid
-    partial, full = lists_of(grid == PARTIAL), lists_of(grid == FULL)
-    return BlockMask(
-        seq_lengths=lengths,
-        kv_num_blocks=partial.num,
-        kv_indices=partial.idx,
-        full_kv_num_blocks=full.num,
-        full_kv_indices=full.idx,
-        BLOCK_SIZE=pattern.block,
-        mask_mod=mask_mod,
-    )
+    def lists(chosen: Any) -> tuple[Any, Any]:
+        xp = np if isinstance(chosen, np.ndarray) else jnp
+        order = xp.argsort(~chosen, axis=-1, stable=True)  # whole: a block mask tells its columns from them
+        return chosen.sum(-1).astype(np.int32), order.astype(np.int32)
+
+    partial, full = lists(pattern.grid == PARTIAL), lists(pattern.grid == FULL)
+    return BlockMask(lengths, *partial, *full, BLOCK_SIZE=pattern.block, mask_mod=mask_mod)
 
 
 def _on_tpu(
@@ -167,13 +200,15 @@ def _on_tpu(
 
     lengths = (query.shape[1], key.shape[1])
     words = _words(terms, pattern, lengths)
-    options = {"scale": scale, "softcap": words.softcap, "residuals": statistics}
+    options: dict[str, Any] = {"scale": scale, "softcap": words.softcap, "residuals": statistics}
     if reason := why_not_tpu(query, key, value, words.score_mod, words.mask, **options):
         return reason
 
-    def attend(query: Array, key: Array, value: Array, terms: Terms) -> tuple[Array, Array, Array]:
+    def attend(
+        query: Array, key: Array, value: Array, terms: Terms, saved: Saved | None
+    ) -> tuple[Array, Array, Array]:
         words = _words(terms, pattern, lengths)
-        return _whole(tpu_attention(query, key, value, words.score_mod, words.mask, **options))
+        return _whole(tpu_attention(query, key, value, words.score_mod, words.mask, **options, saved=saved))
 
     return attend
 
@@ -185,13 +220,17 @@ def _by_triton(
 
     lengths = (query.shape[1], key.shape[1])
     words = _words(terms, pattern, lengths)
-    options = {"scale": scale, "softcap": words.softcap}
+    options: dict[str, Any] = {"scale": scale, "softcap": words.softcap}
     if reason := why_not_triton(query, key, value, words.score_mod, words.mask, **options):
         return reason
 
-    def attend(query: Array, key: Array, value: Array, terms: Terms) -> tuple[Array, Array, Array]:
+    def attend(
+        query: Array, key: Array, value: Array, terms: Terms, saved: Saved | None
+    ) -> tuple[Array, Array, Array]:
         words = _words(terms, pattern, lengths)
-        return _whole(triton_attention(query, key, value, words.score_mod, words.mask, **options))
+        return _whole(
+            triton_attention(query, key, value, words.score_mod, words.mask, **options, saved=saved)
+        )
 
     return attend
 
@@ -205,20 +244,25 @@ def _by_cudnn(
         return "it knows no mods"
     if terms.softcap is not None or terms.segment_ids is not None:
         return "it knows no softcap and no segment_ids"
-    if reason := why_not_cudnn(query, key, value, platform="gpu", scale=scale, **_options(terms)):
+    if reason := why_not_cudnn(query, key, value, scale=scale, **_options(terms)):
         return reason
 
-    def attend(query: Array, key: Array, value: Array, terms: Terms) -> tuple[Array, Array, Array]:
+    def attend(
+        query: Array, key: Array, value: Array, terms: Terms, _: Saved | None
+    ) -> tuple[Array, Array, Array]:
         options = _options(terms)
         del options["segment_ids"]
         output, lse = cudnn_attention(query, key, value, scale=scale, **options)
         return output, lse, jnp.zeros_like(lse)
 
+    def gradients(query: Array, key: Array, value: Array, terms: Terms) -> Any:
+        outputs, operands = _differentiable(attend, query, key, value, terms, None)
+        output, pull_back = jax.vjp(lambda *x: outputs(*x)[0], *operands)
+        return pull_back(output)
+
     try:
-        jax.eval_shape(attend, query, key, value, terms)
-    except (
-        Exception
-    ) as error:  # cuDNN is looked for while tracing; without it there is nothing to fall back from
+        jax.eval_shape(gradients, query, key, value, terms)
+    except Exception as error:  # cuDNN is looked for while tracing, and its absence has no type of its own
         return f"it is not there: {error}"
     return attend
 

@@ -19,6 +19,6 @@ serves; `residuals=False` (no maximum asked for) lets it do so. The log-sum-exp 
 `triton_attention` are called in the same way; `why_not_cudnn(query, key, value, **options)` takes the options of
 `dot_product_attention`.
 
-Sharded over batch and heads they move nothing, see `partitioning.py`: kernels run on one device and in `shard_map`;
-where XLA divides the arrays of a `jit` (Auto axes of a mesh) the same arithmetic runs in XLA's own operations.
+XLA cannot divide a kernel: they run on one device and inside `jax.shard_map`. Where XLA divides the arrays of a
+`jit` among devices, `blockwise/parallel.py` serves.
 """

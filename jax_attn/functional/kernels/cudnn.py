@@ -25,17 +25,14 @@ _SERVED = (
 )
 
 
-def why_not_cudnn(query: Any, key: Any, value: Any, *, platform: str, **options: Any) -> str | None:
+def why_not_cudnn(query: Any, key: Any, value: Any, **options: Any) -> str | None:
     """Why cuDNN cannot serve a call, or None if it can.
 
     Args:
         query, key, value: `(B, T, N, H)`, `(B, S, K, H)`, `(B, S, K, Hv)`, or their shapes and dtypes.
-        platform: where the call is to run, such as "gpu".
         options: the other arguments of `dot_product_attention` or `flex_attention`; those that are None or
             False (or a dropout rate of 0) are not asked for.
     """
-    if platform not in ("gpu", "cuda"):
-        return f"it runs on NVIDIA GPUs, not on {platform}"
     if query.dtype not in (jnp.bfloat16, jnp.float16):
         return f"it takes bfloat16 and float16, not {query.dtype}"
     (queries, head_dim), (keys, value_dim) = query.shape[1::2], value.shape[1::2]
@@ -102,7 +99,7 @@ def cudnn_attention(
         "local_window_size": local_window_size,
     }
     if implementation == "cudnn":
-        reason = why_not_cudnn(query, key, value, platform=jax.default_backend(), **options)
+        reason = why_not_cudnn(query, key, value, **options)
         if reason is not None:
             raise ValueError(f"implementation='cudnn' cannot serve this call: {reason}")
     output, lse = jax.nn.dot_product_attention(

@@ -1,7 +1,7 @@
 """Attention by a pair of hand-written kernels: what is the same on every chip.
 
 Layout, padding, the lists of tiles to visit, and the rule that ties a forward kernel to its backward ones.
-`mosaic.py` and `triton.py` bring the kernels, and `plain.py` the same in XLA's own operations.
+`mosaic.py` and `triton.py` bring the kernels.
 """
 
 import functools
@@ -10,19 +10,18 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from jax_attn.functional.block_mask import BlockMask, noop_mask
 from jax_attn.functional.kernels.hoisting import HoistedMod
-from jax_attn.functional.kernels.partitioning import heads_divide, per_device, varying
-from jax_attn.functional.kernels.plain import PLAIN
+from jax_attn.functional.kernels.partitioning import varying
 from jax_attn.functional.kernels.tile import TilePlan
 from jax_attn.functional.kernels.visits import Mask, MaskTerms, Visits, make_pattern
 from jax_attn.functional.score_mods import ScoreMod, softcap
 
-LARGEST_TABLES = (
-    2**24
-)  # elements, beyond which tables may be a few times as large as the arrays they come from
+LARGEST_TABLES = 2**24  # elements; beyond, tables may be a few times as large as the arrays they come from
+ORIGIN = np.zeros(2, np.int32)  # the batch entry and the head that arrays begin with
 
 
 class Fused(NamedTuple):
@@ -38,6 +37,9 @@ class Fused(NamedTuple):
     output: Array
     lse: Array
     max_scores: Array | None
+
+
+Saved = tuple[Float[Array, "B T N Hv"], Float[Array, "B T N"]]
 
 
 class Blocks(NamedTuple):
@@ -64,9 +66,9 @@ class Kernels(Protocol):
     """
 
     def forward(
-        self, plan: TilePlan, origin: Any, visits: Visits, qkv: Sequence[Array], tables: Sequence[Array]
+        self, plan: TilePlan, origin: Any, visits: Visits, operands: Sequence[Array], tables: Sequence[Array]
     ) -> list[Array]:
-        """Output, log-sum-exp `(B, N, T)` and maximum `(B, N, T)`."""
+        """Output, log-sum-exp `(B, N, T)` and maximum `(B, N, T)`; operands are q, k, v."""
         ...
 
     def backward_queries(
@@ -124,6 +126,7 @@ def fused_attention(
     block: tuple[int, int],
     largest_tile: tuple[int, int] | None = None,
     interpret: bool = False,
+    saved: Saved | None = None,
 ) -> Fused:
     """`softmax(score_mod(softcap(query keyᵀ · scale)), where allowed) value`, and its gradients, by `kernels`.
 
@@ -131,12 +134,11 @@ def fused_attention(
         block: queries and keys in a block of the lists of visits; a multiple of a block mask's own.
         largest_tile: the largest tile that the kernels take; None takes a block at a time.
         interpret: run the kernels as plain JAX, on any device.
+        saved: output and log-sum-exp of the same call, of which only gradients are wanted.
 
     Raises:
         ValueError: `score_mod` uses the score in ways that no kernel can follow.
     """
-    if not heads_divide(query.swapaxes(1, 2), key.shape[2]):
-        key, value = (jnp.repeat(x, query.shape[2] // key.shape[2], axis=2) for x in (key, value))
     sizes = (_, _, queries, keys) = _sizes(query, key)
     wide = jnp.promote_types(query.dtype, jnp.float32)
     pattern = make_pattern(mask, (queries, keys), block)
@@ -165,6 +167,12 @@ def fused_attention(
         _pad_positions(table, missing) for mod in (score, allowed) if mod for table in mod.take_tables()
     ]
     learned = plan.learned()
+    if saved is not None:
+        rows_missing = [(0, 0), (0, 0), (0, missing[0])]
+        saved = (
+            jnp.pad(saved[0].swapaxes(1, 2), [*rows_missing, (0, 0)]),
+            jnp.pad(saved[1].swapaxes(1, 2), rows_missing),
+        )
     output, lse, peak = _attention(
         kernels,
         plan,
@@ -176,6 +184,7 @@ def fused_attention(
                 [tables[i] for i in learned],
                 [jax.lax.stop_gradient(table) for i, table in enumerate(tables) if i not in learned],
                 blocks,
+                saved,
             )
         ),
     )
@@ -229,25 +238,6 @@ def _merge(plan: TilePlan, learned: Sequence[Array], others: Sequence[Array]) ->
     return [next(floats) if i in numbers else next(rest) for i in range(len(learned) + len(others))]
 
 
-def _run(
-    kernels: Kernels,
-    name: str,
-    plan: TilePlan,
-    visits: Any,
-    operands: Sequence[Array],
-    tables: Any,
-    *which: int,
-) -> list[Array]:
-    """A kernel on the part of each device, or the plain one where XLA divides the arrays."""
-    arrays, tree = jax.tree.flatten((operands, visits, tables))
-
-    def call(own: Kernels, origin: Any, *flat: Array) -> list[Array]:
-        operands, visits, tables = jax.tree.unflatten(tree, flat)
-        return getattr(own, name)(plan, origin, visits, operands, tables, *which)
-
-    return per_device(functools.partial(call, kernels), functools.partial(call, PLAIN), arrays)
-
-
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _attention(
     kernels: Kernels,
@@ -258,14 +248,17 @@ def _attention(
     learned: list[Array],
     others: list[Array],
     blocks: Blocks,
+    saved: Saved | None,
 ) -> tuple[Array, ...]:
+    if saved is not None:
+        return *saved, saved[1]
     tables = _merge(plan, learned, others)
-    return tuple(_run(kernels, "forward", plan, blocks.of_row, (q, k, v), tables))
+    return tuple(kernels.forward(plan, ORIGIN, blocks.of_row, (q, k, v), tables))
 
 
 def _forward(kernels: Kernels, plan: TilePlan, *operands: Any) -> tuple[Any, Any]:
     output, lse, peak = _attention(kernels, plan, *operands)
-    return (output, lse, peak), (*operands, output, lse)
+    return (output, lse, peak), (*operands[:-1], output, lse)
 
 
 def _backward(kernels: Kernels, plan: TilePlan, saved: Any, cotangents: Any) -> tuple[Any, ...]:
@@ -274,8 +267,8 @@ def _backward(kernels: Kernels, plan: TilePlan, saved: Any, cotangents: Any) -> 
     tables = _merge(plan, learned, others)
     delta = jnp.sum(output.astype(lse.dtype) * d_output.astype(lse.dtype), axis=-1) - d_lse
     operands = (q, k, v, d_output, lse, delta)
-    dq, *of_queries = _run(kernels, "backward_queries", plan, blocks.of_row, operands, tables)
-    dk, dv, *of_keys = _run(kernels, "backward_keys", plan, blocks.of_column, operands, tables)
+    dq, *of_queries = kernels.backward_queries(plan, ORIGIN, blocks.of_row, operands, tables)
+    dk, dv, *of_keys = kernels.backward_keys(plan, ORIGIN, blocks.of_column, operands, tables)
 
     numbers = plan.learned()
     found: dict[int, Array] = {}
@@ -284,8 +277,8 @@ def _backward(kernels: Kernels, plan: TilePlan, saved: Any, cotangents: Any) -> 
     for number, sums in zip(plan.learned_by("kv_idx"), of_keys, strict=True):
         found[number] = _fold(sums[..., None, :], tables[number].shape)
     for number in plan.learned_by("q_idx", "kv_idx"):
-        (found[number],) = _run(kernels, "backward_pairs", plan, blocks.kinds, operands, tables, number)
-    return dq, dk, dv, [found[number].astype(tables[number].dtype) for number in numbers], None, None
+        (found[number],) = kernels.backward_pairs(plan, ORIGIN, blocks.kinds, operands, tables, number)
+    return dq, dk, dv, [found[number].astype(tables[number].dtype) for number in numbers], None, None, None
 
 
 def _fold(sums: Array, shape: tuple[int, ...]) -> Array:

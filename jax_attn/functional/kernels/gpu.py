@@ -11,7 +11,7 @@ from jax.experimental import pallas as pl
 from jaxtyping import Array, Float
 
 from jax_attn.functional.block_mask import BlockMask
-from jax_attn.functional.kernels.fused import Fused, fused_attention, why_not_hoisted
+from jax_attn.functional.kernels.fused import Fused, Saved, fused_attention, why_not_hoisted
 from jax_attn.functional.kernels.triton import TRITON
 from jax_attn.functional.kernels.visits import Mask
 from jax_attn.functional.score_mods import ScoreMod
@@ -54,6 +54,7 @@ def triton_attention(
     softcap: float | None = None,
     residuals: bool = True,
     interpret: bool = False,
+    saved: Saved | None = None,
     tile: tuple[int, int] = (LARGEST, LARGEST),
 ) -> Fused:
     """`softmax(score_mod(softcap(query keyᵀ · scale)), where allowed) value`; gradients of all but `max_scores`.
@@ -61,6 +62,7 @@ def triton_attention(
     Args:
         residuals: they come in any case.
         interpret: run the kernels as plain JAX, on any device.
+        saved: output and log-sum-exp of the same call, of which only gradients are wanted.
         tile: the size of blocks where there is no block mask.
 
     Raises:
@@ -73,9 +75,12 @@ def triton_attention(
     block = mask.BLOCK_SIZE if isinstance(mask, BlockMask) else tile
     # Triton wants powers of two everywhere; `size & -size` is the largest that divides a block.
     rows, columns = (min(size & -size, LARGEST) for size in block)
+    padded = [_pad_last(x, max(SMALLEST, pl.next_power_of_2(x.shape[-1]))) for x in (query, key, value)]
+    if saved is not None:
+        saved = (_pad_last(saved[0], padded[2].shape[-1]), saved[1])
     result = fused_attention(
         TRITON,
-        *(_pad_last(x, max(SMALLEST, pl.next_power_of_2(x.shape[-1]))) for x in (query, key, value)),
+        *padded,
         score_mod,
         mask,
         scale=head_dim**-0.5 if scale is None else scale,
@@ -83,6 +88,7 @@ def triton_attention(
         block=block,
         largest_tile=(rows, columns),
         interpret=interpret,
+        saved=saved,
     )
     return result._replace(output=result.output[..., :value_dim])
 

@@ -35,17 +35,29 @@ LANES = 128
 class _Mosaic:
     """See `fused.Kernels`."""
 
-    def forward(self, plan: TilePlan, origin: Any, visits: Any, *arrays: Any) -> list[Array]:
-        return _by_batch(_forward, plan, origin, visits, *arrays)
+    def forward(
+        self, plan: TilePlan, origin: Any, visits: Any, operands: Sequence[Array], tables: Sequence[Array]
+    ) -> list[Array]:
+        return _by_batch(_forward, plan, origin, visits, operands, tables)
 
-    def backward_queries(self, plan: TilePlan, origin: Any, visits: Any, *arrays: Any) -> list[Array]:
-        return _by_batch(_backward_queries, plan, origin, visits, *arrays)
+    def backward_queries(
+        self, plan: TilePlan, origin: Any, visits: Any, operands: Sequence[Array], tables: Sequence[Array]
+    ) -> list[Array]:
+        return _by_batch(_backward_queries, plan, origin, visits, operands, tables)
 
-    def backward_keys(self, plan: TilePlan, origin: Any, visits: Any, *arrays: Any) -> list[Array]:
-        return _by_batch(_backward_keys, plan, origin, visits, *arrays)
+    def backward_keys(
+        self, plan: TilePlan, origin: Any, visits: Any, operands: Sequence[Array], tables: Sequence[Array]
+    ) -> list[Array]:
+        return _by_batch(_backward_keys, plan, origin, visits, operands, tables)
 
     def backward_pairs(
-        self, plan: TilePlan, origin: Any, kinds: Any, operands: Any, tables: Any, number: int
+        self,
+        plan: TilePlan,
+        origin: Any,
+        kinds: Any,
+        operands: Sequence[Array],
+        tables: Sequence[Array],
+        number: int,
     ) -> list[Array]:
         kernel = functools.partial(_backward_pairs, number)
         return _by_batch(kernel, plan, origin, kinds, operands, tables)
@@ -60,7 +72,7 @@ def _by_batch(
     """A kernel on as many batch entries at a time as have their lists in SMEM."""
     arrays, tree = jax.tree.flatten((operands, lists, tables))
 
-    def call(origin: Any, *flat: Array) -> list[Array]:
+    def call(origin: Any, *flat: Any) -> list[Array]:
         operands, lists, tables = jax.tree.unflatten(tree, flat)
         return kernel(plan, origin, lists, operands, tables)
 

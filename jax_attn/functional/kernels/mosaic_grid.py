@@ -20,7 +20,6 @@ from jax_attn.functional.kernels.visits import Visits
 
 SMEM_BYTES = 2**19  # for lists: half of what a v5e has
 VMEM_BYTES = 64 * 2**20  # of 128 MiB on v5e and v6e, 95 on v5p; the compiler's own limit is 16
-CompilerParams = getattr(pltpu, "CompilerParams", None) or pltpu.TPUCompilerParams  # its earlier name
 
 
 class Grid:
@@ -122,7 +121,7 @@ class Grid:
             lists: the origin, and three lists of visits.
         """
         semantics = ("parallel",) * 3 + ("arbitrary",) * (len(grid) - 3)
-        return pl.pallas_call(
+        run = pl.pallas_call(
             kernel,
             grid_spec=pltpu.PrefetchScalarGridSpec(
                 num_scalar_prefetch=len(lists),
@@ -132,9 +131,10 @@ class Grid:
                 scratch_shapes=scratch,
             ),
             out_shape=[like(*shape, operands[0]) for shape in shapes],
-            compiler_params=CompilerParams(dimension_semantics=semantics, vmem_limit_bytes=VMEM_BYTES),
+            compiler_params=pltpu.CompilerParams(dimension_semantics=semantics, vmem_limit_bytes=VMEM_BYTES),
             interpret=self.plan.interpret,
-        )(*(jnp.reshape(x, -1) for x in lists), *operands)
+        )
+        return list(run(*(jnp.reshape(x, -1) for x in lists), *operands))
 
 
 class PairGrid(Grid):

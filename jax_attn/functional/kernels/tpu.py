@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jax_attn.functional.block_mask import BlockMask
-from jax_attn.functional.kernels.fused import Fused, fused_attention, why_not_hoisted
+from jax_attn.functional.kernels.fused import Fused, Saved, fused_attention, why_not_hoisted
 from jax_attn.functional.kernels.mosaic import MOSAIC
 from jax_attn.functional.kernels.mosaic_grid import SMEM_BYTES
 from jax_attn.functional.kernels.partitioning import vma
@@ -63,6 +63,7 @@ def tpu_attention(
     softcap: float | None = None,
     residuals: bool = True,
     interpret: bool = False,
+    saved: Saved | None = None,
     tile: tuple[int, int] | None = None,
 ) -> Fused:
     """`softmax(score_mod(softcap(query keyᵀ · scale)), where allowed) value`; gradients of all but `max_scores`.
@@ -70,6 +71,7 @@ def tpu_attention(
     Args:
         residuals: whether the maximum of the scores is wanted too; splash attention does not give it.
         interpret: run the kernels as plain JAX, on any device.
+        saved: output and log-sum-exp of the same call, of which only gradients are wanted.
         tile: queries and keys that are computed at a time; None is what suits the chip.
 
     Raises:
@@ -81,10 +83,10 @@ def tpu_attention(
         raise ValueError(f"the TPU's kernels cannot serve this call: {reason}")
     tile = tile or best_tile(query, key, mask) or TILES[-1]
     # Splash attention does not say how its results vary over the axes of a shard_map.
-    if not residuals and not vma(query) and why_not_splash(*call, tile=tile) is None:
+    if saved is None and not residuals and not vma(query) and why_not_splash(*call, tile=tile) is None:
         splash = Splash(mask if isinstance(mask, MaskTerms) else MaskTerms(), softcap)
         return fused_attention(splash, *call, **options, block=tile)._replace(max_scores=None)
-    return fused_attention(MOSAIC, *call, **options, block=tile)
+    return fused_attention(MOSAIC, *call, **options, block=tile, saved=saved)
 
 
 def best_tile(query: Any, key: Any, mask: Mask) -> tuple[int, int] | None:
@@ -92,10 +94,11 @@ def best_tile(query: Any, key: Any, mask: Mask) -> tuple[int, int] | None:
     lengths = (query.shape[1], key.shape[1])
     sizes = mask.BLOCK_SIZE if isinstance(mask, BlockMask) else (LANES, LANES)
     for largest in TILES:
-        tile = tuple(
+        rows, columns = (
             joined_size(size, min(most, _even(length, most)))
             for size, most, length in zip(sizes, largest, lengths, strict=True)
         )
+        tile = (rows, columns)
         if bytes_of_lists(mask, lengths, tile) <= SMEM_BYTES:
             return tile
     return None

@@ -27,8 +27,6 @@ from jax_attn.functional.kernels.tile import (
     sum_entries,
 )
 
-CompilerParams = getattr(plgpu, "CompilerParams", None) or plgpu.TritonCompilerParams  # its earlier name
-
 
 class _Triton:
     """See `fused.Kernels`."""
@@ -238,7 +236,7 @@ def _call(
         kernel,
         grid=grid,
         out_shape=shapes,
-        compiler_params=CompilerParams(num_warps=4, num_stages=2),
+        compiler_params=plgpu.CompilerParams(num_warps=4, num_stages=2),
         interpret=plan.interpret,
     )
 

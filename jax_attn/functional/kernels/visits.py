@@ -222,7 +222,8 @@ def _widest(kinds: Kinds) -> tuple[int, int]:
     """The most tiles that any row has, and any column; all of them where that is not known yet."""
     if not isinstance(kinds, np.ndarray):
         return kinds.shape[3], kinds.shape[2]
-    return tuple(max(1, int((kinds > EMPTY).sum(axis).max(initial=0))) for axis in (3, 2))
+    by_row, by_column = (max(1, int((kinds > EMPTY).sum(axis).max(initial=0))) for axis in (3, 2))
+    return by_row, by_column
 
 
 def _visits(kinds: Kinds, steps: int) -> Visits:

@@ -4,8 +4,8 @@ Needs TPU_LIBRARY_PATH to name libtpu.so and TPU_SKIP_MDS_QUERY=1.
 """
 
 import json
+import re
 import sys
-from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
@@ -16,12 +16,14 @@ import numpy as np
 from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from jax_attn import dot_product_attention, flex_attention
 from jax_attn.functional import mask_mods, score_mods
 from jax_attn.functional.block_mask import and_masks, create_block_mask
 from jax_attn.functional.kernels import tpu
-from jax_attn.functional.kernels.splash import splash_attention
+from jax_attn.functional.kernels.visits import MaskTerms
 
 CHIPS = 4
+MOVES = re.compile(r" (all-gather|all-to-all|collective-permute)(?:-start)?\(")
 
 
 def compile_all_tables(mesh):
@@ -43,7 +45,7 @@ def compile_all_tables(mesh):
                 score = mod(score, *place)
             return score
 
-        result = tpu.pallas_attention(q, k, v, score_mod, block_mask)
+        result = tpu.tpu_attention(q, k, v, score_mod, block_mask)
         return result.output.astype(jnp.float32).sum() + result.lse.sum()
 
     whole = NamedSharding(mesh, PartitionSpec())
@@ -84,7 +86,34 @@ def forward_and_backward(mesh, attend, spec, tokens):
 def fused(tokens):
     """Causal attention by the kernels; the block mask is made here, where its arrays are known."""
     block_mask = create_block_mask(mask_mods.causal, None, None, tokens, tokens, BLOCK_SIZE=512)
-    return lambda *operands: tpu.pallas_attention(*operands, None, block_mask).output
+    return lambda *operands: tpu.tpu_attention(*operands, None, block_mask).output
+
+
+def causal_by_splash(*operands):
+    return tpu.tpu_attention(*operands, None, MaskTerms(is_causal=True), residuals=False).output
+
+
+def compile_defaults(mesh, spec):
+    """The public functions with no implementation named, forward and gradients: how many kernels, and moves."""
+    block_mask = create_block_mask(mask_mods.causal, None, None, 2048, 2048)
+    calls = {
+        "dot_product_attention": lambda q, k, v: dot_product_attention(q, k, v, is_causal=True),
+        "flex_attention": lambda q, k, v: flex_attention(q, k, v, None, block_mask),
+    }
+    found = {}
+    for name, attend in calls.items():
+        for width in (64, 128):
+
+            def both(q, k, v, attend=attend):
+                output, pull_back = jax.vjp(attend, q, k, v)
+                return output, pull_back(output)
+
+            sharding = NamedSharding(mesh, spec)
+            x = jax.ShapeDtypeStruct((4, 2048, 4, width), jnp.bfloat16, sharding=sharding)
+            with jax.set_mesh(mesh):
+                text = jax.jit(both).lower(x, x, x).compile().as_text()
+            found[f"{name} {width}"] = [text.count("tpu_custom_call"), len(MOVES.findall(text))]
+    return found
 
 
 def main(topology, *measures):
@@ -93,13 +122,17 @@ def main(topology, *measures):
     mesh = Mesh(np.array(devices)[:CHIPS], ("x",))
     over_heads = PartitionSpec(None, None, "x")
     compile_all_tables(mesh)
-    forward_and_backward(mesh, partial(splash_attention, is_causal=True), over_heads, 1024)
+    forward_and_backward(mesh, causal_by_splash, over_heads, 1024)
+    defaults = {
+        "one chip": compile_defaults(Mesh(mesh.devices[:1], ("x",)), PartitionSpec()),
+        "over the batch": compile_defaults(mesh, PartitionSpec("x")),
+    }
     temporaries = {}
     for measure in measures:
         name, tokens = measure.split(":")
         attend = fused(int(tokens)) if name == "fused" else jax.nn.dot_product_attention
         temporaries[measure] = forward_and_backward(mesh, attend, over_heads, int(tokens))
-    print(json.dumps({"compiled": ["tables", "splash"], "temporaries": temporaries}))
+    print(json.dumps({"compiled": ["tables", "splash"], "temporaries": temporaries, "defaults": defaults}))
 
 
 if __name__ == "__main__":

@@ -66,7 +66,6 @@ def test_says_why_not(dtype, head_dim, block, reason):
     ("change", "reason"),
     [
         ({}, None),
-        ({"platform": "cpu"}, "not on cpu"),
         ({"dtype": jnp.float32}, "not float32"),
         ({"head_dim": 36}, "multiple of 8"),
         ({"head_dim": 136}, "at most 128"),
@@ -81,7 +80,7 @@ def test_says_why_not(dtype, head_dim, block, reason):
     ],
 )
 def test_says_why_not_cudnn(change, reason):
-    options = {"platform": "gpu", "dtype": jnp.bfloat16, "head_dim": 64} | change
+    options = {"dtype": jnp.bfloat16, "head_dim": 64} | change
     dtype, head_dim = options.pop("dtype"), options.pop("head_dim")
     query, key = (jax.ShapeDtypeStruct((2, n, 4, head_dim), dtype) for n in (16, 32))
     answer = why_not_cudnn(query, key, key, **options)

@@ -19,7 +19,6 @@ from jax_attn.functional import mask_mods
 from jax_attn.functional.block_mask import create_block_mask
 from jax_attn.functional.kernels import tpu
 from jax_attn.functional.kernels.mosaic import MOSAIC
-from jax_attn.functional.kernels.plain import PLAIN
 from jax_attn.functional.kernels.splash import why_not_splash
 from jax_attn.functional.kernels.visits import MaskTerms, make_pattern
 from jax_attn.functional.reference import reference_attention
@@ -34,19 +33,13 @@ class TestMosaic(KernelContract):
     implementation = MOSAIC
 
 
-class TestPlain(KernelContract):
-    """What is left to XLA where XLA divides the arrays."""
-
-    implementation = PLAIN
-
-
 @pytest.mark.skipif(not COMPILER.is_file(), reason="no TPU compiler: `make tpu-compiler` fetches it")
 @pytest.mark.parametrize(
     ("topology", "measures"),
     [("v5e:2x2", ["fused:8192", "fused:32768"]), ("v5p:2x2x1", ["fused:8192", "dense:4096"])],
 )
 def test_compiles_for_tpu(topology, measures):
-    """Forward and backward, all sorts of tables; and long sequences take little memory besides their own."""
+    """Forward and backward, by default and with all sorts of tables; long sequences take little memory."""
     environment = {
         **os.environ,
         "JAX_PLATFORMS": "cpu",
@@ -64,6 +57,12 @@ def test_compiles_for_tpu(topology, measures):
     assert run.returncode == 0, run.stderr[-3000:]
     report = json.loads(run.stdout.splitlines()[-1])
     assert report["compiled"] == ["tables", "splash"]
+    for kernels, moved in report["defaults"]["one chip"].values():
+        assert kernels == 3
+        assert not moved
+    for kernels, moved in report["defaults"]["over the batch"].values():  # XLA cannot divide a kernel
+        assert kernels == 0
+        assert not moved
     # Temporaries in units of one chip's queries: the same multiple at 8k and 32k tokens is linear memory.
     temporaries = report["temporaries"]
     assert [*temporaries] == measures
