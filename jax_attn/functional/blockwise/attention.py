@@ -25,7 +25,7 @@ from jaxtyping import Array, Float
 
 from jax_attn.functional.blockwise import parallel, serial
 from jax_attn.functional.blockwise.plan import Pattern
-from jax_attn.functional.blockwise.platforms import Kernels, lowering_for
+from jax_attn.functional.blockwise.platforms import PlatformKernels, lowering_for
 from jax_attn.functional.dense import dense_attention
 from jax_attn.functional.dtypes import accumulator
 from jax_attn.functional.terms import Terms, combine, partition
@@ -329,7 +329,7 @@ def _form(ctx: mlir.LoweringRuleContext, platform: str, static: Static) -> Any:
         return serial
     if static.implementation == "blockwise":
         return parallel
-    return Kernels(platform, static.implementation, static.statistics, whole)
+    return PlatformKernels(platform, static.implementation, static.statistics, whole)
 
 
 def _lower(program_of: Callable[..., Callable[..., Any]], platform: str) -> Callable[..., Any]:

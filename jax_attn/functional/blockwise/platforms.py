@@ -22,7 +22,7 @@ Attend = Callable[[Array, Array, Array, Terms, Saved | None], tuple[Array, Array
 
 
 @dataclasses.dataclass(frozen=True)
-class Kernels:
+class PlatformKernels:
     """Attention by the kernels of a platform, or side by side where they cannot serve a call and nobody named them.
 
     Attributes:
@@ -104,7 +104,7 @@ class Kernels:
 
 
 def lowering_for(platform: str) -> AbstractContextManager[Any]:
-    """Within it a kernel for TPU can be lowered where there is none, which Mosaic asks for the layout of its tiles."""
+    """Lower kernels for a TPU where there is none: Mosaic asks the device for the layout of its tiles."""
     mesh = jax.sharding.get_abstract_mesh()
     if platform != "tpu" or mesh.abstract_device is not None:
         return nullcontext()

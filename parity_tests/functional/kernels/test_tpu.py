@@ -25,7 +25,7 @@ from jax_attn.functional.reference import reference_attention
 from jax_attn.parity import tolerances
 from parity_tests.functional.kernels.kernel_contract import KernelContract
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 COMPILER = Path(os.environ.get("TPU_LIBRARY_PATH", ROOT / ".cache/libtpu/libtpu/libtpu.so"))
 
 
