@@ -84,7 +84,7 @@ class Visits(NamedTuple):
     total: Int[Array | np.ndarray, "B N tiles"]
 
 
-class Pattern(NamedTuple):
+class TilePattern(NamedTuple):
     """A mask as kernels want it.
 
     Attributes:
@@ -108,7 +108,7 @@ class Pattern(NamedTuple):
         return _visits(self.kinds.swapaxes(2, 3), self.steps[1])
 
 
-def make_pattern(mask: Mask, lengths: tuple[int, int], tile: tuple[int, int]) -> Pattern:
+def make_pattern(mask: Mask, lengths: tuple[int, int], tile: tuple[int, int]) -> TilePattern:
     """The pattern of a mask for so many queries and keys, in tiles of this size.
 
     The tile must be a multiple of the blocks of a block mask, see `joined_size`.
@@ -122,13 +122,13 @@ def make_pattern(mask: Mask, lengths: tuple[int, int], tile: tuple[int, int]) ->
             # Lists that are cut to their widest row bound what is in it, whatever they say.
             listed = sum(x.shape[-1] for x in (mask.kv_indices, mask.full_kv_indices) if x is not None)
             steps = (min(steps[0], listed * factors[0]), steps[1])
-        return Pattern(kinds, steps, mask_mod, tile)
+        return TilePattern(kinds, steps, mask_mod, tile)
     terms = mask or MaskTerms()
     band = grid_of_band(*lengths, tile, *terms.band)
     kinds: Kinds = band
     for other in _kinds_of_data(terms, lengths, tile):
         kinds = jnp.minimum(kinds, other)
-    return Pattern(kinds, _widest(band), terms.mask_mod(), tile)
+    return TilePattern(kinds, _widest(band), terms.mask_mod(), tile)
 
 
 def joined_size(block: int, tile: int) -> int:

@@ -28,7 +28,7 @@ class Parameter:
 
 
 @dataclass(frozen=True)
-class Draw:
+class RecordedDraw:
     """One run in one lane: the outputs' structure, what torch gave, and what it gave in float64."""
 
     skeleton: Skeleton
@@ -82,7 +82,7 @@ class TorchTrace:
     module: RecordedModule
     case: Case
     seed: int
-    draws: dict[str, list[Draw]]
+    draws: dict[str, list[RecordedDraw]]
     recordings: dict[str, Recording]
 
     def save(self, folder: Path) -> int:
@@ -143,7 +143,7 @@ class TorchTrace:
 
 CLASSES = {
     kind.__name__: kind
-    for kind in (CallRecord, Case, Draw, Group, Leaf, Nothing, Parameter, RecordedModule, Run)
+    for kind in (CallRecord, Case, RecordedDraw, Group, Leaf, Nothing, Parameter, RecordedModule, Run)
 }
 RECORDED = ("whole", "calls", "parameter_gradients")
 

@@ -7,7 +7,7 @@ from typing import Any
 from jax_attn.parity import tolerances
 from jax_attn.parity.cases import Case
 from jax_attn.parity.lanes import lanes_named
-from jax_attn.parity.recorded.files import Draw, Parameter, RecordedModule, TorchTrace
+from jax_attn.parity.recorded.files import Parameter, RecordedDraw, RecordedModule, TorchTrace
 from jax_attn.parity.runners.calls import Call
 from jax_attn.parity.runners.torch_keys import buffers_of, parameters_of
 from jax_attn.parity.runners.torch_runner import TorchSide
@@ -48,7 +48,7 @@ def record_trace(
             skeleton, run = side.run(moved, seed + draw)
             exact = run if truth is None else truth.run(moved, seed + draw)[1]
             run, exact = (replace(each, buffers=None) for each in (run, exact))  # they are not recorded
-            draws[lane.name].append(Draw(skeleton, run, exact))
+            draws[lane.name].append(RecordedDraw(skeleton, run, exact))
     return TorchTrace(_recorded(module), case, seed, draws, recordings)
 
 
