@@ -23,6 +23,7 @@ from jax_attn.parity.runners.run import Run
 from jax_attn.parity.runners.torch_casts import kept_keys
 from jax_attn.parity.runners.torch_runner import TorchSide
 from jax_attn.parity.runners.trees import Mismatch, Skeleton, differentiated
+from jax_attn.parity.runners.widths import MISSING
 
 Progress = Callable[[str, str], None]
 Verdict = tuple[list[Result], list[LeftOut]]
@@ -157,7 +158,19 @@ class LaneRun:
             attempt.verdict = self._judge(attempt.case, attempt.torch, attempt.flax)
         results, left_out = attempt.verdict or self._failed(attempt.case, "flax", "flax was not run")
         results, left_out = self._in_order(attempt) or (results, left_out)
+        left_out = [*left_out, *self._narrower(attempt)]
         return [self._hinted(result) for result in results], [*left_out, *self._lifted(attempt.case)]
+
+    def _narrower(self, attempt: Attempt) -> list[LeftOut]:
+        """What torch's own casts compute in float32, and Flax does not."""
+        torch, places = attempt.torch, None if self.mutation else self._torch_places()
+        if self.lane.dtype != "bfloat16" or torch is None or attempt.flax is None or not places:
+            return []
+        weights = cotangents(differentiated(torch.skeleton), self.lane, self.sides.seed)
+        flax = self.flax.widths(torch.call, torch.skeleton, weights)
+        names = self.torch.widths(torch.call).narrower_in(flax, self.lane.dtype)
+        reason = MISSING.format(dtype=self.lane.dtype)
+        return [LeftOut(attempt.case.name, self.lane.name, f"(warning) {name}", reason) for name in names]
 
     def _torch_places(self) -> Places | None:
         """Where float32 was lifted on torch's side."""

@@ -20,6 +20,7 @@ from jax_attn.parity.runners.lifting_flax import lifted_flax
 from jax_attn.parity.runners.places import Places
 from jax_attn.parity.runners.run import Buffers, Run
 from jax_attn.parity.runners.trees import Skeleton, pair, take_apart
+from jax_attn.parity.runners.widths import Widths, widths_in_flax
 from jax_attn.weights.rules import Names, Slot, joined, slots
 
 CONSTANT = (Buffer, nnx.BatchStat)
@@ -130,6 +131,12 @@ class FlaxSide:
             outputs, gradients, by_input, changed = jax.tree.map(np.asarray, found)
         by_key = self._in_torch_layout(dict(zip(self.trained, gradients, strict=True)))
         return Run(outputs, by_key, by_input, self._buffers(changed) if self.lane.exact else None)
+
+    def widths(self, call: Call, skeleton: Skeleton, weights: list[np.ndarray]) -> Widths:
+        """The dtypes that functions are given in a call, found without running it."""
+        arguments = (self.leaves, list(call.arrays), weights, None, call.form, skeleton, ())
+        with self._surroundings():
+            return widths_in_flax(self.jitted.trace(*arguments).jaxpr)
 
     def _compute(
         self,

@@ -19,6 +19,7 @@ from jax_attn.parity.runners.torch_copy import copied
 from jax_attn.parity.runners.torch_keys import keyed, state_keys
 from jax_attn.parity.runners.torch_ways import KEPT, ROUNDED, Ways
 from jax_attn.parity.runners.trees import Skeleton, take_apart
+from jax_attn.parity.runners.widths import Widths, widths_in_torch
 from jax_attn.weights.tensors import as_numpy, as_torch
 
 
@@ -94,6 +95,15 @@ class TorchSide:
         by_key = dict(zip(self.parameters, gradients, strict=False))
         outputs_in_numpy = [as_numpy(tensor) for tensor in tensors]
         return skeleton, Run(outputs_in_numpy, by_key, gradients[len(self.parameters) :], buffers)
+
+    def widths(self, call: Call) -> Widths:
+        """The dtypes that functions are given in a call."""
+        import torch
+
+        widths = Widths()
+        with self._surroundings(call), torch.no_grad(), widths_in_torch(widths):
+            self.ways.once(call, self.inputs(call))
+        return widths
 
     def notes(self) -> list[tuple[str, str]]:
         """Rules that were taken to run the module in the lane's dtype: (name, rule)."""
