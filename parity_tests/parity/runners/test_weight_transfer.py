@@ -307,7 +307,9 @@ def test_a_padding_row_has_no_gradient_on_either_side(tmp_path, pad_token_id):
     """As transformers' BertModel has it; 1 is RoBERTa's."""
     transformers = pytest.importorskip("transformers")
     sizes = {"hidden_size": 6, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 5}
-    config = transformers.BertConfig(11, **sizes, max_position_embeddings=7, pad_token_id=pad_token_id)
+    config = transformers.BertConfig(
+        vocab_size=11, **sizes, max_position_embeddings=7, pad_token_id=pad_token_id
+    )
     theirs = transformers.BertModel(config).eval()
     theirs.save_pretrained(tmp_path)
     options = {"whole_model": True, "trace": False, **EXACT}
