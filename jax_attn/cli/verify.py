@@ -22,6 +22,7 @@ from jax_attn.parity.report import Report
 from jax_attn.parity.text import count
 
 PRETRAINED = "pretrained"
+KERNELS = "kernels"
 
 Lane = Literal["float64", "float32", "bfloat16", "dropout"]
 
@@ -45,6 +46,7 @@ def verify(
         jax-attn verify                                  all of it, and the sample encoder
         jax-attn verify multi-head simple --lanes float64
         jax-attn verify --checkpoint my-bert --text "A sentence." --text "Another one."
+        jax-attn verify kernels                          attention on the device that is here, timed
         jax-attn verify --power                          what the comparison can see
 
     In the float64 and dropout columns stands the largest error, max|a-b| / max(1, max|b|); in float32 and
@@ -52,7 +54,8 @@ def verify(
     The exit status is 0 only if everything passed.
 
     Args:
-        names: the variants to prove, and "pretrained" for the encoder; none means all of it.
+        names: the variants to prove, and "pretrained" for the encoder; none means all of it. "kernels", alone,
+            is each implementation of attention on this machine's device, beside the oracle.
         lanes: the lanes to run.
         checkpoint: folder with config.json, weights and tokenizer.json, in place of the sample encoder.
         text: a sentence to read in place of the sample ones; give it as often as there are sentences.
@@ -71,6 +74,14 @@ def verify(
         from jax_attn.cli.power import verify_power
 
         return verify_power(names, lanes, json)
+    if KERNELS in names:
+        if names != (KERNELS,) or checkpoint is not None or text or ignore:
+            raise ValueError(
+                f"{KERNELS!r} is proved alone: it takes no other name, --checkpoint, --text or --ignore"
+            )
+        from jax_attn.cli.verify_kernels import verify_kernels
+
+        return verify_kernels(json)
     sentences = text or SENTENCES
     twins = chosen_twins(names)
     wants_pretrained = not names or PRETRAINED in names or checkpoint is not None or bool(text)
