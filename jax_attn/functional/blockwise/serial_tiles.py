@@ -14,6 +14,9 @@ from jax_attn.functional.blockwise.plan import Plan
 from jax_attn.functional.tile import Place, Tile
 
 
+ROWS = 128  # of one product, at least, where there are heads enough
+
+
 @dataclasses.dataclass(frozen=True)
 class Layout:
     """The static facts of a call: its sizes, and how many heads are computed together."""
@@ -42,17 +45,12 @@ class Layout:
         return self.kv_heads // self.group_kv_heads * self.repeat_groups
 
 
-def make_layout(query: Array, key: Array, most_heads: int = 2) -> Layout:
-    """The layout that computes up to `most_heads` query heads together."""
+def make_layout(query: Array, key: Array) -> Layout:
+    """The layout that computes one head at a time, or where queries are few those that share its keys together."""
     (batch, queries, heads, _), (_, keys, kv_heads, _) = query.shape, key.shape
     repeats = heads // kv_heads
-    group_repeats = _largest_divisor(repeats, most_heads)
-    group_kv_heads = _largest_divisor(kv_heads, most_heads // repeats) if group_repeats == repeats else 1
-    return Layout(batch, queries, keys, kv_heads, repeats, group_kv_heads, group_repeats)
-
-
-def _largest_divisor(n: int, most: int) -> int:
-    return max((d for d in range(1, max(most, 1) + 1) if n % d == 0), default=1)
+    group_repeats = max(n for n in range(1, repeats + 1) if repeats % n == 0 and n <= max(1, ROWS // queries))
+    return Layout(batch, queries, keys, kv_heads, repeats, 1, group_repeats)
 
 
 @dataclasses.dataclass(frozen=True)
