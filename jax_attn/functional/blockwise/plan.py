@@ -182,10 +182,15 @@ def serial_plan(pattern: Pattern, lengths: tuple[int, int], groups: int) -> Plan
     return make_plan(pattern, (q_size, kv_size), lengths, groups)
 
 
-def parallel_plan(pattern: Pattern, lengths: tuple[int, int], groups: int) -> Plan:
-    """The plan in which all rows of blocks are computed side by side: in blocks of `SIDE_BY_SIDE` or the mask's."""
+def parallel_plan(pattern: Pattern, lengths: tuple[int, int], groups: int, devices: int = 1) -> Plan:
+    """The plan in which all rows of blocks are computed side by side: in blocks of `SIDE_BY_SIDE` or the mask's.
+
+    The queries may be sharded over the devices: their blocks become smaller where that lets no block lie on two.
+    """
     size = [_size(*x) for x in zip(pattern.block, lengths, SIDE_BY_SIDE, strict=True)]
-    return make_plan(pattern, (size[0], size[1]), lengths, groups)
+    aligned = [n for n in (size[0], size[0] // 2, size[0] // 4) if n and lengths[0] % (n * devices) == 0]
+    fits = [n for n in aligned if size[0] % n == 0 and pattern.block[0] % n == 0]
+    return make_plan(pattern, (fits[0] if fits else size[0], size[1]), lengths, groups)
 
 
 def _size(block: int, length: int, largest: int) -> int:
