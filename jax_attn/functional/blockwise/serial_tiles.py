@@ -13,7 +13,6 @@ from jaxtyping import Array, Float, Int
 from jax_attn.functional.blockwise.plan import Plan
 from jax_attn.functional.tile import Place, Tile
 
-
 ROWS = 128  # of one product, at least, where there are heads enough
 
 
