@@ -1,9 +1,10 @@
 """Attention in blocks with batch, heads and blocks of queries side by side: for chips, and for several devices.
 
-Only the blocks of keys come one after another. Batch and heads are axes of every operation in the loop, so what is
-sharded over them stays where it is. Where the operands are sharded over their positions, each device computes its own
-rows of blocks against all keys, which are gathered once, before the loop. In the backward pass the queries' gradients
-are computed by rows of blocks, and those of keys and values by columns: no two blocks add to the same place.
+Only the blocks of keys come one after another. Batch and heads are axes of every operation in the loop, so what
+is sharded over them stays where it is. Where the operands are sharded over their positions, each device
+computes its own rows of blocks against all keys, which are gathered once, before the loop. In the backward pass
+the queries' gradients are computed by rows of blocks, and those of keys and values by columns: no two blocks
+add to the same place.
 """
 
 from collections.abc import Callable

@@ -1,8 +1,9 @@
 """Attention in blocks, one after another: what is quick on a CPU.
 
-Each core is served best by one block of one head at a time, which stays in its cache: sharing a product among the
-cores costs more than it gives. So the heads are dealt out to as many loops as there are cores, which XLA runs side by
-side. Everything is sliced by a counter, which no partitioner can see through: on several devices `parallel.py` serves.
+Each core is served best by one block of one head at a time, which stays in its cache: sharing a product among
+the cores costs more than it gives. So the heads are dealt out to as many loops as there are cores, which XLA
+runs side by side. Everything is sliced by a counter, which no partitioner can see through: on several devices
+`parallel.py` serves.
 """
 
 import os
