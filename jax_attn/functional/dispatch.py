@@ -25,7 +25,7 @@ IMPLEMENTATIONS = ("blockwise", "cudnn", "pallas", "reference", "xla")
 
 # Below this many scores the whole matrix stays in the cache, and two products beat any number of blocks.
 FEW_SCORES = 2**20
-FEW_QUERIES = 8  # of which the whole matrix is no longer than the keys
+FEW_ROWS = 64  # a product of fewer rows takes the time to read the keys
 
 
 class Call(NamedTuple):
@@ -110,9 +110,9 @@ def has_many_scores(query: Float[Array, "B T N H"], key: Float[Array, "B S K H"]
     """
     batch, queries, heads, _ = query.shape
     keys = key.shape[1]
-    if not (isinstance(queries, int) and isinstance(keys, int)) or queries <= FEW_QUERIES:
+    if not (isinstance(queries, int) and isinstance(keys, int)):
         return False
-    return (batch if isinstance(batch, int) else 1) * heads * queries * keys > FEW_SCORES
+    return (batch if isinstance(batch, int) else 1) * heads * max(queries, FEW_ROWS) * keys > FEW_SCORES
 
 
 def _why_not(implementation: str, call: Call) -> str | None:

@@ -86,5 +86,18 @@ def calls(kind: AxisType) -> dict[str, dict[str, dict[str, int]]]:
     return found
 
 
+def over_positions() -> dict[str, dict[str, int]]:
+    """What the forward pass moves where all operands are sharded over their positions."""
+    mesh = jax.make_mesh((8,), ("positions",), axis_types=(AxisType.Auto,))
+    x = array(mesh, (2, 512, 4, H), PartitionSpec(None, "positions"))
+    lengths = jax.ShapeDtypeStruct((2,), jnp.int32)
+    attend = dot_product_attention
+    return {
+        "causal": moves(lambda q, k, v: attend(q, k, v, is_causal=True), x, x, x),
+        "lengths": moves(lambda q, k, v, n: attend(q, k, v, key_value_seq_lengths=n), x, x, x, lengths),
+    }
+
+
 if __name__ == "__main__":
-    print(json.dumps({kind.name: calls(kind) for kind in (AxisType.Auto, AxisType.Explicit)}))
+    found = {kind.name: calls(kind) for kind in (AxisType.Auto, AxisType.Explicit)}
+    print(json.dumps({**found, "over positions": over_positions()}))

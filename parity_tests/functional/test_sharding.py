@@ -9,7 +9,7 @@ import pytest
 
 
 @pytest.fixture(scope="module")
-def moved() -> dict[str, dict[str, dict[str, dict[str, int]]]]:
+def moved() -> dict[str, dict[str, dict]]:
     flags = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
     command = [sys.executable, "-m", "parity_tests.functional.sharded_calls"]
     ran = subprocess.run(command, env={**os.environ, "XLA_FLAGS": flags}, capture_output=True, text=True)
@@ -22,3 +22,9 @@ def test_sharded_over_batch_and_heads_moves_nothing(moved, mesh):
     calls = moved[mesh]
     assert len(calls) >= 7
     assert {name: passes for name, passes in calls.items() if any(passes.values())} == {}
+
+
+def test_sharded_over_positions_gathers_keys_and_values_once(moved):
+    calls = moved["over positions"]
+    assert calls.keys() == {"causal", "lengths"}
+    assert all(moves == {"all-gather": 2} for moves in calls.values()), calls

@@ -3,6 +3,7 @@
 Three primitives: attention, its derivative in a direction, and its gradient. While a function is traced, mapped or
 differentiated they stay whole; only when it is lowered for a platform is the program traced that suits it:
   one CPU      one block after another (`serial.py`);
+  few queries  the whole matrix of scores, which is no longer than the keys (`dense.py`);
   a kernel     where the platform has one that serves the call (`kernels/`);
   else         batch, heads and rows of blocks side by side (`parallel.py`), which a partitioner can cut.
 So one traced function serves every platform, nothing is compiled for another than its own, and the kernels are not
@@ -30,6 +31,7 @@ from jax_attn.functional.dense import dense_attention
 from jax_attn.functional.dtypes import accumulator
 from jax_attn.functional.terms import Terms, combine, partition
 
+FEW_QUERIES = 8  # of which the whole matrix is no longer than the keys
 Outputs = tuple[Array, Array, Array]  # output, log-sum-exp, largest score
 
 
@@ -316,6 +318,29 @@ def _on_one_device(ctx: mlir.LoweringRuleContext) -> bool:
     return mesh.size == 1 or set(getattr(where, "manual_axes", ())) == set(mesh.axis_names)
 
 
+class _Whole:
+    """Attention over the whole matrix of scores, in the form of `serial.py` and `parallel.py`."""
+
+    @staticmethod
+    def forward(
+        query: Array, key: Array, value: Array, terms: Terms, pattern: Pattern, scale: float
+    ) -> Outputs:
+        """As `parallel.forward`."""
+        return dense_attention(query, key, value, terms, scale=scale)[:3]
+
+    @staticmethod
+    def backward(
+        query: Array, key: Array, value: Array, terms: Terms, pattern: Pattern, scale: float, *saved: Array
+    ) -> tuple[Any, ...]:
+        """As `parallel.backward`; the forward pass is computed again."""
+        differentiable, constant = partition(terms)
+
+        def outputs(query: Array, key: Array, value: Array, differentiable: Any) -> tuple[Array, Array]:
+            return dense_attention(query, key, value, combine(differentiable, constant), scale=scale)[:2]
+
+        return jax.vjp(outputs, query, key, value, differentiable)[1](saved[2:])
+
+
 def _local(aval: Any) -> Any:
     """The same shape, as one of the devices of a `shard_map` sees it: the program within need not know more."""
     return aval.update(manual_axis_type=ShapedArray((), aval.dtype).manual_axis_type)
@@ -329,6 +354,15 @@ def _form(ctx: mlir.LoweringRuleContext, platform: str, static: Static) -> Any:
         return serial
     if static.implementation == "blockwise":
         return parallel
+    query: Any = ctx.avals_in[0]
+    queries = query.shape[len(static.mapped) + 1]
+    if static.implementation is None and isinstance(queries, int) and queries <= FEW_QUERIES:
+        return _Whole
+    return PlatformKernels(platform, static.implementation, static.statistics, whole)
+    query: Any = ctx.avals_in[0]
+    queries = query.shape[len(static.mapped) + 1]
+    if static.implementation is None and isinstance(queries, int) and queries <= FEW_QUERIES:
+        return _Whole
     return PlatformKernels(platform, static.implementation, static.statistics, whole)
 
 

@@ -1,8 +1,10 @@
 """Attention in blocks with batch, heads and blocks of queries side by side: for chips, and for several devices.
 
-Only the blocks of keys come one after another. Batch and heads are axes of every operation in the loop, so what is
-sharded over them stays where it is. In the backward pass the queries' gradients are computed by rows of blocks, and
-those of keys and values by columns: no two blocks add to the same place.
+Only the blocks of keys come one after another. Batch and heads are axes of every operation in the loop, so what
+is sharded over them stays where it is. Where the operands are sharded over their positions, each device
+computes its own rows of blocks against all keys, which are gathered once, before the loop. In the backward pass
+the queries' gradients are computed by rows of blocks, and those of keys and values by columns: no two blocks
+add to the same place.
 """
 
 from collections.abc import Callable
@@ -11,6 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int
 
 from jax_attn.functional.blockwise.plan import Lists, Pattern, Plan, parallel_plan
@@ -114,7 +117,8 @@ class _Blocks:
         self.batch, self.length, self.heads, _ = query.shape
         self.key_length, self.kv_heads = key.shape[1:3]
         self.repeats = self.heads // self.kv_heads
-        self.plan: Plan = parallel_plan(pattern, (self.length, self.key_length), self.kv_heads)
+        lengths, devices = (self.length, self.key_length), jax.typeof(query).sharding.mesh.size
+        self.plan: Plan = parallel_plan(pattern, lengths, self.kv_heads, devices)
         self.n, self.c = self.plan.grid.shape[2:]
         self.wide = accumulator(query.dtype)
 
@@ -135,7 +139,7 @@ class _Blocks:
     def keys(self, x: Float[Array, "B S K d"]) -> Float[Array, "B K c s d"]:
         """An array of keys, in blocks."""
         s = self.plan.kv_size
-        x = _filled_up(x.astype(self.wide), 1, self.c * s)
+        x = _filled_up(_with_all_positions(x).astype(self.wide), 1, self.c * s)
         return jnp.moveaxis(x.reshape(self.batch, self.c, s, *x.shape[2:]), 3, 1)
 
     def from_keys(self, x: Float[Array, "B K c s d"]) -> Float[Array, "B S K d"]:
@@ -183,6 +187,14 @@ class _Blocks:
         ragged = self.key_length % self.plan.kv_size > 0
         lengths = (self.length, self.key_length)
         return idx, Tile(place, lambda x: _pick(x, idx), lengths, partial, ragged, still)
+
+
+def _with_all_positions(x: Float[Array, "B S K d"]) -> Float[Array, "B S K d"]:
+    """`x`, not sharded over its second axis; over the others as it is."""
+    mesh, free = jax.typeof(x).sharding.mesh, PartitionSpec.UNCONSTRAINED
+    if mesh.empty or AxisType.Auto not in mesh.axis_types:
+        return x
+    return lax.with_sharding_constraint(x, NamedSharding(mesh, PartitionSpec(free, None, free, free)))
 
 
 def _filled_up(x: Array, axis: int, length: int, fill: Any = 0) -> Array:

@@ -7,7 +7,6 @@ when the platform is known.
 """
 
 import dataclasses
-from functools import partial
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -20,11 +19,9 @@ from jaxtyping import Array
 from jax_attn.functional.block_mask import BlockMask
 
 EMPTY, PARTIAL, FULL = 0, 1, 2
-LARGEST = 512  # keys or queries in a block
-STEP_COST = 8_000  # what each step costs beside its products, as an area of scores
-SHARED = 2**18  # scores in a block from which on XLA shares the forward pass's work among the cores
+IN_TURN = (128, 128)  # keys or queries in a block, one after another: its scores stay in a core's own cache
+LONGEST = 4096  # keys in such a block, where the queries are few
 SIDE_BY_SIDE = (128, 256)  # keys or queries in a block, where all rows of blocks are computed at once
-ALONE = 1.8  # how much longer a smaller block takes for its area
 Leaf = Any  # an array, or what a transformation of trees puts in its place
 Grid = np.ndarray | Array  # (B or 1, H or 1, rows, columns)
 
@@ -126,13 +123,6 @@ class Plan(NamedTuple):
         return tuple((x, k == PARTIAL) for k in (FULL, PARTIAL) if (x := lists_of(turned == k)).most)
 
 
-class Plans(NamedTuple):
-    """The plan of either pass: what is quick in the one is not so in the other."""
-
-    forward: Plan
-    backward: Plan
-
-
 def grid_of_block_mask(block_mask: BlockMask) -> Grid:
     """The grid of a block mask, in the blocks of the mask; NumPy where its arrays are not traced."""
     num, idx = block_mask.kv_num_blocks, block_mask.kv_indices
@@ -178,41 +168,37 @@ def grid_of_band(
     return grid.astype(np.int8)[None, None]
 
 
-def serial_plans(pattern: Pattern, lengths: tuple[int, int], groups: int) -> Plans:
-    """The plans in the sizes of blocks that should take the least time, one block after another.
+def serial_plan(pattern: Pattern, lengths: tuple[int, int], groups: int) -> Plan:
+    """The plan in which one block is computed after another, in blocks of about `IN_TURN`.
 
-    Large blocks make quick matrix products, small ones follow the pattern of the mask more closely. The time
-    of a block is taken as its area, more where it is too small to be shared among the cores, and a constant
-    for what comes with each step. (Measured on two cores; in the backward pass nothing came of sharing.)
+    Few queries take no more rows than they need, and more keys at once.
     """
-    q_sizes, kv_sizes = (_sizes(b, n) for b, n in zip(pattern.block, lengths, strict=True))
-    if pattern.known is None:
-        plan = make_plan(pattern, (q_sizes[-1], kv_sizes[-1]), lengths, groups)
-        return Plans(plan, plan)
-    plans = [make_plan(pattern, (q, kv), lengths, groups) for q in q_sizes for kv in kv_sizes]
-    return Plans(min(plans, key=partial(_time, alone=ALONE)), min(plans, key=partial(_time, alone=1.0)))
+    q_size, kv_size = (_size(*x) for x in zip(pattern.block, lengths, IN_TURN, strict=True))
+    while q_size % 2 == 0 and q_size // 2 >= lengths[0] and pattern.block[0] % (q_size // 2) == 0:
+        q_size //= 2
+    most = min(LONGEST, IN_TURN[0] * IN_TURN[1] // q_size, lengths[1] + kv_size - 1)
+    if q_size < IN_TURN[0] and kv_size % pattern.block[1] == 0:
+        kv_size *= max(1, most // kv_size)
+    return make_plan(pattern, (q_size, kv_size), lengths, groups)
 
 
-def parallel_plan(pattern: Pattern, lengths: tuple[int, int], groups: int) -> Plan:
-    """The plan in which all rows of blocks are computed side by side: in blocks of `SIDE_BY_SIDE` or the mask's."""
-    size = [_sizes(*x)[-1] for x in zip(pattern.block, lengths, SIDE_BY_SIDE, strict=True)]
-    return make_plan(pattern, (size[0], size[1]), lengths, groups)
+def parallel_plan(pattern: Pattern, lengths: tuple[int, int], groups: int, devices: int = 1) -> Plan:
+    """The plan in which all rows of blocks are computed side by side: in blocks of `SIDE_BY_SIDE` or the mask's.
+
+    The queries may be sharded over the devices: their blocks become smaller where that lets no block lie on two.
+    """
+    size = [_size(*x) for x in zip(pattern.block, lengths, SIDE_BY_SIDE, strict=True)]
+    aligned = [n for n in (size[0], size[0] // 2, size[0] // 4) if n and lengths[0] % (n * devices) == 0]
+    fits = [n for n in aligned if size[0] % n == 0 and pattern.block[0] % n == 0]
+    return make_plan(pattern, (fits[0] if fits else size[0], size[1]), lengths, groups)
 
 
-def _time(plan: Plan, alone: float) -> float:
-    area = plan.q_size * plan.kv_size
-    step = area * (1.0 if area >= SHARED else alone) + STEP_COST
-    steps, rows = plan.full.num.sum() + plan.partial.num.sum(), plan.full.num.size
-    return float(steps * step + rows * STEP_COST)
-
-
-def _sizes(block: int, length: int, largest: int = LARGEST) -> list[int]:
-    """Sizes to compute in, small to large, that the blocks of a mask go into, or that go into them."""
+def _size(block: int, length: int, largest: int) -> int:
+    """The largest size to compute in that the blocks of a mask go into, or that goes into them."""
     if block > largest and block % largest == 0:
-        return [largest]
-    sizes = [block * n for n in (1, 2, 3, 4, 6, 8) if block * n <= largest]
-    enough = [n for n in sizes if n >= length]
-    return [n for n in sizes if n <= (enough[0] if enough else largest)] or [block]
+        return largest
+    enough = -(-length // block)
+    return block * max([n for n in (1, 2, 3, 4, 6, 8) if block * n <= largest and n <= enough], default=1)
 
 
 def make_plan(pattern: Pattern, size: tuple[int, int], lengths: tuple[int, int], groups: int) -> Plan:

@@ -1,10 +1,12 @@
 """Attention in blocks, one after another: what is quick on a CPU.
 
-A processor of few cores is served best by one block at a time, which stays in its cache, and by matrix products
-that are shared among the cores. Heads are taken in groups of two. Everything is sliced by a counter, which no
-partitioner can see through: on several devices `parallel.py` serves.
+Each core is served best by one block of one head at a time, which stays in its cache: sharing a product among
+the cores costs more than it gives. So the heads are dealt out to as many loops as there are cores, which XLA
+runs side by side. Everything is sliced by a counter, which no partitioner can see through: on several devices
+`parallel.py` serves.
 """
 
+import os
 from typing import Any
 
 import jax
@@ -12,11 +14,13 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from jax_attn.functional.blockwise.plan import Pattern, Plan, serial_plans
+from jax_attn.functional.blockwise.plan import Pattern, Plan, serial_plan
 from jax_attn.functional.blockwise.products import Rows, backward_step, finish, forward_step, make_rows, start
 from jax_attn.functional.blockwise.serial_tiles import Group, Layout, add_to, keys_of, make_layout, queries_of
 from jax_attn.functional.dtypes import accumulator
 from jax_attn.functional.terms import Differentiable, Terms, partition
+
+MOST_LOOPS = 8  # each is compiled by itself
 
 
 def forward(
@@ -30,13 +34,15 @@ def forward(
     """Output `(B, T, N, Hv)` as `value`; log-sum-exp and largest score `(B, T, N)`, in float32 at least."""
     wide = accumulator(query.dtype)
     layout = make_layout(query, key)
-    plan = serial_plans(pattern, layout.lengths, layout.groups).forward
+    plan = serial_plan(pattern, layout.lengths, layout.groups)
     terms = padded_terms(terms, plan, layout)
+    query_bits, key_bits, value_bits = (_bits(x) for x in (query, key, value))
 
     def one_group(number: Array) -> tuple[Array, Array, Array]:
         group = Group(layout, number)
-        q = group.query_tiles(query, plan.q_size).astype(wide) * scale
-        k, v = (group.key_tiles(x, plan.kv_size).astype(wide) for x in (key, value))
+        q = _floats(group.query_tiles(query_bits, plan.q_size), query.dtype).astype(wide) * scale
+        k = _floats(group.key_tiles(key_bits, plan.kv_size), key.dtype).astype(wide)
+        v = _floats(group.key_tiles(value_bits, plan.kv_size), value.dtype).astype(wide)
 
         def one_row(at: tuple[Array, Array]) -> tuple[Array, Array, Array]:
             row, q = at
@@ -46,13 +52,14 @@ def forward(
                 k_tile, v_tile = (lax.dynamic_index_in_dim(x, column, keepdims=False) for x in (k, v))
                 return forward_step(running, tile, terms, q, k_tile, v_tile)
 
-            return finish(over_columns(group, plan, row, step, start(q, v.shape[-1])))
+            output, lse, peak = finish(over_columns(group, plan, row, step, start(q, v.shape[-1])))
+            return _bits(output.astype(value.dtype)), lse, peak
 
         return lax.map(one_row, (jnp.arange(q.shape[0], dtype=jnp.int32), q))
 
-    tiles = lax.map(one_group, jnp.arange(layout.batch * layout.groups, dtype=jnp.int32))
+    tiles = _joined([lax.map(one_group, numbers) for numbers in _dealt_out(layout.batch * layout.groups)])
     output, lse, peak = (queries_of(layout, x) for x in tiles)
-    return output.astype(value.dtype), lse, peak
+    return _floats(output, value.dtype), lse, peak
 
 
 def backward(
@@ -74,14 +81,17 @@ def backward(
     """
     wide = accumulator(query.dtype)
     layout = make_layout(query, key)
-    plan = serial_plans(pattern, layout.lengths, layout.groups).backward
+    plan = serial_plan(pattern, layout.lengths, layout.groups)
     differentiable, constant = partition(padded_terms(terms, plan, layout))
+    bits = [_bits(x) for x in (query, output, d_output, key, value)]
+    dtypes = [x.dtype for x in (query, output, d_output, key, value)]
 
     def one_group(d_terms: Any, number: Array) -> Any:
         group = Group(layout, number)
-        q = group.query_tiles(query, plan.q_size).astype(wide) * scale
-        o, do = (group.query_tiles(x, plan.q_size).astype(wide) for x in (output, d_output))
-        k, v = (group.key_tiles(x, plan.kv_size).astype(wide) for x in (key, value))
+        tiles = [group.query_tiles(x, plan.q_size) for x in bits[:3]]
+        tiles += [group.key_tiles(x, plan.kv_size) for x in bits[3:]]
+        q, o, do, k, v = (_floats(x, dtype).astype(wide) for x, dtype in zip(tiles, dtypes, strict=True))
+        q = q * scale
         lse_tiles = group.query_tiles(lse, plan.q_size, fill=-jnp.inf)
         rows = make_rows(q, o, do, lse_tiles, group.query_tiles(d_lse, plan.q_size))
 
@@ -96,8 +106,11 @@ def backward(
         return d_terms, (dq * scale, dk.swapaxes(2, 3), dv.swapaxes(2, 3))
 
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, accumulator(x.dtype)), differentiable)
-    groups = jnp.arange(layout.batch * layout.groups, dtype=jnp.int32)
-    (d_bias, d_captured), (dq, dk, dv) = lax.scan(one_group, zeros, groups)
+    # A bias may be as large as all scores: its gradient is held once.
+    dealt = _dealt_out(layout.batch * layout.groups, 1 if terms.bias is not None else MOST_LOOPS)
+    found = [lax.scan(one_group, zeros, numbers) for numbers in dealt]
+    d_bias, d_captured = jax.tree.map(lambda *parts: sum(parts[1:], parts[0]), *(x for x, _ in found))
+    dq, dk, dv = _joined([x for _, x in found])
     if terms.bias is not None:
         queries, keys = terms.bias.shape[2:]
         d_bias = d_bias[:, :, :queries, :keys]  # without what was filled up
@@ -105,6 +118,27 @@ def backward(
     dq, dk, dv = (x.astype(like.dtype) for x, like in zip(gradients, (query, key, value), strict=True))
     d_terms = jax.tree.map(lambda x, like: x.astype(like.dtype), (d_bias, d_captured), differentiable)
     return dq, dk, dv, d_terms
+
+
+def _dealt_out(count: int, most: int = MOST_LOOPS) -> list[Array]:
+    """The numbers below `count` in equal parts, one for each core where they can be."""
+    most = min(most, os.cpu_count() or 1, count)
+    parts = max(n for n in range(1, most + 1) if count % n == 0)
+    return list(jnp.arange(count, dtype=jnp.int32).reshape(parts, -1))
+
+
+def _joined(parts: list[Any]) -> Any:
+    return parts[0] if len(parts) == 1 else jax.tree.map(lambda *x: jnp.concatenate(x), *parts)
+
+
+def _bits(x: Array) -> Array:
+    """Floats of 16 bits as integers: XLA for CPU converts a whole array of them where a loop slices it."""
+    return lax.bitcast_convert_type(x, jnp.uint16) if x.dtype.itemsize == 2 else x
+
+
+def _floats(x: Array, dtype: Any) -> Array:
+    """The inverse of `_bits`."""
+    return lax.bitcast_convert_type(x, dtype) if x.dtype != dtype else x
 
 
 def _row(
@@ -152,6 +186,10 @@ def over_columns(group: Group, plan: Plan, row: Array, step: Any, carry: Any) ->
     for lists, partial in plan.lists:
         num, idx = lists.num, lists.idx
         at = (group.b if num.shape[0] > 1 else 0, group.index if num.shape[1] > 1 else 0, row)
+        if lists.most == 1 and lists.even:
+            column = jnp.int32(idx.item()) if idx.size == 1 else jnp.asarray(idx)[at][0]
+            carry = step(column, carry, partial)
+            continue
         num, idx = jnp.asarray(num)[at], jnp.asarray(idx)[at]
         carry = lax.fori_loop(0, num, lambda i, c, idx=idx, partial=partial: step(idx[i], c, partial), carry)
     return carry

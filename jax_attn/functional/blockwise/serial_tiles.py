@@ -8,10 +8,12 @@ import dataclasses
 
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Num
 
 from jax_attn.functional.blockwise.plan import Plan
 from jax_attn.functional.tile import Place, Tile
+
+ROWS = 128  # of one product, at least, where there are heads enough
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,17 +44,12 @@ class Layout:
         return self.kv_heads // self.group_kv_heads * self.repeat_groups
 
 
-def make_layout(query: Array, key: Array, most_heads: int = 2) -> Layout:
-    """The layout that computes up to `most_heads` query heads together."""
+def make_layout(query: Array, key: Array) -> Layout:
+    """The layout that computes one head at a time, or where queries are few those that share its keys together."""
     (batch, queries, heads, _), (_, keys, kv_heads, _) = query.shape, key.shape
     repeats = heads // kv_heads
-    group_repeats = _largest_divisor(repeats, most_heads)
-    group_kv_heads = _largest_divisor(kv_heads, most_heads // repeats) if group_repeats == repeats else 1
-    return Layout(batch, queries, keys, kv_heads, repeats, group_kv_heads, group_repeats)
-
-
-def _largest_divisor(n: int, most: int) -> int:
-    return max((d for d in range(1, max(most, 1) + 1) if n % d == 0), default=1)
+    group_repeats = max(n for n in range(1, repeats + 1) if repeats % n == 0 and n <= max(1, ROWS // queries))
+    return Layout(batch, queries, keys, kv_heads, repeats, 1, group_repeats)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,8 +90,8 @@ class Group:
         return self.layout.group_kv_heads, self.layout.group_repeats
 
     def query_tiles(
-        self, x: Float[Array, "B T N *d"], size: int, fill: float = 0.0
-    ) -> Float[Array, "rows k m *d"]:
+        self, x: Num[Array, "B T N *d"], size: int, fill: float = 0.0
+    ) -> Num[Array, "rows k m *d"]:
         """This group's part of an array of queries, in tiles."""
         layout = self.layout
         x = x.reshape(*x.shape[:2], layout.kv_heads, layout.repeats, *x.shape[3:])
@@ -104,7 +101,7 @@ class Group:
         x = jnp.moveaxis(x, 1, 3)
         return x.reshape(*x.shape[:2], -1, *x.shape[4:])
 
-    def key_tiles(self, x: Float[Array, "B S K d"], size: int) -> Float[Array, "columns k s d"]:
+    def key_tiles(self, x: Num[Array, "B S K d"], size: int) -> Num[Array, "columns k s d"]:
         """This group's part of an array of keys, in tiles."""
         part = (1, x.shape[1], self.layout.group_kv_heads, x.shape[3])
         part = lax.dynamic_slice(x, _at(self.b, 0, self.first_kv, 0), part)[0]
@@ -153,7 +150,7 @@ def part_shape(group: Group, plan: Plan, x: Array) -> tuple[int, ...]:
     return tuple(part if size > 1 else 1 for part, size in zip(whole, x.shape, strict=True))
 
 
-def queries_of(layout: Layout, tiles: Float[Array, "G rows k m *d"]) -> Float[Array, "B T N *d"]:
+def queries_of(layout: Layout, tiles: Num[Array, "G rows k m *d"]) -> Num[Array, "B T N *d"]:
     """An array of queries from the tiles of all groups."""
     kv_heads, repeats = layout.group_kv_heads, layout.group_repeats
     _, rows, _, m, *rest = tiles.shape
@@ -178,7 +175,7 @@ def _at(*indices: Array | int) -> list[Array]:
     return [jnp.asarray(index, jnp.int32) for index in indices]
 
 
-def _tiles(x: Float[Array, "n *d"], size: int, fill: float) -> Float[Array, "tiles size *d"]:
+def _tiles(x: Num[Array, "n *d"], size: int, fill: float) -> Num[Array, "tiles size *d"]:
     if short := -x.shape[0] % size:
         x = jnp.pad(x, [(0, short)] + [(0, 0)] * (x.ndim - 1), constant_values=fill)
     return x.reshape(-1, size, *x.shape[1:])

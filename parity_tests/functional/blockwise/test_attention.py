@@ -15,7 +15,7 @@ from jax_attn.functional.blockwise.plan import (
     make_pattern,
     make_plan,
     parallel_plan,
-    serial_plans,
+    serial_plan,
 )
 from jax_attn.functional.flex import flex_attention
 from jax_attn.functional.mask_mods import causal, sliding_window
@@ -94,7 +94,7 @@ def test_band_and_block_mask_give_the_same_grid():
 def test_a_window_takes_a_fraction_of_the_blocks():
     def steps(grid: np.ndarray) -> int:
         pattern, lengths = make_pattern(grid, (128, 128)), (8192, 8192)
-        plans = (*serial_plans(pattern, lengths, groups=1), parallel_plan(pattern, lengths, groups=1))
+        plans = (serial_plan(pattern, lengths, groups=1), parallel_plan(pattern, lengths, groups=1))
         return [(plan.full.num.sum() + plan.partial.num.sum()) * plan.q_size * plan.kv_size for plan in plans]
 
     whole = steps(grid_of_band(8192, 8192, (128, 128), None, 0))
