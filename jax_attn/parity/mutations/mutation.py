@@ -4,7 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from jax_attn.parity.mutations.injection import Hits, copied
+from jax_attn.parity.mutations.injection import Hits
+from jax_attn.parity.runners.torch_copy import copied
 
 Injector = Callable[[Any, Hits], None]
 """Puts a mutation into a torch module, which is a copy, and tells `Hits` where it hits."""
@@ -54,6 +55,6 @@ def inject(mutation: Mutation, module: Any, at: str = "", *, share_weights: bool
         share_weights: whether the copy holds the original's own tensors, to save memory: what trains the one
             then trains the other.
     """
-    copy, hits = copied(module, share_weights), Hits()
+    copy, hits = copied(module, share_weights=share_weights), Hits()
     mutation.injector(copy.get_submodule(at), hits)
     return Injected(mutation, copy, hits)

@@ -56,8 +56,8 @@ def pair_of(
 
 def layer_cases() -> list[Case]:
     draw = np.random.default_rng(3).standard_normal
-    pairs = np.array([[[True, False, True], [False] * 3, [True, True, False]]] * 2)
-    return [Case("small", (0.02 * draw((2, 3, WIDTH)),), {"mask": pairs})]
+    rows = [True, False, True, True], [False] * 4, [True, True, False, True], [False, True, True, False]
+    return [Case("small", (0.02 * draw((2, 4, WIDTH)),), {"mask": np.array([rows] * 2)})]
 
 
 def far_cases() -> list[Case]:
@@ -80,7 +80,7 @@ DECODER = (
     *("causal-inverted-mean", "rotary-layout", "rotary-sign", "rotary-missing", "rotary-missing-keys"),
     *("rotary-missing-queries", "rotary-base-500000", "gelu-for-silu"),
     *("tanh-gelu-for-silu", "gelu-sigmoid-for-silu", "relu-for-silu", "sigmoid-for-silu", "none-for-silu"),
-    *("rotary-frequencies-reversed", "rotary-frequencies-mixed", "rotary-exponent", "heads-doubled"),
+    *("rotary-frequencies-reversed", "rotary-frequencies-mixed", "rotary-exponent", "heads-halved", "heads-doubled"),
     *("block-parallel", "gate-swapped", "norm-centred", "eps-outside", "eps-1e-5", "norm-placement"),
 )
 
@@ -102,7 +102,7 @@ PAIRS = {
             *(name for name in DECODER if name.startswith(("heads-", "padding-", "causal-", "gate-"))),
         ),
         embed_dim=WIDTH,
-        num_heads=2,
+        num_heads=3,
         hidden_dim=5,
         dropout=0.2,
         attention_dropout=0.3,
