@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 import torch
-
 from jax_attn.cli.training_beds import TRAINING_BEDS, Net, torch_net, try_training_bed
+
 from jax_attn.optim import adamw, sgd
+from jax_attn.parity.mutations.mutation import Mutation
 from jax_attn.parity.mutations.training import (
     TRAINING_MUTATIONS,
     TorchTraining,
-    TrainingMutation,
     training_mutations_for,
 )
 from jax_attn.parity.training.power import training_power
@@ -70,8 +70,8 @@ def test_a_mutation_of_no_effect_is_not_caught():
     def nothing(training, acts):
         acts.add("nothing", "nothing")
 
-    mutation = TrainingMutation(
-        "nothing", "it changes nothing", "optimizers", "", lambda training: True, nothing
+    mutation = Mutation(
+        "nothing", "it changes nothing", "", lambda training: True, nothing, family="optimizers"
     )
     pair = sgd(0.1), lambda parameters: torch.optim.SGD(parameters, 0.1)
     report = training_power(Net(), torch_net(), BATCHES, (loss, loss), pair, steps=2, mutations=[mutation])
