@@ -148,7 +148,9 @@ def counted(other: Callable[[int], int]) -> Points:
 
 def heads_mutation(heads: int) -> Mutation:
     """So many heads."""
-    return attention_mutation(f"heads-{heads}", f"{heads} heads", HEADS, counted(lambda n: heads), 13)
+    return attention_mutation(
+        f"heads-{heads}", f"{heads} heads", HEADS, counted(lambda n: heads), pitfalls=(13,)
+    )
 
 
 def shared_otherwise(x: Any) -> Any | None:

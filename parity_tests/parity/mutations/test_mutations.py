@@ -10,6 +10,7 @@ from flax import nnx
 
 from jax_attn.parity.cases import Case
 from jax_attn.parity.mutations import MUTATIONS, Mutation, eps_mutation, inject, mutations_for
+from jax_attn.parity.mutations.attention import heads_mutation
 from jax_attn.parity.mutations.injection import wrap
 from jax_attn.parity.power import power
 from parity_tests.parity.mutations.mutation_pairs import PAIRS
@@ -229,3 +230,15 @@ def test_an_eps_of_any_value():
     ours = nnx.LayerNorm(5, epsilon=1e-5, use_fast_variance=False, rngs=nnx.Rngs(0))
     case = Case("", (CASES[0].args[0][..., :5],))
     assert power(ours, norm, [case], ["float64"], [mutation]).trials[0].words == (("0.0003", "1e-05"),)
+
+
+@pytest.mark.parametrize(("heads", "other"), [(2, 1), (2, 3), (2, 6), (6, 2), (6, 3), (3, 6)])
+def test_another_number_of_heads_is_what_torch_makes_of_it(heads, other):
+    torch.manual_seed(0)
+    module, expected = (torch.nn.MultiheadAttention(6, n, batch_first=True).double() for n in (heads, other))
+    expected.load_state_dict(module.state_dict())
+    x = torch.randn(2, 4, 6, dtype=torch.float64)
+    injected = inject(heads_mutation(other), module)
+    found = injected.module(x, x, x, need_weights=False)[0]
+    assert injected.hits.words == [(f"{other} heads", f"{heads} heads")]
+    torch.testing.assert_close(found, expected(x, x, x)[0], rtol=0, atol=1e-14)
