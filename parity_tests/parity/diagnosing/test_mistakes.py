@@ -54,11 +54,6 @@ class Unscaled(FlaxTied):
         return self.embed(ids)
 
 
-class Untied(FlaxTied):
-    def logits(self, x):
-        return x @ jax.lax.stop_gradient(self.embed.embedding.get_value()).mT
-
-
 @pytest.mark.parametrize(
     ("mistake", "mutation", "flax"),
     [
@@ -67,7 +62,6 @@ class Untied(FlaxTied):
         (SixteenBits, "softmax-bfloat16", "softmax in bfloat16"),
         (Parallel, "block-parallel", "parallel: every branch starts from the same x"),
         (Unscaled, "embedding-unscaled", "as it is"),
-        (Untied, "tie-lost", "of the embedding alone"),
     ],
 )
 def test_a_mistake_in_a_decoder_or_its_embedding(mistake, mutation, flax):
@@ -180,7 +174,8 @@ def test_a_tie_that_is_lost_is_told_by_identity():
 def test_a_tie_that_is_lost_with_the_same_values():
     diagnosis = why(FlaxHead(), Head(), np.arange(7)[None])
     assert diagnosis.divergence.direction == "backward"
-    certain(diagnosis, "tie-lost", "of the embedding alone")
+    told = "weight: flax a weight of its own, torch the same as embed.weight"
+    assert (diagnosis.certainty, str(diagnosis.cause)) == ("likely", told), diagnosis
 
 
 def test_a_tie_that_is_lost_with_other_values():
