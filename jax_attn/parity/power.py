@@ -8,7 +8,7 @@ import copy
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from flax import nnx
@@ -22,6 +22,7 @@ from jax_attn.parity.lanes import LANES, Lane, lanes_named
 from jax_attn.parity.mutations import Injected, Mutation, inject, mutations_for
 from jax_attn.parity.mutations.injection import observed
 from jax_attn.parity.report import Report, Result
+from jax_attn.parity.runners.torch_copy import copied
 from jax_attn.parity.text import plain, table
 from jax_attn.parity.training.report import TrainingReport
 
@@ -225,7 +226,8 @@ def power(
     if tolerance is not None and not tolerance >= 0:
         raise ValueError(f"tolerance must be 0 or above, got {tolerance}")
     sides, _ = Comparison(flax_module, torch_module, **options).carry()
-    torch = sides.torch
+    torch = copied(sides.torch, share_weights=True)
+    sides = replace(sides, torch=torch)
     with observed(torch):
         baseline = Report(title)
         runs = {lane: InjectedRun(sides, lane) for lane in lanes_named(lanes)}

@@ -1,23 +1,22 @@
 """`jax-attn verify --power`."""
 
 import json
-import pickle
 
 import pytest
 
+from jax_attn.catalogue.fixtures import of_row
 from jax_attn.cli.main import main
-from jax_attn.cli.power import ALL_MUTATIONS, BEDS, TRAINING_BEDS, chosen_beds
-from jax_attn.cli.training_beds import OPTIMIZERS
+from jax_attn.cli.power import ALL_FIXTURES, ALL_MUTATIONS, chosen
 from jax_attn.parity.lanes import LANES
 
 pytestmark = pytest.mark.unchecked_shapes  # for speed
 
 
 def test_every_mutation_is_injected_once_or_more():
-    assert {name for bed in [*BEDS, *TRAINING_BEDS] for name in bed.mutations} == set(ALL_MUTATIONS)
-    assert chosen_beds((), LANES) == [*BEDS, *TRAINING_BEDS]
-    assert pickle.loads(pickle.dumps([*BEDS, *TRAINING_BEDS])) == [*BEDS, *TRAINING_BEDS]  # to a process each
-    assert {bed.row for bed in TRAINING_BEDS} == set(OPTIMIZERS)
+    work = chosen((), LANES)
+    assert {name for _, mutations in work for name in mutations} == set(ALL_MUTATIONS)
+    assert {fixture for fixture, _ in work} == set(ALL_FIXTURES)
+    assert {fixture for mutation in ALL_MUTATIONS.values() for fixture in mutation.on} == set(ALL_FIXTURES)
 
 
 def test_the_mutations_of_training(capsys):
@@ -57,8 +56,9 @@ def test_what_is_refused(arguments, message, capsys):
 def test_a_mutation_that_is_missed_fails(monkeypatch, capsys):
     from jax_attn.cli import power
 
-    bed = power.Bed("attention", ("scale-missing", "mask-missing"), cases=("plain",))
-    monkeypatch.setattr(power, "BEDS", [bed])
-    monkeypatch.setattr(power, "TRAINING_BEDS", [])
+    monkeypatch.setattr(
+        power, "chosen", lambda names, lanes: [("without a mask", ("scale-missing", "mask-missing"))]
+    )
+    monkeypatch.setitem(power.FIXTURES, "without a mask", of_row("attention", ("plain",)))
     assert main(["verify", "--power", "--lanes", "float64"]) == 1
     assert "MISSED, without effect" in capsys.readouterr().out

@@ -39,8 +39,11 @@ class FlaxDecoderLayer(nnx.Module):
     def __call__(self, x: jax.Array, tokens: jax.Array) -> jax.Array:
         """`(b, t, d)` and `(b, t)`, True = a token, to `(b, t, d)`."""
         x = x + self.attention(self.norm1(x), tokens)
-        y = self.norm2(x)
-        return x + self.down(nnx.silu(self.gate(y)) * self.up(y))
+        return x + self.gated(self.norm2(x))
+
+    def gated(self, x: jax.Array) -> jax.Array:
+        """`down(silu(gate(x)) up(x))`."""
+        return self.down(nnx.silu(self.gate(x)) * self.up(x))
 
     def attention(self, x: jax.Array, tokens: jax.Array) -> jax.Array:
         """Causal, of tokens alone."""
@@ -48,16 +51,33 @@ class FlaxDecoderLayer(nnx.Module):
             project(x).reshape(*x.shape[:2], -1, HEAD).swapaxes(1, 2)
             for project in (self.q_proj, self.k_proj, self.v_proj)
         )
-        q, k = self.turned(q), jnp.repeat(self.turned(k), HEADS // KEY_HEADS, axis=1)
-        scores = q @ k.mT / HEAD**0.5
+        scores = self.turned(q) @ self.repeated(self.turned(k)).mT / HEAD**0.5
         seen = jnp.tril(jnp.ones(scores.shape[-2:], bool)) & tokens[:, None, None, :]
-        scores = jnp.where(seen, scores, -jnp.inf).astype(jnp.promote_types(x.dtype, jnp.float32))
-        context = jax.nn.softmax(scores).astype(x.dtype) @ jnp.repeat(v, HEADS // KEY_HEADS, axis=1)
-        return self.o_proj(context.swapaxes(1, 2).reshape(*x.shape[:2], -1))
+        weights = self.softmax(jnp.where(seen, scores, -jnp.inf))
+        return self.o_proj(self.joined(weights @ self.repeated(v)))
+
+    def repeated(self, x: jax.Array) -> jax.Array:
+        """Key heads, each for as many query heads in a row as share it."""
+        return jnp.repeat(x, HEADS // KEY_HEADS, axis=1)
+
+    def softmax(self, scores: jax.Array) -> jax.Array:
+        """In float32 at least."""
+        return jax.nn.softmax(scores.astype(jnp.promote_types(scores.dtype, jnp.float32))).astype(
+            scores.dtype
+        )
+
+    def joined(self, context: jax.Array) -> jax.Array:
+        """`(b, n, t, h)` to `(b, t, n h)`."""
+        b, _, t, _ = context.shape
+        return context.swapaxes(1, 2).reshape(b, t, -1)
+
+    def frequencies(self) -> np.ndarray:
+        """Of each pair of features."""
+        return _frequencies(self.base)
 
     def turned(self, x: jax.Array) -> jax.Array:
         """Rotary positions, half-split."""
-        angles = np.arange(x.shape[-2])[:, None] * _frequencies(self.base)
+        angles = np.arange(x.shape[-2])[:, None] * self.frequencies()
         angles = np.concatenate([angles, angles], -1)
         cos, sin = np.cos(angles), np.sin(angles)
         a, b = jnp.split(x, 2, -1)

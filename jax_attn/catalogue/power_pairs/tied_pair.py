@@ -20,10 +20,18 @@ class FlaxTied(nnx.Module):
 
     def __call__(self, ids: jax.Array, tokens: jax.Array) -> jax.Array:
         """`(b, t)` and `(b, t)`, True = a token, to `(b, t, words)`."""
-        x = self.embed(ids) * WIDTH**0.5
+        x = self.embedded(ids)
         scores = jnp.where(tokens[:, None, :], x @ x.mT, jnp.finfo(x.dtype).min)
         wide = scores.astype(jnp.promote_types(x.dtype, jnp.float32))
-        return self.embed.attend(jax.nn.softmax(wide).astype(x.dtype) @ x)
+        return self.logits(jax.nn.softmax(wide).astype(x.dtype) @ x)
+
+    def embedded(self, ids: jax.Array) -> jax.Array:
+        """Times the root of the width."""
+        return self.embed(ids) * WIDTH**0.5
+
+    def logits(self, x: jax.Array) -> jax.Array:
+        """Products with the embeddings."""
+        return self.embed.attend(x)
 
 
 def torch_tied() -> Any:

@@ -76,16 +76,16 @@ def _fitting(trial: Trial, where: Divergence, target: Any, right: Sequence[str])
 
 
 # Mutations of what is done with submodules, which may all be right; others are sought in what may be wrong.
-AROUND = ("axes", "normalisation", "norm placement", "skip connection", "fused q, k, v")
+AROUND = ("axes", "normalisation", "norm placement", "order of branches", "skip connection", "fused q, k, v")
 
 
 def _without(module: Any, right: Sequence[str]) -> Any:
-    """The module without some of its submodules: only to be looked at."""
+    """The module without some of its submodules, but for those that are functions: only to be looked at."""
     rest = copy.copy(module)
     rest._modules = {
         name: _without(child, [path[len(name) + 1 :] for path in right if path.startswith(f"{name}.")])
         for name, child in module._modules.items()
-        if child is not None and name not in right
+        if child is not None and (name not in right or not list(child.parameters()))
     }
     return rest
 

@@ -18,6 +18,7 @@ from jax_attn.parity.diagnosing.trials import Trial, trial_of
 from jax_attn.parity.lanes import lanes_named
 from jax_attn.parity.mutations import Mutation
 from jax_attn.parity.report import Report
+from jax_attn.parity.runners.torch_copy import copied
 from jax_attn.parity.tracing.divergence import Divergence
 from jax_attn.parity.tracing.recording import TOP
 from jax_attn.parity.tracing.search import find
@@ -54,6 +55,7 @@ def diagnose(
     lint = lint_pair(compared.flax, compared.torch, compared.names, compared.modules)
     found = Diagnosis("no difference" if report.passed else "unknown", lint=lint)
     sides, _ = compared.carry()
+    sides = replace(sides, torch=copied(sides.torch, share_weights=True))
     for trace, case in () if report.passed else _traces(report, sides, progress):
         where, lane = find(trace), lanes_named([trace.lane])[0]
         if where is None:

@@ -4,6 +4,7 @@ import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any
 
 from flax import nnx
@@ -12,7 +13,7 @@ from jax_attn.parity.diagnosing.activations import Activation
 from jax_attn.parity.diagnosing.module_settings import Either, settings_of_flax, settings_of_torch
 from jax_attn.parity.tracing.module_pairs import ModuleNames, pair_modules
 from jax_attn.parity.tracing.wrapping import walk
-from jax_attn.weights.rules import Names
+from jax_attn.weights.rules import Names, slots
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ def lint_pair(
 
     Compared are eps, momentum, activation, bias, scale, dropout rate, number of heads and of groups, the
     place of norms, strides, padding and dilation, and any number, word or yes-or-no that both modules have
-    under one name. What a module's code does is not looked at.
+    under one name; and which weights are tied. What a module's code does is not looked at.
 
     Args:
         flax_module: any NNX module.
@@ -63,7 +64,22 @@ def lint_pair(
         flax, torch = ours[flax_path], torch_module.get_submodule(torch_path)
         for setting, a, b in _differences(flax, torch):
             found.append(SettingFinding(flax_path, torch_path, setting, a, b))
-    return found
+    return [*found, *_ties(flax_module, torch_module, names)]
+
+
+def _ties(flax: nnx.Module, torch: Any, names: Names) -> Iterator[SettingFinding]:
+    """Weights that are one and the same on one side, and two on the other: told by identity, not by value."""
+    owners: dict[str, tuple[str, tuple[int, int]]] = {}
+    for slot in slots(flax, names):
+        for layer, place in enumerate(slot.places):
+            same = id(slot.variable), layer if slot.stacked else 0
+            owners[place.key] = slot.path.rpartition(".")[0], same
+    theirs = {key: id(tensor) for key, tensor in torch.named_parameters(remove_duplicate=False)}
+    for first, second in combinations([key for key in theirs if key in owners], 2):
+        tied = owners[first][1] == owners[second][1], theirs[first] == theirs[second]
+        if tied[0] != tied[1]:
+            words = (f"the same as {first}" if each else "a weight of its own" for each in tied)
+            yield SettingFinding(owners[second][0], second.rpartition(".")[0], "weight", *words)
 
 
 def _differences(flax: nnx.Module, torch: Any) -> Iterator[tuple[str, Any, Any]]:

@@ -1,6 +1,7 @@
 """Mutations of activations: one taken for another, or gate and values in each other's place."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from jax_attn.parity.mutations.injection import PASS, Forward, Hits, uses, watch
@@ -48,10 +49,6 @@ def word_of(name: str, args: Any, kwargs: Any) -> str:
     return WORDS[name]
 
 
-def _called(source: str) -> Callable[[Any], bool]:
-    return uses(*CALLED[source], CLASSES[source])
-
-
 def _instead(source: str, target: str) -> Callable[[Any, Hits], None]:
     """`target` where `source` is called."""
 
@@ -88,16 +85,6 @@ def gate_and_values(
     return PASS
 
 
-def _mutation(
-    name: str,
-    summary: str,
-    fits: Callable[[Any], bool],
-    injector: Callable[[Any, Hits], None],
-    *pitfalls: int,
-) -> Mutation:
-    return Mutation(name, summary, "layers", "activation", fits, injector, pitfalls)
-
-
 # (mutation, what torch calls, what takes its place)
 TAKEN = [
     ("gelu-form", "GELU", "the other GELU"),
@@ -124,15 +111,15 @@ TAKEN = [
     ("pooler-tanh", "tanh", "none"),
 ]
 
+FIXTURES = {"GELU": "feed-forward-gelu", "ReLU": "feed-forward-relu", "SiLU": "decoder layer",
+            "leaky ReLU": "image layer", "tanh": "pooler"}  # fmt: skip
+EVERY = (*(name for names in CALLED.values() for name in names), *CLASSES.values(), "sigmoid")
+_mutation = partial(Mutation, family="layers")
+
 ACTIVATIONS = [
-    *(
-        _mutation(name, f"{target} for {source}", _called(source), _instead(source, target), 1)
-        for name, source, target in TAKEN
-    ),
-    _mutation(
-        "gate-swapped",
-        "of a gated layer, the activation is taken of the other half",
-        uses(*(name for names in CALLED.values() for name in names), *CLASSES.values(), "sigmoid"),
-        lambda module, hits: watch(module, gate_and_values, hits),
-    ),
-]
+    *(_mutation(name, f"{target} for {source}", "activation", uses(*CALLED[source], CLASSES[source]),
+                _instead(source, target), pitfalls=(1,), on=(FIXTURES[source],))
+      for name, source, target in TAKEN),
+    _mutation("gate-swapped", "of a gated layer, the activation is taken of the other half", "activation",
+              uses(*EVERY), lambda module, hits: watch(module, gate_and_values, hits), on=("decoder layer",)),
+]  # fmt: skip

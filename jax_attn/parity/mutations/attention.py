@@ -1,7 +1,6 @@
 """Mutations of attention: of its scale, queries and keys, heads and softmax. Those of masks are in `masks`."""
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 from jax_attn.parity.mutations.injection import Forward, Hits, is_attention, watch
@@ -43,21 +42,20 @@ def values_for_keys(forward: Forward, chain: Chain, weights: Any, values: Any) -
 # Heads, as `(b, n, t, h)`. A change of them is `(forward, x)` to the same shape, or None.
 
 Heads = Callable[[Any], Any]
+TWO = "heads of {} in the opposite order"  # however two are turned
 
 
 def of_queries(change: Heads, word: str, right: str) -> Points:
     """The heads of the queries, changed."""
-    return Points(scores=partial(_queries_changed, change, (word, right)))
 
+    def scores(forward: Forward, queries: Any, keys: Any, product: Any) -> Any:
+        apart = heads_apart(forward, queries)
+        if apart is None:
+            return product
+        forward.hits.add(word if apart.shape[-3] > 2 else TWO.format("q"), right)
+        return change(apart).reshape(queries.shape) @ keys
 
-def _queries_changed(
-    change: Heads, words: Any, forward: Forward, queries: Any, keys: Any, product: Any
-) -> Any:
-    apart = heads_apart(forward, queries)
-    if apart is None:
-        return product
-    forward.hits.add(*words)
-    return change(apart).reshape(queries.shape) @ keys
+    return Points(scores=scores)
 
 
 def of_values(change: Heads, word: str, right: str) -> Points:
@@ -67,7 +65,7 @@ def of_values(change: Heads, word: str, right: str) -> Points:
         apart = heads_apart(forward, values)
         if apart is None:
             return weights @ values
-        forward.hits.add(word, right)
+        forward.hits.add(word if apart.shape[-3] > 2 else TWO.format("v"), right)
         return weights @ change(apart).reshape(values.shape)
 
     return Points(mix=mix)
@@ -116,41 +114,43 @@ def joined_as_they_are(forward: Forward, chain: Chain, weights: Any, values: Any
 def counted(other: Callable[[int], int]) -> Points:
     """`other(heads)` in place of as many heads as there are, from the same projections."""
 
-    def again(x: Any, heads: int) -> Any | None:
-        """`(b, n, t, h)` with another number of heads; None where there are not so many."""
-        n, h = x.shape[-3], x.shape[-1]
-        if heads < 1 or heads == n or (n * h) % heads:
-            return None
+    def again(x: Any, heads: int) -> Any:
+        """`(b, n, t, h)` with another number of heads."""
         return x.transpose(-3, -2).flatten(-2).unflatten(-1, (heads, -1)).transpose(-3, -2)
 
-    def like(x: Any, given: Any) -> Any:
-        return x.flatten(0, 1) if given.ndim == 3 else x
+    def wanted(x: Any) -> int | None:
+        """The number of heads; None where there are not so many."""
+        heads = other(x.shape[-3])
+        return None if heads < 1 or heads == x.shape[-3] or (x.shape[-3] * x.shape[-1]) % heads else heads
 
     def scores(forward: Forward, queries: Any, keys: Any, product: Any) -> Any:
-        apart = heads_apart(forward, queries), heads_apart(forward, keys.mT)
-        if apart[0] is None or apart[1] is None or apart[0].shape[-3] != apart[1].shape[-3]:
+        q, k = heads_apart(forward, queries), heads_apart(forward, keys.mT)
+        heads = None if q is None or k is None or q.shape[-3] != k.shape[-3] else wanted(q)
+        if q is None or k is None or heads is None:
             return product
-        q, k = again(apart[0], other(apart[0].shape[-3])), again(apart[1], other(apart[1].shape[-3]))
-        if q is None or k is None:
-            return product
-        forward.hits.add(f"{q.shape[-3]} heads", f"{apart[0].shape[-3]} heads")
-        return like(q @ k.mT * (queries.shape[-1] / q.shape[-1]) ** 0.5, queries)
+        before = q.shape[-3]
+        forward.hits.add(f"{heads} heads", f"{before} heads")
+        found = again(q, heads) @ again(k, heads).mT * (heads / before) ** 0.5
+        if before % heads == 0:  # heads that become one have the same weights each
+            return found.repeat_interleave(before // heads, -3).reshape(product.shape)
+        return found.flatten(0, 1) if queries.ndim == 3 else found
 
     def mix(forward: Forward, chain: Chain, weights: Any, values: Any) -> Any:
-        apart = heads_apart(forward, values)
-        v = None if apart is None else again(apart, other(apart.shape[-3]))
-        if apart is None or v is None:
+        v = heads_apart(forward, values)
+        heads = None if v is None else wanted(v)
+        if v is None or heads is None or v.shape[-3] % heads == 0:
             return weights @ values
-        context = weights.reshape(*v.shape[:-2], *weights.shape[-2:]) @ v
-        back = again(context, apart.shape[-3])
-        return None if back is None else back.reshape(*values.shape[:-2], *context.shape[-2:-1], -1)
+        context = weights.reshape(*v.shape[:-3], heads, *weights.shape[-2:]) @ again(v, heads)
+        return again(context, v.shape[-3]).reshape(*values.shape[:-2], *context.shape[-2:-1], -1)
 
     return Points(scores=scores, mix=mix)
 
 
 def heads_mutation(heads: int) -> Mutation:
     """So many heads."""
-    return attention_mutation(f"heads-{heads}", f"{heads} heads", HEADS, counted(lambda n: heads), 13)
+    return attention_mutation(
+        f"heads-{heads}", f"{heads} heads", HEADS, counted(lambda n: heads), pitfalls=(13,)
+    )
 
 
 def shared_otherwise(x: Any) -> Any | None:
@@ -196,13 +196,15 @@ def wrong_axis(forward: Forward, chain: Any, scores: Any, dim: Any) -> Any:
 
 
 def softmax_in(name: str) -> Points:
-    """Softmax in a dtype of 16 bits."""
+    """Softmax in a dtype of 16 bits, each step of it, as in JAX; torch's own rounds at the end alone."""
 
     def soft(forward: Forward, chain: Any, scores: Any, dim: Any) -> Any:
         import torch
 
         forward.hits.add(f"softmax in {name}", f"softmax in {str(scores.dtype).removeprefix('torch.')}")
-        return scores.to(getattr(torch, name)).softmax(dim).to(scores.dtype)
+        narrow = scores.to(getattr(torch, name))
+        powers = (narrow - narrow.amax(dim, keepdim=True)).exp()
+        return (powers / powers.sum(dim, keepdim=True)).to(scores.dtype)
 
     return Points(soft=soft)
 
@@ -224,15 +226,14 @@ def attention_mutation(
     summary: str,
     setting: str,
     points: Points,
-    *pitfalls: int,
-    fits: Callable[[Any], bool] = is_attention,
+    **more: Any,
 ) -> Mutation:
     """A mutation at the points of attention."""
-    return Mutation(name, summary, "attention", setting, fits, partial(_watch, points), pitfalls)
 
+    def injector(module: Any, hits: Hits) -> None:
+        watch(module, points, hits)
 
-def _watch(points: Points, module: Any, hits: Hits) -> None:
-    watch(module, points, hits)
+    return Mutation(name, summary, setting, is_attention, injector, family="attention", **more)
 
 
 SCALE, HEADS = "scale", "heads"
@@ -245,44 +246,59 @@ def _rolled(by: int) -> Heads:
 
 ATTENTION = [
     attention_mutation("scale-missing", "scores are not divided by sqrt(head_dim)", SCALE,
-                    scaled("scores as they are", lambda heads, width: width**0.5), 26),
+                    scaled("scores as they are", lambda heads, width: width**0.5), pitfalls=(26,),
+                    on=("attention-masked", "sdpa")),
     attention_mutation("scale-twice", "scores divided by head_dim: the scale is applied twice", SCALE,
-                    scaled("scores / head_dim", lambda heads, width: width**-0.5), 26),
+                    scaled("scores / head_dim", lambda heads, width: width**-0.5), pitfalls=(26,),
+                    on=("attention-masked",)),
     attention_mutation("scale-by-width", "scores divided by sqrt(embed_dim), all heads' width", SCALE,
-                    scaled("scores / sqrt(embed_dim)", lambda heads, width: heads**-0.5), 26),
+                    scaled("scores / sqrt(embed_dim)", lambda heads, width: heads**-0.5), pitfalls=(26,),
+                    on=("attention-masked",)),
     attention_mutation("swapped-qk", "queries and keys are swapped", "queries and keys",
-                    Points(scores=swapped), 13),
+                    Points(scores=swapped), pitfalls=(13,), on=("attention-masked",)),
     attention_mutation("swapped-kv", "keys and values are swapped", "keys and values",
-                    Points(mix=values_for_keys), 13),
+                    Points(mix=values_for_keys), pitfalls=(13,), on=("attention-masked",)),
     attention_mutation("heads-order", "heads of the queries in another order than those of the keys", HEADS,
-                    of_queries(lambda x: x.flip(-3), "heads of q in the opposite order", ORDER), 13),
+                    of_queries(lambda x: x.flip(-3), TWO.format("q"), ORDER), pitfalls=(13,),
+                    on=("attention-masked",)),
     attention_mutation("heads-rolled", "heads of the queries are one on from those of the keys", HEADS,
-                    of_queries(_rolled(1), "heads of q one on", ORDER), 13),
+                    of_queries(_rolled(1), "heads of q one on", ORDER), pitfalls=(13,),
+                    on=("attention-masked",)),
     attention_mutation("heads-rolled-back", "heads of the queries are one behind those of the keys", HEADS,
-                    of_queries(_rolled(-1), "heads of q one behind", ORDER), 13),
+                    of_queries(_rolled(-1), "heads of q one behind", ORDER), pitfalls=(13,),
+                    on=("attention-masked",)),
     attention_mutation("values-order", "heads of the values in another order than those of the keys", HEADS,
-                    of_values(lambda x: x.flip(-3), "heads of v in the opposite order", ORDER), 13),
+                    of_values(lambda x: x.flip(-3), TWO.format("v"), ORDER), pitfalls=(13,),
+                    on=("attention-masked",)),
     attention_mutation("values-rolled", "heads of the values are one on from those of the keys", HEADS,
-                    of_values(_rolled(1), "heads of v one on", ORDER), 13),
+                    of_values(_rolled(1), "heads of v one on", ORDER), pitfalls=(13,),
+                    on=("attention-masked",)),
     attention_mutation("values-rolled-back", "heads of the values are one behind those of the keys", HEADS,
-                    of_values(_rolled(-1), "heads of v one behind", ORDER), 13),
+                    of_values(_rolled(-1), "heads of v one behind", ORDER), pitfalls=(13,),
+                    on=("attention-masked",)),
     attention_mutation("heads-interleaved", "the width is split into heads by every n-th feature", HEADS,
                     split_otherwise(interleaved, "a head is every n-th feature",
-                                    "a head is neighbouring features"), 13, 20),
+                                    "a head is neighbouring features"), pitfalls=(13, 20),
+                    on=("attention-masked", "sdpa")),
     attention_mutation("heads-not-split", "the width is split into heads by a reshape to (b, n, t, h)", HEADS,
                     split_otherwise(not_moved, "split by a reshape to (b, n, t, h)",
-                                    "split to (b, t, n, h), then moved"), 20),
+                                    "split to (b, t, n, h), then moved"), pitfalls=(20,),
+                    on=("attention-masked",)),
     attention_mutation("heads-not-joined", "heads are joined by a reshape, without moving an axis", HEADS,
-                    Points(mix=joined_as_they_are), 20),
+                    Points(mix=joined_as_they_are), pitfalls=(20,), on=("attention-masked",)),
     attention_mutation("heads-shared", "query heads share key heads in turn, not in a row, or reversed", HEADS,
-                    Points(scores=shared_scores, mix=shared_values), 13),
+                    Points(scores=shared_scores, mix=shared_values), pitfalls=(13,), on=("decoder layer",)),
     attention_mutation("heads-halved", "half as many heads, each twice as wide", HEADS,
-                    counted(lambda heads: heads // 2 if heads % 2 == 0 else heads), 13),
+                    counted(lambda heads: heads // 2 if heads % 2 == 0 else heads), pitfalls=(13,),
+                    on=("decoder layer",)),
     attention_mutation("heads-doubled", "twice as many heads, each half as wide", HEADS,
-                    counted(lambda heads: 2 * heads), 13),
-    attention_mutation("softmax-bfloat16", "softmax in bfloat16", "precision", softmax_in("bfloat16"), 21),
-    attention_mutation("softmax-float16", "softmax in float16", "precision", softmax_in("float16"), 21),
-    attention_mutation("softmax-axis", "softmax over the queries", "softmax", Points(soft=wrong_axis)),
+                    counted(lambda heads: 2 * heads), pitfalls=(13,), on=("decoder layer",)),
+    attention_mutation("softmax-bfloat16", "softmax in bfloat16", "precision", softmax_in("bfloat16"),
+                    pitfalls=(21,), on=("decoder layer",)),
+    attention_mutation("softmax-float16", "softmax in float16", "precision", softmax_in("float16"),
+                    pitfalls=(21,), on=("decoder layer",)),
+    attention_mutation("softmax-axis", "softmax over the queries", "softmax", Points(soft=wrong_axis),
+                    on=("attention-masked", "torch-multihead-padding")),
     attention_mutation("softmax-plus-one", "softmax with 1 added to its sum", "softmax",
-                    Points(soft=one_to_spare)),
+                    Points(soft=one_to_spare), on=("attention-masked",)),
 ]  # fmt: skip

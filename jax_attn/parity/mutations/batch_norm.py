@@ -1,6 +1,7 @@
 """Mutations of batch normalisation, most of which only training shows: in what it leaves behind."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from jax_attn.parity.mutations.injection import Hits, wrap
@@ -71,19 +72,18 @@ def statistics(in_training: bool) -> Callable[[Any, Hits], None]:
     return injector
 
 
-def _mutation(name: str, summary: str, setting: str, injector: Any, *pitfalls: int, lane: str) -> Mutation:
-    return Mutation(name, summary, "layers", setting, has_batch_norm, injector, pitfalls, lane)
+_mutation = partial(Mutation, family="layers")
 
 
 BATCH_NORM = [
     _mutation("momentum-of-what-stays", "BatchNorm's momentum taken for the share of what stays", "momentum",
-           momentum(lambda share: 1 - share), 6, lane="dropout"),
+           has_batch_norm, momentum(lambda share: 1 - share), pitfalls=(6,), lane="dropout", on=("image layer",)),
     _mutation("momentum-of-flax", "BatchNorm with flax's own momentum of 0.99, 0.01 in torch", "momentum",
-           momentum(lambda share: 0.01), 6, lane="dropout"),
+           has_batch_norm, momentum(lambda share: 0.01), pitfalls=(6,), lane="dropout", on=("image layer",)),
     _mutation("running-variance-biased", "BatchNorm keeps the biased variance", "running variance",
-           biased_variance, 7, lane="dropout"),
+           has_batch_norm, biased_variance, pitfalls=(7,), lane="dropout", on=("image layer",)),
     _mutation("statistics-of-batch", "BatchNorm takes the batch's statistics in evaluation", "statistics",
-           statistics(in_training=False), lane="float64"),
+           has_batch_norm, statistics(in_training=False), lane="float64", on=("image layer",)),
     _mutation("statistics-running", "BatchNorm takes the running statistics in training", "statistics",
-           statistics(in_training=True), lane="dropout"),
+           has_batch_norm, statistics(in_training=True), lane="dropout", on=("image layer",)),
 ]  # fmt: skip

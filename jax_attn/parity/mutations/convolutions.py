@@ -50,6 +50,7 @@ def padded_same(module: Any, hits: Hits) -> None:
 
 
 CONVOLUTIONS = [
-    Mutation("padding-same", "SAME in a convolution with a stride, for a padding in numbers", "layers",
-          "padding", lambda module: bool(_strided(module)), padded_same, (14,)),
+    Mutation("padding-same", "SAME in a convolution with a stride, for a padding in numbers", "padding",
+             lambda module: bool(_strided(module)), padded_same,
+             family="layers", pitfalls=(14,), on=("image layer",)),
 ]  # fmt: skip

@@ -8,6 +8,7 @@ from jax_attn.parity.mutations.injection import Forward, Hits, calling, uses
 from jax_attn.parity.mutations.mutation import Mutation
 
 FLATTENING = ("flatten", "reshape", "view")
+SWAPPED = "with the last two axes swapped, as (h, w) in the order (w, h)"
 
 
 def merged(before: tuple[int, ...], after: tuple[int, ...]) -> tuple[int, int] | None:
@@ -29,24 +30,23 @@ def in_order(words: str, change: Callable[[Any, int, int], Any]) -> Callable[[An
         axes = merged(tuple(x.shape), tuple(value.shape)) if x.is_floating_point() else None
         if axes is None or sum(size > 1 for size in x.shape[axes[0] : axes[1] + 1]) < 2:
             return value
-        forward.hits.add(f"flattened {words}", "flattened in the order of its axes")
+        two = axes[1] - axes[0] == 1  # whichever is moved, they are swapped
+        forward.hits.add(f"flattened {SWAPPED if two else words}", "flattened in the order of its axes")
         return change(x, *axes).reshape(value.shape)
 
     return calling(FLATTENING, caught)
 
 
-def _mutation(name: str, words: str, change: Callable[[Any, int, int], Any]) -> Mutation:
-    fits = uses("Flatten", *FLATTENING)
-    return Mutation(
-        name, f"axes are flattened {words}", "layers", "flattening", fits, in_order(words, change), (20,)
-    )
-
+ORDERS = {
+    "first-last": ("with the first axis last, as (c, h, w) in the order (h, w, c)",
+                   lambda x, start, end: x.movedim(start, end)),
+    "last-first": ("with the last axis first, as (h, w, c) in the order (c, h, w)",
+                   lambda x, start, end: x.movedim(end, start)),
+    "last-swapped": (SWAPPED, lambda x, start, end: x.transpose(end - 1, end)),
+}  # fmt: skip
 
 FLATTENINGS = [
-    _mutation("flatten-first-last", "with the first axis last, as (c, h, w) in the order (h, w, c)",
-           lambda x, start, end: x.movedim(start, end)),
-    _mutation("flatten-last-first", "with the last axis first, as (h, w, c) in the order (c, h, w)",
-           lambda x, start, end: x.movedim(end, start)),
-    _mutation("flatten-last-swapped", "with the last two axes swapped, as (h, w) in the order (w, h)",
-           lambda x, start, end: x.transpose(end - 1, end)),
+    Mutation(f"flatten-{name}", f"axes are flattened {words}", "flattening", uses("Flatten", *FLATTENING),
+             in_order(words, change), family="layers", pitfalls=(20,), on=("decoder layer",))
+    for name, (words, change) in ORDERS.items()
 ]  # fmt: skip

@@ -1,5 +1,6 @@
 """Mutations of gradients: where one stops, and where a function has none and each framework has its own."""
 
+from functools import partial
 from typing import Any
 
 from jax_attn.parity.mutations.injection import Forward, Hits, calling, functions_of, uses, wrap
@@ -55,11 +56,13 @@ def takes_norms(module: Any) -> bool:
     return bool(functions_of(module) & (set(NORM) - held))
 
 
+_mutation = partial(Mutation, family="layers")
+
 GRADIENTS = [
-    Mutation("input-constant", "no gradient passes through a linear layer", "layers", "gradient of an input",
-          lambda module: bool(linears(module)), input_detached, (35,)),
-    Mutation("clamp-gradient", "half a gradient where a number is at the bound that it is clamped to", "layers",
-          "gradient of clamp", uses(*CLAMP), calling(CLAMP, half_at_the_bound), (40,)),
-    Mutation("norm-gradient", "no gradient of a norm where it is 0", "layers", "gradient of a norm",
-          takes_norms, calling(NORM, nan_at_zero), (40,)),
+    _mutation("input-constant", "no gradient passes through a linear layer", "gradient of an input",
+              lambda module: bool(linears(module)), input_detached, pitfalls=(35,), on=("feed-forward-gelu",)),
+    _mutation("clamp-gradient", "half a gradient where a number is at the bound that it is clamped to",
+              "gradient of clamp", uses(*CLAMP), calling(CLAMP, half_at_the_bound), pitfalls=(40,), on=("edges",)),
+    _mutation("norm-gradient", "no gradient of a norm where it is 0", "gradient of a norm",
+              takes_norms, calling(NORM, nan_at_zero), pitfalls=(40,), on=("edges",)),
 ]  # fmt: skip

@@ -4,7 +4,6 @@ A mutation is injected into torch whichever side is to be wrong: a pair differs 
 copy whose class is derived from the original's, so names, weights and signature stay as they were.
 """
 
-import copy
 import dis
 import inspect
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -139,14 +138,6 @@ def _derive(module: Any, forward: Any) -> None:
     module.__class__ = type(kind.__name__, (kind,), inside)
 
 
-def copied(module: Any, share_weights: bool = False) -> Any:
-    """A copy of a torch module that may be changed; its weights are copied too, unless it shares them."""
-    memo: dict[int, Any] = {}
-    if share_weights:
-        memo = {id(tensor): tensor for tensor in [*module.parameters(), *module.buffers()]}
-    return copy.deepcopy(module, memo)
-
-
 @cache
 def _mode_class() -> Any:
     from torch.overrides import TorchFunctionMode
@@ -180,7 +171,8 @@ COSINES = "cosines and sines"
 def observed(module: Any) -> Generator[None]:
     """Within it, take note of the functions that the forward of a module, or of its copies, calls.
 
-    What is computed decides whether a mutation fits, wherever the code of it stands.
+    What is computed decides whether a mutation fits, wherever the code of it stands. The note stays in the module:
+    it has to be a copy of the user's own.
     """
     from torch.nn.modules import module as hooks
 

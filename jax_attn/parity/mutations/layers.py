@@ -142,35 +142,30 @@ def axes_swapped(module: Any, hits: Hits) -> None:
     wrap(module, around)
 
 
-def _mutation(
-    name: str,
-    summary: str,
-    setting: str,
-    fits: Callable[[Any], bool],
-    injector: Callable[[Any, Hits], None],
-    *pitfalls: int,
-    lane: str = "float64",
-) -> Mutation:
-    return Mutation(name, summary, "layers", setting, fits, injector, pitfalls, lane)
+_mutation = partial(Mutation, family="layers")
 
 
 DROPOUT, ORDER = "dropout", "order of dropout"
 
 LAYERS = [
     _mutation("axes-swapped", "batch and sequence change places", "axes",
-           lambda module: True, axes_swapped, 20),
+           lambda module: True, axes_swapped, pitfalls=(20,), on=("sdpa",)),
     _mutation("dropout-rate", "dropout at another rate", "dropout rate", lambda m: bool(_dropouts(m)),
-           dropout_injector(None, lambda rate: rate / 2), 45, lane="dropout"),
+           dropout_injector(None, lambda rate: rate / 2), pitfalls=(45,), lane="dropout",
+           on=("feed-forward-gelu", "classification-head")),
     _mutation("dropout-missing", "no dropout", "dropout rate", lambda m: bool(_dropouts(m)),
-           dropout_injector(None, lambda rate: 0.0), 45, lane="dropout"),
+           dropout_injector(None, lambda rate: 0.0), pitfalls=(45,), lane="dropout", on=("feed-forward-gelu",)),
     _mutation("dropout-unscaled", "dropout that does not scale up what it keeps", DROPOUT,
-           lambda m: bool(_dropouts(m)), dropout_injector(unscaled), 45, lane="dropout"),
+           lambda m: bool(_dropouts(m)), dropout_injector(unscaled), pitfalls=(45,), lane="dropout",
+           on=("feed-forward-gelu",)),
     _mutation("dropout-shared", "attention weights of all batches and heads dropped by one mask", DROPOUT,
-           lambda m: is_attention(m) and bool(_dropouts(m)), dropout_injector(shared), 22, lane="dropout"),
+           lambda m: is_attention(m) and bool(_dropouts(m)), dropout_injector(shared),
+           pitfalls=(22,), lane="dropout", on=("attention-masked",)),
     _mutation("dropout-later", "dropout one step later", ORDER, lambda m: bool(_dropouts(m)),
-           displaced(later=True), 45, lane="dropout"),
+           displaced(later=True), pitfalls=(45,), lane="dropout", on=("encoder-layer-post",)),
     _mutation("dropout-earlier", "dropout one step earlier", ORDER, lambda m: bool(_dropouts(m)),
-           displaced(later=False), 45, lane="dropout"),
+           displaced(later=False), pitfalls=(45,), lane="dropout", on=("encoder-layer-post",)),
     _mutation("dropout-in-evaluation", "dropout that scales down in evaluation, not up in training", DROPOUT,
-           lambda m: bool(_dropouts(m)), dropout_injector(always_scaled), 45),
+           lambda m: bool(_dropouts(m)), dropout_injector(always_scaled), pitfalls=(45,),
+           on=("feed-forward-gelu",)),
 ]  # fmt: skip

@@ -1,6 +1,7 @@
 """Mutations of losses: what is averaged, over what, and of which logarithm."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from jax_attn.parity.mutations.injection import Forward, calling, uses
@@ -56,27 +57,25 @@ def _half(forward: Forward, function: Any, args: Any, kwargs: Any) -> Any:
     return function(*args, **kwargs) / 2
 
 
-def _mutation(
-    name: str, summary: str, setting: str, fits: Callable[[Any], bool], injector: Any, *pitfalls: int
-) -> Mutation:
-    return Mutation(name, summary, "losses", setting, fits, injector, pitfalls)
+_mutation = partial(Mutation, family="losses")
 
 
 ENTROPY, SQUARES = uses("cross_entropy"), uses("mse_loss")
 
 LOSSES = [
     _mutation("loss-reduction", "a sum for a mean, or the other way round", "reduction", ENTROPY,
-           _with("cross_entropy", "reduction", _other_reduction, "mean"), 37),
+           _with("cross_entropy", "reduction", _other_reduction, "mean"), pitfalls=(37,), on=("losses",)),
     _mutation("loss-ignore-index", "no label is ignored: one that is negative becomes class 0", "ignore_index",
            ENTROPY, calling(("cross_entropy",), lambda forward, function, args, kwargs:
-                            _not_ignored(forward, function, args, kwargs)), 36),
+                            _not_ignored(forward, function, args, kwargs)), pitfalls=(36,), on=("losses",)),
     _mutation("loss-mean-of-all", "a masked mean over all rows", "denominator", ENTROPY,
-           calling(("cross_entropy",), _over_all), 37),
+           calling(("cross_entropy",), _over_all), pitfalls=(37,), on=("losses",)),
     _mutation("loss-smoothing", "no label smoothing", "label_smoothing", ENTROPY,
-           _with("cross_entropy", "label_smoothing", lambda right, given: 0.0, 0.0)),
+           _with("cross_entropy", "label_smoothing", lambda right, given: 0.0, 0.0), on=("losses",)),
     _mutation("loss-softmax", "cross-entropy of probabilities, as if they were logits", "logits", ENTROPY,
-           calling(("cross_entropy",), _as_probabilities)),
-    _mutation("loss-half", "half of the mean of squares", "factor", SQUARES, calling(("mse_loss",), _half), 38),
+           calling(("cross_entropy",), _as_probabilities), on=("losses",)),
+    _mutation("loss-half", "half of the mean of squares", "factor", SQUARES, calling(("mse_loss",), _half),
+           pitfalls=(38,), on=("losses",)),
 ]  # fmt: skip
 
 

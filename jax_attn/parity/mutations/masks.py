@@ -171,19 +171,26 @@ EMPTY_ROWS = {
 
 
 def _each(
-    name: str, summary: str, words: tuple[str, str], other: Other, *pitfalls: int, empty: tuple[str, ...] = ()
+    name: str,
+    summary: str,
+    words: tuple[str, str],
+    other: Other,
+    *,
+    pitfalls: tuple[int, ...],
+    on: tuple[str, ...],
+    empty: tuple[str, ...] = (),
 ) -> list[Mutation]:
     """The mutation, once for each thing that may come of a row that sees nothing."""
     return [
         attention_mutation(name + suffix, summary + more, "mask", hidden_otherwise(*words, other, row),
-                        *(pitfalls if row == "zero" else (*pitfalls, 19)))
+                        pitfalls=pitfalls if row == "zero" else (*pitfalls, 19), on=on)
         for row, (suffix, more) in EMPTY_ROWS.items()
         if row == "zero" or row in empty
     ]  # fmt: skip
 
 
-def _mask_mutation(name: str, summary: str, soft: Callable[..., Any], *pitfalls: int) -> Mutation:
-    return attention_mutation(name, summary, "mask", Points(soft=soft, own_masks=True), *pitfalls)
+def _mask_mutation(name: str, summary: str, soft: Callable[..., Any], **more: Any) -> Mutation:
+    return attention_mutation(name, summary, "mask", Points(soft=soft, own_masks=True), **more)
 
 
 EMPTY = "a row that sees nothing"
@@ -191,32 +198,38 @@ INVERTED = "True = masked", "True = attend"
 
 MASKS = [
     *_each("mask-inverted", "True = attend is taken for True = masked", INVERTED,
-           lambda hidden: ~hidden, 18, empty=("mean", "itself")),
-    _mask_mutation("mask-missing", "the mask, causal or given, is not applied", ignored, 18),
+           lambda hidden: ~hidden, pitfalls=(18,), empty=("mean", "itself"),
+           on=("encoder-layer-post", "attention-masked", "sdpa")),
+    _mask_mutation("mask-missing", "the mask, causal or given, is not applied", ignored, pitfalls=(18,),
+           on=("attention-masked",)),
     *_each("mask-one-more", "each query sees one key more", ("one key more is seen", "the mask's keys"),
-           one_key_more, 25),
+           one_key_more, pitfalls=(25,), on=("sdpa", "torch-multihead-padding")),
     *_each("mask-not-itself", "a token does not see itself",
-           ("a token does not see itself", "a token sees itself"), without_itself, 25,
-           empty=("mean", "itself")),
+           ("a token does not see itself", "a token sees itself"), without_itself, pitfalls=(25,),
+           empty=("mean", "itself"), on=("sdpa",)),
     *_each("mask-transposed", "the mask's queries and keys are swapped",
-           ("a query sees the keys that ought to see it", "the mask as it is"), transposed, 18,
-           empty=("mean",)),
+           ("a query sees the keys that ought to see it", "the mask as it is"), transposed, pitfalls=(18,),
+           empty=("mean",), on=("sdpa",)),
     *_each("padding-missing", "of a causal mask and padding, the padding is not applied",
-           ("causal alone", "causal and padding"), without_padding, 18),
+           ("causal alone", "causal and padding"), without_padding, pitfalls=(18,), on=("decoder layer",)),
     *_each("causal-missing", "of a causal mask and padding, the causal mask is not applied",
-           ("padding alone", "causal and padding"), without_causal, 18),
+           ("padding alone", "causal and padding"), without_causal, pitfalls=(18,), on=("decoder layer",)),
     *_each("padding-inverted", "padding's True = attend is taken for True = masked", INVERTED,
-           padding_inverted, 18, empty=("mean", "itself")),
+           padding_inverted, pitfalls=(18,), empty=("mean", "itself"), on=("decoder layer",)),
     *_each("padding-inverted-alone", "the same, and the causal mask is not applied",
-           ("padding alone, True = masked", "causal and padding, True = attend"), only_padding_inverted, 18,
-           empty=("mean",)),
+           ("padding alone, True = masked", "causal and padding, True = attend"), only_padding_inverted,
+           pitfalls=(18,), empty=("mean",), on=("decoder layer",)),
     *_each("causal-inverted", "of a causal mask and padding, the causal mask is inverted",
-           ("causal inverted, and padding", "causal and padding"), causal_inverted, 18, empty=("mean",)),
-    _mask_mutation("mask-adds-1e4", "-1e4 is added in place of -inf", added(-1e4), 19),
-    _mask_mutation("mask-adds-1e9", "-1e9 is added in place of -inf", added(-1e9), 19),
+           ("causal inverted, and padding", "causal and padding"), causal_inverted, pitfalls=(18,), empty=("mean",),
+           on=("decoder layer",)),
+    _mask_mutation("mask-adds-1e4", "-1e4 is added in place of -inf", added(-1e4), pitfalls=(19,),
+           on=("attention-masked",)),
+    _mask_mutation("mask-adds-1e9", "-1e9 is added in place of -inf", added(-1e9), pitfalls=(19,),
+           on=("attention-masked",)),
     _mask_mutation("mask-causal", "attention that is not causal hides the future, cross-attention too",
-                   causal_too, 18),
+                   causal_too, pitfalls=(18,), on=("encoder-layer-post",)),
     attention_mutation("empty-row-mean", "a row that sees nothing gives the mean of all values", EMPTY,
-                       empty_row(MEAN), 19),
-    attention_mutation("empty-row-zero", "a row that sees nothing gives 0", EMPTY, empty_row(ZERO), 19),
+                       empty_row(MEAN), pitfalls=(19,), on=("attention-masked",)),
+    attention_mutation("empty-row-zero", "a row that sees nothing gives 0", EMPTY, empty_row(ZERO), pitfalls=(19,),
+           on=("tied head",)),
 ]  # fmt: skip

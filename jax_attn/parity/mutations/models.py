@@ -1,6 +1,7 @@
 """Mutations of whole models: embeddings, segments, the token that speaks for a text, layers left out."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from jax_attn.parity.mutations.injection import MULTIPLY, PASS, Forward, Hits, uses, watch, wrap
@@ -174,34 +175,32 @@ def takes_first_token(module: Any) -> bool:
     return any(word in name for name in names for word in ("pool", "classif", "cls"))
 
 
-def _mutation(
-    name: str, summary: str, setting: str, fits: Callable[[Any], bool], injector: Any, *pitfalls: int
-) -> Mutation:
-    return Mutation(name, summary, "models", setting, fits, injector, pitfalls)
+_mutation = partial(Mutation, family="models")
 
 
 MODELS = [
     _mutation("embedding-scaled", "token embeddings times sqrt(width)", "token embedding",
-           lambda module: bool(_tokens(module)), scaled_embedding, 9),
+           lambda module: bool(_tokens(module)), scaled_embedding, pitfalls=(9,), on=("embeddings",)),
     _mutation("embedding-unscaled", "token embeddings are not multiplied by a number", "token embedding",
            lambda module: bool(_embeddings(module)),
-           lambda module, hits: watch(module, unscaled_embedding, hits), 9),
+           lambda module, hits: watch(module, unscaled_embedding, hits), pitfalls=(9,), on=("tied head",)),
     _mutation("tie-lost", "a weight that is tied to the embedding is another one", "gradient of a tied weight",
            lambda module: bool(_embeddings(module)) and uses("linear", "Linear", *PRODUCTS)(module),
-           lambda module, hits: watch(module, tie_lost, hits)),
+           lambda module, hits: watch(module, tie_lost, hits), on=("tied head",)),
     _mutation("embedding-padding", "id 0 is taken for padding", "token embedding",
-           lambda module: bool(_tokens(module)), padding_row, 43),
+           lambda module: bool(_tokens(module)), padding_row, pitfalls=(43,), on=("embeddings",)),
     _mutation("ids-off-by-one", "ids counted from 1, the last one clamped", "token ids",
-           lambda module: bool(_tokens(module)), off_by_one, 43),
+           lambda module: bool(_tokens(module)), off_by_one, pitfalls=(43,), on=("embeddings",)),
     _mutation("segments-ignored", "segment ids are ignored", "segment ids",
-           lambda module: bool(_called(module, *SEGMENTS)), no_segments),
+           lambda module: bool(_called(module, *SEGMENTS)), no_segments, on=("embeddings",)),
     _mutation("pooled-last", "the last token's vector for the first's", "pooled token", takes_first_token,
-           _pooling("the last token", lambda x, axis: x.select(axis, -1))),
+           _pooling("the last token", lambda x, axis: x.select(axis, -1)),
+           on=("pooler", "classification-head")),
     _mutation("pooled-mean", "the mean of all vectors for the first's", "pooled token", takes_first_token,
-           _pooling("the mean", lambda x, axis: x.mean(axis))),
+           _pooling("the mean", lambda x, axis: x.mean(axis)), on=("pooler",)),
     _mutation("layer-missing", "the last layer of a stack is left out", "layers",
-           lambda module: bool(_stack(module)), left_out(-1)),
+           lambda module: bool(_stack(module)), left_out(-1), on=("encoder",)),
     _mutation("first-layer-missing", "the first layer of a stack is left out", "layers",
-           lambda module: bool(_stack(module)), left_out(0)),
+           lambda module: bool(_stack(module)), left_out(0), on=("encoder",)),
     *POSITIONS,
 ]  # fmt: skip

@@ -1,10 +1,11 @@
 """What a mutation is."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
-from jax_attn.parity.mutations.injection import Hits, copied
+from jax_attn.parity.mutations.injection import Hits
+from jax_attn.parity.runners.torch_copy import copied
 
 Injector = Callable[[Any, Hits], None]
 """Puts a mutation into a torch module, which is a copy, and tells `Hits` where it hits."""
@@ -17,22 +18,25 @@ class Mutation:
     Attributes:
         name: what the command line calls it.
         summary: what is wrong, in a line.
-        family: "attention", "rotary", "layers", "models", "losses" or "precision".
         setting: what a diagnosis calls the thing that differs, such as "eps".
         fits: whether a torch module has what the mutation changes, told without running it.
         injector: puts it into a copy of a module.
+        family: "attention", "rotary", "layers", "models", "losses" or "precision".
         pitfalls: numbers in the project's list of known causes; empty where it is not listed.
         lane: the exact lane that shows it: "dropout" for what only training does, else "float64".
+        on: names of the fixtures into which it is injected to be tried; see `jax_attn.catalogue.fixtures`.
     """
 
     name: str
     summary: str
-    family: str
     setting: str
     fits: Callable[[Any], bool]
     injector: Injector
+    _: KW_ONLY
+    family: str
     pitfalls: tuple[int, ...] = ()
     lane: str = "float64"
+    on: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,6 @@ def inject(mutation: Mutation, module: Any, at: str = "", *, share_weights: bool
         share_weights: whether the copy holds the original's own tensors, to save memory: what trains the one
             then trains the other.
     """
-    copy, hits = copied(module, share_weights), Hits()
+    copy, hits = copied(module, share_weights=share_weights), Hits()
     mutation.injector(copy.get_submodule(at), hits)
     return Injected(mutation, copy, hits)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from jax_attn.parity.mutations.injection import PASS, Forward, Hits, functions_of, uses, watch, wrap
@@ -44,7 +45,7 @@ def eps_of(module: Any) -> list[tuple[Any, str, float | None]]:
     return [(child, name, vars(child)[name]) for child in module.modules() for name in eps_names(child)]
 
 
-def eps_mutation(value: float, name: str = "") -> Mutation:
+def eps_mutation(value: float, name: str = "", on: tuple[str, ...] = ()) -> Mutation:
     """Every eps of a normalisation has another value."""
 
     def injector(module: Any, hits: Hits) -> None:
@@ -56,11 +57,12 @@ def eps_mutation(value: float, name: str = "") -> Mutation:
     return Mutation(
         name or f"eps-{value:.0e}".replace("e-0", "e-"),
         f"eps of a normalisation is {value:g}",
-        "layers",
         "eps",
         lambda module: any(eps != value for _, _, eps in eps_of(module)),
         injector,
-        (2, 4, 5),
+        family="layers",
+        pitfalls=(2, 4, 5),
+        on=on,
     )
 
 
@@ -232,31 +234,32 @@ def each_left_out(module: Any) -> list[Mutation]:
     return [replace(missing, injector=left_out(path)) for path in paths]
 
 
-def _mutation(
-    name: str, summary: str, setting: str, fits: Callable[[Any], bool], injector: Any, *pitfalls: int
-) -> Mutation:
-    return Mutation(name, summary, "layers", setting, fits, injector, pitfalls)
+_mutation = partial(Mutation, family="layers")
 
 
 VARIANCE = "variance"
 HAS_LAYER_NORM = uses("LayerNorm", "layer_norm", "GroupNorm", "group_norm")
 
 NORMS = [
-    eps_mutation(1e-5),
-    eps_mutation(1e-6),
-    eps_mutation(1e-12),
-    eps_mutation(0.0, "eps-missing"),
+    eps_mutation(1e-5, on=("encoder-layer-post", "decoder layer", "image layer", "other norms")),
+    eps_mutation(1e-6, on=("encoder-layer-post", "other norms", "embeddings")),
+    eps_mutation(1e-12, on=("encoder-layer-pre",)),
+    eps_mutation(0.0, "eps-missing", on=("encoder-layer-pre", "other norms")),
     _mutation("eps-outside", "eps is added to the deviation, not to the variance", "eps",
            lambda module: bool(norms_of(module)),
-           lambda module, hits: watch(module, outside_the_root, hits), 2, 29),
+           lambda module, hits: watch(module, outside_the_root, hits), pitfalls=(2, 29),
+           on=("encoder-layer-post", "decoder layer", "image layer", "other norms")),
     _mutation("variance-unbiased", "variance over n - 1", VARIANCE, HAS_LAYER_NORM,
-           layer_norm("over n - 1", "over n", _unbiased), 7, 39),
+           layer_norm("over n - 1", "over n", _unbiased), pitfalls=(7, 39),
+           on=("encoder-layer-post", "other norms")),
     _mutation("variance-one-pass", "variance as E[x²] - E[x]², which cancels", VARIANCE, HAS_LAYER_NORM,
-           layer_norm("E[x²] - E[x]²", "E[(x - E[x])²]", _one_pass), 3),
+           layer_norm("E[x²] - E[x]²", "E[(x - E[x])²]", _one_pass), pitfalls=(3,), on=("encoder-layer-pre",)),
     _mutation("norm-uncentred", "RMSNorm for LayerNorm", VARIANCE, HAS_LAYER_NORM,
-           layer_norm("no mean taken off", "mean taken off", _uncentred), 4),
+           layer_norm("no mean taken off", "mean taken off", _uncentred), pitfalls=(4,),
+           on=("encoder-layer-post", "other norms")),
     _mutation("norm-centred", "LayerNorm for RMSNorm", VARIANCE,
-           lambda module: bool(_uncentred_norms(module)), centred, 4),
+           lambda module: bool(_uncentred_norms(module)), centred, pitfalls=(4,),
+           on=("decoder layer", "other norms")),
     _mutation("norm-missing", "the last normalisation is left out", "normalisation",
-           lambda module: bool(norms_of(module)), left_out()),
+           lambda module: bool(norms_of(module)), left_out(), on=("encoder-layer-post", "other norms")),
 ]  # fmt: skip

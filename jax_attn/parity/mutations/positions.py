@@ -1,6 +1,7 @@
 """Mutations of positions that are added: a table that is looked up, or one that is cut to length."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from jax_attn.parity.mutations.injection import PASS, Forward, Hits, watch
@@ -85,8 +86,7 @@ def _fits(module: Any) -> bool:
     return bool(tables(module)) or any(isinstance(child, torch.nn.Embedding) for child in module.modules())
 
 
-def _mutation(name: str, summary: str, injector: Any, fits: Callable[[Any], bool] = _fits) -> Mutation:
-    return Mutation(name, summary, "models", "positions", fits, injector, (16,))
+_mutation = partial(Mutation, family="models", pitfalls=(16,))
 
 
 MOVED = {
@@ -116,7 +116,7 @@ def moved(by: int) -> Mutation:
 
     injector = _injector(instead, of_table, (f"from {by}", "from 0"), of_ids)
     far = f"positions are counted from {abs(by)} {'more' if by > 0 else 'less'}"
-    return _mutation(MOVED[by], far, injector)
+    return _mutation(MOVED[by], far, "positions", _fits, injector, on=("embeddings", "embeddings-sinusoidal"))
 
 
 def _none(ids: Any, table: Any) -> Any:
@@ -127,9 +127,9 @@ HALVES = Substitute(waves, halves, ("sines, then cosines", "in turn"))
 
 POSITIONS = [
     *(moved(by) for by in MOVED),
-    _mutation("position-missing", "positions are not added",
+    _mutation("position-missing", "positions are not added", "positions", _fits,
            _injector(_none, lambda module, table, name: table.new_zeros(table.shape), ("none", "added"),
-                     lambda ids: ("none", "added"))),
+                     lambda ids: ("none", "added")), on=("embeddings",)),
     _mutation("position-halves", "sines in one half and cosines in the other, not in turn",
-           HALVES.inject, HALVES.fits),
+           "positions", HALVES.fits, HALVES.inject, on=("embeddings-sinusoidal",)),
 ]  # fmt: skip

@@ -98,21 +98,20 @@ def one_weight(mutation: Mutation, key: str) -> Mutation:
     return replace(mutation, setting=f"{mutation.setting} of {key}", injector=inject)
 
 
-def _mutation(name: str, summary: str, injector: Any, fits: Callable[[Any], bool]) -> Mutation:
-    return Mutation(name, summary, "precision", SETTING, fits, injector, (21, 41))
-
-
 def has_products(module: Any) -> bool:
     """Whether anything is multiplied in a module, as far as its weights tell."""
     return any(parameter.ndim > 1 for parameter in module.parameters())
 
 
+SUMMARIES = {
+    "matmul-tf32": "operands of matrix products rounded to TF32",
+    "matmul-bfloat16": "matrix products in bfloat16",
+    "matmul-bfloat16-operands": "operands of matrix products rounded to bfloat16",
+    "linear-bfloat16": "matrix products and what is added to them in bfloat16",
+}
+
 PRECISION = [
-    _mutation("matmul-tf32", "operands of matrix products rounded to TF32", PLANTERS["matmul-tf32"],
-           has_products),
-    _mutation("matmul-bfloat16", "matrix products in bfloat16", PLANTERS["matmul-bfloat16"], has_products),
-    _mutation("matmul-bfloat16-operands", "operands of matrix products rounded to bfloat16",
-           PLANTERS["matmul-bfloat16-operands"], has_products),
-    _mutation("linear-bfloat16", "matrix products and what is added to them in bfloat16",
-           PLANTERS["linear-bfloat16"], has_products),
+    Mutation(name, SUMMARIES[name], SETTING, has_products, injector,
+             family="precision", pitfalls=(21, 41), on=("feed-forward-gelu",))
+    for name, injector in PLANTERS.items()
 ]  # fmt: skip

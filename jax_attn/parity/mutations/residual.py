@@ -252,21 +252,24 @@ def has_blocks(module: Any) -> bool:
     return bool(blocks_of(module))
 
 
-def _mutation(name: str, summary: str, setting: str, kind: Callable[[Hits], Block]) -> Mutation:
-    return Mutation(name, summary, "layers", setting, has_blocks, injector(kind))
+_mutation = partial(Mutation, family="layers")
 
 
 SKIP = "skip connection"
 
+PRE, BOTH = ("encoder-layer-pre",), ("encoder-layer-post", "encoder-layer-pre")
+
 RESIDUAL = [
-    _mutation(
-        "norm-placement", "pre-norm for post-norm, or the other way round", "norm placement", OtherPlacement
-    ),
-    _mutation(
-        "block-parallel", "branches in parallel for one after the other", "order of branches", Parallel
-    ),
-    _mutation("skip-missing", "the first skip connection is left out", SKIP, SkipMissing),
-    _mutation("second-skip-missing", "the second skip connection is left out", SKIP, SecondSkipMissing),
-    _mutation("skip-normed", "the skip connections start after the norm", SKIP, SkipNormed),
-    _mutation("first-skip-normed", "the first skip connection starts after the norm", SKIP, FirstSkipNormed),
-]
+    _mutation("norm-placement", "pre-norm for post-norm, or the other way round", "norm placement", has_blocks,
+              injector(OtherPlacement), on=(*BOTH, "decoder layer")),
+    _mutation("block-parallel", "branches in parallel for one after the other", "order of branches", has_blocks,
+              injector(Parallel), on=("decoder layer",)),
+    _mutation("skip-missing", "the first skip connection is left out", SKIP, has_blocks,
+              injector(SkipMissing), on=BOTH),
+    _mutation("second-skip-missing", "the second skip connection is left out", SKIP, has_blocks,
+              injector(SecondSkipMissing), on=BOTH),
+    _mutation("skip-normed", "the skip connections start after the norm", SKIP, has_blocks,
+              injector(SkipNormed), on=PRE),
+    _mutation("first-skip-normed", "the first skip connection starts after the norm", SKIP, has_blocks,
+              injector(FirstSkipNormed), on=PRE),
+]  # fmt: skip

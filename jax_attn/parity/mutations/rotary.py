@@ -229,45 +229,53 @@ def has_rotary(module: Any) -> bool:
     )
 
 
-def _mutation(name: str, summary: str, setting: str, words: Any, other: Other, *pitfalls: int) -> Mutation:
-    return Mutation(name, summary, "rotary", setting, has_rotary, partial(_watch, words, other), pitfalls)
+def turned(words: Callable[[Rotation], Any], other: Other) -> Callable[[Any, Hits], None]:
+    """Puts another rotation into a module."""
+    return lambda module, hits: watch(module, Rotary(words, other), hits)
 
 
-def _watch(words: Any, other: Other, module: Any, hits: Hits) -> None:
-    watch(module, Rotary(words, other), hits)
+_mutation = partial(Mutation, family="rotary", pitfalls=(16,))
 
 
-def base_mutation(base: float) -> Mutation:
+def base_mutation(base: float, on: tuple[str, ...] = ()) -> Mutation:
     """Rotary frequencies from another base."""
 
     def words(rotation: Rotation) -> tuple[str, str]:
         return f"{base:g}", f"{base_of(rotation):g}"
 
-    return _mutation(f"rotary-base-{base:g}", f"the base of the rotary frequencies is {base:g}", "rotary base",
-                  words, other_base(base), 16)  # fmt: skip
+    summary = f"the base of the rotary frequencies is {base:g}"
+    injector = turned(words, other_base(base))
+    return _mutation(f"rotary-base-{base:g}", summary, "rotary base", has_rotary, injector, on=on)
 
 
-ROTATION, FREQUENCIES = "rotary positions", "rotary frequencies"
+def order_words(rotation: Rotation) -> tuple[str, str]:
+    """In which order the frequencies are, for which layout."""
+    orders = ("each twice", "all, twice over")[:: -1 if rotation.interleaved else 1]
+    return f"{orders[0]}, for {layout_words(rotation)[1]}", f"{orders[1]}, for {layout_words(rotation)[1]}"
+
+
+ROTATION, FREQUENCIES, ALL = "rotary positions", "rotary frequencies", "of queries and keys"
+DECODER = ("decoder layer",)
 
 ROTARY = [
     _mutation("rotary-layout", "interleaved rotary positions for half-split ones, or the other way round",
-           "rotary layout", layout_words, other_layout, 16),
-    _mutation("rotary-sign", "rotary positions turn the other way", ROTATION,
-           _fixed("turned by -t", "turned by t"), backwards, 16),
-    _mutation("rotary-missing", "no rotary positions", ROTATION, _fixed("none", "of queries and keys"),
-           lambda rotation: (None, None), 16),
-    _mutation("rotary-missing-keys", "rotary positions of the queries alone", ROTATION,
-           _fixed("of queries alone", "of queries and keys"), lambda rotation: (rotation, None), 16),
-    _mutation("rotary-missing-queries", "rotary positions of the keys alone", ROTATION,
-           _fixed("of keys alone", "of queries and keys"), lambda rotation: (None, rotation), 16),
-    base_mutation(500000.0),
-    base_mutation(10000.0),
-    _mutation("rotary-frequencies-reversed", "rotary frequencies from the last pair to the first",
-           FREQUENCIES, _fixed("from the last pair to the first", "from the first pair to the last"),
-           reversed_frequencies, 16),
+              "rotary layout", has_rotary, turned(layout_words, other_layout), on=DECODER),
+    _mutation("rotary-sign", "rotary positions turn the other way", ROTATION, has_rotary,
+              turned(_fixed("turned by -t", "turned by t"), backwards), on=DECODER),
+    _mutation("rotary-missing", "no rotary positions", ROTATION, has_rotary,
+              turned(_fixed("none", ALL), lambda rotation: (None, None)), on=DECODER),
+    _mutation("rotary-missing-keys", "rotary positions of the queries alone", ROTATION, has_rotary,
+              turned(_fixed("of queries alone", ALL), lambda rotation: (rotation, None)), on=DECODER),
+    _mutation("rotary-missing-queries", "rotary positions of the keys alone", ROTATION, has_rotary,
+              turned(_fixed("of keys alone", ALL), lambda rotation: (None, rotation)), on=DECODER),
+    base_mutation(500000.0, on=DECODER),
+    base_mutation(10000.0, on=("decoder layer 5e5",)),
+    _mutation("rotary-frequencies-reversed", "rotary frequencies from the last pair to the first", FREQUENCIES,
+              has_rotary, turned(_fixed("from the last pair to the first", "from the first pair to the last"),
+                                 reversed_frequencies), on=DECODER),
     _mutation("rotary-frequencies-mixed", "rotary frequencies in the order of the other layout", FREQUENCIES,
-           lambda rotation: tuple(f"{order}, for {layout_words(rotation)[1]}" for order in (
-               ("each twice", "all, twice over")[:: -1 if rotation.interleaved else 1])), mixed, 16),
+              has_rotary, turned(order_words, mixed), on=DECODER),
     _mutation("rotary-exponent", "the exponents of the rotary frequencies are half of what they ought to be",
-           FREQUENCIES, _fixed("base ** -(i / d)", "base ** -(2i / d)"), half_exponent, 16),
+              FREQUENCIES, has_rotary, turned(_fixed("base ** -(i / d)", "base ** -(2i / d)"), half_exponent),
+              on=DECODER),
 ]  # fmt: skip

@@ -7,6 +7,7 @@ from typing import Any
 from unittest import mock
 
 from jax_attn.parity.mutations.injection import Hits
+from jax_attn.parity.mutations.mutation import Mutation
 
 Make = Callable[[list[Any]], Any]
 Clip = Callable[[list[Any]], Any]
@@ -26,34 +27,7 @@ class TorchTraining:
         return cls(*built, clip=clip) if isinstance(built, tuple) else cls(built, clip=clip)
 
 
-@dataclass(frozen=True)
-class TrainingMutation:
-    """A known way for a training to go wrong.
-
-    Attributes:
-        name: what the command line calls it.
-        summary: what is wrong, in a line.
-        family: "optimizers", "schedules" or "clipping".
-        setting: what differs by it.
-        fits: whether a training has what the mutation changes.
-        injector: changes the training, and tells `Hits` where it hits.
-        pitfalls: numbers in the project's list of known causes; empty where it is not listed.
-        lane: the exact lane that shows it.
-    """
-
-    name: str
-    summary: str
-    family: str
-    setting: str
-    fits: Callable[[TorchTraining], bool]
-    injector: Callable[[TorchTraining, Hits], None]
-    pitfalls: tuple[int, ...] = ()
-    lane: str = "float64"
-
-
-def inject_training(
-    mutation: TrainingMutation, make: Make, clip: Clip | None
-) -> tuple[Make, Clip | None, Hits]:
+def inject_training(mutation: Mutation, make: Make, clip: Clip | None) -> tuple[Make, Clip | None, Hits]:
     """The functions that make torch's optimizer and clip, with a mutation in them; and what the mutation does."""
     hits = Hits()
     made: list[TorchTraining] = []
@@ -71,12 +45,14 @@ def inject_training(
     return injected, None if clip is None else clipped, hits
 
 
+_mutation = partial(Mutation, family="optimizers")
+
 # Settings of the groups.
 
 
 def _setting(
-    name: str, summary: str, key: str, other: Callable[[Any], Any], *pitfalls: int, of: tuple[str, ...] = ()
-) -> TrainingMutation:
+    name: str, summary: str, key: str, other: Callable[[Any], Any], *, of: tuple[str, ...] = (), **more: Any
+) -> Mutation:
     """A setting of every group is `other(it)`; only in optimizers `of` these classes, if any are named."""
 
     def fits(training: TorchTraining) -> bool:
@@ -91,7 +67,7 @@ def _setting(
                 hits.add(f"{key} {changed}", group[key])
                 group[key] = changed
 
-    return TrainingMutation(name, summary, "optimizers", key, fits, injector, pitfalls)
+    return _mutation(name, summary, key, fits, injector, **more)
 
 
 ADAM = ("Adam", "AdamW")
@@ -170,8 +146,14 @@ class _Schedule:
 
 
 def _schedule(
-    name: str, summary: str, word: str, turns: Callable[[Any], Callable[[int], int]], of: str = ""
-) -> TrainingMutation:
+    name: str,
+    summary: str,
+    word: str,
+    turns: Callable[[Any], Callable[[int], int]],
+    *,
+    of: str = "",
+    **more: Any,
+) -> Mutation:
     def fits(training: TorchTraining) -> bool:
         return training.scheduler is not None and type(training.scheduler).__name__.startswith(of)
 
@@ -179,20 +161,28 @@ def _schedule(
         hits.add(word, "as torch has it")
         training.scheduler = _Schedule(training.scheduler, turns(training.scheduler))
 
-    return TrainingMutation(name, summary, "schedules", "learning rate", fits, injector, (34,))
+    return Mutation(
+        name, summary, "learning rate", fits, injector, family="schedules", pitfalls=(34,), **more
+    )
 
 
 # Clipping.
 
 
-def _clipping(name: str, summary: str, change: Callable[..., Any], *pitfalls: int) -> TrainingMutation:
+def _clipping(name: str, summary: str, change: Callable[..., Any], **more: Any) -> Mutation:
     """`change(hits, gradients, largest)`, in place, for clipping them to a norm of `largest`."""
 
     def injector(training: TorchTraining, hits: Hits) -> None:
         training.clip = partial(_clip_otherwise, training.clip, partial(change, hits))
 
-    return TrainingMutation(
-        name, summary, "clipping", "clipping", lambda training: training.clip is not None, injector, pitfalls
+    return Mutation(
+        name,
+        summary,
+        "clipping",
+        lambda training: training.clip is not None,
+        injector,
+        family="clipping",
+        **more,
     )
 
 
@@ -235,46 +225,53 @@ def _not_at_all(hits: Hits, gradients: list[Any], largest: float) -> None:
 
 TRAINING = [
     _setting("decay-of-optax", "weight decay of 1e-4, which is optax's default", "weight_decay",
-             lambda decay: 1e-4 if decay else decay, 27),
-    _setting("decay-missing", "no weight decay", "weight_decay", lambda decay: 0),
-    TrainingMutation("decay-coupling", "decay with the gradient for decay apart from it, or the other way round",
-                  "optimizers", "weight_decay", _decays, _inject_decay, (28,)),
-    _setting("eps-larger", "eps a thousand times as large", "eps", lambda eps: 1e3 * eps, 30),
-    TrainingMutation("eps-inside", "eps is added inside the root", "optimizers", "eps",
+             lambda decay: 1e-4 if decay else decay, pitfalls=(27,), on=("adamw",)),
+    _setting("decay-missing", "no weight decay", "weight_decay", lambda decay: 0, on=("sgd",)),
+    _mutation("decay-coupling", "decay with the gradient for decay apart from it, or the other way round",
+                  "weight_decay", _decays, _inject_decay, pitfalls=(28,),
+             on=("adam-cosine", "adamw")),
+    _setting("eps-larger", "eps a thousand times as large", "eps", lambda eps: 1e3 * eps, pitfalls=(30,),
+             on=("adamw", "adagrad", "nadam")),
+    _mutation("eps-inside", "eps is added inside the root", "eps",
                   lambda training: type(training.optimizer).__name__ in (*ADAM, "RMSprop"),
-                  _inject_eps_inside, (29,)),
+                  _inject_eps_inside, pitfalls=(29,), on=("adamw", "rmsprop")),
     _setting("alpha-of-optax", "a decay of 0.9, which is optax's default for RMSprop", "alpha",
-             lambda alpha: 0.9, 29),
-    TrainingMutation("accumulator-of-optax", "Adagrad's sum begins with 0.1, which is optax's default",
-                  "optimizers", "initial_accumulator_value",
-                  lambda training: type(training.optimizer).__name__ == "Adagrad", _inject_accumulator, (30,)),
-    _setting("beta2-smaller", "beta2 of 0.99", "betas", lambda betas: (betas[0], 0.99)),
-    TrainingMutation("correction-missing", "moments are not corrected for their bias", "optimizers",
-                  "bias correction", lambda training: type(training.optimizer).__name__ in ADAM,
-                  _inject_no_correction),
+             lambda alpha: 0.9, pitfalls=(29,), on=("rmsprop",)),
+    _mutation("accumulator-of-optax", "Adagrad's sum begins with 0.1, which is optax's default",
+                  "initial_accumulator_value",
+                  lambda training: type(training.optimizer).__name__ == "Adagrad", _inject_accumulator,
+                  pitfalls=(30,), on=("adagrad",)),
+    _setting("beta2-smaller", "beta2 of 0.99", "betas", lambda betas: (betas[0], 0.99), on=("adamw", "radam")),
+    _mutation("correction-missing", "moments are not corrected for their bias", "bias correction",
+              lambda training: type(training.optimizer).__name__ in ADAM, _inject_no_correction,
+              on=("adam-cosine", "adamw")),
     _setting("momentum-decay-missing", "the momentum of NAdam does not decay", "momentum_decay",
-             lambda decay: 0.0, 31),
-    _setting("dampening-missing", "no dampening", "dampening", lambda dampening: 0, 32),
+             lambda decay: 0.0, pitfalls=(31,), on=("nadam",)),
+    _setting("dampening-missing", "no dampening", "dampening", lambda dampening: 0, pitfalls=(32,),
+             on=("sgd",)),
     _setting("nesterov-missing", "momentum without Nesterov's correction", "nesterov",
-             lambda nesterov: False, of=("SGD",)),
-    _setting("momentum-missing", "no momentum", "momentum", lambda momentum: 0, of=("RMSprop",)),
-    TrainingMutation("parameter-frozen", "a parameter is not trained", "optimizers", "parameters",
+             lambda nesterov: False, of=("SGD",), on=("sgd-linear-lr",)),
+    _setting("momentum-missing", "no momentum", "momentum", lambda momentum: 0, of=("RMSprop",),
+             on=("rmsprop",)),
+    _mutation("parameter-frozen", "a parameter is not trained", "parameters",
                   lambda training: len(training.optimizer.param_groups[-1]["params"]) > 1, _inject_frozen,
-                  (35,)),
+                  pitfalls=(35,), on=("sgd", "radam")),
     _schedule("schedule-late", "the learning rate of the step before", "a step late",
-              lambda scheduler: lambda n: int(n > 1)),
+              lambda scheduler: lambda n: int(n > 1), on=("sgd-linear-lr", "adam-cosine")),
     _schedule("schedule-early", "the learning rate of the step after", "a step early",
-              lambda scheduler: lambda n: 1 + (n == 1)),
+              lambda scheduler: lambda n: 1 + (n == 1), on=("sgd-linear-lr",)),
     _schedule("schedule-stays-low", "the cosine does not climb again after T_max", "it stays at its lowest",
-              lambda scheduler: lambda n: int(n <= scheduler.T_max), of="CosineAnnealingLR"),
-    _clipping("clip-without-eps", "gradients are divided by their norm, without 1e-6", _without_eps, 33),
-    _clipping("clip-each", "every gradient is clipped by itself", _each),
-    _clipping("clip-missing", "gradients are not clipped", _not_at_all),
+              lambda scheduler: lambda n: int(n <= scheduler.T_max), of="CosineAnnealingLR",
+             on=("adam-cosine",)),
+    _clipping("clip-without-eps", "gradients are divided by their norm, without 1e-6", _without_eps, pitfalls=(33,),
+             on=("adamw",)),
+    _clipping("clip-each", "every gradient is clipped by itself", _each, on=("adamw",)),
+    _clipping("clip-missing", "gradients are not clipped", _not_at_all, on=("adamw",)),
 ]  # fmt: skip
 
-TRAINING_MUTATIONS: dict[str, TrainingMutation] = {mutation.name: mutation for mutation in TRAINING}
+TRAINING_MUTATIONS: dict[str, Mutation] = {mutation.name: mutation for mutation in TRAINING}
 
 
-def training_mutations_for(training: TorchTraining) -> list[TrainingMutation]:
+def training_mutations_for(training: TorchTraining) -> list[Mutation]:
     """The mutations that a training could have."""
     return [mutation for mutation in TRAINING if mutation.fits(training)]

@@ -229,35 +229,38 @@ def one_norm(name: str) -> Select:
 def _mutation(
     name: str,
     summary: str,
-    family: str,
     setting: str,
     select: Select,
     change: Callable[[Any, Any, str], Any],
     words: tuple[str, str],
-    *pitfalls: int,
+    **more: Any,
 ) -> Mutation:
     substitute = Substitute(select, change, words)
-    return Mutation(name, summary, family, setting, substitute.fits, substitute.inject, pitfalls)
+    return Mutation(name, summary, setting, substitute.fits, substitute.inject, family="layers", **more)
 
 
 WEIGHTS = [
-    _mutation("weight-transposed", "a square weight is used without its transpose", "layers", "weight",
-           square, transposed, ("the transpose", "the weight"), 11, 12),
-    _mutation("bias-missing", "a bias is not added", "layers", "bias", bias, zeros, ("no bias", "a bias"), 8),
-    Mutation("qkv-by-heads", "a fused q, k, v weight is split into heads first", "attention", "fused q, k, v",
-          has_fused,
-          fused_injector(split_by_heads, ("split as (heads, 3, width)", "as (3, heads, width)")), (13,)),
+    _mutation("weight-transposed", "a square weight is used without its transpose", "weight",
+           square, transposed, ("the transpose", "the weight"), pitfalls=(11, 12),
+           on=("attention-masked", "torch-multihead-padding")),
+    _mutation("bias-missing", "a bias is not added", "bias", bias, zeros, ("no bias", "a bias"), pitfalls=(8,),
+           on=("feed-forward-gelu", "classification-head")),
+    Mutation("qkv-by-heads", "a fused q, k, v weight is split into heads first", "fused q, k, v", has_fused,
+             fused_injector(split_by_heads, ("split as (heads, 3, width)", "as (3, heads, width)")),
+             family="attention", pitfalls=(13,), on=("sdpa", "torch-multihead-padding")),
     Mutation("qkv-in-three", "a fused q, k, v weight is split in three before it is split into heads",
-          "attention", "fused q, k, v", has_fused,
-          fused_injector(split_in_three, ("split as (3, heads, width)", "as (heads, 3, width)")), (13,)),
-    _mutation("kernel-flipped", "a convolution's kernel is turned round", "layers", "weight", kernels, flipped,
-           ("the kernel turned round", "the kernel"), 11),
-    _mutation("norm-bias-missing", "a normalisation without its bias", "layers", "norm bias",
-           one_norm("bias"), zeros, ("no bias", "a bias"), 2),
-    _mutation("norm-scale-plus-one", "a normalisation scales by 1 + its weight", "layers", "norm scale",
-           one_norm("weight"), plus_one, ("1 + weight", "weight"), 2),
-    _mutation("weight-constant", "a parameter gets no gradient, as if it were a buffer", "layers",
-           "gradient of a weight", first_weight, detached, ("none", "one"), 35),
+             "fused q, k, v", has_fused,
+             fused_injector(split_in_three, ("split as (3, heads, width)", "as (heads, 3, width)")),
+             family="attention", pitfalls=(13,), on=("sdpa",)),
+    _mutation("kernel-flipped", "a convolution's kernel is turned round", "weight", kernels, flipped,
+           ("the kernel turned round", "the kernel"), pitfalls=(11,), on=("image layer",)),
+    _mutation("norm-bias-missing", "a normalisation without its bias", "norm bias",
+           one_norm("bias"), zeros, ("no bias", "a bias"), pitfalls=(2,), on=("encoder-layer-post",)),
+    _mutation("norm-scale-plus-one", "a normalisation scales by 1 + its weight", "norm scale",
+           one_norm("weight"), plus_one, ("1 + weight", "weight"), pitfalls=(2,), on=("encoder-layer-post",)),
+    _mutation("weight-constant", "a parameter gets no gradient, as if it were a buffer",
+           "gradient of a weight", first_weight, detached, ("none", "one"), pitfalls=(35,),
+           on=("attention-masked", "encoder")),
 ]  # fmt: skip
 
 

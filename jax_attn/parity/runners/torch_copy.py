@@ -24,8 +24,12 @@ REDUCED: dict[type, Callable[[Any], Any]] = {
 }
 
 
-def copied(module: Any) -> Any:
+def copied(module: Any, *, share_weights: bool = False) -> Any:
     """A deep copy. What was computed and kept keeps its value; functions and weak references follow the copy.
+
+    Args:
+        module: any torch module.
+        share_weights: whether the copy holds the original's own parameters and buffers.
 
     Raises:
         ValueError: it holds something that cannot be copied; the message names the attribute.
@@ -41,7 +45,8 @@ def copied(module: Any) -> Any:
         memo[id(tensor)] = tensor.detach().clone()
         return memo[id(tensor)]
 
-    memo: dict[int, Any] = {}
+    shared = [*module.parameters(), *module.buffers()] if share_weights else []
+    memo: dict[int, Any] = {id(tensor): tensor for tensor in shared}
     with (
         mock.patch.object(torch.Tensor, "__deepcopy__", detached),
         mock.patch.dict(copyreg.dispatch_table, REDUCED),

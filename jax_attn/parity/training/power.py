@@ -7,9 +7,9 @@ from typing import Any
 
 from flax import nnx
 
+from jax_attn.parity.mutations.mutation import Mutation
 from jax_attn.parity.mutations.training import (
     TorchTraining,
-    TrainingMutation,
     inject_training,
     training_mutations_for,
 )
@@ -27,7 +27,7 @@ def training_power(
     loss: Pair,
     optimizer: Pair,
     steps: int = 6,
-    mutations: Iterable[TrainingMutation] | None = None,
+    mutations: Iterable[Mutation] | None = None,
     *,
     clip: Pair = (None, None),
     title: str = "",

@@ -206,7 +206,7 @@ def test_other_modules_with_an_error_of_their_own():
     ],
 )
 def test_a_decoder_that_is_told_by_no_name(mutation, words):
-    diagnosis = found("decoder", mutation)
+    diagnosis = found("decoder layer", mutation)
     assert diagnosis.certainty == "certain", diagnosis
     assert words in diagnosis.cause.flax
 

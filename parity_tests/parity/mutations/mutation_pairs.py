@@ -6,16 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from jax_attn.catalogue.power_pairs.decoder_pair import FlaxDecoderLayer, decoder_cases, torch_decoder_layer
-from jax_attn.catalogue.power_pairs.edge_pair import FlaxEdges, edge_cases, torch_edges
-from jax_attn.catalogue.power_pairs.image_pair import FlaxImageLayer, image_cases, torch_image_layer
-from jax_attn.catalogue.power_pairs.loss_pair import FlaxLosses, loss_cases, torch_losses
-from jax_attn.catalogue.power_pairs.norm_pair import FlaxNorms, norm_cases, torch_norms
-from jax_attn.catalogue.power_pairs.tied_pair import FlaxTied, tied_cases, torch_tied
+from jax_attn.catalogue.fixtures import FIXTURES
 from jax_attn.catalogue.twin import Twin
 from jax_attn.parity.cases import Case, text_cases, token_cases
 from jax_attn.parity.mutations import MUTATIONS, Mutation, mutations_for
-from jax_attn.parity.mutations.batch_norm import BATCH_NORM
 
 WIDTH = 6
 
@@ -56,8 +50,8 @@ def pair_of(
 
 def layer_cases() -> list[Case]:
     draw = np.random.default_rng(3).standard_normal
-    pairs = np.array([[[True, False, True], [False] * 3, [True, True, False]]] * 2)
-    return [Case("small", (0.02 * draw((2, 3, WIDTH)),), {"mask": pairs})]
+    rows = [True, False, True, True], [False] * 4, [True, True, False, True], [False, True, True, False]
+    return [Case("small", (0.02 * draw((2, 4, WIDTH)),), {"mask": np.array([rows] * 2)})]
 
 
 def far_cases() -> list[Case]:
@@ -74,15 +68,17 @@ def large_cases() -> list[Case]:
     return [Case("large", (50 * np.random.default_rng(3).standard_normal((2, 3, WIDTH)),))]
 
 
-DECODER = (
-    *("heads-shared", "padding-missing", "causal-missing", "padding-inverted", "padding-inverted-mean"),
-    *("padding-inverted-itself", "padding-inverted-alone", "padding-inverted-alone-mean", "causal-inverted"),
-    *("causal-inverted-mean", "rotary-layout", "rotary-sign", "rotary-missing", "rotary-missing-keys"),
-    *("rotary-missing-queries", "rotary-base-500000", "gelu-for-silu"),
-    *("tanh-gelu-for-silu", "gelu-sigmoid-for-silu", "relu-for-silu", "sigmoid-for-silu", "none-for-silu"),
-    *("rotary-frequencies-reversed", "rotary-frequencies-mixed", "rotary-exponent", "heads-doubled"),
-    *("block-parallel", "gate-swapped", "norm-centred", "eps-outside", "eps-1e-5", "norm-placement"),
-)
+def on(fixture: str) -> tuple[str, ...]:
+    """The mutations that a fixture is for."""
+    return tuple(name for name, mutation in MUTATIONS.items() if fixture in mutation.on)
+
+
+def of_fixture(fixture: str) -> Pair:
+    made = FIXTURES[fixture]
+    return Pair(made.flax, made.torch, made.cases, on(fixture))
+
+
+OWN = "decoder layer", "decoder layer 5e5", "image layer", "other norms", "edges", "tied head", "losses"
 
 PAIRS = {
     "layer": pair_of(
@@ -99,10 +95,14 @@ PAIRS = {
                 "skip-normed",
                 "first-skip-normed",
             ),
-            *(name for name in DECODER if name.startswith(("heads-", "padding-", "causal-", "gate-"))),
+            *(
+                name
+                for name in on("decoder layer")
+                if name.startswith(("heads-", "padding-", "causal-", "gate-"))
+            ),
         ),
         embed_dim=WIDTH,
-        num_heads=2,
+        num_heads=3,
         hidden_dim=5,
         dropout=0.2,
         attention_dropout=0.3,
@@ -131,7 +131,7 @@ PAIRS = {
     "relu": pair_of(
         "nn.layers.feed_forward:FeedForward",
         large_cases,
-        only=[mutation.name for mutation in MUTATIONS.values() if mutation.name.endswith("relu")],
+        only=on("feed-forward-relu"),
         embed_dim=WIDTH,
         hidden_dim=5,
         activation="relu",
@@ -172,6 +172,7 @@ PAIRS = {
         num_attention_heads=2,
         intermediate_size=5,
         max_position_embeddings=5,
+        pad_token_id=None,
     ),
     "waves": pair_of(
         "nn.positions.sinusoidal:SinusoidalPositions",
@@ -180,21 +181,5 @@ PAIRS = {
         num_embeddings=5,
         embedding_dim=WIDTH,
     ),
-    "decoder": Pair(FlaxDecoderLayer, torch_decoder_layer, decoder_cases, only=DECODER),
-    "another base": Pair(
-        lambda: FlaxDecoderLayer(5e5), lambda: torch_decoder_layer(5e5), decoder_cases, ("rotary-base-10000",)
-    ),
-    "image": Pair(
-        FlaxImageLayer,
-        torch_image_layer,
-        image_cases,
-        only=(
-            *("kernel-flipped", "padding-same", "leaky-slope", "relu-for-leaky", "eps-1e-5", "eps-outside"),
-            *(mutation.name for mutation in BATCH_NORM),
-        ),
-    ),
-    "norms": Pair(FlaxNorms, torch_norms, norm_cases, but=("axes-swapped", "variance-one-pass")),
-    "edges": Pair(FlaxEdges, torch_edges, edge_cases, only=("clamp-gradient", "norm-gradient")),
-    "tied": Pair(FlaxTied, torch_tied, tied_cases, only=("embedding-unscaled", "tie-lost", "empty-row-zero")),
-    "losses": Pair(FlaxLosses, torch_losses, loss_cases, but=("axes-swapped",)),
+    **{fixture: of_fixture(fixture) for fixture in OWN},
 }

@@ -10,6 +10,7 @@ from flax import nnx
 
 from jax_attn.parity.cases import Case
 from jax_attn.parity.mutations import MUTATIONS, Mutation, eps_mutation, inject, mutations_for
+from jax_attn.parity.mutations.attention import heads_mutation
 from jax_attn.parity.mutations.injection import wrap
 from jax_attn.parity.power import power
 from parity_tests.parity.mutations.mutation_pairs import PAIRS
@@ -24,7 +25,7 @@ FAMILIES = "attention", "rotary", "layers", "models", "losses", "precision"
 @pytest.mark.parametrize("name", PAIRS)
 def test_every_mutation_is_caught(name):
     pair = PAIRS[name]
-    lanes = ["float64", "dropout"] if name in ("layer", "image") else ["float64"]
+    lanes = ["float64", "dropout"] if name in ("layer", "image layer") else ["float64"]
     report = power(pair.flax(), pair.torch(), pair.cases(), lanes, pair.mutations(), title=name)
     assert report.baseline.passed, report.baseline
     assert [trial.mutation for trial in report.trials if not trial.caught] == []
@@ -75,7 +76,7 @@ def test_a_module_that_is_not_ours():
 
 
 # What `torch.nn.MultiheadAttention` has no place for, or only with padding.
-ELSEWHERE = "heads-shared", "padding-", "causal-"
+ELSEWHERE = "heads-shared", "heads-doubled", "padding-", "causal-", "empty-row-zero"
 
 
 @pytest.mark.parametrize(
@@ -201,7 +202,7 @@ def test_a_mutation_that_makes_torch_raise_is_not_caught():
 
         wrap(module, raises)
 
-    mutation = Mutation("broken", "it raises", "layers", "", lambda module: True, broken)
+    mutation = Mutation("broken", "it raises", "", lambda module: True, broken, family="layers")
     report = power(flax_block(), torch_block(0.0), CASES[:1], ["float64"], [mutation])
     assert (report.passed, report.trials[0].verdict) == (False, "raised")
     assert "broken was not compared: torch raised RuntimeError: a mutation in the mutation" in str(report)
@@ -231,7 +232,13 @@ def test_an_eps_of_any_value():
     assert power(ours, norm, [case], ["float64"], [mutation]).trials[0].words == (("0.0003", "1e-05"),)
 
 
-def test_every_mutation_has_a_pair():
-    injected = {mutation.name for pair in PAIRS.values() for mutation in pair.mutations()}
-    assert injected == set(MUTATIONS)
-    assert mutations_for(None, torch_block())
+@pytest.mark.parametrize(("heads", "other"), [(2, 1), (2, 3), (2, 6), (6, 2), (6, 3), (3, 6)])
+def test_another_number_of_heads_is_what_torch_makes_of_it(heads, other):
+    torch.manual_seed(0)
+    module, expected = (torch.nn.MultiheadAttention(6, n, batch_first=True).double() for n in (heads, other))
+    expected.load_state_dict(module.state_dict())
+    x = torch.randn(2, 4, 6, dtype=torch.float64)
+    injected = inject(heads_mutation(other), module)
+    found = injected.module(x, x, x, need_weights=False)[0]
+    assert injected.hits.words == [(f"{other} heads", f"{heads} heads")]
+    torch.testing.assert_close(found, expected(x, x, x)[0], rtol=0, atol=1e-14)

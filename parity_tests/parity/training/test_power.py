@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from jax_attn.cli.training_beds import TRAINING_BEDS, Net, torch_net, try_training_bed
+from jax_attn.cli.training_fixtures import TRAINING_FIXTURES, Net, torch_net, try_training_fixture
 from jax_attn.optim import adamw, sgd
+from jax_attn.parity.mutations.mutation import Mutation
 from jax_attn.parity.mutations.training import (
     TRAINING_MUTATIONS,
     TorchTraining,
-    TrainingMutation,
     training_mutations_for,
 )
 from jax_attn.parity.training.power import training_power
@@ -23,15 +23,18 @@ def loss(model, x):
     return (model(x) ** 2).mean()
 
 
-@pytest.mark.parametrize("bed", TRAINING_BEDS, ids=lambda bed: bed.row)
-def test_every_mutation_is_caught(bed):
-    report = try_training_bed(bed)
+@pytest.mark.parametrize("fixture", TRAINING_FIXTURES)
+def test_every_mutation_is_caught(fixture):
+    mutations = [name for name, mutation in TRAINING_MUTATIONS.items() if fixture in mutation.on]
+    report = try_training_fixture(fixture, mutations)
     report.assert_passed()
-    assert [trial.mutation for trial in report.caught] == list(bed.mutations)
+    assert [trial.mutation for trial in report.caught] == mutations
 
 
-def test_every_mutation_has_a_bed():
-    assert {name for bed in TRAINING_BEDS for name in bed.mutations} == set(TRAINING_MUTATIONS)
+def test_every_mutation_has_a_fixture():
+    on = {fixture for mutation in TRAINING_MUTATIONS.values() for fixture in mutation.on}
+    assert on == set(TRAINING_FIXTURES)
+    assert all(mutation.on for mutation in TRAINING_MUTATIONS.values())
 
 
 def test_a_pair_of_ones_own():
@@ -70,8 +73,8 @@ def test_a_mutation_of_no_effect_is_not_caught():
     def nothing(training, acts):
         acts.add("nothing", "nothing")
 
-    mutation = TrainingMutation(
-        "nothing", "it changes nothing", "optimizers", "", lambda training: True, nothing
+    mutation = Mutation(
+        "nothing", "it changes nothing", "", lambda training: True, nothing, family="optimizers"
     )
     pair = sgd(0.1), lambda parameters: torch.optim.SGD(parameters, 0.1)
     report = training_power(Net(), torch_net(), BATCHES, (loss, loss), pair, steps=2, mutations=[mutation])

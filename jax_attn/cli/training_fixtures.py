@@ -1,7 +1,6 @@
 """Pairs of trainings into which the mutations of optimizers, schedules and clipping are injected."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -16,40 +15,6 @@ from jax_attn.parity.training.power import training_power
 LARGEST_NORM = 0.3  # less than the gradients have, so that clipping acts
 
 
-@dataclass(frozen=True)
-class TrainingBed:
-    """A pair of `OPTIMIZERS`, by name: it goes to another process.
-
-    Attributes:
-        row: its name.
-        mutations: names of the mutations.
-        clipped: whether gradients are clipped to `LARGEST_NORM`.
-    """
-
-    row: str
-    mutations: tuple[str, ...]
-    clipped: bool = False
-
-
-TRAINING_BEDS = [
-    TrainingBed("sgd", ("dampening-missing", "decay-missing", "parameter-frozen")),
-    TrainingBed("sgd-linear-lr", ("nesterov-missing", "schedule-late", "schedule-early")),
-    TrainingBed(
-        "adam-cosine", ("decay-coupling", "correction-missing", "schedule-late", "schedule-stays-low")
-    ),
-    TrainingBed(
-        "adamw",
-        ("decay-of-optax", "decay-coupling", "eps-larger", "eps-inside", "beta2-smaller",
-         "correction-missing", "clip-without-eps", "clip-each", "clip-missing"),
-        clipped=True,
-    ),
-    TrainingBed("rmsprop", ("alpha-of-optax", "eps-inside", "momentum-missing")),
-    TrainingBed("adagrad", ("accumulator-of-optax", "eps-larger")),
-    TrainingBed("nadam", ("momentum-decay-missing", "eps-larger")),
-    TrainingBed("radam", ("beta2-smaller", "parameter-frozen")),
-]  # fmt: skip
-
-
 def _adam_with_cosine(optim: Any, parameters: Any) -> Any:
     adam = optim.Adam(parameters, 0.1, weight_decay=0.1)
     return adam, optim.lr_scheduler.CosineAnnealingLR(adam, T_max=3)
@@ -60,7 +25,7 @@ def _sgd_with_warmup(optim: Any, parameters: Any) -> Any:
     return sgd, optim.lr_scheduler.LinearLR(sgd)
 
 
-OPTIMIZERS: dict[str, tuple[Callable[[], Any], Callable[[Any, Any], Any]]] = {
+TRAINING_FIXTURES: dict[str, tuple[Callable[[], Any], Callable[[Any, Any], Any]]] = {
     "sgd": (
         lambda: torch_like.sgd(0.1, momentum=0.9, dampening=0.3, weight_decay=0.01),
         lambda optim, p: optim.SGD(p, 0.1, momentum=0.9, dampening=0.3, weight_decay=0.01),
@@ -83,6 +48,9 @@ OPTIMIZERS: dict[str, tuple[Callable[[], Any], Callable[[Any, Any], Any]]] = {
     "radam": (lambda: torch_like.radam(0.01), lambda optim, p: optim.RAdam(p, 0.01)),
 }
 """What makes the optax transformation; and torch's optimizer, of `torch.optim` and the parameters."""
+
+CLIPPED = ("adamw",)
+"""The fixtures whose gradients are clipped to `LARGEST_NORM`."""
 
 
 class Net(nnx.Module):
@@ -112,28 +80,28 @@ def torch_net() -> Any:
     return TorchNet()
 
 
-def try_training_bed(bed: TrainingBed) -> PowerReport:
-    """Inject the mutations of one pair."""
+def try_training_fixture(name: str, mutations: Sequence[str]) -> PowerReport:
+    """Inject mutations into one pair."""
     import torch
 
     rng = np.random.default_rng(0)
     batches = [(rng.standard_normal((11, 5)), rng.standard_normal((11, 3))) for _ in range(3)]
     clip: Any = (None, None)
-    if bed.clipped:
+    if name in CLIPPED:
         clip = (
             torch_like.clip_grad_norm(LARGEST_NORM),
             lambda parameters: torch.nn.utils.clip_grad_norm_(parameters, LARGEST_NORM),
         )
-    flax, make = OPTIMIZERS[bed.row]
+    flax, make = TRAINING_FIXTURES[name]
     return training_power(
         Net(),
         torch_net(),
         batches,
         (_squares, _squares),
         (flax(), lambda parameters: make(torch.optim, parameters)),
-        mutations=[TRAINING_MUTATIONS[name] for name in bed.mutations],
+        mutations=[TRAINING_MUTATIONS[mutation] for mutation in mutations],
         clip=clip,
-        title=bed.row,
+        title=name,
     )
 
 

@@ -1,0 +1,191 @@
+"""Mistakes that ports have been found with, made in Flax itself: each is named, and with certainty."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from flax import nnx
+
+from jax_attn.catalogue.power_pairs.decoder_pair import (
+    HEADS,
+    KEY_HEADS,
+    FlaxDecoderLayer,
+    decoder_cases,
+    torch_decoder_layer,
+)
+from jax_attn.catalogue.power_pairs.tied_pair import FlaxTied, tied_cases, torch_tied
+from jax_attn.nn.attention.multi_head import MultiHeadAttention
+from jax_attn.parity.diagnosing.lint_modules import lint_pair
+from parity_tests.parity.diagnosing.test_diagnose import why
+from parity_tests.parity.pairs import draw
+
+pytestmark = pytest.mark.unchecked_shapes  # for speed
+
+
+def certain(diagnosis, mutation, flax):
+    cause = diagnosis.cause
+    assert (diagnosis.certainty, cause and cause.flax) == ("certain", flax), diagnosis
+    assert mutation in {candidate.mutation for candidate in diagnosis.likely}
+
+
+class Tiled(FlaxDecoderLayer):
+    def repeated(self, x):
+        return jnp.tile(x, (1, HEADS // KEY_HEADS, 1, 1))
+
+
+class Reversed(FlaxDecoderLayer):
+    def frequencies(self):
+        return super().frequencies()[::-1]
+
+
+class SixteenBits(FlaxDecoderLayer):
+    def softmax(self, scores):
+        return jax.nn.softmax(scores.astype(jnp.bfloat16)).astype(scores.dtype)
+
+
+class Parallel(FlaxDecoderLayer):
+    def __call__(self, x, tokens):
+        return x + self.attention(self.norm1(x), tokens) + self.gated(self.norm2(x))
+
+
+class Unscaled(FlaxTied):
+    def embedded(self, ids):
+        return self.embed(ids)
+
+
+@pytest.mark.parametrize(
+    ("mistake", "mutation", "flax"),
+    [
+        (Tiled, "heads-shared", "query heads share a key head in another order"),
+        (Reversed, "rotary-frequencies-reversed", "from the last pair to the first"),
+        (SixteenBits, "softmax-bfloat16", "softmax in bfloat16"),
+        (Parallel, "block-parallel", "parallel: every branch starts from the same x"),
+        (Unscaled, "embedding-unscaled", "as it is"),
+    ],
+)
+def test_a_mistake_in_a_decoder_or_its_embedding(mistake, mutation, flax):
+    tied = issubclass(mistake, FlaxTied)
+    (case,) = tied_cases() if tied else decoder_cases()
+    reference = torch_tied() if tied else torch_decoder_layer()
+    certain(why(mistake(), reference, *case.args), mutation, flax)
+
+
+def test_heads_that_are_joined_in_another_order():
+    class Joined(FlaxDecoderLayer):
+        def joined(self, context):
+            b, _, t, _ = context.shape
+            return context.transpose(0, 2, 3, 1).reshape(b, t, -1)
+
+    diagnosis = why(Joined(), torch_decoder_layer(), *decoder_cases()[0].args)
+    words = "flattened with the last two axes swapped, as (h, w) in the order (w, h)"
+    certain(diagnosis, "flatten-last-swapped", words)
+
+
+class Cross(torch.nn.Module):
+    """Attention to a memory, fused; what sees no key gives 0."""
+
+    def __init__(self):
+        super().__init__()
+        self.q_proj, self.k_proj, self.v_proj, self.out_proj = (torch.nn.Linear(6, 6) for _ in range(4))
+
+    def forward(self, x, memory, mask=None):
+        given = zip((self.q_proj, self.k_proj, self.v_proj), (x, memory, memory), strict=True)
+        q, k, v = (f(y).unflatten(-1, (2, 3)).transpose(1, 2) for f, y in given)
+        y = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        return self.out_proj(y.transpose(1, 2).flatten(-2))
+
+
+def attend(module, x, memory, mask):
+    q, k, v = (module.q_proj(x), module.k_proj(memory), module.v_proj(memory))
+    scores = jnp.einsum("btnh,bsnh->bnts", *map(module.split_heads, (q, k))) / 3**0.5
+    weights = jax.nn.softmax(jnp.where(mask, scores, -1e9))
+    return module.out_proj(jnp.einsum("bnts,bsnh->btnh", weights, module.split_heads(v)).reshape(x.shape))
+
+
+def test_a_finite_fill_where_a_row_sees_nothing():
+    mask = np.array([[True, False, True, True], [False] * 4, [True, True, False, False]])
+    flax = MultiHeadAttention(6, 2, rngs=nnx.Rngs(0))
+    diagnosis = why(flax, Cross(), draw(2, 3, 6), 2 * draw(2, 4, 6), mask, call_flax=attend)
+    certain(diagnosis, "empty-row-mean", "the mean of all values, as of a finite fill")
+
+
+def test_cross_attention_that_is_causal():
+    def call_flax(module, x, memory):
+        return attend(module, x, memory, jnp.tril(jnp.ones((x.shape[1], memory.shape[1]), bool)))
+
+    flax = MultiHeadAttention(6, 2, rngs=nnx.Rngs(0))
+    diagnosis = why(flax, Cross(), draw(2, 3, 6), 2 * draw(2, 4, 6), call_flax=call_flax)
+    certain(diagnosis, "mask-causal", "causal")
+
+
+class Positions(torch.nn.Module):
+    """Positions are counted from 2, as in OPT."""
+
+    def __init__(self):
+        super().__init__()
+        self.wte, self.wpe = torch.nn.Embedding(11, 6), torch.nn.Embedding(7, 6)
+
+    def forward(self, ids):
+        return self.wte(ids) + self.wpe(torch.arange(ids.shape[-1]) + 2)
+
+
+class FlaxPositions(nnx.Module):
+    def __init__(self):
+        self.wte, self.wpe = (nnx.Embed(n, 6, rngs=nnx.Rngs(0)) for n in (11, 7))
+
+    def __call__(self, ids):
+        return self.wte(ids) + self.wpe(jnp.arange(ids.shape[-1]))
+
+
+def test_positions_without_an_offset_of_two():
+    ids = np.random.default_rng(0).integers(0, 11, (3, 5))
+    certain(why(FlaxPositions(), Positions(), ids), "position-two-back", "from 0")
+
+
+class Head(torch.nn.Module):
+    """An embedding, and a head that is the same tensor."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed, self.head = torch.nn.Embedding(7, 6), torch.nn.Linear(6, 7, bias=False)
+        self.head.weight = self.embed.weight
+
+    def forward(self, ids):
+        return self.head(self.embed(ids) ** 2)
+
+
+class FlaxHead(nnx.Module):
+    """The same, with a head of its own."""
+
+    def __init__(self):
+        rngs = nnx.Rngs(0)
+        self.embed, self.head = nnx.Embed(7, 6, rngs=rngs), nnx.Linear(6, 7, use_bias=False, rngs=rngs)
+
+    def __call__(self, ids):
+        return self.head(self.embed(ids) ** 2)
+
+
+def test_a_tie_that_is_lost_is_told_by_identity():
+    (finding,) = lint_pair(FlaxHead(), Head())
+    assert str(finding) == "head: weight: flax a weight of its own, torch the same as embed.weight"
+
+
+def test_a_tie_that_is_lost_with_the_same_values():
+    diagnosis = why(FlaxHead(), Head(), np.arange(7)[None])
+    assert diagnosis.divergence.direction == "backward"
+    told = "weight: flax a weight of its own, torch the same as embed.weight"
+    assert (diagnosis.certainty, str(diagnosis.cause)) == ("likely", told), diagnosis
+
+
+def test_a_tie_that_is_lost_with_other_values():
+    diagnosis = why(FlaxHead(), Head(), np.arange(7)[None], weights=None)
+    assert "head: weight: flax a weight of its own, torch the same as embed.weight" in str(diagnosis)
+    assert diagnosis.certainty != "certain", diagnosis
+
+
+def test_the_modules_of_the_user_stay_as_they_are():
+    reference = torch_decoder_layer()
+    before = [set(vars(child)) for child in reference.modules()]
+    why(Reversed(), reference, *decoder_cases()[0].args)
+    assert [set(vars(child)) for child in reference.modules()] == before
