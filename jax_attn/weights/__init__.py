@@ -2,11 +2,12 @@
 
 from jax_attn.weights.errors import StateDictError
 from jax_attn.weights.pretrained import from_pretrained, save_pretrained
-from jax_attn.weights.rules import slots
+from jax_attn.weights.rules import TorchLayout, slots
 from jax_attn.weights.state_dict import load_state_dict, numpy_state_dict, state_dict
 
 __all__ = [
     "StateDictError",
+    "TorchLayout",
     "from_pretrained",
     "load_state_dict",
     "numpy_state_dict",
