@@ -232,8 +232,8 @@ def test_an_eps_of_any_value():
     assert power(ours, norm, [case], ["float64"], [mutation]).trials[0].words == (("0.0003", "1e-05"),)
 
 
-@pytest.mark.parametrize(("heads", "other"), [(2, 1), (2, 3), (2, 6), (6, 2), (6, 3), (3, 6)])
-def test_another_number_of_heads_is_what_torch_makes_of_it(heads, other):
+@pytest.mark.parametrize(("heads", "other"), [(2, 1), (6, 2), (6, 3)])
+def test_fewer_heads_are_what_torch_makes_of_them(heads, other):
     torch.manual_seed(0)
     module, expected = (torch.nn.MultiheadAttention(6, n, batch_first=True).double() for n in (heads, other))
     expected.load_state_dict(module.state_dict())
