@@ -359,11 +359,6 @@ def _form(ctx: mlir.LoweringRuleContext, platform: str, static: Static) -> Any:
     if static.implementation is None and isinstance(queries, int) and queries <= FEW_QUERIES:
         return _Whole
     return PlatformKernels(platform, static.implementation, static.statistics, whole)
-    query: Any = ctx.avals_in[0]
-    queries = query.shape[len(static.mapped) + 1]
-    if static.implementation is None and isinstance(queries, int) and queries <= FEW_QUERIES:
-        return _Whole
-    return PlatformKernels(platform, static.implementation, static.statistics, whole)
 
 
 def _lower(program_of: Callable[..., Callable[..., Any]], platform: str) -> Callable[..., Any]:
