@@ -53,11 +53,11 @@ def run(capsys, *arguments) -> tuple[int, str, str]:
 
 
 def refusal(capsys, *arguments) -> str:
-    """What a command says of bad input, before it has done anything: a line, or a list of faults."""
+    """What a command says of bad input, before it has done anything: a line, or a list of errors."""
     status, out, err = run(capsys, *arguments)
     assert (status, out) == (2, "")
     assert err.startswith("jax-attn: ")
-    assert err.count("\n") == 1 or "fault" in err
+    assert err.count("\n") == 1 or "error" in err
     return err
 
 
