@@ -77,6 +77,8 @@ def check(options: Options) -> None:
             flag = "--" + name.replace("_", "-")
             raise ValueError(f"{flag} must be from {low} to {high}, got {getattr(options, name)}")
     heads, width = options.num_heads, options.hidden_size
+    if heads < 1:
+        raise ValueError(f"--num-heads must be at least 1, got {heads}")
     if width % heads:
         raise ValueError(f"--num-heads must divide --hidden-size, got {heads} heads for a width of {width}")
 

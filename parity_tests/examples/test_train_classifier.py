@@ -30,7 +30,7 @@ def options(table):
         data=table,
         text_column="words",
         label_column="kind",
-        steps=20,
+        steps=60,
         batch_size=16,
         learning_rate=1e-2,
         hidden_size=16,
@@ -48,7 +48,7 @@ def jax_run(options):
 
 def test_the_loss_falls_and_the_test_is_passed(jax_run):
     losses = jax_run.losses["jax"]
-    assert len(losses) == 20
+    assert len(losses) == 60
     assert np.isfinite(losses).all()
     assert np.mean(losses[-3:]) < 0.5 * np.mean(losses[:3])
     assert jax_run.accuracy["jax"] > jax_run.majority + 0.2
