@@ -117,7 +117,7 @@ class _Blocks:
         self.batch, self.length, self.heads, _ = query.shape
         self.key_length, self.kv_heads = key.shape[1:3]
         self.repeats = self.heads // self.kv_heads
-        lengths, devices = (self.length, self.key_length), jax.typeof(query).sharding.mesh.size
+        lengths, devices = (self.length, self.key_length), max(1, jax.typeof(query).sharding.mesh.size)
         self.plan: Plan = parallel_plan(pattern, lengths, self.kv_heads, devices)
         self.n, self.c = self.plan.grid.shape[2:]
         self.wide = accumulator(query.dtype)
