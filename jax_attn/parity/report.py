@@ -211,6 +211,7 @@ class Report:
         compared += f", {count(cases, 'case')}"
         if self.left_out:
             compared += f"; {len(self._entries())} not compared"
+        compared = "; ".join([compared, *self.remarks])
         return (
             f"{name}passed, {compared}"
             if self.passed

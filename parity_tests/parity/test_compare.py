@@ -548,7 +548,7 @@ def test_more_noise_than_torch_is_seen():
 
 
 def test_a_large_model_goes_lane_by_lane(monkeypatch):
-    monkeypatch.setattr(sys.modules["jax_attn.parity.compare"], "SMALL", 0)
+    monkeypatch.setattr(sys.modules["jax_attn.parity.comparison"], "SMALL", 0)
     report = compare_cases(flax_block(), torch_block(), CASES[:2], lanes=("float64", "dropout"))
     report.assert_passed()
     assert len(report.results) == 2 * 2 * 12
@@ -748,7 +748,7 @@ def test_the_first_divergence_is_told_unasked_and_its_failure_costs_nothing(monk
     def broken(*args):
         raise RuntimeError("no trace of it")
 
-    monkeypatch.setattr(Tracer, "of", broken)
+    monkeypatch.setattr(Tracer, "__init__", broken)
     report = compare(*pair, draw(2, 3), **options)
     assert not report.passed
     assert "the trace raised RuntimeError: no trace of it" in str(report)
