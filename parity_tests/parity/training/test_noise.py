@@ -37,7 +37,8 @@ def test_a_training_that_moves_nothing():
 
 def test_a_parameter_that_one_side_does_not_train():
     report = train(ours.sgd(0.1), SGD, wrt=but("first", "bias"), **NOISY | dict(steps=1))
-    assert first(report)[:2] == (-1, "update")
+    # The draws end once one quantity is hopeless, so another may stand beside it.
+    assert "over all steps: update" in str(report)
     assert "0.bias: not trained in flax" in str(report)
     frozen = theirs()
     frozen[0].bias.requires_grad_(False)
