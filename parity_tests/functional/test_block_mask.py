@@ -7,6 +7,7 @@ import torch.nn.attention.flex_attention as torch_flex
 from jax_attn.functional import mask_mods
 from jax_attn.functional.block_mask import BlockMask, and_masks, create_block_mask, create_mask, or_masks
 from jax_attn.functional.flex import flex_attention
+from jax_attn.parity import tolerances
 
 LISTS = [
     f"{full}{axis}_{what}"
@@ -271,7 +272,7 @@ def test_a_stack_of_block_masks_is_scanned_over_layers(made):
     for block_mask in block_masks:
         expected = flex_attention(*[expected] * 3, block_mask=block_mask, implementation="reference")
     for run in (jax.lax.scan, jax.jit(jax.lax.scan, static_argnums=0)):
-        assert jnp.allclose(run(layer, q, stack)[0], expected, atol=1e-5)
+        assert jnp.allclose(run(layer, q, stack)[0], expected, atol=tolerances.SAME_FLOAT32)
     with pytest.raises(ValueError, match="Take one block mask of it"):
         stack[0]
 

@@ -150,7 +150,7 @@ def noise_lane(
             report.deviations.append(failure)
             return report
         ratios = [noise.ratio(lane.eps) for noise in noises.quantities.values()]
-        if _settled(float(np.max(ratios)), draw + 1):
+        if all(_settled(float(ratio), draw + 1) for ratio in ratios):
             break
     for name, noise in noises.quantities.items():
         ratio = noise.ratio(lane.eps)
