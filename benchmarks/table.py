@@ -2,10 +2,10 @@
 
 from collections.abc import Iterator, Sequence
 
-from jax_attn.cli.progress import progress_over
 from rich.console import Console
 
 from benchmarks.comparison import Comparison, geometric_mean
+from jax_attn.cli.terminal import progress_over
 
 MEGABYTE = 2**20
 
