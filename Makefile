@@ -46,6 +46,10 @@ quick: $(READY)  ## The same for five variants, in less than a minute
 test: $(READY_TO_TEST) lint  ## Lint, check types and run the tests
 	$(BIN)/pytest -n 2
 
+.PHONY: test-all
+test-all: $(READY_TO_TEST) lint  ## The same with the slow tests: more draws and settings of what is tested anyway
+	$(BIN)/pytest -n 2 -m ''
+
 .PHONY: lint
 lint: $(READY_TO_TEST)  ## Formatter, linter and type checker, without changing anything
 	$(BIN)/ruff format --check .

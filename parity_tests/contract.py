@@ -91,7 +91,7 @@ class TwinContract:
         twin = CATALOGUE[row_of_each_class]
         empty = [arg[:0] for arg in twin.cases()[0].args]
         theirs = twin.torch()(*(torch.from_numpy(arg).to(_FLOAT32.get(arg.dtype)) for arg in empty))
-        ours = twin.flax()(*map(jnp.asarray, empty))
+        ours = nnx.jit(lambda module, *args: module(*args))(twin.flax(), *map(jnp.asarray, empty))
         shapes = [tuple(leaf.shape) for leaf in jax.tree.leaves(theirs)]
         assert [leaf.shape for leaf in jax.tree.leaves(ours)] == shapes
 

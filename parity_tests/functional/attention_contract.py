@@ -95,9 +95,13 @@ def assert_equal(actual: dict[str, Any], expected: dict[str, Any], bound: float 
 
 
 @functools.cache
-def truth(name: str) -> dict[str, Any]:
-    """What the oracle says in float64."""
-    return everything("reference", *operands(jnp.float64), cast(CALLS[name], jnp.float64))
+def oracle(name: str, dtype: Any = jnp.float64, exact: bool = False) -> dict[str, Any]:
+    """What the oracle says, of operands in `dtype`; exact: computed in float64."""
+    call, inputs = cast(CALLS[name], dtype), operands(dtype)
+    if exact:
+        call = jax.tree.map(lambda x: x.astype(jnp.float64) if _floating(x) else x, call)
+        inputs = tuple(x.astype(jnp.float64) for x in inputs)
+    return everything("reference", *inputs, call)
 
 
 class AttentionContract:
@@ -111,7 +115,7 @@ class AttentionContract:
             call = cast(CALLS[name], jnp.float64)
             actual = everything(self.implementation, *operands(jnp.float64), call)
             assert actual["output"].dtype == jnp.float64
-            assert_equal(actual, truth(name))
+            assert_equal(actual, oracle(name))
 
     @pytest.mark.parametrize("heads", [(5, 5), (5, 1)])
     def test_serves_multi_head_multi_query_and_grouped_heads(self, heads: tuple[int, int]):
@@ -132,16 +136,15 @@ class AttentionContract:
                 everything(self.implementation, q, k, v, call), everything("reference", q, k, v, call)
             )
 
-    @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float16])
-    @pytest.mark.parametrize("name", ["causal window", "sinks"])
+    @pytest.mark.parametrize(
+        ("name", "dtype"),
+        [("causal window", jnp.float32), ("sinks", jnp.bfloat16), ("causal window", jnp.float16)],
+    )
     def test_no_further_from_the_truth_than_the_oracle(self, name: str, dtype: Any):
         """The noise ratio, with the oracle in the same dtype in the denominator."""
         with jax.enable_x64(True):
-            call, inputs = cast(CALLS[name], dtype), operands(dtype)
-            wide = jax.tree.map(lambda x: x.astype(jnp.float64) if _floating(x) else x, call)
-            exact = everything("reference", *(x.astype(jnp.float64) for x in inputs), wide)
-            usual = everything("reference", *inputs, call)
-            actual = everything(self.implementation, *inputs, call)
+            exact, usual = oracle(name, dtype, exact=True), oracle(name, dtype)
+            actual = everything(self.implementation, *operands(dtype), cast(CALLS[name], dtype))
             for part, want in exact.items():
                 assert actual[part].dtype == usual[part].dtype, part
                 floor = float(jnp.finfo(usual[part].dtype).eps) * _norm(want)
@@ -180,18 +183,17 @@ class AttentionContract:
                 def gradient_norm(*args: Any) -> Any:
                     return sum((x**2).sum() for x in jax.grad(loss, argnums=(0, 1, 2, 3))(*args))
 
-                return dict(enumerate(jax.grad(gradient_norm, argnums=(0, 1, 2, 3))(q, k, v, bias)))
+                run = jax.jit(jax.grad(gradient_norm, argnums=(0, 1, 2, 3)))
+                return dict(enumerate(run(q, k, v, bias)))
 
             assert_equal(hessian_norm(self.implementation), hessian_norm("reference"))
 
     def test_vmap_and_no_batch_axis(self):
-        q, k, v = operands(jnp.float32)
-        whole = dot_product_attention(q, k, v, is_causal=True, implementation=self.implementation)
-
-        def one(*operands: Any) -> Any:
+        def attend(*operands: Any) -> Any:
             return dot_product_attention(*operands, is_causal=True, implementation=self.implementation)
 
-        assert_equal({"output": jax.vmap(one)(q, k, v)}, {"output": whole}, bound=1e-6)
+        whole, mapped = (jax.jit(f)(*operands(jnp.float32)) for f in (attend, jax.vmap(attend)))
+        assert_equal({"output": mapped}, {"output": whole}, bound=1e-6)
 
 
 def _floating(x: Any) -> bool:

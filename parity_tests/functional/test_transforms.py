@@ -39,8 +39,11 @@ def test_forward_mode_is_the_transpose_of_reverse_mode(implementation):
     def attend(q):
         return dot_product_attention(q, q, q, is_causal=True, implementation=implementation)
 
-    _, forwards = jax.jvp(attend, (q,), (direction,))
-    (backwards,) = jax.vjp(attend, q)[1](cotangent)
+    @jax.jit
+    def both(q):
+        return jax.jvp(attend, (q,), (direction,))[1], jax.vjp(attend, q)[1](cotangent)[0]
+
+    forwards, backwards = both(q)
     assert float((forwards * cotangent).sum()) == pytest.approx(
         float((backwards * direction).sum()), rel=1e-4
     )
@@ -62,6 +65,7 @@ def test_nothing_behind_the_padding_is_seen(implementation, bad, how):
         options = options if how == "lengths" else {"mask": mask}
         return dot_product_attention(q, k, v, implementation=implementation, **options)
 
+    @jax.jit
     def results(q, k, v):
         output, pull = jax.vjp(attend, q, k, v)
         return output, *pull(jnp.ones_like(output))
@@ -98,7 +102,8 @@ def test_strict_promotion_of_ranks_and_dtypes(implementation):
     options = {"is_causal": True, "key_value_seq_lengths": jnp.array([5, 11]), "sinks": jnp.ones(2)}
     with jax.numpy_rank_promotion("raise"), jax.numpy_dtype_promotion("strict"):
         attend = lambda q: dot_product_attention(q, q, q, implementation=implementation, **options)  # noqa: E731
-        assert jax.grad(lambda q: attend(q).astype(jnp.float32).sum())(q).shape == q.shape
+        gradient = jax.jit(jax.grad(lambda q: attend(q).astype(jnp.float32).sum()))
+        assert gradient(q).shape == q.shape
 
 
 class TestDropout:
@@ -107,8 +112,13 @@ class TestDropout:
 
         def results(implementation):
             options = {"dropout_rate": 0.3, "dropout_key": KEY, "implementation": implementation}
-            output, pull = jax.vjp(lambda *x: dot_product_attention(*x, **options), q, k, v)
-            return output, *pull(output)
+
+            @jax.jit
+            def run(*operands):
+                output, pull = jax.vjp(lambda *x: dot_product_attention(*x, **options), *operands)
+                return output, *pull(output)
+
+            return run(q, k, v)
 
         truth = results("reference")
         for implementation in ("xla", "blockwise"):

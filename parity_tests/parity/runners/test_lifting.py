@@ -53,7 +53,7 @@ FLAX = {
 
 
 @pytest.mark.parametrize("name", FLAX)
-@pytest.mark.parametrize("jitted", [True, False])
+@pytest.mark.parametrize("jitted", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_flax_computes_in_64_bits(name, jitted):
     """What the code asks for in float32 is what it would be with float64 in its place; gradients too."""
     function, x, places = FLAX[name], draw(4, 5), Places()

@@ -31,7 +31,10 @@ X = draw(2, 3, WIDTH)
 MASK = np.tril(np.ones((2, 3, 3), bool))
 CASE = Case("", (X, MASK))
 pytestmark = pytest.mark.unchecked_shapes  # for speed: each check is made thousands of times
-DRAWS = 50
+FEW, REST = range(16), range(16, 50)
+in_draws = pytest.mark.parametrize(
+    "seeds", [FEW, pytest.param(REST, marks=pytest.mark.slow)], ids=["few", "rest"]
+)
 
 
 @cache
@@ -193,8 +196,9 @@ def one_run_of_flax(monkeypatch):
 
 
 @pytest.mark.usefixtures("one_run_of_flax")
-def test_forward():
-    for seed in range(DRAWS):
+@in_draws
+def test_forward(seeds):
+    for seed in seeds:
         name, path, inject, scan = drawn(FORWARD, seed)
         _, theirs, tracer = pair(scan)
         with inject(theirs.get_submodule(path)):
@@ -207,8 +211,9 @@ def test_forward():
 
 
 @pytest.mark.usefixtures("one_run_of_flax")
-def test_backward():
-    for seed in range(DRAWS):
+@in_draws
+def test_backward(seeds):
+    for seed in seeds:
         name, path, inject, scan = drawn(BACKWARD, seed)
         _, theirs, tracer = pair(scan)
         with inject(theirs.get_submodule(path)):
