@@ -9,6 +9,7 @@ from jax import export
 from jax_attn.functional import create_block_mask, dot_product_attention, flex_attention, mask_mods
 from jax_attn.functional.dropout import make_dropout
 from jax_attn.parity import tolerances
+from parity_tests.contract import assert_close
 
 IMPLEMENTATIONS = ["reference", "xla", "blockwise"]
 KEY = jax.random.key(3)
@@ -86,7 +87,7 @@ def test_a_block_mask_may_be_scanned_over_layers():
 
     ours, _ = jax.lax.scan(layer, q, stacked)
     one = dot_product_attention(q, q, q, is_causal=True)
-    np.testing.assert_allclose(ours, dot_product_attention(one, one, one, is_causal=True), atol=1e-5)
+    assert_close([ours], [dot_product_attention(one, one, one, is_causal=True)])
 
 
 def test_without_jit():
@@ -122,8 +123,7 @@ class TestDropout:
 
         truth = results("reference")
         for implementation in ("xla", "blockwise"):
-            for got, want in zip(results(implementation), truth, strict=True):
-                np.testing.assert_allclose(got, want, atol=2e-5)
+            assert_close(results(implementation), truth)
 
     def test_keeps_the_right_share_and_every_axis_counts(self):
         sizes = (4, 5, 64, 256)

@@ -11,6 +11,7 @@ from transformers.pytorch_utils import Conv1D
 
 from jax_attn.parity.compare import compare
 from jax_attn.weights import StateDictError, load_state_dict, state_dict
+from parity_tests.contract import assert_close
 
 WIDTH, HEADS = 6, 3
 TURNED = [(r"\b(c_attn|c_proj|c_fc)\.weight$", r"\1.weight.T")]
@@ -112,7 +113,7 @@ APART = [
 def test_all_of_gpt2_both_ways(names):
     theirs, other, flax = gpt2(), gpt2(), Gpt2(apart=names is APART)
     load_state_dict(flax, theirs.state_dict(), names=names)
-    np.testing.assert_allclose(run(flax, IDS), hidden(theirs), rtol=0, atol=1e-4)
+    assert_close([run(flax, IDS)], [hidden(theirs)])
     for parameter in other.parameters():
         nn.init.zeros_(parameter)
     other.load_state_dict(state_dict(flax, names=names))
@@ -145,7 +146,7 @@ def test_the_error_says_which_ending():
             load_state_dict(flax, theirs.state_dict(), names=names)
         assert "\n" not in str(caught.value)
         load_state_dict(flax, theirs.state_dict(), names=caught.value.names)
-        np.testing.assert_allclose(run(flax, IDS), hidden(theirs), rtol=0, atol=1e-4)
+        assert_close([run(flax, IDS)], [hidden(theirs)])
 
 
 def test_the_whole_of_gpt2_is_compared_without_a_word():

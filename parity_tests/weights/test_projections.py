@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from jax_attn.weights import StateDictError, load_state_dict, state_dict
+from parity_tests.contract import assert_close
 
 WIDTH, HEADS, HEAD = 10, 4, 3  # the heads together are 12 wide: not the width of the model
 BERT = ("query", "key", "value", "out")
@@ -111,7 +112,7 @@ def test_either_side_takes_the_weights_of_the_other(name):
     with torch.no_grad():
         expected = theirs(torch.from_numpy(x), torch.from_numpy(context))
     given = nnx.jit(lambda module, x, context: module(x, context))(flax, x, context)
-    np.testing.assert_allclose(given, expected, rtol=0, atol=1e-4)
+    assert_close([given], [expected])
 
     other.load_state_dict(state_dict(flax, names=names))  # strictly
     for key, tensor in theirs.state_dict().items():

@@ -10,6 +10,7 @@ from torch import nn
 
 from jax_attn.nn.primitives import Buffer, Embedding, LayerNorm, Linear
 from jax_attn.weights import load_state_dict, numpy_state_dict, slots
+from parity_tests.contract import assert_close
 
 
 class Everything(nnx.Module):
@@ -102,7 +103,7 @@ def test_the_exceptions_carry_torchs_weights(name):
             expected = torch_module(y, y, y)[0]
         else:
             expected = torch_module(y)
-    np.testing.assert_allclose(flax(x), expected, rtol=2e-5, atol=2e-5)  # a wrong axis is off by 1 or so
+    assert_close([flax(x)], [expected])
     back = numpy_state_dict(flax)
     for key, tensor in torch_module.state_dict().items():
         if key != "num_batches_tracked":
