@@ -107,6 +107,15 @@ def test_strict_promotion_of_ranks_and_dtypes(implementation):
         assert gradient(q).shape == q.shape
 
 
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_no_infinity_is_made_on_the_way(implementation):
+    """`jax_debug_infs` stops at the first, gradients included; closed entries are where one would be."""
+    attend = lambda q: dot_product_attention(q, q, q, is_causal=True, implementation=implementation)  # noqa: E731
+    with jax.enable_x64(True), jax.debug_infs(True):
+        output, pull = jax.vjp(attend, draw(2, 11, 3, 5, dtype=np.float64))
+        assert np.isfinite(pull(output)[0]).all()
+
+
 class TestDropout:
     def test_is_the_same_in_every_implementation_with_all_gradients(self):
         q, k, v = draw(2, 150, 4, 5), draw(2, 130, 2, 5), draw(2, 130, 2, 7)
