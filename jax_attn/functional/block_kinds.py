@@ -54,23 +54,33 @@ def block_kinds(program: ClosedJaxpr, sizes: Sizes) -> Int[Array | np.ndarray, "
 @partial(jax.jit, static_argnames="sizes")
 def _kinds(mod: Mod, sizes: Sizes) -> Int[Array, "B H rows columns"]:
     rows, columns = -(-sizes.queries // sizes.q_size), -(-sizes.keys // sizes.kv_size)
-    kv_idx = jnp.arange(columns * sizes.kv_size)
-    allowed_at = over_pairs(mod.__call__)
 
-    def kinds_of_row(place: tuple[Array, Array, Array]) -> Int[Array, "columns"]:
-        b, h, row = place
-        q_idx = row * sizes.q_size + jnp.arange(sizes.q_size)
-        q_inside, kv_inside = q_idx < sizes.queries, kv_idx < sizes.keys
-        # What lies behind the end is asked as the last position, so that no index leaves its array.
-        allowed = allowed_at(b, h, jnp.minimum(q_idx, sizes.queries - 1), jnp.minimum(kv_idx, sizes.keys - 1))
-        allowed &= q_inside[:, None] & kv_inside[None, :]
-        counts = allowed.sum(axis=0, dtype=jnp.int32).reshape(columns, sizes.kv_size).sum(axis=1)
-        some = jnp.where(counts > 0, PARTIAL, EMPTY)
-        return jnp.where(counts == sizes.q_size * sizes.kv_size, FULL, some).astype(jnp.int8)
+    def kinds_of_entry(b: Array, captured: list[Array]) -> Int[Array, "H rows columns"]:
+        def kinds_of_row(place: tuple[Array, Array]) -> Int[Array, "columns"]:
+            return _kinds_of_row(mod.with_captured(captured), sizes, b, *place)
 
-    places = jnp.meshgrid(*map(jnp.arange, (sizes.batch, sizes.heads, rows)), indexing="ij")
-    kinds = jax.lax.map(kinds_of_row, tuple(axis.ravel() for axis in places))
-    return kinds.reshape(sizes.batch, sizes.heads, rows, columns)
+        places = jnp.meshgrid(jnp.arange(sizes.heads), jnp.arange(rows), indexing="ij")
+        kinds = jax.lax.map(kinds_of_row, tuple(axis.ravel() for axis in places))
+        return kinds.reshape(sizes.heads, rows, columns)
+
+    entries, by_entry = jnp.arange(sizes.batch), mod.by_entry(sizes.batch)
+    if sizes.batch == 1 or not any(by_entry):
+        return jax.lax.map(lambda b: kinds_of_entry(b, mod.captured), entries)
+    # Side by side: the batch may be sharded, and each entry has its own row of the arrays.
+    captured = [x[:, None] if yes else x for x, yes in zip(mod.captured, by_entry, strict=True)]
+    return jax.vmap(kinds_of_entry, in_axes=(0, [0 if yes else None for yes in by_entry]))(entries, captured)
+
+
+def _kinds_of_row(mod: Mod, sizes: Sizes, b: Array, h: Array, row: Array) -> Int[Array, "columns"]:
+    columns = -(-sizes.keys // sizes.kv_size)
+    q_idx, kv_idx = row * sizes.q_size + jnp.arange(sizes.q_size), jnp.arange(columns * sizes.kv_size)
+    q_inside, kv_inside = q_idx < sizes.queries, kv_idx < sizes.keys
+    # What lies behind the end is asked as the last position, so that no index leaves its array.
+    place = (jnp.minimum(q_idx, sizes.queries - 1), jnp.minimum(kv_idx, sizes.keys - 1))
+    allowed = over_pairs(mod.__call__)(b, h, *place) & q_inside[:, None] & kv_inside[None, :]
+    counts = allowed.sum(axis=0, dtype=jnp.int32).reshape(columns, sizes.kv_size).sum(axis=1)
+    some = jnp.where(counts > 0, PARTIAL, EMPTY)
+    return jnp.where(counts == sizes.q_size * sizes.kv_size, FULL, some).astype(jnp.int8)
 
 
 def over_pairs(mask_mod: Callable[..., Array]) -> Callable[..., Array]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Var
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
 from jaxtyping import Array
 
 # Calls whose inner program takes and returns what they do, one by one.
@@ -39,6 +39,14 @@ def check_mod(
         program, out = jax.make_jaxpr(mod, return_shape=True)(*leading, index, index, index, index)
     except (TypeError, IndexError, ValueError) as error:
         raise ValueError(f"{expected}; calling it failed: {error}") from error
+    except Exception as error:
+        if type(error).__name__ != "ShardingTypeError":  # JAX hands it out under no public name
+            raise
+        raise ValueError(
+            f"{call} indexes an array that is sharded over a mesh of explicit axes, which JAX refuses: give "
+            "dot_product_attention segment_ids or key_value_seq_lengths instead, reshard the array to be whole on "
+            f"each device, or take a mesh of automatic axes. JAX: {error}"
+        ) from error
     if not hasattr(out, "shape") or out.shape != () or not jnp.issubdtype(out.dtype, result):
         raise ValueError(f"{expected}, got {out}")
     return program
@@ -67,6 +75,42 @@ def arguments_read(program: ClosedJaxpr) -> frozenset[int]:
     """
     jaxpr = program.jaxpr
     return _through(jaxpr, [frozenset([number]) for number in range(len(jaxpr.invars))])[0]
+
+
+def arrays_by_entry(jaxpr: Jaxpr, entry: int) -> tuple[bool, ...]:
+    """For each array that a program captured, whether all that is read of it is the row of its own batch entry.
+
+    Such an array may be handed to each entry as its own row, `x[b][None]`: the slice at `(b, ...)` finds it there,
+    for a slice's start is clamped to the array. Where the batch is sharded no index then crosses the devices.
+
+    Args:
+        entry: the number of the argument `b`.
+    """
+    b = jaxpr.invars[entry]
+    producer = {out: eqn for eqn in jaxpr.eqns for out in eqn.outvars}
+
+    def made_by(x: Any, name: str) -> Sequence[Any]:
+        """The operands of the equation that `x` comes from, if it is one of this name."""
+        eqn = producer.get(x) if isinstance(x, Var) else None
+        return eqn.invars if eqn is not None and eqn.primitive.name == name else (None, None)
+
+    def is_entry(index: Any) -> bool:
+        """`b`, or what indexing makes of it: `select_n(b < 0, b, b + n)`."""
+        negative, otherwise, *_ = made_by(index, "select_n")
+        compared, limit = made_by(negative, "lt")
+        asked = compared is b and isinstance(limit, Literal) and bool(limit.val == 0)
+        return index is b or (otherwise is b and asked)
+
+    def reads_its_row(eqn: JaxprEqn, x: Var) -> bool:
+        operand, first, *others = eqn.invars if eqn.primitive.name == "dynamic_slice" else (None, None)
+        alone = operand is x and all(index is not x for index in others)
+        return alone and eqn.params["slice_sizes"][0] == 1 and is_entry(first)
+
+    return tuple(
+        x not in jaxpr.outvars
+        and all(reads_its_row(eqn, x) for eqn in jaxpr.eqns if any(given is x for given in eqn.invars))
+        for x in jaxpr.constvars
+    )
 
 
 def _through(jaxpr: Jaxpr, given: Sequence[frozenset[int]]) -> list[frozenset[int]]:

@@ -16,6 +16,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 from jaxtyping import Array
 
 from jax_attn.functional.dropout import Dropout
+from jax_attn.functional.mods import arrays_by_entry
 
 Leaf = Any  # an array (or tree of them), or what a transformation of trees puts in its place
 
@@ -67,6 +68,16 @@ class Mod:
 
     captured: Leaf
     program: Program = dataclasses.field(metadata={"static": True})
+
+    def by_entry(self, batch: int) -> list[bool]:
+        """Which captured arrays are read by each of `batch` entries in its own row alone."""
+        jaxpr = self.program.jaxpr
+        rows = arrays_by_entry(jaxpr, len(jaxpr.invars) - 4)
+        return [alone and x.shape[:1] == (batch,) for alone, x in zip(rows, self.captured, strict=True)]
+
+    def with_captured(self, captured: Leaf) -> "Mod":
+        """The same program with other arrays."""
+        return dataclasses.replace(self, captured=captured)
 
     def __call__(self, *scalars: Any) -> Array:
         """The mod itself."""

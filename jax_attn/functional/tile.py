@@ -109,13 +109,23 @@ class Tile:
 
 
 def over_tile(mod: Mod, place: Place, *scores: Float[Array, "..."]) -> Array:
-    """A mod of scalars at every entry of a tile; where it does not vary along an axis, that axis is 1 long."""
-    f, constant = mod.__call__, []
+    """A mod of scalars at every entry of a tile; where it does not vary along an axis, that axis is 1 long.
+
+    An array that each batch entry reads in its own row alone goes along with the entries, and is not indexed.
+    """
+    batch = place.b.shape[0]
+    by_entry = mod.by_entry(batch) if batch != 1 else [False] * len(mod.captured)
+    captured = [x[:, None] if yes else x for x, yes in zip(mod.captured, by_entry, strict=True)]
+
+    def f(captured: list[Array], *scalars: Array) -> Array:
+        return mod.with_captured(captured)(*scalars)
+
+    constant = []
     for axis in reversed(range(place.b.ndim)):
         in_axes = (*(0 for _ in scores), *(0 if x.shape[axis] != 1 else None for x in place))
         if any(at is not None for at in in_axes):
-            f = jax.vmap(f, in_axes=in_axes)
+            f = jax.vmap(f, in_axes=([0 if yes and axis == 0 else None for yes in by_entry], *in_axes))
         else:
             constant.append(axis)
-    result = f(*scores, *(x.reshape([n for n in x.shape if n != 1]) for x in place))
+    result = f(captured, *scores, *(x.reshape([n for n in x.shape if n != 1]) for x in place))
     return jnp.expand_dims(result, sorted(constant))

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from jax_attn import create_block_mask, dot_product_attention, flex_attention
+from jax_attn.functional import mask_mods
 
 B, T, N, H = 8, 384, 8, 16
 DATA, HEADS = PartitionSpec("data"), PartitionSpec(None, None, "heads")
@@ -79,6 +80,12 @@ def calls(kind: AxisType) -> dict[str, dict[str, dict[str, int]]]:
         block_mask = create_block_mask(ids, B, None, T, T)
         add("block mask of batch entries", lambda q, k, v: flex_attention(q, k, v, None, block_mask))
         if kind is AxisType.Auto:
+
+            def packed(q, k, v, ids):
+                mask = create_block_mask(mask_mods.document(ids), B, None, T, T)
+                return flex_attention(q, k, v, None, mask)
+
+            add("packed documents", packed, ids=((B, T), DATA, jnp.int32))
             one = lambda q, k, v: attend(q, k, v, is_causal=True, implementation="blockwise")  # noqa: E731
             add("vmap", jax.vmap(one))
             inner = jax.shard_map(one, mesh=mesh, in_specs=(BOTH,) * 3, out_specs=BOTH)

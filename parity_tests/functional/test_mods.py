@@ -7,6 +7,8 @@ import pytest
 
 from jax_attn.functional import BlockMask, create_block_mask, create_mask, flex_attention, mask_mods
 from jax_attn.functional.mods import arguments_read, check_mask_mod
+from jax_attn.functional.terms import hoist
+from jax_attn.functional.tile import Place, over_tile
 
 IDS = jnp.arange(2 * 11).reshape(2, 11) // 5
 B, H, Q, KV = range(4)
@@ -72,6 +74,41 @@ def test_a_mask_for_all_batch_entries_must_not_read_them(mask_mod):
 @pytest.mark.parametrize("mask_mod", LEAVES_B.values(), ids=LEAVES_B)
 def test_a_mask_that_does_not_read_them_may_be_for_all(mask_mod):
     assert B not in arguments_read(check_mask_mod(mask_mod))
+
+
+OWN = {
+    "documents": mask_mods.document(IDS),
+    "lengths": mask_mods.padding(jnp.array([7, 9])),
+    "rows, then positions": lambda b, h, q, kv: IDS[b][q] == IDS[b, kv],
+}
+NOT_OWN = {
+    "of the entry before": lambda b, h, q, kv: IDS[b - 1, q] == IDS[b, kv],
+    "of a chosen entry": lambda b, h, q, kv: IDS[jax.lax.select(q > 5, b * 0, b), kv] > 1,
+    "of all entries": lambda b, h, q, kv: (IDS[b, q] > 1) & (jnp.max(IDS) > kv),
+    "by another index": lambda b, h, q, kv: IDS[h, q] > IDS[b, kv],
+    "under jit": lambda b, h, q, kv: jax.jit(lambda b: IDS[b, kv] > 1)(b),
+}
+
+
+CASES = [(mod, True) for mod in OWN.values()] + [(mod, False) for mod in NOT_OWN.values()]
+
+
+@pytest.mark.parametrize(("mask_mod", "alone"), CASES, ids=[*OWN, *NOT_OWN])
+def test_an_array_whose_rows_belong_to_the_entries_goes_along_with_them(mask_mod, alone):
+    sizes, mod = (2, 2, 11, 11), hoist(mask_mod)
+    assert any(mod.by_entry(2)) == alone
+    assert not any(mod.by_entry(3))
+    place = Place(*jnp.meshgrid(*map(jnp.arange, sizes), indexing="ij", sparse=True))
+    whole = jnp.broadcast_to(over_tile(mod, place), sizes)
+    assert jnp.array_equal(whole, create_mask(mask_mod, *sizes))
+
+    @jax.jit
+    def make(arrays):
+        return create_block_mask(mod.with_captured(arrays), *sizes, BLOCK_SIZE=4)
+
+    known = create_block_mask(mask_mod, *sizes, BLOCK_SIZE=4)
+    lists = zip(jax.tree.leaves(known)[:8], jax.tree.leaves(make(mod.captured))[:8], strict=True)
+    assert all(jnp.array_equal(*both) for both in lists)
 
 
 def test_heads_likewise():

@@ -19,7 +19,10 @@ def moved() -> dict[str, dict[str, dict]]:
 
 @pytest.mark.parametrize("mesh", ["Auto", "Explicit"])
 def test_sharded_over_batch_and_heads_moves_nothing(moved, mesh):
-    calls = moved[mesh]
+    calls = dict(moved[mesh])
+    # How many blocks the fullest row has is known only when running: one number, for all devices.
+    packed = calls.pop("packed documents", {})
+    assert set(map(str, packed.values())) <= {str({"all-reduce": 1})}
     assert len(calls) >= 7
     assert {name: passes for name, passes in calls.items() if any(passes.values())} == {}
 
