@@ -9,7 +9,8 @@ import numpy as np
 from flax import nnx
 
 from jax_attn.parity.lanes import is_floating
-from jax_attn.weights.rules import Names, Slot, joined, piece_at, slots
+from jax_attn.parity.runners.flax_runner import dotted, in_torch_layout
+from jax_attn.weights.rules import Names, piece_at, slots
 
 Arrays = Sequence[Any]
 
@@ -21,7 +22,7 @@ class TrainedWeights:
                                 what wrt selects ──> leaves, in the order of optax's trees
                                 rest ──────────────> leaves of its own
 
-    A leaf is known by its position: `positions` tells it for an optax path; `_slots` (in `leaves`) and
+    A leaf is known by its position: `positions` has it by optax path; `_slots` (in `leaves`) and
     `_beside` (in `rest`) for a slot, and so for torch's keys. `_whole` and `_pure` are the two ways to make a
     tree of `leaves` again: the one that `nnx.merge` takes, and the one that optax is given.
 
@@ -85,13 +86,13 @@ class TrainedWeights:
     def to_torch(self, leaves: Arrays | Mapping[int, Any]) -> dict[str, np.ndarray]:
         """By torch key; of some leaves (by position), the keys that they make up."""
         known = leaves if isinstance(leaves, Mapping) else dict(enumerate(leaves))
-        return _by_key([(slot, known[position]) for slot, position in self._slots if position in known])
+        return in_torch_layout((slot, known[position]) for slot, position in self._slots if position in known)
 
     def rest_to_torch(self, rest: Any) -> dict[str, np.ndarray]:
         """By torch key, what of `rest` has one and is floating: running statistics, frozen weights."""
         leaves = jax.tree.leaves(rest)
         known = [(slot, leaves[position]) for slot, position in self._beside]
-        return _by_key([(slot, leaf) for slot, leaf in known if is_floating(leaf)])
+        return in_torch_layout((slot, leaf) for slot, leaf in known if is_floating(leaf))
 
     def to_flax(self, by_key: Mapping[str, np.ndarray]) -> list[np.ndarray]:
         """The inverse of `to_torch`, of every leaf. Of a shared one, torch may know some of the names."""
@@ -102,18 +103,5 @@ class TrainedWeights:
         return leaves
 
 
-def _by_key(known: Sequence[tuple[Slot, Any]]) -> dict[str, np.ndarray]:
-    return joined(
-        pair
-        for slot, leaf in known
-        for pair in zip(slot.places, slot.to_torch(np.asarray(leaf)), strict=True)
-    )
-
-
 def _flattened(state: Any) -> list[tuple[Any, Any]]:
     return jax.tree_util.tree_flatten_with_path(state)[0]
-
-
-def dotted(path: Sequence[Any]) -> str:
-    """The keys of a path, joined by dots."""
-    return ".".join(str(key.key) for key in path if hasattr(key, "key"))

@@ -106,7 +106,7 @@ def test_what_is_written_is_read_again(folder):
     for lane, recording in trace.recordings.items():
         assert {str(call.outputs[0].dtype) for call in recording.calls} == {lane}
         assert recording.calls[1].outputs[0] is recording.calls[2].inputs["input"]  # one tensor, once
-        assert recording.calls[2].output_gradients[0].shape == (2, 5, 6)
+        assert recording.calls[2].gradients[0].shape == (2, 5, 6)
     assert len(trace.draws["float32"]) == 4
     assert set(trace.draws["float64"][0].run.gradients) == set(trace.module.weights)
 
