@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from jax_attn.parity.cases import Case
+from jax_attn.parity.judging.errors import difference, widened
 from jax_attn.parity.judging.lane_run import LaneRun
 from jax_attn.parity.lanes import Lane, lanes_named
 from jax_attn.parity.report import Report, Result
-from jax_attn.parity.runners.trees import names_of
 
 CELLS = 48
 
@@ -53,27 +53,15 @@ def error_maps(
 
 def _tensors(run: LaneRun, case: Case) -> dict[tuple[str, str], tuple[np.ndarray, np.ndarray]]:
     """Flax's tensor and the truth, by kind and name; nothing where a side cannot be run."""
-    attempt = run.attempt(case, lambda lane, case: None)
-    run.run_flax(attempt)
+    attempt = run.attempt(case)
     if attempt.torch is None or attempt.flax is None:
         return {}
-    ours, truth = attempt.flax, attempt.torch.truth
-    names = names_of(attempt.torch.skeleton)
-    found = {("output", name): pair for name, *pair in zip(names, ours.outputs, truth.outputs, strict=True)}
-    found |= {
-        ("gradient", key): [ours.gradients[key], gradient]
-        for key, gradient in truth.gradients.items()
-        if key in ours.gradients
-    }
-    inputs = zip(attempt.torch.call.floating_names, ours.input_gradients, truth.input_gradients, strict=True)
-    found |= {("input gradient", name): pair for name, *pair in inputs}
-    return {key: (a, b) for key, (a, b) in found.items() if a.shape == b.shape}
+    pairs = run.paired(case, attempt.torch, attempt.flax).pairs
+    return {(p.kind, p.name): (p.flax, p.truth) for p in pairs if p.flax.shape == p.truth.shape}
 
 
 def _map(result: Result, flax: np.ndarray, torch: np.ndarray) -> ErrorMap:
-    wide = [np.asarray(x, np.complex128 if x.dtype.kind == "c" else np.float64) for x in (flax, torch)]
-    with np.errstate(invalid="ignore"):
-        error = np.abs(np.where(wide[0] == wide[1], 0.0, wide[0] - wide[1]))
+    error = np.abs(difference(widened(flax), widened(torch)))
     return ErrorMap(result, torch.shape, tuple(along(error, axis) for axis in range(error.ndim)))
 
 
