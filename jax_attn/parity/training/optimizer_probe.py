@@ -77,35 +77,29 @@ def run_torch(given: Any, clip: Any, probe: Probe, shapes: Shapes) -> TorchRun:
     import torch
 
     with default_dtype(torch.float64):
-        return _run_torch(given, clip, probe, shapes)
-
-
-def _run_torch(given: Any, clip: Any, probe: Probe, shapes: Shapes) -> TorchRun:
-    import torch
-
-    parameters = [torch.nn.Parameter(torch.tensor(p)) for p in _tensors(probe.params[0], shapes).values()]
-    if hasattr(given, "param_groups"):
-        if len(given.param_groups) != 1:
-            raise ValueError(
-                "torch_optimizer must be a function that takes parameters, or have one group, "
-                f"got {len(given.param_groups)} groups"
-            )
-        given = rebuilt(given, {}, parameters)
-    optimizer, scheduler = build_optimizer(given, parameters)
-    rates, updates, seen = [], [], []
-    for p, g in zip(probe.params, probe.grads, strict=True):
-        values = zip(parameters, _tensors(p, shapes).values(), _tensors(g, shapes).values(), strict=True)
-        for parameter, value, gradient in values:
-            parameter.data = torch.tensor(value)
-            parameter.grad = torch.tensor(gradient)
-        if clip is not None:
-            clip(parameters)
-        seen.append(np.concatenate([as_numpy(q.grad).ravel() for q in parameters]))
-        rates.append(float(optimizer.param_groups[0]["lr"]))
-        optimizer.step()
-        if scheduler is not None:
-            scheduler.step()
-        updates.append(np.concatenate([q.detach().numpy().ravel() for q in parameters]) - p)
+        parameters = [torch.nn.Parameter(torch.tensor(p)) for p in _tensors(probe.params[0], shapes).values()]
+        if hasattr(given, "param_groups"):
+            if len(given.param_groups) != 1:
+                raise ValueError(
+                    "torch_optimizer must be a function that takes parameters, or have one group, "
+                    f"got {len(given.param_groups)} groups"
+                )
+            given = rebuilt(given, {}, parameters)
+        optimizer, scheduler = build_optimizer(given, parameters)
+        rates, updates, seen = [], [], []
+        for p, g in zip(probe.params, probe.grads, strict=True):
+            values = zip(parameters, _tensors(p, shapes).values(), _tensors(g, shapes).values(), strict=True)
+            for parameter, value, gradient in values:
+                parameter.data = torch.tensor(value)
+                parameter.grad = torch.tensor(gradient)
+            if clip is not None:
+                clip(parameters)
+            seen.append(np.concatenate([as_numpy(q.grad).ravel() for q in parameters]))
+            rates.append(float(optimizer.param_groups[0]["lr"]))
+            optimizer.step()
+            if scheduler is not None:
+                scheduler.step()
+            updates.append(np.concatenate([q.detach().numpy().ravel() for q in parameters]) - p)
     return TorchRun(optimizer, rates, np.stack(updates), np.stack(seen))
 
 

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from jax_attn.cli.main import main
-from jax_attn.parity.recorded.files import TorchTrace
+from jax_attn.parity.recorded.files import FORMAT, TorchTrace
 
 TORCH = """
 import numpy as np
@@ -209,7 +209,7 @@ def test_bad_traces_are_told(folder, capsys, tmp_path):
     assert "holds no trace" in refusal("diff", port, "--against", tmp_path)
     (tmp_path / "trace.json").write_text('{"format": 7}')
     (tmp_path / "trace.safetensors").write_bytes((folder / "run" / "trace.safetensors").read_bytes())
-    assert "format 7, expected 2" in refusal("diff", port, "--against", tmp_path)
+    assert f"format 7, expected {FORMAT}" in refusal("diff", port, "--against", tmp_path)
     (tmp_path / "trace.json").write_bytes((folder / "run" / "trace.json").read_bytes())
     (tmp_path / "trace.safetensors").write_bytes(b"nonsense")
     assert "corrupt" in refusal("diff", port, "--against", tmp_path)
