@@ -17,25 +17,22 @@ def is_lookup(module: Any) -> bool:
     return isinstance(module, torch.nn.Embedding) and type(module).forward is torch.nn.Embedding.forward
 
 
-def tables(module: Any) -> dict[str, Any]:
+def tables(module: Any) -> list[Any]:
     """Tables of positions that are not looked up by ids: parameters and buffers of what is called so."""
-    found = {}
+    found = []
     for path, child in module.named_modules():
-        for name, tensor in () if is_lookup(child) else _own(child):
+        own = [*child.named_parameters(recurse=False), *child.named_buffers(recurse=False)]
+        for name, tensor in () if is_lookup(child) else own:
             called = any(word in f"{path}.{type(child).__name__}.{name}".lower() for word in PLACES)
             if called and tensor.ndim in (2, 3) and tensor.is_floating_point():
-                found[f"{path}.{name}".lstrip(".")] = tensor
+                found.append(tensor)
     return found
 
 
-def _own(module: Any) -> list[tuple[str, Any]]:
-    return [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
-
-
-def waves(module: Any) -> dict[str, Any]:
+def waves(module: Any) -> list[Any]:
     """Tables of positions that are constants."""
     constants = {id(buffer) for buffer in module.buffers()}
-    return {key: tensor for key, tensor in tables(module).items() if id(tensor) in constants}
+    return [table for table in tables(module) if id(table) in constants]
 
 
 def _counts(ids: Any) -> bool:
@@ -58,7 +55,7 @@ def _injector(rows: Callable[[Any, Any, int], Any], words: Callable[[int], tuple
         call.hits.add(*words(int(ids.min())))
         return rows(table, ids.flatten(), 0).reshape(*ids.shape, -1)
 
-    def whole(module: Any, table: Any) -> Any:
+    def whole(table: Any) -> Any:
         import torch
 
         return rows(table, torch.arange(table.shape[-2], device=table.device), table.ndim - 2)
@@ -94,7 +91,7 @@ def _moved(name: str, by: int) -> Mutation:
     )
 
 
-def _halves(module: Any, tensor: Any) -> Any:
+def _halves(tensor: Any) -> Any:
     """Even columns, then the odd ones."""
     import torch
 

@@ -14,12 +14,12 @@ from jax_attn.parity.mutations.mutation import Injector, Mutation
 from jax_attn.parity.mutations.norms import norms_of
 from jax_attn.parity.mutations.points import Points, heads_apart
 
-Select = Callable[[Any], dict[str, Any]]
-"""Of a module: tensors by name, each of which another takes the place of."""
+Select = Callable[[Any], list[Any]]
+"""Of a module: the tensors of which others take the place."""
 
 
 class Substitute:
-    """Puts `change(module, tensor)` in place of the tensors that `select` names.
+    """Puts `change(tensor)` in place of the tensors that `select` names.
 
     Args:
         select: which.
@@ -27,7 +27,7 @@ class Substitute:
         words: what a diagnosis says: with the mutation, and without.
     """
 
-    def __init__(self, select: Select, change: Callable[[Any, Any], Any], words: tuple[str, str]):
+    def __init__(self, select: Select, change: Callable[[Any], Any], words: tuple[str, str]):
         self.select = select
         self.change = change
         self.words = words
@@ -36,7 +36,7 @@ class Substitute:
         """Call the function with the other tensors, if it was given one of those."""
         forward = call.forward
         if "chosen" not in call.state:
-            call.state["chosen"] = {id(tensor): tensor for tensor in self.select(forward.module).values()}
+            call.state["chosen"] = {id(tensor): tensor for tensor in self.select(forward.module)}
         chosen = call.state["chosen"]
 
         def instead(value: Any) -> Any:
@@ -45,7 +45,7 @@ class Substitute:
             if id(value) not in chosen:
                 return value
             forward.hits.add(*self.words)
-            return self.change(forward.module, chosen[id(value)])
+            return self.change(chosen[id(value)])
 
         if call.name == "__get__" and id(call.args[0]) in chosen and "shape" in str(call.function):
             return PASS
@@ -60,43 +60,31 @@ class Substitute:
         watch(module, self, hits)
 
 
-def square(module: Any) -> dict[str, Any]:
+def square(module: Any) -> list[Any]:
     """The first square weight that is a matrix product's."""
     import torch
 
-    for path, child in module.named_modules():
-        if isinstance(child, torch.nn.Embedding):
-            continue
-        for name, parameter in child.named_parameters(recurse=False):
-            if parameter.ndim == 2 and parameter.shape[0] == parameter.shape[1]:
-                return {f"{path}.{name}".lstrip("."): parameter}
-    return {}
+    layers = (child for child in module.modules() if not isinstance(child, torch.nn.Embedding))
+    own = (parameter for child in layers for parameter in child.parameters(recurse=False))
+    return [p for p in own if p.ndim == 2 and p.shape[0] == p.shape[1]][:1]
 
 
-def bias(module: Any) -> dict[str, Any]:
+def bias(module: Any) -> list[Any]:
     """The last bias of a linear layer, or the one tensor that is called so."""
     import torch
 
-    found = [
-        (f"{path}.bias".lstrip("."), child.bias)
-        for path, child in module.named_modules()
-        if isinstance(child, torch.nn.Linear) and child.bias is not None
-    ]
-    found = found or [(key, p) for key, p in module.named_parameters() if "bias" in key and p.ndim == 1]
-    return dict(found[-1:])
+    linears = [child for child in module.modules() if isinstance(child, torch.nn.Linear)]
+    found = [linear.bias for linear in linears if linear.bias is not None]
+    found = found or [p for key, p in module.named_parameters() if "bias" in key and p.ndim == 1]
+    return found[-1:]
 
 
 def norm_tensor(name: str) -> Select:
     """The `name` of every normalisation."""
 
-    def select(module: Any) -> dict[str, Any]:
-        found = {}
-        norms = {id(norm) for norm in norms_of(module)}
-        for path, child in module.named_modules():
-            tensor = getattr(child, name, None) if id(child) in norms else None
-            if tensor is not None:
-                found[f"{path}.{name}".lstrip(".")] = tensor
-        return found
+    def select(module: Any) -> list[Any]:
+        found = (getattr(norm, name, None) for norm in norms_of(module))
+        return [tensor for tensor in found if tensor is not None]
 
     return select
 
@@ -110,10 +98,10 @@ def fused(axes: Callable[[int, int], tuple[int, int, int]], words: tuple[str, st
     def around(hits: Hits, module: Any, forward: Any, *args: Any, **kwargs: Any) -> Any:
         heads = {3 * n * h: (n, h) for n, h in heads_in(module, forward, args, kwargs)}
 
-        def select(module: Any) -> dict[str, Any]:
-            return {key: p for key, p in module.named_parameters() if p.shape[0] in heads}
+        def select(module: Any) -> list[Any]:
+            return [p for p in module.parameters() if p.shape[0] in heads]
 
-        def change(module: Any, tensor: Any) -> Any:
+        def change(tensor: Any) -> Any:
             return tensor.unflatten(0, axes(*heads[tensor.shape[0]])).movedim(0, 1).flatten(0, 2)
 
         with Forward(module, hits, Substitute(select, change, words)).mode:
@@ -153,41 +141,36 @@ def has_fused(module: Any) -> bool:
     return long and is_attention(module)
 
 
-def kernels(module: Any) -> dict[str, Any]:
+def kernels(module: Any) -> list[Any]:
     """The first kernel of a convolution."""
-    return dict([(key, p) for key, p in module.named_parameters() if p.ndim > 2 and max(p.shape[2:]) > 1][:1])
+    return [p for p in module.parameters() if p.ndim > 2 and max(p.shape[2:]) > 1][:1]
 
 
-def _zeros(module: Any, tensor: Any) -> Any:
+def _zeros(tensor: Any) -> Any:
     return tensor.new_zeros(tensor.shape)
 
 
-def _transposed(module: Any, tensor: Any) -> Any:
+def _transposed(tensor: Any) -> Any:
     return tensor.mT
 
 
-def _flipped(module: Any, tensor: Any) -> Any:
+def _flipped(tensor: Any) -> Any:
     return tensor.flip(tuple(range(2, tensor.ndim)))
 
 
-def _plus_one(module: Any, tensor: Any) -> Any:
-    return tensor + 1
-
-
-def _detached(module: Any, tensor: Any) -> Any:
+def _detached(tensor: Any) -> Any:
     return tensor.detach()
 
 
-def first_weight(module: Any) -> dict[str, Any]:
+def first_weight(module: Any) -> list[Any]:
     """The first parameter of two axes, else the first there is."""
-    named = list(module.named_parameters())
-    found = [(key, p) for key, p in named if p.ndim == 2] or named
-    return dict(found[:1])
+    every = list(module.parameters())
+    return ([p for p in every if p.ndim == 2] or every)[:1]
 
 
 def one_norm(name: str) -> Select:
     """The `name` of the last normalisation."""
-    return lambda module: dict(list(norm_tensor(name)(module).items())[-1:])
+    return lambda module: norm_tensor(name)(module)[-1:]
 
 
 def _mutation(
@@ -195,7 +178,7 @@ def _mutation(
     summary: str,
     setting: str,
     select: Select,
-    change: Callable[[Any, Any], Any],
+    change: Callable[[Any], Any],
     words: tuple[str, str],
     *on: str,
 ) -> Mutation:
@@ -222,7 +205,7 @@ WEIGHTS = [
     _mutation("norm-bias-missing", "a normalisation without its bias", "norm bias", one_norm("bias"), _zeros,
               ("no bias", "a bias"), "encoder-layer-post"),
     _mutation("norm-scale-plus-one", "a normalisation scales by 1 + its weight", "norm scale",
-              one_norm("weight"), _plus_one, ("1 + weight", "weight"), "encoder-layer-post"),
+              one_norm("weight"), lambda weight: weight + 1, ("1 + weight", "weight"), "encoder-layer-post"),
     _mutation("weight-constant", "a parameter gets no gradient, as if it were a buffer",
               "gradient of a weight", first_weight, _detached, ("none", "one"), "attention-masked", "encoder"),
 ]  # fmt: skip
@@ -244,12 +227,12 @@ def variants(module: Any) -> list[Mutation]:
     import torch
 
     tables = {id(p) for m in module.modules() if isinstance(m, torch.nn.Embedding) for p in m.parameters()}
-    of_norms = norm_tensor("bias")(module)
+    of_norms = {id(tensor) for tensor in norm_tensor("bias")(module)}
     found = []
     for mutation in [mutation for mutation in WEIGHTS if mutation.name in ONE]:
         change, fits, wrong, right = ONE[mutation.name]
         for key, parameter in module.named_parameters():
-            bias_only = mutation.name != "bias-missing" or ("bias" in key and key not in of_norms)
+            bias_only = mutation.name != "bias-missing" or ("bias" in key and id(parameter) not in of_norms)
             if fits(parameter) and bias_only and not (change is _transposed and id(parameter) in tables):
                 words = wrong.format(key), right.format(key)
                 substitute = Substitute(partial(_named, key), change, words)
@@ -257,5 +240,5 @@ def variants(module: Any) -> list[Mutation]:
     return found
 
 
-def _named(key: str, module: Any) -> dict[str, Any]:
-    return {key: module.get_parameter(key)}
+def _named(key: str, module: Any) -> list[Any]:
+    return [module.get_parameter(key)]
