@@ -49,20 +49,20 @@ FIXTURES = {"GELU": "feed-forward-gelu", "ReLU": "feed-forward-relu", "SiLU": "d
 EVERY = {"sigmoid"}.union(*CALLED.values())
 
 
-def word_of(name: str, args: Any, kwargs: Any) -> str:
-    """What an activation that torch is called for is called."""
-    if name == "gelu":
-        return "tanh GELU" if kwargs.get("approximate") == "tanh" else "erf GELU"
-    if name.startswith("leaky_relu"):
-        return f"leaky ReLU ({kwargs.get('negative_slope', args[1] if len(args) > 1 else 0.01):g})"
-    return WORDS[name]
+def word_of(call: TorchCall) -> str:
+    """What the activation that torch is called for is called."""
+    if call.name == "gelu":
+        return "tanh GELU" if call.kwargs.get("approximate") == "tanh" else "erf GELU"
+    if call.name.startswith("leaky_relu"):
+        return f"leaky ReLU ({call.named('input', 'negative_slope').get('negative_slope', 0.01):g})"
+    return WORDS[call.name]
 
 
 def _instead(source: str, target: str) -> Injector:
     """`target` where `source` is called."""
 
     def change(call: TorchCall) -> Any:
-        word = word_of(call.name, call.args, call.kwargs)
+        word = word_of(call)
         wanted = target
         if target == "the other GELU":
             wanted = {"tanh GELU": "erf GELU", "erf GELU": "tanh GELU"}[word]

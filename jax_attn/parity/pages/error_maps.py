@@ -12,6 +12,7 @@ from jax_attn.parity.lanes import Lane, lanes_named
 from jax_attn.parity.report import Report, Result
 
 CELLS = 48
+MOST = 8
 
 
 @dataclass(frozen=True)
@@ -29,23 +30,20 @@ class ErrorMap:
     axes: tuple[tuple[float, ...], ...]
 
 
-def error_maps(
-    lane_run: Callable[[Lane], LaneRun], case: Case, report: Report, most: int = 8
-) -> list[ErrorMap]:
+def error_maps(lane_run: Callable[[Lane], LaneRun], case: Case, report: Report) -> list[ErrorMap]:
     """Maps of the worst tensors of a case, those of a lane in which it runs once more.
 
     Args:
         lane_run: both sides, ready to run in a lane.
         case: the case.
         report: what was found.
-        most: how many.
     """
     failed = [result for result in report.failures if result.case == case.name and result.kind != "run"]
     exact = [result for result in failed if result.lane in ("float64", "dropout")]
     worst = next(iter(exact or failed), None)
     if worst is None:
         return []
-    chosen = [result for result in failed if result.lane == worst.lane][:most]
+    chosen = [result for result in failed if result.lane == worst.lane][:MOST]
     tensors = _tensors(lane_run(lanes_named([worst.lane])[0]), case)
     maps = ((result, tensors.get((result.kind, result.name))) for result in chosen)
     return [_map(result, *arrays) for result, arrays in maps if arrays is not None]

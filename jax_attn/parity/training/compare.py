@@ -35,7 +35,7 @@ from jax_attn.parity.training.flax_runner import FlaxRecipe
 from jax_attn.parity.training.lanes import TrainingComparison, exact_lane
 from jax_attn.parity.training.mode import unseen_in_evaluation
 from jax_attn.parity.training.noise import noise_lane
-from jax_attn.parity.training.report import TrainingReport, merged
+from jax_attn.parity.training.report import TrainingReport
 from jax_attn.parity.training.settings import differing_settings
 from jax_attn.parity.training.torch_runner import TorchRecipe
 from jax_attn.weights.rules import Names
@@ -131,8 +131,9 @@ def compare_training(
     torch = TorchRecipe(torch_module, loss[1], optimizer[1], clip[1], training, left_out, constants)
     bound = tolerances.WHOLE_MODEL if whole_model else tolerances.MODULE
     given = TrainingComparison(flax, torch, calls, bound, seed, progress or (lambda lane, what: None))
-    reports = [(exact_lane if lane.exact else noise_lane)(given, lane) for lane in lanes_named(lanes)]
-    report = merged(reports, title)
+    report = TrainingReport(title)
+    for lane in lanes_named(lanes):
+        (exact_lane if lane.exact else noise_lane)(given, lane, report)
     report.left_out += carried.left_out_in(lanes[0])
     unseen = "" if training else unseen_in_evaluation(module, torch_module)
     if unseen:

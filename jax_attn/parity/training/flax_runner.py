@@ -141,8 +141,7 @@ class FlaxTrainer:
                 fed = clipped if leader is None else self._overlaid(clipped, leader.clipped)
             before = run.leaves
             run.leaves, run.optimizer = self._apply(fed, run.optimizer, before, value)
-        updates = [np.asarray(b) - np.asarray(a) for a, b in zip(before, run.leaves, strict=True)]
-        by_key = self.weights.to_torch(updates)
+        by_key = self._updates(before, run.leaves)
         if brief:
             return FlaxStep(float(loss), {}, None, {}, None, by_key, {})
         return FlaxStep(
@@ -166,9 +165,11 @@ class FlaxTrainer:
             if self.clips:
                 fed, run.clip = self._clip(fed, run.clip, leaves, loss)
             after, run.optimizer = self._apply(fed, run.optimizer, leaves, loss)
-        return self.weights.to_torch(
-            [np.asarray(b) - np.asarray(a) for a, b in zip(leaves, after, strict=True)]
-        )
+        return self._updates(leaves, after)
+
+    def _updates(self, before: list[Any], after: list[Any]) -> dict[str, np.ndarray]:
+        pairs = zip(before, after, strict=True)
+        return self.weights.to_torch([np.asarray(b) - np.asarray(a) for a, b in pairs])
 
     def _differentiated(
         self, run: _Run, arrays: list[Any], masks: Any, form: Form, draws: tuple[Draw, ...]

@@ -51,16 +51,15 @@ class TrainingComparison:
         return Tape(self.seed + step) if self.torch.training else None
 
 
-def exact_lane(given: TrainingComparison, lane: Lane) -> TrainingReport:
+def exact_lane(given: TrainingComparison, lane: Lane, report: TrainingReport) -> None:
     """Torch leads, and every quantity of every step is judged by itself; beside it the two free runs."""
-    report = TrainingReport()
     leader = TorchTrainer(given.torch)
     twin = TorchTrainer(given.torch, jitter=ROUNDING, seed=given.seed)
     twin.move(EPS, "float64")
     follower = FlaxTrainer(given.flax, lane)
     follower.start(leader.values())
     judge = StepJudge(lane.name, given.bound, leader.untrained, given.torch.clip is not None)
-    rounding, moved = 0.0, False
+    rounding, moved, others = 0.0, False, list[Deviation]()
     for step, call in given.steps(lane):
         side = "torch"
         try:
@@ -78,22 +77,21 @@ def exact_lane(given: TrainingComparison, lane: Lane) -> TrainingReport:
         except BadLoss:
             raise
         except Exception as error:
-            report.deviations.append(raised(lane.name, step, side, error))
+            others.append(raised(lane.name, step, side, error))
             break
         found = judge.judge(step, led, theirs)
         moved = moved or any(update.any() for update in trained.values())
         if judge.passed:
-            report.deviations.append(drifted(lane.name, step, apart, rounding))
+            others.append(drifted(lane.name, step, apart, rounding))
         report.steps.append(step_row(lane.name, step, led, theirs, found, apart, rounding))
     judge.finish()
-    report.deviations = [*judge.deviations, *report.deviations]
+    report.deviations += [*judge.deviations, *others]
     report.left_out += judge.left_out
     report.left_out += [LeftOut("", lane.name, "torch", way) for way in leader.ways.taken]
     if entry := lifted(follower.places, leader.places):
         report.left_out.append(LeftOut("", lane.name, *entry))
-    if report.steps and not moved:
+    if judge.step >= 0 and not moved:
         report.deviations.append(nothing_moved(lane.name))
-    return report
 
 
 def drifted(lane: str, step: int, apart: float, rounding: float) -> Deviation:

@@ -87,20 +87,19 @@ class Noises:
         return math.sqrt(here.ours) / size, math.sqrt(here.theirs) / size
 
 
-def noise_lane(given: TrainingComparison, lane: Lane) -> TrainingReport:
+def noise_lane(given: TrainingComparison, lane: Lane, report: TrainingReport) -> None:
     """Both run freely in float32, beside torch in float64 from the same float32 weights and batches.
 
     As in `compare`, a ratio above its bound is measured over further draws of the roundings.
     """
-    report = TrainingReport()
     ours, noises = FlaxTrainer(given.flax, lane), Noises()
     for draw in range(max(tolerances.DRAWS)):
         rows, failure = _noisy_run(given, lane, ours, draw, noises)
         if draw == 0:
-            report.steps = rows
+            report.steps += rows
         if failure is not None:
             report.deviations.append(failure)
-            return report
+            return
         ratios = [noise.ratio(lane.eps) for noise in noises.quantities.values()]
         if all(_settled(float(ratio), draw + 1) for ratio in ratios):
             break
@@ -117,8 +116,7 @@ def noise_lane(given: TrainingComparison, lane: Lane) -> TrainingReport:
         report.deviations.append(nothing_moved(lane.name))
     if given.torch.clip is not None and not noises.clipped:
         noises.left_out["clipping"] = never_acted(len(given.calls))
-    report.left_out = [LeftOut("", lane.name, name, reason) for name, reason in noises.left_out.items()]
-    return report
+    report.left_out += [LeftOut("", lane.name, name, reason) for name, reason in noises.left_out.items()]
 
 
 def _settled(ratio: float, draws: int) -> bool:

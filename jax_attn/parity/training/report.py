@@ -1,7 +1,6 @@
 """What a comparison of two trainings found, step by step."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -234,13 +233,3 @@ class TrainingReport:
             or row is last[row.lane]
             or (first is not None and (row.lane, row.step) == (first.lane, first.step))
         ]
-
-
-def merged(reports: Sequence[TrainingReport], title: str = "") -> TrainingReport:
-    """One report of those of several lanes."""
-    whole = TrainingReport(title)
-    for report in reports:
-        whole.steps += report.steps
-        whole.deviations += report.deviations
-        whole.left_out += report.left_out
-    return whole

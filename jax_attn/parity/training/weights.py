@@ -1,6 +1,6 @@
 """The weights that Flax trains: as optax has them, and by torch key in torch's layout."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -10,7 +10,7 @@ from flax import nnx
 
 from jax_attn.parity.lanes import is_floating
 from jax_attn.parity.runners.flax_runner import dotted, in_torch_layout
-from jax_attn.weights.rules import Names, piece_at, slots
+from jax_attn.weights.rules import Names, Slot, piece_at, slots
 
 Arrays = Sequence[Any]
 
@@ -35,7 +35,6 @@ class TrainedWeights:
         graphdef: the module without its state.
         leaves: the arrays that are trained, in the order of optax's trees.
         rest: the state that is not.
-        keys: the torch keys of what is trained.
 
     Raises:
         ValueError: nothing is selected, or something that has no place in a `state_dict`.
@@ -64,7 +63,6 @@ class TrainedWeights:
         if unknown:
             lost = [path for path, position in self.positions.items() if position in unknown]
             raise ValueError(f"wrt selects what has no place in a state_dict: {', '.join(lost)}")
-        self.keys = list(dict.fromkeys(place.key for slot, _ in self._slots for place in slot.places))
 
     def state(self, leaves: Arrays) -> Any:
         """The leaves as `nnx.merge` takes them."""
@@ -77,10 +75,8 @@ class TrainedWeights:
     def rest_at(self, rest: Any, by_key: Mapping[str, np.ndarray]) -> Any:
         """`rest` with what torch has values for: frozen weights, running statistics."""
         leaves, treedef = jax.tree.flatten(rest)
-        for slot, position in self._beside:
-            if all(place.key in by_key for place in slot.places):
-                value = slot.to_flax([piece_at(place, by_key[place.key]) for place in slot.places])
-                leaves[position] = jnp.array(value, leaves[position].dtype, copy=True)
+        for position, value in _from_torch(self._beside, by_key):
+            leaves[position] = jnp.array(value, leaves[position].dtype, copy=True)
         return jax.tree.unflatten(treedef, leaves)
 
     def to_torch(self, leaves: Arrays | Mapping[int, Any]) -> dict[str, np.ndarray]:
@@ -97,10 +93,18 @@ class TrainedWeights:
     def to_flax(self, by_key: Mapping[str, np.ndarray]) -> list[np.ndarray]:
         """The inverse of `to_torch`, of every leaf. Of a shared one, torch may know some of the names."""
         leaves = list(self.leaves)
-        for slot, position in self._slots:
-            if all(place.key in by_key for place in slot.places):
-                leaves[position] = slot.to_flax([piece_at(place, by_key[place.key]) for place in slot.places])
+        for position, value in _from_torch(self._slots, by_key):
+            leaves[position] = value
         return leaves
+
+
+def _from_torch(
+    where: Sequence[tuple[Slot, int]], by_key: Mapping[str, np.ndarray]
+) -> Iterator[tuple[int, np.ndarray]]:
+    """The position and value of each leaf of which torch has every piece."""
+    for slot, position in where:
+        if all(place.key in by_key for place in slot.places):
+            yield position, slot.to_flax([piece_at(place, by_key[place.key]) for place in slot.places])
 
 
 def _flattened(state: Any) -> list[tuple[Any, Any]]:
