@@ -14,8 +14,8 @@ from flax import nnx
 
 from benchmarks.comparison import Comparison, contest
 from benchmarks.contender import Contender
+from jax_attn.catalogue.pretrained import torch_twin
 from jax_attn.functional.sentence import mean_pooling
-from jax_attn.parity.pretrained import torch_twin
 from jax_attn.weights.pretrained import from_pretrained
 from jax_attn.weights.sample import minilm_folder
 from jax_attn.weights.tokenizer import tokenize

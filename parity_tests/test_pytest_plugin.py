@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch  # noqa: F401  what the pytest within imports first would be unloaded after it
 
-from jax_attn.parity import locate, pretrained  # noqa: F401
+from jax_attn.catalogue import pretrained  # noqa: F401
+from jax_attn.parity import locate  # noqa: F401
 
 pytest_plugins = ["pytester"]
 

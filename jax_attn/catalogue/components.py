@@ -3,16 +3,16 @@
 from dataclasses import replace
 from functools import partial
 
-from jax_attn.catalogue.twin import ATTENTION_PAPER, BERT, NLP_TRANSFORMERS, Twin
-from jax_attn.parity.cases import (
+from jax_attn.catalogue.cases import (
     EXACT,
-    Case,
     cross_cases,
     mask_cases,
     text_cases,
     token_cases,
     token_id_cases,
 )
+from jax_attn.catalogue.twin import ATTENTION_PAPER, BERT, NLP_TRANSFORMERS, Twin
+from jax_attn.parity.cases import Case
 
 ENCODER_LAYER = dict(embed_dim=91, num_heads=7, hidden_dim=113, dropout=0.2, attention_dropout=0.3)
 BERT_TINY = dict(

@@ -7,13 +7,14 @@ from typing import Any
 import numpy as np
 
 from jax_attn.catalogue import CATALOGUE
+from jax_attn.catalogue.cases import EXACT
 from jax_attn.catalogue.power_pairs.decoder_pair import FlaxDecoderLayer, decoder_cases, torch_decoder_layer
 from jax_attn.catalogue.power_pairs.edge_pair import FlaxEdges, edge_cases, torch_edges
 from jax_attn.catalogue.power_pairs.image_pair import FlaxImageLayer, image_cases, torch_image_layer
 from jax_attn.catalogue.power_pairs.loss_pair import FlaxLosses, loss_cases, torch_losses
 from jax_attn.catalogue.power_pairs.norm_pair import FlaxNorms, norm_cases, torch_norms
 from jax_attn.catalogue.power_pairs.tied_pair import FlaxTied, tied_cases, torch_tied
-from jax_attn.parity.cases import EXACT, Case
+from jax_attn.parity.cases import Case
 
 
 @dataclass(frozen=True)

@@ -6,14 +6,14 @@ from typing import Any
 
 import numpy as np
 
-from jax_attn.catalogue.twin import ATTENTION_PAPER, BUILD_LLM, NLP_TRANSFORMERS, Twin
-from jax_attn.parity.cases import (
-    Case,
+from jax_attn.catalogue.cases import (
     mask_cases,
     query_key_value_cases,
     token_cases,
     torch_mask_cases,
 )
+from jax_attn.catalogue.twin import ATTENTION_PAPER, BUILD_LLM, NLP_TRANSFORMERS, Twin
+from jax_attn.parity.cases import Case
 
 MULTI_HEAD = dict(num_heads=2, context_length=11, dropout=0.3)
 TORCH_API = "`torch.nn.MultiheadAttention`"

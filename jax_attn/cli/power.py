@@ -13,7 +13,8 @@ from jax_attn.cli.training_fixtures import TRAINING_FIXTURES, try_training_fixtu
 from jax_attn.parity.lanes import LANES
 from jax_attn.parity.mutations import MUTATIONS, Mutation
 from jax_attn.parity.mutations.training import TRAINING_MUTATIONS
-from jax_attn.parity.power import PowerReport, Trial, cell, number, power
+from jax_attn.parity.power import power
+from jax_attn.parity.power_report import PowerReport, Trial, cell, number
 
 ALL_MUTATIONS: dict[str, Mutation] = {**MUTATIONS, **TRAINING_MUTATIONS}
 ALL_FIXTURES = (*FIXTURES, *TRAINING_FIXTURES)

@@ -9,7 +9,7 @@ from flax import nnx
 
 import jax_attn.optim as torch_like
 from jax_attn.parity.mutations.training import TRAINING_MUTATIONS
-from jax_attn.parity.power import PowerReport
+from jax_attn.parity.power_report import PowerReport
 from jax_attn.parity.training.power import training_power
 
 LARGEST_NORM = 0.3  # less than the gradients have, so that clipping acts

@@ -12,12 +12,12 @@ import tyro
 from rich.console import Console
 
 from jax_attn.catalogue import CATALOGUE, Twin
+from jax_attn.catalogue.pretrained import SENTENCES, Proof, prove_checkpoint
 from jax_attn.cli.columns import Columns
 from jax_attn.cli.files import require_writable, write_texts
 from jax_attn.cli.proving import beside, processes_for, proofs
 from jax_attn.cli.terminal import progress_over, tell_written, terminal
 from jax_attn.parity.lanes import LANES
-from jax_attn.parity.pretrained import SENTENCES, Proof, prove_checkpoint
 from jax_attn.parity.report import Report
 from jax_attn.parity.text import count
 

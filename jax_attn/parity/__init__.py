@@ -5,7 +5,8 @@ from jax_attn.parity.compare import compare, compare_cases
 from jax_attn.parity.diagnosing.diagnose import Diagnosis, diagnose, lint_pair
 from jax_attn.parity.lanes import LANES
 from jax_attn.parity.locate import first_divergence, trace_modules
-from jax_attn.parity.power import PowerReport, power
+from jax_attn.parity.power import power
+from jax_attn.parity.power_report import PowerReport
 from jax_attn.parity.report import LeftOut, Report, Result
 from jax_attn.parity.training import TrainingReport, compare_training, lint_optimizer
 from jax_attn.parity.training.power import training_power

@@ -1,7 +1,7 @@
 """Compare a Flax module with a torch module: outputs and every gradient, in every lane."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,15 +10,17 @@ from flax import nnx
 
 from jax_attn.parity.cases import Case
 from jax_attn.parity.comparison import Caller, Comparison
-from jax_attn.parity.judging.lane_run import LaneRun
+from jax_attn.parity.judging.lane_run import LaneRun, Progress
 from jax_attn.parity.lanes import LANES, Lane, lanes_named
 from jax_attn.parity.report import LeftOut, Report, Result
 from jax_attn.parity.runners.flax_runner import trains
 from jax_attn.parity.runners.torch_keys import buffers_of, parameters_of
 from jax_attn.parity.runners.weight_transfer import Carried, Weights
+from jax_attn.parity.text import described, joined
 from jax_attn.parity.tracing.module_pairs import ModuleNames
 from jax_attn.parity.tracing.search import find
 from jax_attn.parity.tracing.trace import Tracer
+from jax_attn.parity.tracing.traced import ModuleTrace
 from jax_attn.weights.rules import Names, slots
 
 
@@ -51,7 +53,7 @@ def compare_cases(
     seed: int = 0,
     gradients: bool = True,
     title: str = "",
-    progress: Callable[[str, str], None] | None = None,
+    progress: Progress | None = None,
     trace: bool = True,
     modules: ModuleNames | None = None,
 ) -> Report:
@@ -62,7 +64,7 @@ def compare_cases(
 
     Compared are the outputs, the gradients of all parameters (frozen ones too) and floating inputs, and, in
     the lanes of float64, what the call leaves in buffers that it changes, such as running statistics. What
-    is not compared is told in `Report.left_out`.
+    is not compared is listed in `Report.left_out`.
 
     Args:
         flax_module: any NNX module.
@@ -102,40 +104,58 @@ def compare_cases(
         gradients,
     )
     pair, carried = given.carry()
-    report = Report(title, parameters=pair.parameters, compared=given)
-    report.left_out += carried.told(chosen[0].name)
+    progress = progress or (lambda lane, case: None)
+    report = begun(title, pair, carried, chosen[0].name)
+    report.compared = given
     if not gradients:
         report.remarks.append("without gradients")
-    judge_training(report, carried, carried.names, chosen[0].name)
     # One lane and one case at a time: what is scarce with a large model is memory.
     for lane in chosen:
-        run = LaneRun(pair, lane)
-        for case in cases:
-            if case.runs_in(lane.name):
-                attempt = run.attempt(case, progress or (lambda lane, case: None))
-                run.run_flax(attempt)
-                results, left_out = run.verdict(attempt)
-                report.results += results
-                report.left_out += left_out
-                del attempt
-        report.left_out += run.notes()
-        if gradients:
-            require_gradients(report, carried, lane)
-        del run  # before the next lane makes its copies
-    _tell_of_noise(report)
+        judge_lane(report, LaneRun(pair, lane), cases, carried, progress)
+    _explain_noise(report)
     if trace and not report.passed:
         try:
-            _trace_failure(report, pair, progress or (lambda lane, case: None))
+            _trace_failure(report, pair, progress)
         except Exception as error:  # the verdict stands without it
             if modules:
                 raise
-            reason = f"the trace raised {type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            reason = f"the trace raised {described(error, 200)}"
             report.left_out.append(LeftOut("", chosen[0].name, "first divergence", reason))
     report.seconds = time.perf_counter() - started
     return report
 
 
-def _tell_of_noise(report: Report) -> None:
+def begun(title: str, pair: Comparison, carried: Carried, lane: str) -> Report:
+    """Return the report of two modules that have not run: which weights are not compared, and which differ."""
+    report = Report(title, parameters=pair.parameters)
+    report.left_out += carried.left_out_in(lane)
+    judge_training(report, carried, lane)
+    return report
+
+
+def judge_lane(
+    report: Report, run: LaneRun, cases: Sequence[Case], carried: Carried, progress: Progress
+) -> None:
+    """Run both sides in a lane, and add the results to the report."""
+    for case in cases:
+        if case.runs_in(run.lane.name):
+            results, left_out = run.verdict(run.attempt(case, progress))
+            report.results += results
+            report.left_out += left_out
+    report.left_out += run.notes()
+    if run.sides.gradients:
+        require_gradients(report, carried, run.lane)
+
+
+def keep_trace(report: Report, trace: ModuleTrace) -> None:
+    """Add a trace to the report, and the first divergence in it."""
+    report.trace, report.first_divergence = trace, find(trace)
+    if report.first_divergence is None:
+        reason = f"every submodule that was compared agrees in {trace.lane}"
+        report.left_out.append(LeftOut(trace.case, trace.lane, "first divergence", reason))
+
+
+def _explain_noise(report: Report) -> None:
     """Where float64 agrees and another lane does not, say what that means."""
     exact = [result.passed for result in report.results if result.lane == "float64"]
     if exact and all(exact):
@@ -143,12 +163,12 @@ def _tell_of_noise(report: Report) -> None:
         report.results = [
             result
             if result.passed or result.ratio is None
-            else replace(result, detail="; ".join(part for part in (result.detail, word) if part))
+            else replace(result, detail=joined(result.detail, word, by="; "))
             for result in report.results
         ]
 
 
-def _trace_failure(report: Report, pair: Comparison, progress: Callable[[str, str], None]) -> None:
+def _trace_failure(report: Report, pair: Comparison, progress: Progress) -> None:
     """Trace the first case that failed in an exact lane; else the worst that failed, in float64."""
     exact = [
         result for result in report.results if not result.passed and result.lane in ("float64", "dropout")
@@ -158,15 +178,9 @@ def _trace_failure(report: Report, pair: Comparison, progress: Callable[[str, st
     if failed is None or case is None:
         return
     lane = lanes_named([failed.lane if exact else "float64"])[0]
-    tracer = Tracer(pair, lane)
-    report.trace = tracer.trace(
-        case,
-        progress=lambda what: progress(lane.name, f"{case.name}: tracing {what}".removeprefix(": ")),
-    )
-    report.first_divergence = find(report.trace)
-    if report.first_divergence is None:
-        reason = f"every submodule that was compared agrees in {lane.name}"
-        report.left_out.append(LeftOut(case.name, lane.name, "first divergence", reason))
+    what = f"{case.name}: " if case.name else ""
+    trace = Tracer(pair, lane).trace(case, progress=lambda step: progress(lane.name, f"{what}tracing {step}"))
+    keep_trace(report, trace)
 
 
 def require_gradients(report: Report, carried: Carried, lane: Lane) -> None:
@@ -196,9 +210,9 @@ def require_gradients(report: Report, carried: Carried, lane: Lane) -> None:
         )
 
 
-def judge_training(report: Report, carried: Carried, names: Names, lane: str) -> None:
+def judge_training(report: Report, carried: Carried, lane: str) -> None:
     """A weight that learns on one side and is a constant on the other is a difference, whatever its value."""
-    ours = {place.key: slot for slot in slots(carried.flax, names) for place in slot.places}
+    ours = {place.key: slot for slot in slots(carried.flax, carried.names) for place in slot.places}
     parameters, buffers = parameters_of(carried.torch), buffers_of(carried.torch)
 
     def fail(key: str, detail: str) -> None:

@@ -63,11 +63,15 @@ class Comparison:
         """What Flax computes from nothing, for what torch keeps of it in float32."""
         return FlaxConstants(self.flax, self.names, self.call_flax)
 
+    @property
+    def as_defined(self) -> nnx.Module:
+        """The Flax module with its attributes in the order of their definition."""
+        return self.flax if self.original is None else self.original
+
     @cached_property
     def certain_pairs(self) -> dict[str, str]:
         """Torch's path of each Flax path that has a counterpart for certain."""
-        original = self.flax if self.original is None else self.original
-        return certain_pairs(original, self.torch, self.names, self.modules)
+        return certain_pairs(self.as_defined, self.torch, self.names, self.modules)
 
     def carry(self) -> tuple["Comparison", Carried]:
         """Return the comparison of copies that share weights, and what of the weights is not compared.
@@ -75,7 +79,6 @@ class Comparison:
         Raises:
             StateDictError: the weights of one side do not fit the other.
         """
-        original = self.flax if self.original is None else self.original
-        carried = carry(original, self.torch, self.weights, self.names)
+        carried = carry(self.as_defined, self.torch, self.weights, self.names)
         copies = dict(flax=carried.flax, torch=carried.torch, names=carried.names)
-        return replace(self, **copies, original=original), carried
+        return replace(self, **copies, original=self.as_defined), carried

@@ -24,7 +24,7 @@ class Port:
         inputs: positional arguments of both.
         kwargs: keyword arguments of both.
         names: pairs (pattern, replacement) that turn Flax keys into torch's, as in `load_state_dict`.
-        modules: submodules that belong together, Flax path to torch path, where the weights do not tell.
+        modules: submodules that belong together, Flax path to torch path, where the weights do not decide.
         call_flax: `call_flax(module, *inputs, **kwargs)` in place of `module(*inputs, **kwargs)`.
         call_torch: the same for torch.
         weights: whose weights both sides get, "torch" or "flax"; None leaves each its own.

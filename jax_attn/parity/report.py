@@ -1,13 +1,12 @@
 """What a comparison found, tensor by tensor: to be read, asserted, saved and merged."""
 
-import json
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from jax_attn.parity.text import count, joined, more, number, plain, table, used_columns
+from jax_attn.parity.text import count, joined, more, number, plain, save_json, table, used_columns
 from jax_attn.parity.tracing.divergence import Divergence
 
 MOST = 5
@@ -65,6 +64,12 @@ class LeftOut:
     lane: str
     name: str
     reason: str
+
+
+def not_compared(left_out: Iterable[LeftOut]) -> list[list[str]]:
+    """Return lane, name and reason of what was left out; what is the same in several cases once."""
+    entries = ((entry.lane, entry.name, entry.reason) for entry in left_out)
+    return [list(entry) for entry in dict.fromkeys(entries)]
 
 
 @dataclass
@@ -184,8 +189,7 @@ class Report:
 
     def save_json(self, path: str | Path) -> None:
         """Write `to_json()` to a file."""
-        text = json.dumps(self.to_json(), indent=1, ensure_ascii=False, allow_nan=False)
-        Path(path).write_text(text + "\n", encoding="utf-8")
+        save_json(path, self.to_json())
 
     def __str__(self) -> str:
         return self.text()
@@ -210,7 +214,7 @@ class Report:
         compared = f"{count(len(self.results), 'comparison')} in {count(len(self.lanes), 'lane')}"
         compared += f", {count(cases, 'case')}"
         if self.left_out:
-            compared += f"; {len(self._entries())} not compared"
+            compared += f"; {len(not_compared(self.left_out))} not compared"
         compared = "; ".join([compared, *self.remarks])
         return (
             f"{name}passed, {compared}"
@@ -231,18 +235,15 @@ class Report:
     def tables(self, verbose: bool = False) -> str:
         """Return the lanes, the tensors that failed, and what was not compared; short unless `verbose`."""
         nearest = self._nearest_table() if verbose and self.passed else ""
-        entries = self._entries()
+        entries = not_compared(self.left_out)
         shown = entries if verbose else entries[: 2 * MOST]
         rest = more(len(entries) - len(shown))
         left_out = joined("not compared:", table(shown), rest, by="\n") if entries else ""
-        return joined(self._summary(), self._failing_table(verbose), nearest, left_out)
+        summary = "" if self.verdict == "nothing was compared" else table(self.lane_rows())
+        return joined(summary, self._failing_table(verbose), nearest, left_out)
 
-    def _entries(self) -> list[list[str]]:
-        """Lane, name and reason of what was left out; what is the same in several cases once."""
-        entries = ((entry.lane, entry.name, entry.reason) for entry in self.left_out)
-        return [list(entry) for entry in dict.fromkeys(entries)]
-
-    def _summary(self) -> str:
+    def lane_rows(self) -> list[list[str]]:
+        """Return a row of text for each lane, below their heads; the last cell is "passed" or "FAILED"."""
         rows = [["lane", "compared", "worst output", "worst gradient", "bound", "verdict"]]
         for lane in self.lanes:
             results = self.select(lane)
@@ -251,7 +252,7 @@ class Report:
             verdict = "passed" if all(result.passed for result in results) else "FAILED"
             bound = number(max(result.bound for result in results))
             rows.append([lane, str(len(results)), *numbers, bound, verdict])
-        return "" if self.verdict == "nothing was compared" else table(rows)
+        return rows
 
     def _failing_table(self, verbose: bool = False) -> str:
         """What failed; a side that raised the same in several lanes is listed once, and not again after `where`."""

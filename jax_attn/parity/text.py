@@ -1,9 +1,11 @@
 """Small pieces of reports: tables, counts, and values as JSON has them."""
 
 import dataclasses
+import json
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 
@@ -34,6 +36,16 @@ def number(value: float | None, digits: int = 3) -> str:
     return "-" if value is None else f"{value:.{digits}g}"
 
 
+def word(value: Any) -> str:
+    """Return a setting's value."""
+    return f"{value:.7g}" if isinstance(value, float) else str(value)
+
+
+def described(error: Exception, most: int = 400) -> str:
+    """Return an exception in a line: its class, and the beginning of its message."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:most]}"
+
+
 def joined(*parts: str, by: str = "\n\n") -> str:
     """Join the parts that are not empty."""
     return by.join(part for part in parts if part)
@@ -58,3 +70,9 @@ def plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [plain(each) for each in value]
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def save_json(path: str | Path, content: Any) -> None:
+    """Write what is JSON already to a file."""
+    text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
+    Path(path).write_text(text + "\n", encoding="utf-8")

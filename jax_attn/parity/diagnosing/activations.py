@@ -1,6 +1,5 @@
-"""Activations, told apart by what they make of a few numbers."""
+"""Activations, distinguished by what they make of a few numbers."""
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from jax_attn.parity.mutations.activations import FORMULAS
 from jax_attn.weights.tensors import as_numpy
 
 POINTS = np.array([-3.0, -1.7, -0.5, 0.25, 1.0, 2.5])
@@ -41,41 +41,18 @@ def activation_of(given: Any) -> Activation | None:
     """The activation that a name, a function, a module or None stands for; None where it is none of them."""
     if isinstance(given, str):
         word = WORDS.get(given.lower(), given)
-        return Activation(word, _numbers(KNOWN[word](POINTS)) if word in KNOWN else None)
+        return Activation(word, _numbers(_known(word)) if word in FORMULAS else None)
     if given is None:
         return Activation("none", _numbers(POINTS))
     values = _values(given) if callable(given) else None
     if values is None or values.shape != POINTS.shape:
         return None
-    for word, formula in KNOWN.items():
-        if np.allclose(values, formula(POINTS), rtol=CLOSE, atol=CLOSE):
+    for word in FORMULAS:
+        if np.allclose(values, _known(word), rtol=CLOSE, atol=CLOSE):
             return Activation(word, _numbers(values))
     return Activation(_name(given), _numbers(values))
 
 
-def _erf(x: np.ndarray) -> np.ndarray:
-    return np.vectorize(math.erf)(x)
-
-
-def _sigmoid(x: np.ndarray) -> np.ndarray:
-    return 1 / (1 + np.exp(-x))
-
-
-KNOWN: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-    "erf GELU": lambda x: x * (1 + _erf(x / 2**0.5)) / 2,
-    "tanh GELU": lambda x: x * (1 + np.tanh((2 / np.pi) ** 0.5 * (x + 0.044715 * x**3))) / 2,
-    "x sigmoid(1.702 x)": lambda x: x * _sigmoid(1.702 * x),
-    "ReLU": lambda x: np.maximum(x, 0),
-    "SiLU": lambda x: x * _sigmoid(x),
-    "tanh": np.tanh,
-    "sigmoid": _sigmoid,
-    "ELU": lambda x: np.where(x > 0, x, np.expm1(x)),
-    "leaky ReLU (0.01)": lambda x: np.where(x > 0, x, 0.01 * x),
-    "ReLU²": lambda x: np.maximum(x, 0) ** 2,
-    "softplus": lambda x: np.log1p(np.exp(x)),
-    "Mish": lambda x: x * np.tanh(np.log1p(np.exp(x))),
-    "none": lambda x: x,
-}
 WORDS = {
     "gelu": "erf GELU",
     "gelu_new": "tanh GELU",
@@ -95,6 +72,12 @@ WORDS = {
 
 def _numbers(values: np.ndarray) -> tuple[float, ...]:
     return tuple(map(float, values))
+
+
+def _known(word: str) -> np.ndarray:
+    import torch
+
+    return FORMULAS[word](torch.tensor(POINTS)).numpy()
 
 
 def _name(activation: Any) -> str:

@@ -12,7 +12,7 @@ from jax_attn.parity.diagnosing.trials import Trial
 from jax_attn.parity.mutations import MUTATIONS, Mutation, base_mutation, eps_mutation, inject
 from jax_attn.parity.mutations.attention import heads_mutation
 from jax_attn.parity.mutations.norms import each_left_out
-from jax_attn.parity.mutations.precision import PLANTERS, one_weight
+from jax_attn.parity.mutations.precision import PRECISION, one_weight
 from jax_attn.parity.mutations.weights import variants
 from jax_attn.parity.tracing.divergence import Divergence
 from jax_attn.parity.tracing.trace import Progress
@@ -99,7 +99,7 @@ def _all(trial: Trial, target: Any, rest: Any) -> Iterator[Mutation]:
     yield from single
     weights = [key for key, parameter in rest.named_parameters() if parameter.ndim > 1]
     if sum(parameter.ndim > 1 for parameter in target.parameters()) > 1:
-        yield from (one_weight(MUTATIONS[name], key) for name in PLANTERS for key in weights)
+        yield from (one_weight(mutation, key) for mutation in PRECISION for key in weights)
     yield from each_left_out(target)
     yield from map(heads_mutation, sorted(set(_head_counts(trial.sides.flax))))
     numbers = set(_numbers(trial.sides.flax))

@@ -12,13 +12,14 @@ from jax_attn.parity.cases import Case
 from jax_attn.parity.comparison import Comparison
 from jax_attn.parity.diagnosing.candidates import Tried, candidates_of, mutations_of_weights, tried_with
 from jax_attn.parity.diagnosing.diagnosis import LIKELY, Candidate, Diagnosis, close
-from jax_attn.parity.diagnosing.lint_modules import SettingFinding, lint_pair, word
+from jax_attn.parity.diagnosing.lint_modules import SettingFinding, lint_pair
 from jax_attn.parity.diagnosing.second_draw import second_trial
 from jax_attn.parity.diagnosing.trials import Trial, trial_of
 from jax_attn.parity.lanes import lanes_named
 from jax_attn.parity.mutations import Mutation
 from jax_attn.parity.report import Report
 from jax_attn.parity.runners.torch_copy import copied
+from jax_attn.parity.text import word
 from jax_attn.parity.tracing.divergence import Divergence
 from jax_attn.parity.tracing.recording import TOP
 from jax_attn.parity.tracing.search import find
@@ -138,15 +139,15 @@ def _diagnosis(
     if good:
         causes = {(candidate.setting, candidate.flax) for candidate in good}
         found.cause = _quoted(good, lint)
-        sure = second is not None and (len(causes) == 1 or _is_told(found.cause, lint))
+        sure = second is not None and (len(causes) == 1 or _is_linted(found.cause, lint))
         found.certainty = "certain" if sure else "likely"
     elif near := close(candidates, trial.error):
         found.cause, found.certainty = _quoted(near, lint), "likely"
     else:
         found.cause = _read(trial, where, lint)
         found.certainty = "unknown" if found.cause is None else "likely"
-    told = [cause for cause in dict.fromkeys(map(str, lost)) if cause != str(found.cause)]
-    found.notes[:0] = [f"on these inputs it could also be, but not on others: {cause}" for cause in told]
+    others = [cause for cause in dict.fromkeys(map(str, lost)) if cause != str(found.cause)]
+    found.notes[:0] = [f"on these inputs it could also be, but not on others: {cause}" for cause in others]
     return found
 
 
@@ -172,18 +173,18 @@ def _again(mutation: Mutation, candidate: Candidate, first: Trial, second: Trial
 
 
 def _quoted(good: list[Candidate], lint: list[SettingFinding]) -> Candidate:
-    """Of several that explain it, the one that the modules tell of themselves; or whose setting differs."""
-    told = {finding.setting for finding in lint}
-    return min(good, key=lambda c: (not _is_told(c, lint), c.setting not in told))
+    """Of several that explain it, the one that the lint found too; or whose setting it found."""
+    settings = {finding.setting for finding in lint}
+    return min(good, key=lambda c: (not _is_linted(c, lint), c.setting not in settings))
 
 
-def _is_told(candidate: Candidate, lint: list[SettingFinding]) -> bool:
-    """Whether the modules tell of the very difference."""
+def _is_linted(candidate: Candidate, lint: list[SettingFinding]) -> bool:
+    """Whether the lint found the very difference."""
     return any(f.setting == candidate.setting and word(f.flax) == candidate.flax for f in lint)
 
 
 def _read(trial: Trial, where: Divergence, lint: list[SettingFinding]) -> Candidate | None:
-    """A setting that differs as the modules tell, where no mutation explains it."""
+    """A setting that the lint found, where no mutation explains it."""
     dropout = [f for f in lint if f.setting.startswith("dropout")]
     here = [f for f in lint if f.flax_path == where.flax_path and f not in dropout]
     if trial.lane.training:  # what draws otherwise has no numbers to compare

@@ -1,13 +1,13 @@
 """What a diagnosis says: where two modules begin to differ, and why."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from jax_attn.parity import tolerances
 from jax_attn.parity.diagnosing.lint_modules import SettingFinding
-from jax_attn.parity.text import alike, count, table
+from jax_attn.parity.text import alike, count, plain, table
 from jax_attn.parity.tracing.divergence import Divergence
 
 
@@ -98,12 +98,12 @@ class Diagnosis:
         """Everything, in the types of JSON."""
         return {
             "certainty": self.certainty,
-            "cause": None if self.cause is None else _plain(vars(self.cause)),
-            "error": _plain({"error": self.error})["error"],
+            "cause": plain(self.cause),
+            "error": plain(self.error),
             "bound": self.bound,
-            "divergence": None if self.divergence is None else self.divergence.to_json(),
-            "candidates": [_plain(vars(candidate)) for candidate in self.candidates],
-            "also": [_plain({"path": path, "error": error}) for path, error in self.also],
+            "divergence": self.divergence and self.divergence.to_json(),
+            "candidates": plain(self.candidates),
+            "also": [{"path": path, "error": plain(error)} for path, error in self.also],
             "notes": self.notes,
             "lint": [{**vars(f), "flax": str(f.flax), "torch": str(f.torch)} for f in self.lint],
             "seconds": self.seconds,
@@ -132,16 +132,12 @@ class Diagnosis:
         for note in self.notes:
             yield f"  {note}"
         if self.also:
-            told = [f"{path or 'the module itself'} ({error:.2g})" for path, error in self.also[:MANY]]
+            shown = [f"{path or 'the module itself'} ({error:.2g})" for path, error in self.also[:MANY]]
             more = f", and {len(self.also) - MANY} more" if len(self.also) > MANY else ""
-            yield f"  also on their own: {', '.join(told)}{more}"
+            yield f"  also on their own: {', '.join(shown)}{more}"
         for finding in alike(map(str, self.lint)):
             yield f"  settings differ: {finding}"
 
 
 MANY = 6
 """More modules than these are counted, not named."""
-
-
-def _plain(row: Mapping[str, Any]) -> dict[str, Any]:
-    return {k: str(v) if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}

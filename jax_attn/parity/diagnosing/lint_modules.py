@@ -1,4 +1,4 @@
-"""Settings of paired modules that differ, told without running either."""
+"""Settings of paired modules that differ, found without running either."""
 
 import math
 import re
@@ -11,6 +11,7 @@ from flax import nnx
 
 from jax_attn.parity.diagnosing.activations import Activation
 from jax_attn.parity.diagnosing.module_settings import Either, settings_of_flax, settings_of_torch
+from jax_attn.parity.text import word
 from jax_attn.parity.tracing.module_pairs import ModuleNames, pair_modules
 from jax_attn.parity.tracing.wrapping import walk
 from jax_attn.weights.rules import Names, slots
@@ -56,7 +57,7 @@ def lint_pair(
         flax_module: any NNX module.
         torch_module: its counterpart.
         names: pairs (pattern, replacement) that turn our keys into those of torch, as in `load_state_dict`.
-        modules: submodules that belong together where the weights do not tell; see `trace_modules`.
+        modules: submodules that belong together where the weights do not decide; see `trace_modules`.
     """
     ours = {path: module for module, places in walk(flax_module) for place in places for path in place.all}
     found = []
@@ -68,7 +69,7 @@ def lint_pair(
 
 
 def _ties(flax: nnx.Module, torch: Any, names: Names) -> Iterator[SettingFinding]:
-    """Weights that are one and the same on one side, and two on the other: told by identity, not by value."""
+    """Weights that are one and the same on one side, and two on the other: by identity, not by value."""
     owners: dict[str, tuple[str, tuple[int, int]]] = {}
     for slot in slots(flax, names):
         for layer, place in enumerate(slot.places):
@@ -86,10 +87,10 @@ def _differences(flax: nnx.Module, torch: Any) -> Iterator[tuple[str, Any, Any]]
     ours, theirs = settings_of_flax(flax), settings_of_torch(torch)
     for setting in [name for name in ours if name in theirs]:
         if not same_setting(setting, ours[setting], theirs[setting]):
-            yield setting, _told(ours[setting]), _told(theirs[setting])
+            yield setting, _plain(ours[setting]), _plain(theirs[setting])
 
 
-def _told(value: Any) -> Any:
+def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, Activation | Either) else value
 
 
@@ -114,8 +115,3 @@ def same_setting(name: str, a: Any, b: Any) -> bool:
     if isinstance(a, str) and isinstance(b, str):
         return a.lower() == b.lower()
     return a == b
-
-
-def word(value: Any) -> str:
-    """A setting's value as text."""
-    return f"{value:.7g}" if isinstance(value, float) else str(value)

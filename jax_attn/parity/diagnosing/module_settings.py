@@ -23,7 +23,7 @@ WITHOUT_EFFECT = re.compile(
     r"training|deterministic|.*dtype|device|name|mode|precision|batch_first|seed|inplace|sparse|.*implementation|impl"
     r"|backend|gradient_checkpointing|remat|use_cache|scan.*|output_.*|return_.*|layer_(idx|id|index)|index|idx|rngs"
     r"|max_(position_embeddings|length|seq_len)|context_length|preferred_element_type|promote_dtype|carry_init"
-    # The shapes of weights tell it, and the weights are compared.
+    # It shows in the shapes of weights, and the weights are compared.
     r"|(num_)?(in|out|input|output|hidden|qkv|kv|q|k|v|in_kv)?_?(features|channels|size|dim)|kdim|vdim|embed_dim|head_dim"
     r"|normalized_shape|feature_axes|reduction_axes|axis|.*_axis_name|num_embeddings|embedding_dim|vocab_size|d_model"
     r"|n_embd|nf|nx"
@@ -99,7 +99,7 @@ def settings_of_torch(module: Any) -> dict[str, Setting]:
 
 
 def _common(module: Any, conv: bool) -> dict[str, Setting]:
-    """Settings that both sides tell in the same way."""
+    """Settings that both sides hold in the same way."""
     left_out = COMPARED | (OF_CONVOLUTIONS if conv else set())
     held = {name: _plain(value) for name, value in vars(module).items() if not name.startswith("_")}
     found: dict[str, Setting] = {

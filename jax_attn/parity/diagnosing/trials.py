@@ -1,4 +1,4 @@
-"""A trial tells the error that is left between two modules with a mutation in torch."""
+"""A trial measures the error that is left between two modules with a mutation in torch."""
 
 import math
 from typing import Any
@@ -9,7 +9,7 @@ from jax_attn.parity.cases import Case
 from jax_attn.parity.comparison import Comparison
 from jax_attn.parity.lanes import Lane
 from jax_attn.parity.mutations import Injected
-from jax_attn.parity.mutations.injection import observed
+from jax_attn.parity.mutations.calls import observed
 from jax_attn.parity.power import InjectedRun, results_of
 from jax_attn.parity.runners.calls import Call
 from jax_attn.parity.runners.dropout import Tape
@@ -19,7 +19,6 @@ from jax_attn.parity.tracing.observers import Observer
 from jax_attn.parity.tracing.recording import CallRecord, Recording
 from jax_attn.parity.tracing.recording_flax import FlaxRecorder
 from jax_attn.parity.tracing.recording_torch import TorchRecorder
-from jax_attn.parity.tracing.wrapping import first_paths
 
 
 class ForwardRun:
@@ -38,10 +37,7 @@ class ForwardRun:
         self.bound = divergence.bound if divergence.bound > 0 else sides.bound
         with observed(sides.torch):
             torch, tape = self._run(sides.torch)
-        pairs = sides.certain_pairs if lane.training else {}
-        recorder = FlaxRecorder(
-            sides.flax, lane, sides.names, sides.call_flax, first_paths(sides.flax), pairs
-        )
+        recorder = FlaxRecorder(sides, lane)
         keep = _Keep(divergence.flax_path, divergence.call - 1)
         self.recording = recorder.record(self.call, keep, tape=tape)
         whole = divergence.flax_class == "the call"  # what is done with the module's output

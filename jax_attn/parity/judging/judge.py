@@ -52,7 +52,7 @@ def judge(case: str, lane: Lane, pairs: Sequence[Pair], bound: float) -> list[Re
 
 
 def measure(result: Result, lane: Lane, pairs: Sequence[Pair], first: Sequence[Pair]) -> list[Noise]:
-    """The noise of the tensor that `result` tells of, in each order of magnitude that it had at `first`."""
+    """The noise of the tensor that `result` is about, in each order of magnitude that it had at `first`."""
     pair, like = (named(result, each) for each in (pairs, first))
     scale = _scale(lane, pairs) if pair.is_gradient else 0.0
     return noises(pair, orders(like.truth), lane.eps, scale)
@@ -95,7 +95,7 @@ def noises(pair: Pair, parts: Sequence[Any], eps: float, scale: float = 0.0) -> 
 
 
 def named(result: Result, pairs: Sequence[Pair]) -> Pair:
-    """The pair that a result tells of."""
+    """The pair that a result is about."""
     return next(pair for pair in pairs if (pair.kind, pair.name) == (result.kind, result.name))
 
 

@@ -1,7 +1,7 @@
 """One lane of a comparison: torch runs, Flax runs, and the two are judged, case by case."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -10,23 +10,26 @@ import numpy as np
 from jax_attn.parity import tolerances
 from jax_attn.parity.cases import Case
 from jax_attn.parity.comparison import Comparison
+from jax_attn.parity.judging.attempt import Attempt, ByTorch, Verdict
 from jax_attn.parity.judging.judge import Pair, decided_by_few, judge, measure, pooled
 from jax_attn.parity.judging.lane_pairs import LanePairs
 from jax_attn.parity.judging.unevenness import UNSTEADY, is_uneven, unsteady
 from jax_attn.parity.lanes import Lane
 from jax_attn.parity.report import LeftOut, Result
 from jax_attn.parity.runners.calls import Call, cotangents
-from jax_attn.parity.runners.dropout import UNIFORM, DropoutMismatch, Tape
-from jax_attn.parity.runners.flax_runner import FlaxSide, depends_on_mode, fixed_dtype
+from jax_attn.parity.runners.dropout import DropoutMismatch, Tape
+from jax_attn.parity.runners.dropout_torch import UNIFORM
+from jax_attn.parity.runners.flax_modes import depends_on_mode, fixed_dtype
+from jax_attn.parity.runners.flax_runner import FlaxSide
 from jax_attn.parity.runners.places import Places, lifted
 from jax_attn.parity.runners.run import Run
 from jax_attn.parity.runners.torch_casts import kept_keys
 from jax_attn.parity.runners.torch_runner import TorchSide
-from jax_attn.parity.runners.trees import Mismatch, Skeleton, differentiated
+from jax_attn.parity.runners.trees import Mismatch, differentiated
 from jax_attn.parity.runners.widths import MISSING
+from jax_attn.parity.text import described, joined
 
 Progress = Callable[[str, str], None]
-Verdict = tuple[list[Result], list[LeftOut]]
 Settled = dict[tuple[str, str], Result]
 
 
@@ -38,50 +41,20 @@ def torch_sides(sides: Comparison, module: Any, lane: Lane) -> tuple[TorchSide, 
     return side(), None if lane.exact else side(truth=True)
 
 
-@dataclass(frozen=True)
-class ByTorch:
-    """One call, and what torch gave for it: in the lane's dtype, and in float64 on the same numbers."""
-
-    call: Call
-    skeleton: Skeleton
-    run: Run
-    truth: Run
-    tape: Tape | None
-
-
-@dataclass
-class Attempt:
-    """What one case has come to so far; `verdict` is set as soon as there is no more to be done."""
-
-    case: Case
-    torch: ByTorch | None = None
-    flax: Run | None = None
-    verdict: Verdict | None = None
-
-
 class LaneRun:
     """Both sides, ready to run in one lane."""
 
     def __init__(self, sides: Comparison, lane: Lane):
         self.sides = sides
         self.lane = lane
-        self.mutation = ""
+        self.failure = ""
         side = "torch"
         try:
             self._ready_torch()
             side = "flax"
-            self.flax = FlaxSide(
-                sides.flax,
-                lane,
-                sides.names,
-                sides.call_flax,
-                sides.quick,
-                kept=kept_keys(sides.torch, lane),
-                gradients=sides.gradients,
-                pairs=sides.certain_pairs if lane.training else None,
-            )
+            self.flax = FlaxSide(sides, lane, kept_keys(sides.torch, lane))
         except Exception as error:
-            self.mutation = _raised(side, error)
+            self.failure = f"{side} raised {described(error)}"
         self.moded = lane.training and depends_on_mode(sides.flax)
         self.hint = fixed_dtype(sides.flax, lane) if lane.exact else ""
 
@@ -90,17 +63,22 @@ class LaneRun:
         sides, lane = self.sides, self.lane
         self.torch, self.truth = torch_sides(sides, sides.torch, lane)
 
-    def attempt(self, case: Case, progress: Progress) -> Attempt:
-        """Run torch on a case."""
+    def attempt(self, case: Case, progress: Progress = lambda lane, case: None) -> Attempt:
+        """Run torch on a case, then Flax."""
+        attempt = self._attempt_torch(case, progress)
+        self._attempt_flax(attempt)
+        return attempt
+
+    def _attempt_torch(self, case: Case, progress: Progress) -> Attempt:
         attempt = Attempt(case)
-        if self.mutation:
-            attempt.verdict = self._failed(case, self.mutation.partition(" ")[0], self.mutation)
+        if self.failure:
+            attempt.verdict = self._failed(case, self.failure.partition(" ")[0], self.failure)
             return attempt
         progress(self.lane.name, case.name)
         try:
             found = attempt.torch = self._run_torch(Call.of(case).cast(self.lane), self.sides.seed)
         except Exception as error:
-            attempt.verdict = self._failed(case, "torch", _raised("torch", error))
+            attempt.verdict = self._failed(case, "torch", f"torch raised {described(error)}")
             return attempt
         if found.tape is not None and (reason := self._why_not(found, found.tape)):
             attempt.verdict = [], [LeftOut(case.name, self.lane.name, "(all)", reason)]
@@ -131,8 +109,7 @@ class LaneRun:
                 return False
         return True
 
-    def run_flax(self, attempt: Attempt) -> None:
-        """Run Flax on the case of `attempt`."""
+    def _attempt_flax(self, attempt: Attempt) -> None:
         if attempt.verdict is not None or attempt.torch is None:
             return
         case = attempt.case
@@ -143,14 +120,14 @@ class LaneRun:
                 Result(
                     case.name, self.lane.name, "output", name, np.nan, self.sides.bound, None, False, message
                 )
-                for name, message in mismatch.mutations
+                for name, message in mismatch.differences
             ]
             rest = LeftOut(case.name, self.lane.name, "(the rest)", "the outputs cannot be paired")
             attempt.verdict = results, [rest]
         except DropoutMismatch as mismatch:
             attempt.verdict = self._failed(case, "dropout", str(mismatch))
         except Exception as error:
-            attempt.verdict = self._failed(case, "flax", _raised("flax", error))
+            attempt.verdict = self._failed(case, "flax", f"flax raised {described(error)}")
 
     def verdict(self, attempt: Attempt) -> Verdict:
         """The results of the case, and what was left out."""
@@ -163,7 +140,7 @@ class LaneRun:
 
     def _narrower(self, attempt: Attempt) -> list[LeftOut]:
         """What torch's own casts compute in float32, and Flax does not."""
-        torch, places = attempt.torch, None if self.mutation else self._torch_places()
+        torch, places = attempt.torch, None if self.failure else self._torch_places()
         if self.lane.dtype != "bfloat16" or torch is None or attempt.flax is None or not places:
             return []
         weights = cotangents(differentiated(torch.skeleton), self.lane, self.sides.seed)
@@ -186,7 +163,7 @@ class LaneRun:
         if not failed or torch is None or torch.tape is None or len(torch.tape.masks) < 2:
             return None
         again = Attempt(attempt.case, replace(torch, tape=torch.tape.in_order()))
-        self.run_flax(again)
+        self._attempt_flax(again)
         if again.verdict is None and again.torch is not None and again.flax is not None:
             results, left_out = self._judge(again.case, again.torch, again.flax)
             return (results, left_out) if all(result.passed for result in results) else None
@@ -194,16 +171,16 @@ class LaneRun:
 
     def _lifted(self, case: Case) -> list[LeftOut]:
         """What was computed in float64 though the code asks for float32, in this case or another."""
-        if self.mutation:
+        if self.failure:
             return []
-        told = lifted(self.flax.places, self._torch_places())
-        return [LeftOut(case.name, self.lane.name, *told)] if told else []
+        entry = lifted(self.flax.places, self._torch_places())
+        return [LeftOut(case.name, self.lane.name, *entry)] if entry else []
 
     def notes(self) -> list[LeftOut]:
         """How torch was run, where it is not as it is."""
         sides = [side for side in (getattr(self, "torch", None), getattr(self, "truth", None)) if side]
-        told = dict.fromkeys(note for side in sides for note in side.notes())
-        return [LeftOut("", self.lane.name, name, reason) for name, reason in told]
+        notes = dict.fromkeys(note for side in sides for note in side.notes())
+        return [LeftOut("", self.lane.name, name, reason) for name, reason in notes]
 
     def _run_torch(self, call: Call, seed: int) -> ByTorch:
         tape = Tape(seed) if self.lane.training else None
@@ -216,7 +193,7 @@ class LaneRun:
         return self.flax.run(torch.call, torch.skeleton, weights, torch.tape)
 
     def _judge(self, case: Case, torch: ByTorch, flax: Run) -> Verdict:
-        found = self._paired(case, torch, flax)
+        found = self.paired(case, torch, flax)
         pairs = found.pairs
         if not any(pair.kind == "output" for pair in pairs):
             if found.left_out and not self.lane.exact:  # integers alone, which float64 compares
@@ -229,7 +206,8 @@ class LaneRun:
         found.leave_out_tiny(results)
         return found.explained(results), found.left_out
 
-    def _paired(self, case: Case, torch: ByTorch, flax: Run) -> LanePairs:
+    def paired(self, case: Case, torch: ByTorch, flax: Run) -> LanePairs:
+        """What is compared of a case, tensor by tensor."""
         pairs = LanePairs(case.name, self.lane, torch.call, torch.skeleton, self.sides.gradients)
         return pairs.add(flax, torch.run, torch.truth)
 
@@ -254,7 +232,7 @@ class LaneRun:
         moved = []
         for draw in range(1, min(tolerances.DRAWS) + 1):
             other = self._run_torch(torch.call.nearby(self.lane, draw), self.sides.seed)
-            moved.append(self._paired(case, other, flax).pairs)
+            moved.append(self.paired(case, other, flax).pairs)
         return {
             (result.kind, result.name): replace(result, error=error, passed=True, detail=UNSTEADY)
             for result in uneven
@@ -275,7 +253,7 @@ class LaneRun:
         for draw in range(1, tolerances.RARE_DRAWS):
             seed = self.sides.seed + draw
             torch = self._run_torch(call.nearby(self.lane, draw), seed)
-            others = self._paired(case, torch, self._run_flax(torch, seed)).pairs
+            others = self.paired(case, torch, self._run_flax(torch, seed)).pairs
             for result, measured in draws.items():
                 measured.append(measure(result, self.lane, others, pairs))
             if draw + 1 in (*tolerances.DRAWS, tolerances.RARE_DRAWS):
@@ -293,9 +271,4 @@ class LaneRun:
     def _hinted(self, result: Result) -> Result:
         if result.passed or not self.hint:
             return result
-        return replace(result, detail="; ".join(part for part in (result.detail, self.hint) if part))
-
-
-def _raised(side: str, error: Exception) -> str:
-    message = " ".join(str(error).split())
-    return f"{side} raised {type(error).__name__}: {message[:400]}"
+        return replace(result, detail=joined(result.detail, self.hint, by="; "))

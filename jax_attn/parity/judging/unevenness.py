@@ -2,7 +2,7 @@
 
 What is left where large numbers cancel is of the rounding errors of the large. A correct port has others than
 torch has. So where a tensor would agree beside its largest number, and its small numbers do not agree by
-themselves, torch is run again on inputs that were moved by rounding errors: it tells how well they are known.
+themselves, torch is run again on inputs that were moved by rounding errors, which shows how well they are known.
 """
 
 from collections.abc import Sequence

@@ -32,10 +32,10 @@ MUTATIONS: dict[str, Mutation] = {mutation.name: mutation for family in _FAMILIE
 
 
 def mutations_for(flax_module: Any, torch_module: Any) -> list[Mutation]:
-    """The mutations that a pair could have, as far as can be told without running it.
+    """The mutations that a pair could have, as far as is known without running it.
 
     Args:
-        flax_module: any NNX module; what is told of the pair, torch's module tells.
+        flax_module: any NNX module; it is torch's module that is looked at.
         torch_module: its counterpart.
     """
     return [mutation for mutation in MUTATIONS.values() if mutation.fits(torch_module)]

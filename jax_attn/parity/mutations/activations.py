@@ -1,86 +1,92 @@
 """Mutations of activations: one taken for another, or gate and values in each other's place."""
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
-from jax_attn.parity.mutations.injection import PASS, Forward, Hits, uses, watch
-from jax_attn.parity.mutations.mutation import Mutation
+from jax_attn.parity.mutations.calls import uses
+from jax_attn.parity.mutations.injection import PASS, TorchCall, calling, watching
+from jax_attn.parity.mutations.mutation import Injector, Mutation
 
 Formula = Callable[[Any], Any]
 
 
-def _torch() -> Any:
-    import torch
+def _functional(name: str, **options: Any) -> Formula:
+    def formula(x: Any) -> Any:
+        import torch
 
-    return torch
+        return getattr(torch.nn.functional, name)(x, **options)
+
+    return formula
 
 
 FORMULAS: dict[str, Formula] = {
-    "erf GELU": lambda x: _torch().nn.functional.gelu(x),
-    "tanh GELU": lambda x: _torch().nn.functional.gelu(x, approximate="tanh"),
+    "erf GELU": _functional("gelu"),
+    "tanh GELU": _functional("gelu", approximate="tanh"),
     "x sigmoid(1.702 x)": lambda x: x * (1.702 * x).sigmoid(),
     "ReLU": lambda x: x.relu(),
     "ReLU6": lambda x: x.clamp(0, 6),
     "ReLU²": lambda x: x.relu() ** 2,
     "SiLU": lambda x: x * x.sigmoid(),
-    "leaky ReLU (0.01)": lambda x: _torch().nn.functional.leaky_relu(x),
+    "ELU": _functional("elu"),
+    "leaky ReLU (0.01)": _functional("leaky_relu"),
+    "softplus": _functional("softplus"),
+    "Mish": _functional("mish"),
     "tanh": lambda x: x.tanh(),
     "sigmoid": lambda x: x.sigmoid(),
     "none": lambda x: x * 1,
 }
-WORDS = {"relu": "ReLU", "relu_": "ReLU", "silu": "SiLU", "silu_": "SiLU", "tanh": "tanh", "relu6": "ReLU6"}
+WORDS = {"relu": "ReLU", "relu_": "ReLU", "silu": "SiLU", "silu_": "SiLU", "tanh": "tanh"}
+# The functions and the class that stand for each, and the fixture that has it.
 CALLED = {
-    "GELU": ("gelu",),
-    "ReLU": ("relu", "relu_"),
-    "SiLU": ("silu", "silu_"),
-    "tanh": ("tanh",),
-    "leaky ReLU": ("leaky_relu", "leaky_relu_"),
+    "GELU": ("gelu", "GELU"),
+    "ReLU": ("relu", "relu_", "ReLU"),
+    "SiLU": ("silu", "silu_", "SiLU"),
+    "tanh": ("tanh", "Tanh"),
+    "leaky ReLU": ("leaky_relu", "leaky_relu_", "LeakyReLU"),
 }
-CLASSES = {"GELU": "GELU", "ReLU": "ReLU", "SiLU": "SiLU", "tanh": "Tanh", "leaky ReLU": "LeakyReLU"}
+FIXTURES = {"GELU": "feed-forward-gelu", "ReLU": "feed-forward-relu", "SiLU": "decoder layer",
+            "leaky ReLU": "image layer", "tanh": "pooler"}  # fmt: skip
+EVERY = {"sigmoid"}.union(*CALLED.values())
 
 
-def word_of(name: str, args: Any, kwargs: Any) -> str:
-    """What an activation that torch is called for is called."""
-    if name == "gelu":
-        return "tanh GELU" if kwargs.get("approximate") == "tanh" else "erf GELU"
-    if name.startswith("leaky_relu"):
-        return f"leaky ReLU ({kwargs.get('negative_slope', args[1] if len(args) > 1 else 0.01):g})"
-    return WORDS[name]
+def word_of(call: TorchCall) -> str:
+    """What the activation that torch is called for is called."""
+    if call.name == "gelu":
+        return "tanh GELU" if call.kwargs.get("approximate") == "tanh" else "erf GELU"
+    if call.name.startswith("leaky_relu"):
+        return f"leaky ReLU ({call.named('input', 'negative_slope').get('negative_slope', 0.01):g})"
+    return WORDS[call.name]
 
 
-def _instead(source: str, target: str) -> Callable[[Any, Hits], None]:
+def _instead(source: str, target: str) -> Injector:
     """`target` where `source` is called."""
 
-    def caught(forward: Forward, name: str, function: Any, args: Any, kwargs: Any) -> Any:
-        if name not in CALLED[source]:
-            return PASS
-        word = word_of(name, args, kwargs)
+    def change(call: TorchCall) -> Any:
+        word = word_of(call)
         wanted = target
         if target == "the other GELU":
             wanted = {"tanh GELU": "erf GELU", "erf GELU": "tanh GELU"}[word]
         if wanted == word:
             return PASS
-        forward.hits.add(wanted, word)
-        return FORMULAS[wanted](args[0])
+        call.hits.add(wanted, word)
+        return FORMULAS[wanted](call.args[0])
 
-    return lambda module, hits: watch(module, caught, hits)
+    return calling(CALLED[source], change)
 
 
-def gate_and_values(
-    forward: Forward, name: str, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> Any:
+def gate_and_values(call: TorchCall) -> Any:
     """`act(b) a` for `act(a) b`."""
-    activated = forward.state.setdefault("activated", {})
-    if any(name in names for names in CALLED.values()) or name == "sigmoid":
-        value = function(*args, **kwargs)
-        activated[id(value)] = value, lambda x: function(x, *args[1:], **kwargs), args[0]
+    activated = call.state.setdefault("activated", {})
+    args = call.args
+    if call.name in EVERY:
+        value = call.run()
+        activated[id(value)] = value, lambda x: call.function(x, *args[1:], **call.kwargs), args[0]
         return value
-    if name in ("mul", "__mul__", "__rmul__") and all(hasattr(arg, "shape") for arg in args[:2]):
+    if call.name in ("mul", "__mul__", "__rmul__") and all(hasattr(arg, "shape") for arg in args[:2]):
         for gate, other in (args[:2], args[1::-1]):
             found = activated.get(id(gate))
             if found and other.shape == gate.shape and other is not found[2]:
-                forward.hits.add("act(up) gate", "act(gate) up")
+                call.hits.add("act(up) gate", "act(gate) up")
                 return found[1](other) * found[2]
     return PASS
 
@@ -111,15 +117,10 @@ TAKEN = [
     ("pooler-tanh", "tanh", "none"),
 ]
 
-FIXTURES = {"GELU": "feed-forward-gelu", "ReLU": "feed-forward-relu", "SiLU": "decoder layer",
-            "leaky ReLU": "image layer", "tanh": "pooler"}  # fmt: skip
-EVERY = (*(name for names in CALLED.values() for name in names), *CLASSES.values(), "sigmoid")
-_mutation = partial(Mutation, family="layers")
-
 ACTIVATIONS = [
-    *(_mutation(name, f"{target} for {source}", "activation", uses(*CALLED[source], CLASSES[source]),
-                _instead(source, target), pitfalls=(1,), on=(FIXTURES[source],))
+    *(Mutation(name, f"{target} for {source}", "activation", uses(*CALLED[source]), _instead(source, target),
+               family="layers", on=(FIXTURES[source],))
       for name, source, target in TAKEN),
-    _mutation("gate-swapped", "of a gated layer, the activation is taken of the other half", "activation",
-              uses(*EVERY), lambda module, hits: watch(module, gate_and_values, hits), on=("decoder layer",)),
+    Mutation("gate-swapped", "of a gated layer, the activation is taken of the other half", "activation",
+             uses(*EVERY), watching(gate_and_values), family="layers", on=("decoder layer",)),
 ]  # fmt: skip

@@ -1,20 +1,26 @@
 """Mutations of attention: of its scale, queries and keys, heads and softmax. Those of masks are in `masks`."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
-from jax_attn.parity.mutations.injection import Forward, Hits, is_attention, watch
+from jax_attn.parity.mutations.calls import is_attention
+from jax_attn.parity.mutations.injection import Forward, watching
 from jax_attn.parity.mutations.mutation import Mutation
 from jax_attn.parity.mutations.points import Chain, Points, heads_apart
+
+
+def attention_mutation(name: str, summary: str, setting: str, points: Points, **more: Any) -> Mutation:
+    """A mutation at the points of attention."""
+    return Mutation(name, summary, setting, is_attention, watching(points), family="attention", **more)
 
 
 def scaled(word: str, factor: Callable[[int, int], float]) -> Points:
     """Scores times `factor(heads, head_dim)`."""
 
-    def scores(forward: Forward, queries: Any, keys: Any, product: Any) -> Any:
-        apart = heads_apart(forward, queries)
-        heads = 1 if apart is None else apart.shape[-3]
-        times = factor(heads, queries.shape[-1])
+    def scores(forward: Forward, chain: Chain, product: Any) -> Any:
+        apart = heads_apart(forward, chain.queries)
+        times = factor(1 if apart is None else apart.shape[-3], chain.queries.shape[-1])
         if times == 1.0:
             return product
         forward.hits.add(word, "scores / sqrt(head_dim)")
@@ -23,7 +29,7 @@ def scaled(word: str, factor: Callable[[int, int], float]) -> Points:
     return Points(scores=scores)
 
 
-def swapped(forward: Forward, queries: Any, keys: Any, product: Any) -> Any:
+def swapped(forward: Forward, chain: Chain, product: Any) -> Any:
     """Keys by queries."""
     if product.shape[-1] != product.shape[-2]:
         return product
@@ -39,36 +45,38 @@ def values_for_keys(forward: Forward, chain: Chain, weights: Any, values: Any) -
     return chain.replay(chain.queries @ values.mT) @ chain.keys.mT
 
 
-# Heads, as `(b, n, t, h)`. A change of them is `(forward, x)` to the same shape, or None.
+# Heads, as `(b, n, t, h)`.
 
-Heads = Callable[[Any], Any]
-TWO = "heads of {} in the opposite order"  # however two are turned
-
-
-def of_queries(change: Heads, word: str, right: str) -> Points:
-    """The heads of the queries, changed."""
-
-    def scores(forward: Forward, queries: Any, keys: Any, product: Any) -> Any:
-        apart = heads_apart(forward, queries)
-        if apart is None:
-            return product
-        forward.hits.add(word if apart.shape[-3] > 2 else TWO.format("q"), right)
-        return change(apart).reshape(queries.shape) @ keys
-
-    return Points(scores=scores)
+Change = Callable[[Any], Any | None]
+"""Of `(b, n, t, h)`: other heads in the same shape; None where it does not apply."""
 
 
-def of_values(change: Heads, word: str, right: str) -> Points:
-    """The heads of the values, changed."""
+def heads_changed(wrong: str, right: str, two: str = "", **changes: Change) -> Points:
+    """The heads of `q`, `k` and `v` changed, each by the change of its name; `two` says it of but two heads."""
+
+    def changed(forward: Forward, name: str, x: Any) -> Any:
+        apart = heads_apart(forward, x) if name in changes else None
+        other = None if apart is None else changes[name](apart)
+        if other is None:
+            return x
+        forward.hits.add(two if two and other.shape[-3] == 2 else wrong, right)
+        return other.reshape(x.shape)
+
+    def scores(forward: Forward, chain: Chain, product: Any) -> Any:
+        return changed(forward, "q", chain.queries) @ changed(forward, "k", chain.keys.mT).mT
 
     def mix(forward: Forward, chain: Chain, weights: Any, values: Any) -> Any:
-        apart = heads_apart(forward, values)
-        if apart is None:
-            return weights @ values
-        forward.hits.add(word if apart.shape[-3] > 2 else TWO.format("v"), right)
-        return weights @ change(apart).reshape(values.shape)
+        return weights @ changed(forward, "v", values)
 
-    return Points(mix=mix)
+    return Points(scores=scores if changes.keys() - {"v"} else None, mix=mix if "v" in changes else None)
+
+
+def _flipped(x: Any) -> Any:
+    return x.flip(-3)
+
+
+def _rolled(by: int) -> Change:
+    return lambda x: x.roll(by, -3)
 
 
 def interleaved(x: Any) -> Any:
@@ -81,23 +89,6 @@ def interleaved(x: Any) -> Any:
 def not_moved(x: Any) -> Any:
     """Heads taken from `(b, t, n h)` by a reshape to `(b, n, t, h)`, without moving an axis."""
     return x.transpose(-3, -2).reshape(x.shape)
-
-
-def split_otherwise(change: Heads, word: str, right: str) -> Points:
-    """The width is split into heads in another way, of queries, keys and values."""
-
-    def scores(forward: Forward, queries: Any, keys: Any, product: Any) -> Any:
-        apart = heads_apart(forward, queries), heads_apart(forward, keys.mT)
-        if apart[0] is None or apart[1] is None:
-            return product
-        forward.hits.add(word, right)
-        return change(apart[0]).reshape(queries.shape) @ change(apart[1]).reshape(keys.mT.shape).mT
-
-    def mix(forward: Forward, chain: Chain, weights: Any, values: Any) -> Any:
-        apart = heads_apart(forward, values)
-        return weights @ (values if apart is None else change(apart).reshape(values.shape))
-
-    return Points(scores=scores, mix=mix)
 
 
 def joined_as_they_are(forward: Forward, chain: Chain, weights: Any, values: Any) -> Any:
@@ -123,8 +114,8 @@ def counted(other: Callable[[int], int]) -> Points:
         heads = other(x.shape[-3])
         return None if heads < 1 or heads == x.shape[-3] or (x.shape[-3] * x.shape[-1]) % heads else heads
 
-    def scores(forward: Forward, queries: Any, keys: Any, product: Any) -> Any:
-        q, k = heads_apart(forward, queries), heads_apart(forward, keys.mT)
+    def scores(forward: Forward, chain: Chain, product: Any) -> Any:
+        q, k = heads_apart(forward, chain.queries), heads_apart(forward, chain.keys.mT)
         heads = None if q is None or k is None or q.shape[-3] != k.shape[-3] else wanted(q)
         if q is None or k is None or heads is None:
             return product
@@ -133,7 +124,7 @@ def counted(other: Callable[[int], int]) -> Points:
         found = again(q, heads) @ again(k, heads).mT * (heads / before) ** 0.5
         if before % heads == 0:  # heads that become one have the same weights each
             return found.repeat_interleave(before // heads, -3).reshape(product.shape)
-        return found.flatten(0, 1) if queries.ndim == 3 else found
+        return found.flatten(0, 1) if chain.queries.ndim == 3 else found
 
     def mix(forward: Forward, chain: Chain, weights: Any, values: Any) -> Any:
         v = heads_apart(forward, values)
@@ -144,13 +135,6 @@ def counted(other: Callable[[int], int]) -> Points:
         return again(context, v.shape[-3]).reshape(*values.shape[:-2], *context.shape[-2:-1], -1)
 
     return Points(scores=scores, mix=mix)
-
-
-def heads_mutation(heads: int) -> Mutation:
-    """So many heads."""
-    return attention_mutation(
-        f"heads-{heads}", f"{heads} heads", HEADS, counted(lambda n: heads), pitfalls=(13,)
-    )
 
 
 def shared_otherwise(x: Any) -> Any | None:
@@ -169,136 +153,98 @@ def shared_otherwise(x: Any) -> Any | None:
     return None
 
 
-def shared_scores(forward: Forward, queries: Any, keys: Any, product: Any) -> Any:
-    """Key heads shared otherwise."""
-    apart = heads_apart(forward, keys.mT)
-    other = None if apart is None else shared_otherwise(apart)
-    if other is None:
-        return product
-    forward.hits.add("query heads share a key head in another order", "in torch's order")
-    return queries @ other.reshape(keys.mT.shape).mT
-
-
-def shared_values(forward: Forward, chain: Chain, weights: Any, values: Any) -> Any:
-    """Value heads shared otherwise."""
-    apart = heads_apart(forward, values)
-    other = None if apart is None else shared_otherwise(apart)
-    return weights @ (values if other is None else other.reshape(values.shape))
+def heads_mutation(heads: int) -> Mutation:
+    """So many heads."""
+    return attention_mutation(f"heads-{heads}", f"{heads} heads", "heads", counted(lambda n: heads))
 
 
 # The softmax.
 
 
-def wrong_axis(forward: Forward, chain: Any, scores: Any, dim: Any) -> Any:
-    """Softmax over the queries."""
-    forward.hits.add("softmax over the queries", "softmax over the keys")
-    return scores.softmax(-2 if dim in (-1, scores.ndim - 1) else -1)
+def softmax(wrong: str, right: str, other: Callable[[Any, int], Any]) -> Points:
+    """`other(scores, dim)` for the softmax; `{}` in `right` stands for the dtype of the scores."""
+
+    def soft(forward: Forward, chain: Chain | None, scores: Any, dim: int) -> Any:
+        forward.hits.add(wrong, right.format(str(scores.dtype).removeprefix("torch.")))
+        return other(scores, dim)
+
+    return Points(soft=soft)
 
 
 def softmax_in(name: str) -> Points:
     """Softmax in a dtype of 16 bits, each step of it, as in JAX; torch's own rounds at the end alone."""
 
-    def soft(forward: Forward, chain: Any, scores: Any, dim: Any) -> Any:
+    def other(scores: Any, dim: int) -> Any:
         import torch
 
-        forward.hits.add(f"softmax in {name}", f"softmax in {str(scores.dtype).removeprefix('torch.')}")
         narrow = scores.to(getattr(torch, name))
         powers = (narrow - narrow.amax(dim, keepdim=True)).exp()
         return (powers / powers.sum(dim, keepdim=True)).to(scores.dtype)
 
-    return Points(soft=soft)
+    return softmax(f"softmax in {name}", "softmax in {}", other)
 
 
-def one_to_spare(forward: Forward, chain: Any, scores: Any, dim: Any) -> Any:
-    """A softmax with one more key of score 0."""
+def _over_queries(scores: Any, dim: int) -> Any:
+    return scores.softmax(-2 if dim in (-1, scores.ndim - 1) else -1)
+
+
+def _with_one_to_spare(scores: Any, dim: int) -> Any:
+    """One more key of score 0."""
     import torch
 
-    forward.hits.add("softmax with 1 added to the sum", "softmax")
-    return (
-        torch.cat([scores, torch.zeros_like(scores.narrow(dim, 0, 1))], dim)
-        .softmax(dim)
-        .narrow(dim, 0, scores.shape[dim])
-    )
+    more = torch.cat([scores, torch.zeros_like(scores.narrow(dim, 0, 1))], dim)
+    return more.softmax(dim).narrow(dim, 0, scores.shape[dim])
 
 
-def attention_mutation(
-    name: str,
-    summary: str,
-    setting: str,
-    points: Points,
-    **more: Any,
-) -> Mutation:
-    """A mutation at the points of attention."""
+MASKED, DECODER = ("attention-masked",), ("decoder layer",)
+ORDER, OPPOSITE = "in the order of k's", "heads of {} in the opposite order"
 
-    def injector(module: Any, hits: Hits) -> None:
-        watch(module, points, hits)
-
-    return Mutation(name, summary, setting, is_attention, injector, family="attention", **more)
-
-
-SCALE, HEADS = "scale", "heads"
-ORDER = "in the order of k's"
-
-
-def _rolled(by: int) -> Heads:
-    return lambda x: x.roll(by, -3)
-
+_scale = partial(attention_mutation, setting="scale")
+_heads = partial(attention_mutation, setting="heads")
 
 ATTENTION = [
-    attention_mutation("scale-missing", "scores are not divided by sqrt(head_dim)", SCALE,
-                    scaled("scores as they are", lambda heads, width: width**0.5), pitfalls=(26,),
-                    on=("attention-masked", "sdpa")),
-    attention_mutation("scale-twice", "scores divided by head_dim: the scale is applied twice", SCALE,
-                    scaled("scores / head_dim", lambda heads, width: width**-0.5), pitfalls=(26,),
-                    on=("attention-masked",)),
-    attention_mutation("scale-by-width", "scores divided by sqrt(embed_dim), all heads' width", SCALE,
-                    scaled("scores / sqrt(embed_dim)", lambda heads, width: heads**-0.5), pitfalls=(26,),
-                    on=("attention-masked",)),
+    _scale("scale-missing", "scores are not divided by sqrt(head_dim)", on=("attention-masked", "sdpa"),
+           points=scaled("scores as they are", lambda heads, width: width**0.5)),
+    _scale("scale-twice", "scores divided by head_dim: the scale is applied twice", on=MASKED,
+           points=scaled("scores / head_dim", lambda heads, width: width**-0.5)),
+    _scale("scale-by-width", "scores divided by sqrt(embed_dim), all heads' width", on=MASKED,
+           points=scaled("scores / sqrt(embed_dim)", lambda heads, width: heads**-0.5)),
     attention_mutation("swapped-qk", "queries and keys are swapped", "queries and keys",
-                    Points(scores=swapped), pitfalls=(13,), on=("attention-masked",)),
+                       Points(scores=swapped), on=MASKED),
     attention_mutation("swapped-kv", "keys and values are swapped", "keys and values",
-                    Points(mix=values_for_keys), pitfalls=(13,), on=("attention-masked",)),
-    attention_mutation("heads-order", "heads of the queries in another order than those of the keys", HEADS,
-                    of_queries(lambda x: x.flip(-3), TWO.format("q"), ORDER), pitfalls=(13,),
-                    on=("attention-masked",)),
-    attention_mutation("heads-rolled", "heads of the queries are one on from those of the keys", HEADS,
-                    of_queries(_rolled(1), "heads of q one on", ORDER), pitfalls=(13,),
-                    on=("attention-masked",)),
-    attention_mutation("heads-rolled-back", "heads of the queries are one behind those of the keys", HEADS,
-                    of_queries(_rolled(-1), "heads of q one behind", ORDER), pitfalls=(13,),
-                    on=("attention-masked",)),
-    attention_mutation("values-order", "heads of the values in another order than those of the keys", HEADS,
-                    of_values(lambda x: x.flip(-3), TWO.format("v"), ORDER), pitfalls=(13,),
-                    on=("attention-masked",)),
-    attention_mutation("values-rolled", "heads of the values are one on from those of the keys", HEADS,
-                    of_values(_rolled(1), "heads of v one on", ORDER), pitfalls=(13,),
-                    on=("attention-masked",)),
-    attention_mutation("values-rolled-back", "heads of the values are one behind those of the keys", HEADS,
-                    of_values(_rolled(-1), "heads of v one behind", ORDER), pitfalls=(13,),
-                    on=("attention-masked",)),
-    attention_mutation("heads-interleaved", "the width is split into heads by every n-th feature", HEADS,
-                    split_otherwise(interleaved, "a head is every n-th feature",
-                                    "a head is neighbouring features"), pitfalls=(13, 20),
-                    on=("attention-masked", "sdpa")),
-    attention_mutation("heads-not-split", "the width is split into heads by a reshape to (b, n, t, h)", HEADS,
-                    split_otherwise(not_moved, "split by a reshape to (b, n, t, h)",
-                                    "split to (b, t, n, h), then moved"), pitfalls=(20,),
-                    on=("attention-masked",)),
-    attention_mutation("heads-not-joined", "heads are joined by a reshape, without moving an axis", HEADS,
-                    Points(mix=joined_as_they_are), pitfalls=(20,), on=("attention-masked",)),
-    attention_mutation("heads-shared", "query heads share key heads in turn, not in a row, or reversed", HEADS,
-                    Points(scores=shared_scores, mix=shared_values), pitfalls=(13,), on=("decoder layer",)),
-    attention_mutation("heads-halved", "half as many heads, each twice as wide", HEADS,
-                    counted(lambda heads: heads // 2 if heads % 2 == 0 else heads), pitfalls=(13,),
-                    on=("decoder layer",)),
-    attention_mutation("heads-doubled", "twice as many heads, each half as wide", HEADS,
-                    counted(lambda heads: 2 * heads), pitfalls=(13,), on=("decoder layer",)),
-    attention_mutation("softmax-bfloat16", "softmax in bfloat16", "precision", softmax_in("bfloat16"),
-                    pitfalls=(21,), on=("decoder layer",)),
-    attention_mutation("softmax-float16", "softmax in float16", "precision", softmax_in("float16"),
-                    pitfalls=(21,), on=("decoder layer",)),
-    attention_mutation("softmax-axis", "softmax over the queries", "softmax", Points(soft=wrong_axis),
-                    on=("attention-masked", "torch-multihead-padding")),
+                       Points(mix=values_for_keys), on=MASKED),
+    _heads("heads-order", "heads of the queries in another order than those of the keys", on=MASKED,
+           points=heads_changed(OPPOSITE.format("q"), ORDER, q=_flipped)),
+    _heads("heads-rolled", "heads of the queries are one on from those of the keys", on=MASKED,
+           points=heads_changed("heads of q one on", ORDER, OPPOSITE.format("q"), q=_rolled(1))),
+    _heads("heads-rolled-back", "heads of the queries are one behind those of the keys", on=MASKED,
+           points=heads_changed("heads of q one behind", ORDER, OPPOSITE.format("q"), q=_rolled(-1))),
+    _heads("values-order", "heads of the values in another order than those of the keys", on=MASKED,
+           points=heads_changed(OPPOSITE.format("v"), ORDER, v=_flipped)),
+    _heads("values-rolled", "heads of the values are one on from those of the keys", on=MASKED,
+           points=heads_changed("heads of v one on", ORDER, OPPOSITE.format("v"), v=_rolled(1))),
+    _heads("values-rolled-back", "heads of the values are one behind those of the keys", on=MASKED,
+           points=heads_changed("heads of v one behind", ORDER, OPPOSITE.format("v"), v=_rolled(-1))),
+    _heads("heads-interleaved", "the width is split into heads by every n-th feature",
+           points=heads_changed("a head is every n-th feature", "a head is neighbouring features",
+                                q=interleaved, k=interleaved, v=interleaved), on=("attention-masked", "sdpa")),
+    _heads("heads-not-split", "the width is split into heads by a reshape to (b, n, t, h)",
+           points=heads_changed("split by a reshape to (b, n, t, h)", "split to (b, t, n, h), then moved",
+                                q=not_moved, k=not_moved, v=not_moved), on=MASKED),
+    _heads("heads-not-joined", "heads are joined by a reshape, without moving an axis",
+           points=Points(mix=joined_as_they_are), on=MASKED),
+    _heads("heads-shared", "query heads share key heads in turn, not in a row, or reversed",
+           points=heads_changed("query heads share a key head in another order", "in torch's order",
+                                k=shared_otherwise, v=shared_otherwise), on=DECODER),
+    _heads("heads-halved", "half as many heads, each twice as wide",
+           points=counted(lambda heads: heads // 2 if heads % 2 == 0 else heads), on=DECODER),
+    _heads("heads-doubled", "twice as many heads, each half as wide",
+           points=counted(lambda heads: 2 * heads), on=DECODER),
+    attention_mutation("softmax-bfloat16", "softmax in bfloat16", "precision", softmax_in("bfloat16"), on=DECODER),
+    attention_mutation("softmax-float16", "softmax in float16", "precision", softmax_in("float16"), on=DECODER),
+    attention_mutation("softmax-axis", "softmax over the queries", "softmax",
+                       softmax("softmax over the queries", "softmax over the keys", _over_queries),
+                       on=("attention-masked", "torch-multihead-padding")),
     attention_mutation("softmax-plus-one", "softmax with 1 added to its sum", "softmax",
-                    Points(soft=one_to_spare), on=("attention-masked",)),
+                       softmax("softmax with 1 added to the sum", "softmax", _with_one_to_spare), on=MASKED),
 ]  # fmt: skip

@@ -4,8 +4,9 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from jax_attn.parity.mutations.injection import Forward, Hits, calling, uses
-from jax_attn.parity.mutations.mutation import Mutation
+from jax_attn.parity.mutations.calls import uses
+from jax_attn.parity.mutations.injection import TorchCall, calling
+from jax_attn.parity.mutations.mutation import Injector, Mutation
 
 FLATTENING = ("flatten", "reshape", "view")
 SWAPPED = "with the last two axes swapped, as (h, w) in the order (w, h)"
@@ -21,17 +22,16 @@ def merged(before: tuple[int, ...], after: tuple[int, ...]) -> tuple[int, int] |
     return (start, end) if whole and before[end + 1 :] == after[start + 1 :] else None
 
 
-def in_order(words: str, change: Callable[[Any, int, int], Any]) -> Callable[[Any, Hits], None]:
+def in_order(words: str, change: Callable[[Any, int, int], Any]) -> Injector:
     """`change(x, start, end)` before those axes of x become one."""
 
-    def caught(forward: Forward, function: Any, args: Any, kwargs: Any) -> Any:
-        value = function(*args, **kwargs)
-        x = args[0]
+    def caught(call: TorchCall) -> Any:
+        value, x = call.run(), call.args[0]
         axes = merged(tuple(x.shape), tuple(value.shape)) if x.is_floating_point() else None
         if axes is None or sum(size > 1 for size in x.shape[axes[0] : axes[1] + 1]) < 2:
             return value
         two = axes[1] - axes[0] == 1  # whichever is moved, they are swapped
-        forward.hits.add(f"flattened {SWAPPED if two else words}", "flattened in the order of its axes")
+        call.hits.add(f"flattened {SWAPPED if two else words}", "flattened in the order of its axes")
         return change(x, *axes).reshape(value.shape)
 
     return calling(FLATTENING, caught)
@@ -47,6 +47,6 @@ ORDERS = {
 
 FLATTENINGS = [
     Mutation(f"flatten-{name}", f"axes are flattened {words}", "flattening", uses("Flatten", *FLATTENING),
-             in_order(words, change), family="layers", pitfalls=(20,), on=("decoder layer",))
+             in_order(words, change), family="layers", on=("decoder layer",))
     for name, (words, change) in ORDERS.items()
 ]  # fmt: skip

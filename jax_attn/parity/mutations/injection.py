@@ -4,17 +4,16 @@ A mutation is injected into torch whichever side is to be wrong: a pair differs 
 copy whose class is derived from the original's, so names, weights and signature stay as they were.
 """
 
-import dis
-import inspect
-from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from functools import cache, lru_cache, wraps
+from functools import partial, wraps
 from typing import Any
 from unittest import mock
 
-Change = Callable[["Forward", str, Any, tuple[Any, ...], dict[str, Any]], Any]
-"""`change(forward, name, function, args, kwargs)`: what a torch function gives instead; PASS is: as ever."""
+from jax_attn.parity.runners.torch_functions import intercepting
+
+Change = Callable[["TorchCall"], Any]
+"""What a torch function gives instead; `PASS` is: as ever."""
 
 PASS = object()
 
@@ -28,14 +27,14 @@ class Hits:
 
     words: list[tuple[str, str]] = field(default_factory=list)
 
-    def add(self, faulty: Any, right: Any) -> None:
+    def add(self, wrong: Any, right: Any) -> None:
         """Take note that the mutation changed something."""
-        pair = str(faulty), str(right)
+        pair = str(wrong), str(right)
         if pair not in self.words:
             self.words.append(pair)
 
     def __deepcopy__(self, memo: Any) -> "Hits":
-        return self  # copies of a module tell the same one
+        return self  # copies of a module report to the same one
 
 
 class Forward:
@@ -43,67 +42,88 @@ class Forward:
 
     Attributes:
         module: the module.
-        inputs: tensors that it was given.
         hits: takes note where the mutation hits.
         mode: catches the functions; entered again, it also catches what a caught one calls.
         state: for what a change has to remember.
     """
 
-    def __init__(self, module: Any, inputs: Iterable[Any], hits: Hits, change: Change):
+    def __init__(self, module: Any, hits: Hits, change: Change):
         self.module = module
-        self.inputs = list(inputs)
         self.hits = hits
         self.change = change
-        self.mode = _mode_class()(self._caught)
+        self.mode = intercepting(self._caught)
         self.state: dict[Any, Any] = {}
 
     def _caught(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        name = getattr(function, "__name__", "")
-        value = self.change(self, name, function, args, kwargs)
-        if value is not PASS:
-            return value
-        if name == "multi_head_attention_forward":
-            with opened(self):
-                return function(*args, **kwargs)
-        return function(*args, **kwargs)
+        call = TorchCall(self, getattr(function, "__name__", ""), function, args, kwargs)
+        value = self.change(call)
+        return call.run() if value is PASS else value
 
 
-def opened(forward: Forward) -> AbstractContextManager[Any]:
-    """Within it torch's own multi-head attention is run, not handed on, and its inside is caught."""
-    import torch
+@dataclass(frozen=True)
+class TorchCall:
+    """A torch function, as a forward pass calls it."""
 
-    stack = ExitStack()
-    stack.enter_context(mock.patch.object(torch.nn.functional, "has_torch_function", return_value=False))
-    stack.enter_context(forward.mode)
-    return stack
+    forward: Forward
+    name: str
+    function: Any
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+    @property
+    def hits(self) -> Hits:
+        """Takes note where the mutation hits."""
+        return self.forward.hits
+
+    @property
+    def state(self) -> dict[Any, Any]:
+        """What the change remembers of this forward pass."""
+        return self.forward.state
+
+    @property
+    def values(self) -> list[Any]:
+        """All arguments."""
+        return [*self.args, *self.kwargs.values()]
+
+    def named(self, *names: str) -> dict[str, Any]:
+        """The arguments by name; `names` are those of the positional ones."""
+        return {**dict(zip(names, self.args, strict=False)), **self.kwargs}
+
+    def run(self) -> Any:
+        """Call the function. Torch's own multi-head attention is run, not handed on, and its inside is caught."""
+        if self.name != "multi_head_attention_forward":
+            return self.function(*self.args, **self.kwargs)
+        import torch
+
+        opened = mock.patch.object(torch.nn.functional, "has_torch_function", return_value=False)
+        with opened, self.forward.mode:
+            return self.function(*self.args, **self.kwargs)
 
 
 def watch(module: Any, change: Change, hits: Hits) -> None:
     """Let `change` see every torch function that the module's forward calls, submodules included."""
-    kind = type(module)
-    running: list[Any] = []  # a module that calls itself is one module
 
-    @wraps(kind.forward)
-    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
-        import torch
+    def around(module: Any, forward: Any, *args: Any, **kwargs: Any) -> Any:
+        with Forward(module, hits, change).mode:
+            return forward(*args, **kwargs)
 
-        if running:
-            return kind.forward(self, *args, **kwargs)
-        running.append(self)
-        try:
-            given = [value for value in (*args, *kwargs.values()) if isinstance(value, torch.Tensor)]
-            with Forward(self, given, hits, change).mode:
-                return kind.forward(self, *args, **kwargs)
-        finally:
-            running.clear()
+    wrap(module, around)
 
-    _derive(module, forward)
+
+def watching(change: Change) -> Callable[[Any, Hits], None]:
+    """Return the injector that lets `change` see every torch function."""
+    return lambda module, hits: watch(module, change, hits)
+
+
+def calling(names: tuple[str, ...], change: Change) -> Callable[[Any, Hits], None]:
+    """Return the injector of `change` where one of these functions is called."""
+    return watching(lambda call: change(call) if call.name in names else PASS)
 
 
 def wrap(module: Any, around: Callable[..., Any]) -> None:
     """`around(module, forward, *args, **kwargs)` in place of the module's forward."""
     kind = type(module)
-    running: list[Any] = []
+    running: list[Any] = []  # a module that calls itself is one module
 
     @wraps(kind.forward)
     def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -118,182 +138,17 @@ def wrap(module: Any, around: Callable[..., Any]) -> None:
         finally:
             running.clear()
 
-    _derive(module, forward)
-
-
-def calling(names: tuple[str, ...], change: Callable[..., Any]) -> Callable[[Any, Hits], None]:
-    """`change(forward, function, args, kwargs)` where one of these functions is called."""
-
-    def caught(
-        forward: Forward, name: str, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Any:
-        return change(forward, function, args, kwargs) if name in names else PASS
-
-    return lambda module, hits: watch(module, caught, hits)
-
-
-def _derive(module: Any, forward: Any) -> None:
-    kind = type(module)
     inside = {"forward": forward, "__module__": kind.__module__, "__qualname__": kind.__qualname__}
     module.__class__ = type(kind.__name__, (kind,), inside)
 
 
-@cache
-def _mode_class() -> Any:
-    from torch.overrides import TorchFunctionMode
+def wrapping(
+    chosen: Callable[[Any], Iterable[Any]], around: Callable[..., Any]
+) -> Callable[[Any, Hits], None]:
+    """Return the injector of `around(hits, module, forward, *args, **kwargs)` in each of the `chosen` modules."""
 
-    class Caught(TorchFunctionMode):
-        def __init__(self, caught: Callable[..., Any]):
-            super().__init__()
-            self.caught = caught
+    def injector(module: Any, hits: Hits) -> None:
+        for child in chosen(module):
+            wrap(child, partial(around, hits))
 
-        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            return self.caught(func, args, kwargs or {})
-
-    return Caught
-
-
-# What a module has and calls, told without running it.
-
-
-class Called(set[str]):
-    """Names of the functions that a module's forward was seen to call, submodules not included."""
-
-    def __deepcopy__(self, memo: Any) -> "Called":
-        return self  # what copies of a module call, it calls
-
-
-COSINES = "cosines and sines"
-"""Stands among the names for a product with cosines and sines."""
-
-
-@contextmanager
-def observed(module: Any) -> Generator[None]:
-    """Within it, take note of the functions that the forward of a module, or of its copies, calls.
-
-    What is computed decides whether a mutation fits, wherever the code of it stands. The note stays in the module:
-    it has to be a copy of the user's own.
-    """
-    from torch.nn.modules import module as hooks
-
-    for child in module.modules():
-        vars(child).setdefault(CALLED, Called())
-    running: list[tuple[Called, dict[Any, Any]]] = []
-
-    def enter(child: Any, args: Any) -> None:
-        running.append((vars(child).get(CALLED, Called()), {}))
-
-    def leave(child: Any, args: Any, value: Any) -> None:
-        running.pop()
-
-    def caught(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        name = getattr(function, "__name__", "")
-        if running:
-            called, factors = running[-1]
-            called.add(name)
-            if name in MULTIPLY and any(turns(factors, factor) for factor in args[:2]):
-                called.add(COSINES)
-        return function(*args, **kwargs)
-
-    with ExitStack() as stack:
-        stack.callback(hooks.register_module_forward_pre_hook(enter).remove)
-        stack.callback(hooks.register_module_forward_hook(leave, always_call=True).remove)
-        stack.enter_context(_mode_class()(caught))
-        yield
-
-
-CALLED = "_called_functions"
-MULTIPLY = ("mul", "__mul__", "__rmul__", "mul_", "__imul__")
-
-
-def turns(seen: dict[Any, Any], factor: Any) -> bool:
-    """Whether a factor is one of cosines and sines, kept in `seen["cosines"]`: their squares sum to 1."""
-    import torch
-
-    if "cosines" in seen:
-        return True
-    if not isinstance(factor, torch.Tensor) or factor.ndim < 2:
-        return False
-    if factor.is_complex():
-        if not torch.allclose(factor.abs(), torch.ones_like(factor.real), rtol=0, atol=1e-5):
-            return False
-        seen["cosines"], seen["in steps of two"] = (factor.real.detach(), factor.imag.detach()), True
-        return True
-    if not factor.is_floating_point() or factor.numel() < 4 or factor.abs().max() > 1 + 1e-6:
-        return False
-    waiting = seen.setdefault("factors", [])
-    for other in waiting:
-        if other.shape == factor.shape and other is not factor:
-            one = other**2 + factor**2
-            if torch.allclose(one, torch.ones_like(one), rtol=0, atol=1e-5):
-                seen["cosines"] = other.detach(), factor.detach()
-                return True
-    waiting.append(factor)
-    return False
-
-
-def functions_of(module: Any) -> set[str]:
-    """Names of functions that a module and its submodules were seen to call, mention or hold."""
-    names: set[str] = set()
-    for child in module.modules():
-        names |= _mentioned(type(child)) | vars(child).get(CALLED, set())
-        for value in vars(child).values():
-            value = getattr(value, "func", value)
-            if callable(value):
-                names.add(getattr(value, "__name__", type(value).__name__))
-    return names
-
-
-def uses(*names: str) -> Callable[[Any], bool]:
-    """Whether a module calls one of these functions, or holds a layer that is called so."""
-    return lambda module: bool(functions_of(module) & set(names))
-
-
-@lru_cache(256)  # classes of injected modules are let go again
-def _mentioned(kind: type) -> frozenset[str]:
-    import torch
-
-    names = {kind.__name__}
-    for base in kind.__mro__:
-        if base in (object, torch.nn.Module):
-            continue
-        for method in vars(base).values():
-            names |= _names_of(method, set())
-    return frozenset(names)
-
-
-def _names_of(function: Any, seen: set[int]) -> set[str]:
-    """The names in a function's code, and in that of the functions it calls, as far as torch's own."""
-    function = inspect.unwrap(function) if callable(function) else function
-    code = getattr(function, "__code__", None)
-    if code is None or id(function) in seen or len(seen) > 50:
-        return set()
-    seen.add(id(function))
-    names = set(_names_in(code))
-    around = getattr(function, "__globals__", {})
-    for name in _globals_in(code):
-        called = around.get(name)
-        if str(getattr(called, "__module__", "torch")).partition(".")[0] != "torch":
-            names |= _names_of(called, seen)
-    return names
-
-
-def _globals_in(code: Any) -> set[str]:
-    return {part.argval for part in dis.get_instructions(code) if part.opname == "LOAD_GLOBAL"}
-
-
-def _names_in(code: Any) -> Iterator[str]:
-    yield from code.co_names
-    for constant in code.co_consts:
-        if hasattr(constant, "co_names"):
-            yield from _names_in(constant)
-
-
-def is_attention(module: Any) -> bool:
-    """Whether there is attention in a module."""
-    names = functions_of(module)
-    softmax = bool(names & {"softmax", "Softmax"})
-    fused = {"scaled_dot_product_attention", "MultiheadAttention", "multi_head_attention_forward"}
-    return bool(names & fused) or (
-        softmax and bool(names & {"mT", "transpose", "einsum", "matmul", "__matmul__", "bmm"})
-    )
+    return injector

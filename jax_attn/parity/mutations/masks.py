@@ -12,24 +12,32 @@ Other = Callable[[Any], Any | None]
 """Of the hidden scores, `(..., t, s)`: which are hidden with the mutation; None where it does not apply."""
 
 
-def hidden_otherwise(faulty: str, right: str, other: Other, empty_row: str = "zero") -> Points:
-    """`other(hidden)` is hidden; a row that then sees nothing is "zero", the "mean", or sees "itself"."""
+def at_mask(change: Callable[[Forward, Any, Any, Any, Any], Any], **more: Any) -> Points:
+    """`change(forward, scores, plain, hidden, dim)` gives the weights where `hidden` of the `plain` scores are."""
 
     def soft(forward: Forward, chain: Chain | None, scores: Any, dim: Any) -> Any:
         if chain is None or chain.hidden is None:
             return PASS
         plain = chain.plain
-        given = chain.hidden.expand(plain.shape)
+        return change(forward, scores, plain, chain.hidden.expand(plain.shape), dim)
+
+    return Points(soft=soft, own_masks=True, **more)
+
+
+def hidden_otherwise(wrong: str, right: str, other: Other, empty_row: str = "zero") -> Points:
+    """`other(hidden)` is hidden; a row that then sees nothing is "zero", the "mean", or sees "itself"."""
+
+    def change(forward: Forward, scores: Any, plain: Any, given: Any, dim: Any) -> Any:
         hidden = other(given)
         if hidden is None or bool((hidden == given).all()):
             return PASS
-        forward.hits.add(faulty, right)
+        forward.hits.add(wrong, right)
         if empty_row == "itself":
             hidden = hidden & ~(hidden.all(-1, keepdim=True) & _diagonal(hidden))
         weights = lowest(plain, hidden).softmax(dim)
         return weights if empty_row == "mean" else weights.masked_fill(hidden, 0.0)
 
-    return Points(soft=soft, own_masks=True)
+    return at_mask(change)
 
 
 def _diagonal(hidden: Any) -> Any:
@@ -38,99 +46,59 @@ def _diagonal(hidden: Any) -> Any:
     return torch.eye(*hidden.shape[-2:], dtype=torch.bool, device=hidden.device)
 
 
-def _future(hidden: Any) -> Any | None:
-    """The causal part of a mask that has one: all keys after the query; None if it has none."""
+def _after(scores: Any) -> Any:
+    """All keys after the query, `(t, s)`."""
     import torch
 
-    future = torch.ones(hidden.shape[-2:], dtype=torch.bool, device=hidden.device).triu(1)
-    return future.expand_as(hidden) if (hidden | ~future).all() and future.any() else None
+    return torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu(1)
 
 
-def _padding(hidden: Any) -> Any | None:
-    """The keys that a causal mask hides from every query; None if there are none, or it is not causal."""
-    future = _future(hidden)
-    if future is None:
-        return None
-    padding = (hidden | future).all(-2, keepdim=True).expand_as(hidden)
-    return padding if (hidden & ~future).any() else None
+def _if_square(change: Callable[[Any], Any]) -> Other:
+    """The change of a mask of as many queries as keys."""
+    return lambda hidden: change(hidden) if hidden.shape[-1] == hidden.shape[-2] else None
 
 
-def without_itself(hidden: Any) -> Any | None:
-    """The mask, and the token itself."""
-    return hidden | _diagonal(hidden) if hidden.shape[-1] == hidden.shape[-2] else None
-
-
-def one_key_more(hidden: Any) -> Any:
-    """The mask, a key off."""
+def _one_key_more(hidden: Any) -> Any:
     first = hidden.clone()
     first[..., 1:] = False
     return hidden & hidden.roll(1, -1) | first
 
 
-def transposed(hidden: Any) -> Any | None:
-    """Queries for keys."""
-    return hidden.mT if hidden.shape[-1] == hidden.shape[-2] else None
+def _of_causal(change: Callable[[Any, Any], Any]) -> Other:
+    """`change(future, padding)` of a mask that is causal, and hides some keys from every query too."""
+
+    def other(hidden: Any) -> Any | None:
+        future = _after(hidden)
+        if not ((hidden | ~future).all() and future.any() and (hidden & ~future).any()):
+            return None
+        padding = (hidden | future).all(-2, keepdim=True)
+        return change(future.expand_as(hidden), padding.expand_as(hidden))
+
+    return other
 
 
-def without_padding(hidden: Any) -> Any | None:
-    """The causal part alone."""
-    return None if _padding(hidden) is None else _future(hidden)
-
-
-def without_causal(hidden: Any) -> Any | None:
-    """The padding alone."""
-    return _padding(hidden)
-
-
-def padding_inverted(hidden: Any) -> Any | None:
-    """The causal part, and what is no padding."""
-    padding = _padding(hidden)
-    return None if padding is None else _future(hidden) | ~padding
-
-
-def only_padding_inverted(hidden: Any) -> Any | None:
-    """What is no padding, without the causal part."""
-    padding = _padding(hidden)
-    return None if padding is None else ~padding
-
-
-def causal_inverted(hidden: Any) -> Any | None:
-    """The causal part inverted, and the padding."""
-    padding, future = _padding(hidden), _future(hidden)
-    return None if padding is None or future is None else ~future | padding
-
-
-def ignored(forward: Forward, chain: Chain | None, scores: Any, dim: Any) -> Any:
-    """No mask."""
-    if chain is None or chain.hidden is None:
-        return PASS
+def _ignored(forward: Forward, scores: Any, plain: Any, hidden: Any, dim: Any) -> Any:
     forward.hits.add("no mask", "a mask")
-    return chain.plain.softmax(dim)
+    return plain.softmax(dim)
 
 
-def added(amount: float) -> Callable[..., Any]:
+def _added(amount: float) -> Points:
     """A number is added where -inf should be."""
 
-    def soft(forward: Forward, chain: Chain | None, scores: Any, dim: Any) -> Any:
-        if chain is None or chain.hidden is None:
-            return PASS
+    def change(forward: Forward, scores: Any, plain: Any, hidden: Any, dim: Any) -> Any:
         forward.hits.add(f"{amount:g} is added to masked scores", "-inf is put there")
-        return (chain.plain + chain.hidden.to(scores.dtype) * amount).softmax(dim)
+        return (plain + hidden.to(scores.dtype) * amount).softmax(dim)
 
-    return soft
+    return at_mask(change)
 
 
 ZERO, MEAN, NAN = "0", "the mean of all values, as of a finite fill", "NaN, as of -inf"
 
 
-def empty_row(word: str) -> Points:
+def _empty_row(word: str) -> Points:
     """A row that sees nothing gives 0 or the mean of all values, in place of whatever it gives."""
 
-    def soft(forward: Forward, chain: Chain | None, scores: Any, dim: Any) -> Any:
-        if chain is None or chain.hidden is None:
-            return PASS
-        plain = chain.plain
-        hidden = chain.hidden.expand(plain.shape)
+    def change(forward: Forward, scores: Any, plain: Any, hidden: Any, dim: Any) -> Any:
         if not hidden.all(-1).any():
             return PASS
         forward.state["was"] = NAN if scores.softmax(dim).isnan().any() else MEAN
@@ -144,17 +112,15 @@ def empty_row(word: str) -> Points:
             forward.hits.add(word, right)
         return weights @ values
 
-    return Points(soft=soft, mix=mix, own_masks=True)
+    return at_mask(change, mix=mix)
 
 
-def causal_too(forward: Forward, chain: Chain | None, scores: Any, dim: Any) -> Any:
+def _causal_too(forward: Forward, chain: Chain | None, scores: Any, dim: Any) -> Any:
     """The future is hidden as well."""
-    import torch
-
     if chain is None:
         return PASS
     plain = chain.plain
-    future = torch.ones(plain.shape[-2:], dtype=torch.bool, device=plain.device).triu(1)
+    future = _after(plain)
     hidden = future if chain.hidden is None else chain.hidden | future
     if plain.shape[-2] < 2 or (chain.hidden is not None and bool((hidden == chain.hidden).all())):
         return PASS
@@ -171,65 +137,54 @@ EMPTY_ROWS = {
 
 
 def _each(
-    name: str,
-    summary: str,
-    words: tuple[str, str],
-    other: Other,
-    *,
-    pitfalls: tuple[int, ...],
-    on: tuple[str, ...],
-    empty: tuple[str, ...] = (),
+    name: str, summary: str, words: tuple[str, str], other: Other, *rows: str, on: tuple[str, ...]
 ) -> list[Mutation]:
-    """The mutation, once for each thing that may come of a row that sees nothing."""
+    """The mutation, and once more for each other thing that may come of a row that sees nothing."""
     return [
-        attention_mutation(name + suffix, summary + more, "mask", hidden_otherwise(*words, other, row),
-                        pitfalls=pitfalls if row == "zero" else (*pitfalls, 19), on=on)
-        for row, (suffix, more) in EMPTY_ROWS.items()
-        if row == "zero" or row in empty
+        _mask(name + EMPTY_ROWS[row][0], summary + EMPTY_ROWS[row][1],
+              hidden_otherwise(*words, other, row), on=on)
+        for row in ("zero", *rows)
     ]  # fmt: skip
 
 
-def _mask_mutation(name: str, summary: str, soft: Callable[..., Any], **more: Any) -> Mutation:
-    return attention_mutation(name, summary, "mask", Points(soft=soft, own_masks=True), **more)
+def _mask(name: str, summary: str, points: Points, **more: Any) -> Mutation:
+    return attention_mutation(name, summary, "mask", points, **more)
 
 
 EMPTY = "a row that sees nothing"
 INVERTED = "True = masked", "True = attend"
+MASKED, DECODER = ("attention-masked",), ("decoder layer",)
 
 MASKS = [
-    *_each("mask-inverted", "True = attend is taken for True = masked", INVERTED,
-           lambda hidden: ~hidden, pitfalls=(18,), empty=("mean", "itself"),
-           on=("encoder-layer-post", "attention-masked", "sdpa")),
-    _mask_mutation("mask-missing", "the mask, causal or given, is not applied", ignored, pitfalls=(18,),
-           on=("attention-masked",)),
+    *_each("mask-inverted", "True = attend is taken for True = masked", INVERTED, lambda hidden: ~hidden,
+           "mean", "itself", on=("encoder-layer-post", "attention-masked", "sdpa")),
+    _mask("mask-missing", "the mask, causal or given, is not applied", at_mask(_ignored), on=MASKED),
     *_each("mask-one-more", "each query sees one key more", ("one key more is seen", "the mask's keys"),
-           one_key_more, pitfalls=(25,), on=("sdpa", "torch-multihead-padding")),
+           _one_key_more, on=("sdpa", "torch-multihead-padding")),
     *_each("mask-not-itself", "a token does not see itself",
-           ("a token does not see itself", "a token sees itself"), without_itself, pitfalls=(25,),
-           empty=("mean", "itself"), on=("sdpa",)),
+           ("a token does not see itself", "a token sees itself"),
+           _if_square(lambda hidden: hidden | _diagonal(hidden)), "mean", "itself", on=("sdpa",)),
     *_each("mask-transposed", "the mask's queries and keys are swapped",
-           ("a query sees the keys that ought to see it", "the mask as it is"), transposed, pitfalls=(18,),
-           empty=("mean",), on=("sdpa",)),
+           ("a query sees the keys that ought to see it", "the mask as it is"),
+           _if_square(lambda hidden: hidden.mT), "mean", on=("sdpa",)),
     *_each("padding-missing", "of a causal mask and padding, the padding is not applied",
-           ("causal alone", "causal and padding"), without_padding, pitfalls=(18,), on=("decoder layer",)),
+           ("causal alone", "causal and padding"), _of_causal(lambda future, padding: future), on=DECODER),
     *_each("causal-missing", "of a causal mask and padding, the causal mask is not applied",
-           ("padding alone", "causal and padding"), without_causal, pitfalls=(18,), on=("decoder layer",)),
+           ("padding alone", "causal and padding"), _of_causal(lambda future, padding: padding), on=DECODER),
     *_each("padding-inverted", "padding's True = attend is taken for True = masked", INVERTED,
-           padding_inverted, pitfalls=(18,), empty=("mean", "itself"), on=("decoder layer",)),
+           _of_causal(lambda future, padding: future | ~padding), "mean", "itself", on=DECODER),
     *_each("padding-inverted-alone", "the same, and the causal mask is not applied",
-           ("padding alone, True = masked", "causal and padding, True = attend"), only_padding_inverted,
-           pitfalls=(18,), empty=("mean",), on=("decoder layer",)),
+           ("padding alone, True = masked", "causal and padding, True = attend"),
+           _of_causal(lambda future, padding: ~padding), "mean", on=DECODER),
     *_each("causal-inverted", "of a causal mask and padding, the causal mask is inverted",
-           ("causal inverted, and padding", "causal and padding"), causal_inverted, pitfalls=(18,), empty=("mean",),
-           on=("decoder layer",)),
-    _mask_mutation("mask-adds-1e4", "-1e4 is added in place of -inf", added(-1e4), pitfalls=(19,),
-           on=("attention-masked",)),
-    _mask_mutation("mask-adds-1e9", "-1e9 is added in place of -inf", added(-1e9), pitfalls=(19,),
-           on=("attention-masked",)),
-    _mask_mutation("mask-causal", "attention that is not causal hides the future, cross-attention too",
-                   causal_too, pitfalls=(18,), on=("encoder-layer-post",)),
+           ("causal inverted, and padding", "causal and padding"),
+           _of_causal(lambda future, padding: ~future | padding), "mean", on=DECODER),
+    _mask("mask-adds-1e4", "-1e4 is added in place of -inf", _added(-1e4), on=MASKED),
+    _mask("mask-adds-1e9", "-1e9 is added in place of -inf", _added(-1e9), on=MASKED),
+    _mask("mask-causal", "attention that is not causal hides the future, cross-attention too",
+          Points(soft=_causal_too, own_masks=True), on=("encoder-layer-post",)),
     attention_mutation("empty-row-mean", "a row that sees nothing gives the mean of all values", EMPTY,
-                       empty_row(MEAN), pitfalls=(19,), on=("attention-masked",)),
-    attention_mutation("empty-row-zero", "a row that sees nothing gives 0", EMPTY, empty_row(ZERO), pitfalls=(19,),
-           on=("tied head",)),
+                       _empty_row(MEAN), on=MASKED),
+    attention_mutation("empty-row-zero", "a row that sees nothing gives 0", EMPTY, _empty_row(ZERO),
+                       on=("tied head",)),
 ]  # fmt: skip

@@ -4,22 +4,16 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from jax_attn.parity.mutations.injection import MULTIPLY, PASS, Forward, Hits, uses, watch, wrap
-from jax_attn.parity.mutations.mutation import Mutation
+from jax_attn.parity.mutations.calls import MULTIPLY, uses
+from jax_attn.parity.mutations.injection import PASS, Hits, TorchCall, calling, watching, wrapping
+from jax_attn.parity.mutations.mutation import Injector, Mutation
 from jax_attn.parity.mutations.points import PRODUCTS
-from jax_attn.parity.mutations.positions import PLACES, POSITIONS
+from jax_attn.parity.mutations.positions import PLACES, POSITIONS, is_lookup
 
 
 def _embeddings(module: Any) -> list[tuple[str, Any]]:
     """The token embeddings, and those of segments: what is called with ids."""
-    import torch
-
-    plain = torch.nn.Embedding.forward
-    return [
-        (path, child)
-        for path, child in module.named_modules()
-        if isinstance(child, torch.nn.Embedding) and type(child).forward is plain
-    ]
+    return [(path, child) for path, child in module.named_modules() if is_lookup(child)]
 
 
 def _called(module: Any, *words: str) -> list[Any]:
@@ -34,98 +28,77 @@ def _tokens(module: Any) -> list[Any]:
     return [child for _, child in _embeddings(module) if not any(child is other for other in others)]
 
 
-def scaled_embedding(module: Any, hits: Hits) -> None:
+def _segments(module: Any) -> list[Any]:
+    return _called(module, *SEGMENTS)
+
+
+def scaled_embedding(hits: Hits, table: Any, forward: Any, ids: Any) -> Any:
     """Times the root of the width, as in the first transformer."""
-
-    def around(table: Any, forward: Any, ids: Any) -> Any:
-        hits.add("times sqrt(width)", "as it is")
-        return forward(ids) * table.embedding_dim**0.5
-
-    wrap(_tokens(module)[0], around)
+    hits.add("times sqrt(width)", "as it is")
+    return forward(ids) * table.embedding_dim**0.5
 
 
-def unscaled_embedding(
-    forward: Forward, name: str, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> Any:
+def unscaled_embedding(call: TorchCall) -> Any:
     """What is looked up is not multiplied by a number."""
-    found = forward.state.setdefault("looked up", {})
-    if name == "embedding":
-        value = function(*args, **kwargs)
+    found, args = call.state.setdefault("looked up", {}), call.args
+    if call.name == "embedding":
+        value = call.run()
         found[id(value)] = value
         return value
-    if name in MULTIPLY and len(args) > 1:
+    if call.name in MULTIPLY and len(args) > 1:
         for vectors, number in (args[:2], args[1::-1]):
             single = isinstance(number, int | float) or getattr(number, "numel", lambda: 2)() == 1
             if id(vectors) in found and single and float(number) != 1.0:
-                forward.hits.add("as it is", f"times {float(number):.7g}")
+                call.hits.add("as it is", f"times {float(number):.7g}")
                 return vectors * 1
     return PASS
 
 
-def _tables(module: Any) -> dict[int, Any]:
-    return {id(table.weight): table.weight for _, table in _embeddings(module)}
-
-
-def tie_lost(
-    forward: Forward, name: str, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> Any:
+def tie_lost(call: TorchCall) -> Any:
     """What else an embedding's weight is used for gives it no gradient."""
-    if "tables" not in forward.state:
-        forward.state["tables"] = _tables(forward.module)
-    tables = forward.state["tables"]
-    if name not in (*PRODUCTS, "linear", "t", "transpose", "permute") or not any(
-        id(a) in tables for a in args
+    if "tables" not in call.state:
+        tables = [table.weight for _, table in _embeddings(call.forward.module)]
+        call.state["tables"] = {id(weight): weight for weight in tables}
+    tables = call.state["tables"]
+    if call.name not in (*PRODUCTS, "linear", "t", "transpose", "permute") or not any(
+        id(a) in tables for a in call.args
     ):
         return PASS
-    forward.hits.add("of the embedding alone", "of the embedding and of what is tied to it")
-    return function(*(a.detach() if id(a) in tables else a for a in args), **kwargs)
+    call.hits.add("of the embedding alone", "of the embedding and of what is tied to it")
+    return call.function(*(a.detach() if id(a) in tables else a for a in call.args), **call.kwargs)
 
 
-def padding_row(module: Any, hits: Hits) -> None:
+def padding_row(hits: Hits, table: Any, forward: Any, ids: Any) -> Any:
     """Id 0 is taken for padding, whose vector is 0."""
-
-    def around(table: Any, forward: Any, ids: Any) -> Any:
-        if (ids == 0).any():
-            hits.add("padding, a vector of zeros", "a token")
-        return forward(ids) * (ids != 0)[..., None]
-
-    wrap(_tokens(module)[0], around)
+    if (ids == 0).any():
+        hits.add("padding, a vector of zeros", "a token")
+    return forward(ids) * (ids != 0)[..., None]
 
 
-def off_by_one(module: Any, hits: Hits) -> None:
+def off_by_one(hits: Hits, table: Any, forward: Any, ids: Any) -> Any:
     """Ids are counted from 1, and the last is clamped."""
-
-    def around(table: Any, forward: Any, ids: Any) -> Any:
-        hits.add("from 1, and clamped", "from 0")
-        return forward((ids + 1).clamp(max=table.num_embeddings - 1))
-
-    wrap(_tokens(module)[0], around)
+    hits.add("from 1, and clamped", "from 0")
+    return forward((ids + 1).clamp(max=table.num_embeddings - 1))
 
 
-def no_segments(module: Any, hits: Hits) -> None:
+def no_segments(hits: Hits, table: Any, forward: Any, ids: Any) -> Any:
     """Segment 0 throughout."""
-
-    def around(table: Any, forward: Any, ids: Any) -> Any:
-        if ids.any():
-            hits.add("0 throughout", "as given")
-        return forward(ids * 0)
-
-    wrap(_called(module, *SEGMENTS)[0], around)
+    if ids.any():
+        hits.add("0 throughout", "as given")
+    return forward(ids * 0)
 
 
-def _pooling(word: str, instead: Callable[[Any, int], Any]) -> Any:
+def _pooling(word: str, instead: Callable[[Any, int], Any]) -> Injector:
     """Another vector where `x[..., 0, :]` or `x[:, 0]` is taken."""
 
-    def caught(
-        forward: Forward, name: str, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Any:
-        axis = _first_of(args) if name == "__getitem__" else None
-        if axis is None or args[0].shape[axis] == 1:
+    def change(call: TorchCall) -> Any:
+        axis = _first_of(call.args)
+        if axis is None or call.args[0].shape[axis] == 1:
             return PASS
-        forward.hits.add(word, "the first token")
-        return instead(args[0], axis)
+        call.hits.add(word, "the first token")
+        return instead(call.args[0], axis)
 
-    return lambda module, hits: watch(module, caught, hits)
+    return calling(("__getitem__",), change)
 
 
 def _first_of(args: tuple[Any, ...]) -> int | None:
@@ -141,21 +114,14 @@ def _first_of(args: tuple[Any, ...]) -> int | None:
     return places[0] - len(index) if ... in before else places[0]
 
 
-def left_out(place: int) -> Callable[[Any, Hits], None]:
-    """A layer of a stack hands on its input."""
-
-    def injector(module: Any, hits: Hits) -> None:
-        def around(layer: Any, forward: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
-            value = forward(x, *args, **kwargs)
-            first = value[0] if isinstance(value, tuple) else value
-            if getattr(first, "shape", None) != getattr(x, "shape", ()):
-                return value
-            hits.add("left out", "run")
-            return (x * 1, *value[1:]) if isinstance(value, tuple) else x * 1
-
-        wrap(_stack(module)[place], around)
-
-    return injector
+def left_out(hits: Hits, layer: Any, forward: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
+    """A layer hands on its input."""
+    value = forward(x, *args, **kwargs)
+    first = value[0] if isinstance(value, tuple) else value
+    if getattr(first, "shape", None) != getattr(x, "shape", ()):
+        return value
+    hits.add("left out", "run")
+    return (x * 1, *value[1:]) if isinstance(value, tuple) else x * 1
 
 
 def _stack(module: Any) -> list[Any]:
@@ -170,37 +136,40 @@ def _stack(module: Any) -> list[Any]:
 
 
 def takes_first_token(module: Any) -> bool:
-    """Whether a module is one that speaks for a text, as far as its name tells."""
+    """Whether a module is one that speaks for a text, as far as its name shows."""
     names = (f"{path}.{type(child).__name__}".lower() for path, child in module.named_modules())
     return any(word in name for name in names for word in ("pool", "classif", "cls"))
 
 
+def _first(found: Callable[[Any], list[Any]], place: int = 0) -> Callable[[Any], list[Any]]:
+    """The one of those found at a place."""
+    return lambda module: [found(module)[place]]
+
+
 _mutation = partial(Mutation, family="models")
 
-
 MODELS = [
-    _mutation("embedding-scaled", "token embeddings times sqrt(width)", "token embedding",
-           lambda module: bool(_tokens(module)), scaled_embedding, pitfalls=(9,), on=("embeddings",)),
+    _mutation("embedding-scaled", "token embeddings times sqrt(width)", "token embedding", _tokens,
+              wrapping(_first(_tokens), scaled_embedding), on=("embeddings",)),
     _mutation("embedding-unscaled", "token embeddings are not multiplied by a number", "token embedding",
-           lambda module: bool(_embeddings(module)),
-           lambda module, hits: watch(module, unscaled_embedding, hits), pitfalls=(9,), on=("tied head",)),
+              _embeddings, watching(unscaled_embedding), on=("tied head",)),
     _mutation("tie-lost", "a weight that is tied to the embedding is another one", "gradient of a tied weight",
-           lambda module: bool(_embeddings(module)) and uses("linear", "Linear", *PRODUCTS)(module),
-           lambda module, hits: watch(module, tie_lost, hits), on=("tied head",)),
-    _mutation("embedding-padding", "id 0 is taken for padding", "token embedding",
-           lambda module: bool(_tokens(module)), padding_row, pitfalls=(43,), on=("embeddings",)),
-    _mutation("ids-off-by-one", "ids counted from 1, the last one clamped", "token ids",
-           lambda module: bool(_tokens(module)), off_by_one, pitfalls=(43,), on=("embeddings",)),
-    _mutation("segments-ignored", "segment ids are ignored", "segment ids",
-           lambda module: bool(_called(module, *SEGMENTS)), no_segments, on=("embeddings",)),
+              lambda module: _embeddings(module) and uses("linear", "Linear", *PRODUCTS)(module),
+              watching(tie_lost), on=("tied head",)),
+    _mutation("embedding-padding", "id 0 is taken for padding", "token embedding", _tokens,
+              wrapping(_first(_tokens), padding_row), on=("embeddings",)),
+    _mutation("ids-off-by-one", "ids counted from 1, the last one clamped", "token ids", _tokens,
+              wrapping(_first(_tokens), off_by_one), on=("embeddings",)),
+    _mutation("segments-ignored", "segment ids are ignored", "segment ids", _segments,
+              wrapping(_first(_segments), no_segments), on=("embeddings",)),
     _mutation("pooled-last", "the last token's vector for the first's", "pooled token", takes_first_token,
-           _pooling("the last token", lambda x, axis: x.select(axis, -1)),
-           on=("pooler", "classification-head")),
+              _pooling("the last token", lambda x, axis: x.select(axis, -1)),
+              on=("pooler", "classification-head")),
     _mutation("pooled-mean", "the mean of all vectors for the first's", "pooled token", takes_first_token,
-           _pooling("the mean", lambda x, axis: x.mean(axis)), on=("pooler",)),
-    _mutation("layer-missing", "the last layer of a stack is left out", "layers",
-           lambda module: bool(_stack(module)), left_out(-1), on=("encoder",)),
-    _mutation("first-layer-missing", "the first layer of a stack is left out", "layers",
-           lambda module: bool(_stack(module)), left_out(0), on=("encoder",)),
+              _pooling("the mean", lambda x, axis: x.mean(axis)), on=("pooler",)),
+    _mutation("layer-missing", "the last layer of a stack is left out", "layers", _stack,
+              wrapping(_first(_stack, -1), left_out), on=("encoder",)),
+    _mutation("first-layer-missing", "the first layer of a stack is left out", "layers", _stack,
+              wrapping(_first(_stack), left_out), on=("encoder",)),
     *POSITIONS,
 ]  # fmt: skip

@@ -8,7 +8,7 @@ from jax_attn.parity.mutations.injection import Hits
 from jax_attn.parity.runners.torch_copy import copied
 
 Injector = Callable[[Any, Hits], None]
-"""Puts a mutation into a torch module, which is a copy, and tells `Hits` where it hits."""
+"""Puts a mutation into a torch module, which is a copy, and reports to `Hits` where it hits."""
 
 
 @dataclass(frozen=True)
@@ -19,10 +19,9 @@ class Mutation:
         name: what the command line calls it.
         summary: what is wrong, in a line.
         setting: what a diagnosis calls the thing that differs, such as "eps".
-        fits: whether a torch module has what the mutation changes, told without running it.
+        fits: true, or what it found, of a torch module that has what the mutation changes; it runs nothing.
         injector: puts it into a copy of a module.
         family: "attention", "rotary", "layers", "models", "losses" or "precision".
-        pitfalls: numbers in the project's list of known causes; empty where it is not listed.
         lane: the exact lane that shows it: "dropout" for what only training does, else "float64".
         on: names of the fixtures into which it is injected to be tried; see `jax_attn.catalogue.fixtures`.
     """
@@ -30,11 +29,10 @@ class Mutation:
     name: str
     summary: str
     setting: str
-    fits: Callable[[Any], bool]
+    fits: Callable[[Any], Any]
     injector: Injector
     _: KW_ONLY
     family: str
-    pitfalls: tuple[int, ...] = ()
     lane: str = "float64"
     on: tuple[str, ...] = ()
 

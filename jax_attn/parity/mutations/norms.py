@@ -5,8 +5,9 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from jax_attn.parity.mutations.injection import PASS, Forward, Hits, functions_of, uses, watch, wrap
-from jax_attn.parity.mutations.mutation import Mutation
+from jax_attn.parity.mutations.calls import functions_of, uses
+from jax_attn.parity.mutations.injection import PASS, Hits, TorchCall, calling, watching, wrapping
+from jax_attn.parity.mutations.mutation import Injector, Mutation
 
 CALLS = {"layer_norm", "rms_norm", "group_norm", "batch_norm", "rsqrt", "var", "std", "var_mean"}
 
@@ -17,7 +18,7 @@ def norms_of(module: Any) -> list[Any]:
 
 
 def is_norm(module: Any) -> bool:
-    """Whether a module is a normalisation, as far as its code tells."""
+    """Whether a module is a normalisation, as far as its code shows."""
     held = [parameter.ndim for parameter in module.parameters()]
     if list(module.children()) or any(axes > 1 for axes in held):
         return False
@@ -61,41 +62,36 @@ def eps_mutation(value: float, name: str = "", on: tuple[str, ...] = ()) -> Muta
         lambda module: any(eps != value for _, _, eps in eps_of(module)),
         injector,
         family="layers",
-        pitfalls=(2, 4, 5),
         on=on,
     )
 
 
 # Of torch's own layer norm and group norm.
 
+Formula = Callable[[Any, Any, float], Any]
+"""`formula(x, axes, eps)`, of the axes that are normalised over."""
 
-def _given(args: Any, kwargs: Any) -> tuple[Any, Any, Any, Any, float]:
-    names = ("input", "normalized_shape", "weight", "bias", "eps")
-    given = {**dict(zip(names, args, strict=False)), **kwargs}
+
+def _layer_norm(call: TorchCall, formula: Formula) -> Any:
+    """A formula in place of torch's layer norm or RMS norm; PASS where eps is the dtype's own."""
+    names = ["input", "normalized_shape", "weight", "bias", "eps"]
+    if call.name == "rms_norm":
+        names.remove("bias")
+    given: dict[str, Any] = {"weight": None, "bias": None, "eps": 1e-5, **call.named(*names)}
+    if given["eps"] is None:
+        return PASS
     axes = tuple(range(-len(given["normalized_shape"]), 0))
-    return given["input"], axes, given.get("weight"), given.get("bias"), given.get("eps", 1e-5)
+    return _affine(formula(given["input"], axes, given["eps"]), given["weight"], given["bias"])
 
 
-def _by_groups(formula: Callable[[Any, Any, float], Any], args: Any, kwargs: Any) -> Any:
-    """A formula of the axes that are normalised over, in place of torch's group norm."""
+def _group_norm(call: TorchCall, formula: Formula) -> Any:
+    """A formula in place of torch's group norm."""
     names = ("input", "num_groups", "weight", "bias", "eps")
-    given: dict[str, Any] = {
-        "weight": None,
-        "bias": None,
-        "eps": 1e-5,
-        **dict(zip(names, args, strict=False)),
-        **kwargs,
-    }
+    given: dict[str, Any] = {"weight": None, "bias": None, "eps": 1e-5, **call.named(*names)}
     x = given["input"]
     y = formula(x.reshape(len(x), given["num_groups"], -1), (-1,), given["eps"]).reshape(x.shape)
     channels = (-1, *(1 for _ in x.shape[2:]))
-    return _affine(
-        y,
-        *(
-            None if vector is None else vector.reshape(channels)
-            for vector in (given["weight"], given["bias"])
-        ),
-    )
+    return _affine(y, *(v if v is None else v.reshape(channels) for v in (given["weight"], given["bias"])))
 
 
 def _affine(y: Any, weight: Any, bias: Any) -> Any:
@@ -103,20 +99,14 @@ def _affine(y: Any, weight: Any, bias: Any) -> Any:
     return y if bias is None else y + bias
 
 
-def layer_norm(faulty: str, right: str, formula: Callable[[Any, Any, float], Any]) -> Any:
+def normalised_by(wrong: str, right: str, formula: Formula) -> Injector:
     """Another formula where torch's layer norm is called, or its group norm."""
 
-    def caught(forward: Forward, name: str, function: Any, args: Any, kwargs: Any) -> Any:
-        if name == "group_norm":
-            forward.hits.add(faulty, right)
-            return _by_groups(formula, args, kwargs)
-        if name != "layer_norm":
-            return PASS
-        x, axes, weight, bias, eps = _given(args, kwargs)
-        forward.hits.add(faulty, right)
-        return _affine(formula(x, axes, eps), weight, bias)
+    def change(call: TorchCall) -> Any:
+        call.hits.add(wrong, right)
+        return (_group_norm if call.name == "group_norm" else _layer_norm)(call, formula)
 
-    return lambda module, hits: watch(module, caught, hits)
+    return calling(("layer_norm", "group_norm"), change)
 
 
 def _moments(x: Any, axes: Any, unbiased: bool = False) -> tuple[Any, Any]:
@@ -143,12 +133,15 @@ def _outside(x: Any, axes: Any, eps: float) -> Any:
     return (x - mean) / (variance.sqrt() + eps)
 
 
-def _outside_batch_norm(forward: Forward, args: Any, kwargs: Any) -> Any:
+def _outside_uncentred(x: Any, axes: Any, eps: float) -> Any:
+    return x / ((x**2).mean(axes, keepdim=True).sqrt() + eps)
+
+
+def _outside_batch_norm(call: TorchCall) -> Any:
     names = ("input", "mean", "var", "weight", "bias", "training", "momentum", "eps")
-    given = dict(zip(names, [*args, *kwargs.values()], strict=False))
+    given = dict(zip(names, call.values, strict=False))
     if given["training"] or given["mean"] is None:  # in training it keeps statistics, too
         return PASS
-    forward.hits.add("outside the root", "inside")
     axes = [1] * (given["input"].ndim - 2)
     mean, variance, weight, bias = (
         vector if (vector := given[name]) is None else vector.reshape(-1, *axes) for name in names[1:5]
@@ -159,47 +152,31 @@ def _outside_batch_norm(forward: Forward, args: Any, kwargs: Any) -> Any:
 # Of any.
 
 
-def outside_the_root(
-    forward: Forward, name: str, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> Any:
+def outside_the_root(call: TorchCall) -> Any:
     """`sqrt(variance) + eps` for `sqrt(variance + eps)`, in torch's functions or written by hand."""
-    plain = forward.state.setdefault("plain", {})
-    words = "outside the root", "inside"
-    if name == "group_norm":
-        forward.hits.add(*words)
-        return _by_groups(_outside, args, kwargs)
-    if name == "batch_norm":
-        return _outside_batch_norm(forward, args, kwargs)
-    if name in ("layer_norm", "rms_norm"):
-        x, axes, weight, bias, eps = _given(args, kwargs)
-        if eps is None:
-            return PASS
-        forward.hits.add(*words)
-        if name == "rms_norm":
-            return _affine(
-                x / ((x**2).mean(axes, keepdim=True).sqrt() + eps), kwargs.get("weight", weight), None
-            )
-        return _affine(_outside(x, axes, eps), weight, bias)
-    if name in ("add", "__add__", "__radd__") and isinstance(args[1], float) and 0 < args[1] <= 1e-2:
-        value = function(*args, **kwargs)
-        plain[id(value)] = value, args[0], args[1]
-        return value
-    if name in ("sqrt", "rsqrt") and id(args[0]) in plain:
+    plain, args, value = call.state.setdefault("plain", {}), call.args, PASS
+    if call.name == "group_norm":
+        value = _group_norm(call, _outside)
+    elif call.name == "batch_norm":
+        value = _outside_batch_norm(call)
+    elif call.name in ("layer_norm", "rms_norm"):
+        value = _layer_norm(call, _outside_uncentred if call.name == "rms_norm" else _outside)
+    elif call.name in ("add", "__add__", "__radd__") and isinstance(args[1], float) and 0 < args[1] <= 1e-2:
+        found = call.run()
+        plain[id(found)] = found, args[0], args[1]
+        return found
+    elif call.name in ("sqrt", "rsqrt") and id(args[0]) in plain:
         _, variance, eps = plain[id(args[0])]
-        forward.hits.add(*words)
-        return variance.sqrt() + eps if name == "sqrt" else 1 / (variance.sqrt() + eps)
-    return PASS
+        value = variance.sqrt() + eps if call.name == "sqrt" else 1 / (variance.sqrt() + eps)
+    if value is not PASS:
+        call.hits.add("outside the root", "inside")
+    return value
 
 
-def centred(module: Any, hits: Hits) -> None:
-    """Every normalisation that takes no mean off is given its input without it."""
-
-    def around(norm: Any, forward: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
-        hits.add("mean taken off", "no mean taken off")
-        return forward(x - x.mean(-1, keepdim=True), *args, **kwargs)
-
-    for norm in _uncentred_norms(module):
-        wrap(norm, around)
+def centred(hits: Hits, norm: Any, forward: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
+    """A normalisation that takes no mean off is given its input without it."""
+    hits.add("mean taken off", "no mean taken off")
+    return forward(x - x.mean(-1, keepdim=True), *args, **kwargs)
 
 
 def _uncentred_norms(module: Any) -> list[Any]:
@@ -214,17 +191,14 @@ def _uncentred_norms(module: Any) -> list[Any]:
     ]
 
 
-def left_out(path: str | None = None) -> Callable[[Any, Hits], None]:
+def left_out(path: str = "") -> Injector:
     """A normalisation, the last one if no path is given, hands on its input."""
 
-    def injector(module: Any, hits: Hits) -> None:
-        def around(norm: Any, forward: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
-            hits.add(f"no {path or 'normalisation'}", path or "a normalisation")
-            return x * 1
+    def around(hits: Hits, norm: Any, forward: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
+        hits.add(f"no {path or 'normalisation'}", path or "a normalisation")
+        return x * 1
 
-        wrap(norms_of(module)[-1] if path is None else module.get_submodule(path), around)
-
-    return injector
+    return wrapping(lambda module: [module.get_submodule(path) if path else norms_of(module)[-1]], around)
 
 
 def each_left_out(module: Any) -> list[Mutation]:
@@ -236,30 +210,26 @@ def each_left_out(module: Any) -> list[Mutation]:
 
 _mutation = partial(Mutation, family="layers")
 
-
-VARIANCE = "variance"
 HAS_LAYER_NORM = uses("LayerNorm", "layer_norm", "GroupNorm", "group_norm")
+
+PRE, POST = ("encoder-layer-pre",), ("encoder-layer-post", "other norms")
 
 NORMS = [
     eps_mutation(1e-5, on=("encoder-layer-post", "decoder layer", "image layer", "other norms")),
     eps_mutation(1e-6, on=("encoder-layer-post", "other norms", "embeddings")),
-    eps_mutation(1e-12, on=("encoder-layer-pre",)),
+    eps_mutation(1e-12, on=PRE),
     eps_mutation(0.0, "eps-missing", on=("encoder-layer-pre", "other norms")),
-    _mutation("eps-outside", "eps is added to the deviation, not to the variance", "eps",
-           lambda module: bool(norms_of(module)),
-           lambda module, hits: watch(module, outside_the_root, hits), pitfalls=(2, 29),
-           on=("encoder-layer-post", "decoder layer", "image layer", "other norms")),
-    _mutation("variance-unbiased", "variance over n - 1", VARIANCE, HAS_LAYER_NORM,
-           layer_norm("over n - 1", "over n", _unbiased), pitfalls=(7, 39),
-           on=("encoder-layer-post", "other norms")),
-    _mutation("variance-one-pass", "variance as E[x²] - E[x]², which cancels", VARIANCE, HAS_LAYER_NORM,
-           layer_norm("E[x²] - E[x]²", "E[(x - E[x])²]", _one_pass), pitfalls=(3,), on=("encoder-layer-pre",)),
-    _mutation("norm-uncentred", "RMSNorm for LayerNorm", VARIANCE, HAS_LAYER_NORM,
-           layer_norm("no mean taken off", "mean taken off", _uncentred), pitfalls=(4,),
-           on=("encoder-layer-post", "other norms")),
-    _mutation("norm-centred", "LayerNorm for RMSNorm", VARIANCE,
-           lambda module: bool(_uncentred_norms(module)), centred, pitfalls=(4,),
-           on=("decoder layer", "other norms")),
-    _mutation("norm-missing", "the last normalisation is left out", "normalisation",
-           lambda module: bool(norms_of(module)), left_out(), on=("encoder-layer-post", "other norms")),
+    _mutation("eps-outside", "eps is added to the deviation, not to the variance", "eps", norms_of,
+              watching(outside_the_root),
+              on=("encoder-layer-post", "decoder layer", "image layer", "other norms")),
+    _mutation("variance-unbiased", "variance over n - 1", "variance", HAS_LAYER_NORM,
+              normalised_by("over n - 1", "over n", _unbiased), on=POST),
+    _mutation("variance-one-pass", "variance as E[x²] - E[x]², which cancels", "variance", HAS_LAYER_NORM,
+              normalised_by("E[x²] - E[x]²", "E[(x - E[x])²]", _one_pass), on=PRE),
+    _mutation("norm-uncentred", "RMSNorm for LayerNorm", "variance", HAS_LAYER_NORM,
+              normalised_by("no mean taken off", "mean taken off", _uncentred), on=POST),
+    _mutation("norm-centred", "LayerNorm for RMSNorm", "variance", _uncentred_norms,
+              wrapping(_uncentred_norms, centred), on=("decoder layer", "other norms")),
+    _mutation("norm-missing", "the last normalisation is left out", "normalisation", norms_of, left_out(),
+              on=POST),
 ]  # fmt: skip

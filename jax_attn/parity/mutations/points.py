@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from jax_attn.parity.mutations.injection import PASS, Forward
+from jax_attn.parity.mutations.injection import PASS, Forward, TorchCall
 from jax_attn.parity.runners.torch_attention import attention_written_out
 
 PRODUCTS = ("matmul", "__matmul__", "bmm", "baddbmm", "einsum")
@@ -80,7 +80,7 @@ class Points:
     """What happens at the points of attention; None is what ought to.
 
     Attributes:
-        scores: `(forward, queries, keys transposed, product)` to the product.
+        scores: `(forward, chain, product)` to the product of the chain's queries and keys.
         soft: `(forward, chain, scores, dim)` to weights, or PASS; the chain is None where it is not known.
         mix: `(forward, chain, weights, values)` to context.
         own_masks: whether `soft` sees to what is hidden: then no weights are set to zero after it.
@@ -91,74 +91,70 @@ class Points:
     mix: Callable[..., Any] | None = None
     own_masks: bool = False
 
-    def __call__(
-        self, forward: Forward, name: str, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Any:
+    def __call__(self, call: TorchCall) -> Any:
         """See what a torch function is to attention, and act there."""
-        if name == "scaled_dot_product_attention":
-            with forward.mode:
-                return attention_written_out(*args, **kwargs)
-        chains = forward.state.setdefault("chains", {})
-        flat = [value for value in (*args, *kwargs.values()) if hasattr(value, "shape")]
-        at = next((value for value in flat if id(value) in chains), None)
+        if call.name == "scaled_dot_product_attention":
+            with call.forward.mode:
+                return attention_written_out(*call.args, **call.kwargs)
+        chains = call.state.setdefault("chains", {})
+        at = next((value for value in call.values if id(value) in chains), None)
         chain = None if at is None else chains[id(at)][1]
-        if name in PRODUCTS and (chain is None or chain.soft):
-            return self._product(forward, name, function, args, kwargs, chain)
-        if name == "softmax" and flat:
-            return self._softmax(forward, chain, function, args, kwargs)
+        if call.name in PRODUCTS and (chain is None or chain.soft):
+            return self._product(call, chain)
+        if call.name == "softmax" and any(hasattr(value, "shape") for value in call.values):
+            return self._softmax(call, chain)
         if chain is None or at is None:
             return PASS
-        if chain.soft and self.own_masks and name in (*FILLS, "nan_to_num"):
-            forward.state["filled"] = True
+        if chain.soft and self.own_masks and call.name in (*FILLS, "nan_to_num"):
+            call.state["filled"] = True
             return at
 
         def do(value: Any) -> Any:
-            return function(
-                *(value if arg is at else arg for arg in args),
-                **{key: value if arg is at else arg for key, arg in kwargs.items()},
-            )
+            args = (value if arg is at else arg for arg in call.args)
+            return call.function(*args, **{k: value if arg is at else arg for k, arg in call.kwargs.items()})
 
-        step, hidden = (Step(do), None) if chain.soft else _seen(name, do, at, args)
+        step, hidden = (Step(do), None) if chain.soft else _seen(call.name, do, at, call.args)
         value = do(at)
         if _is_like(value, at):
-            _keep(forward, value, chain.then(step, hidden))
+            _keep(call.forward, value, chain.then(step, hidden))
         return value
 
-    def _product(self, forward: Forward, name: str, function: Any, args: Any, kwargs: Any, chain: Any) -> Any:
-        mask = None
-        if name == "baddbmm":  # a mask and a product at once
+    def _product(self, call: TorchCall, chain: Chain | None) -> Any:
+        mask, args = None, call.args
+        if call.name == "baddbmm":  # a mask and a product at once
             mask, args = args[0], args[1:3]
-        operands = _operands(name, args)
+        operands = _operands(call.name, args)
         if operands is None:
             return PASS
         left, right, back = operands
         if chain is not None:
-            if self.mix is None or id(args[name == "einsum"]) not in forward.state["chains"]:
+            if self.mix is None or id(args[call.name == "einsum"]) not in call.state["chains"]:
                 return PASS
-            return back(self.mix(forward, chain, left, right))
-        value = left @ right if mask is not None else function(*args, **kwargs)
+            return back(self.mix(call.forward, chain, left, right))
+        value = left @ right if mask is not None else call.run()
         chain = Chain(left, right, back)
         if mask is not None:
             step, hidden = _added(mask, lambda scores: scores + mask)
             value, chain = step.do(value), chain.then(step, hidden)
-        _keep(forward, value, chain)
+        _keep(call.forward, value, chain)
         return value
 
-    def _softmax(self, forward: Forward, chain: Chain | None, function: Any, args: Any, kwargs: Any) -> Any:
-        scores, *rest = args
+    def _softmax(self, call: TorchCall, chain: Chain | None) -> Any:
+        scores, *rest = call.args
 
         def do(value: Any) -> Any:
-            return function(value, *rest, **kwargs)
+            return call.function(value, *rest, **call.kwargs)
 
         if chain is not None and self.scores is not None:
-            product = self.scores(forward, chain.queries, chain.keys, chain.queries @ chain.keys)
-            scores = chain.replay(product)
+            product = chain.queries @ chain.keys
+            scores = chain.replay(self.scores(call.forward, chain, product))
         weights = PASS
         if self.soft is not None:
-            weights = self.soft(forward, chain, scores, kwargs.get("dim", rest[0] if rest else -1))
+            dim = call.kwargs.get("dim", rest[0] if rest else -1)
+            weights = self.soft(call.forward, chain, scores, dim)
         weights = do(scores) if weights is PASS else weights
         if chain is not None:
-            _keep(forward, weights, chain.then(Step(do), soft=True))
+            _keep(call.forward, weights, chain.then(Step(do), soft=True))
         return weights
 
 

@@ -4,58 +4,59 @@ float32 inside is none: in float64 it is lifted on both sides.
 """
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from jax_attn.parity.mutations.injection import PASS, Forward, Hits, watch
+from jax_attn.parity.mutations.injection import PASS, Hits, TorchCall, watch
 from jax_attn.parity.mutations.mutation import Mutation
 
 PRODUCTS = ("linear", "matmul", "__matmul__", "bmm", "einsum", "conv1d", "conv2d", "conv3d")
-SETTING = "precision"
 
-Weight = Callable[[Any], Any] | None
-"""Of a module: the one weight whose products are meant; None is all products."""
-
-
-def rounded(x: Any, bits: int) -> Any:
-    """The nearest number of so many significant bits; gradients pass."""
-    import torch
-
-    mantissa, exponent = torch.frexp(x.detach())
-    near = torch.ldexp((mantissa * 2.0**bits).round() / 2.0**bits, exponent).to(x.dtype)
-    return x + (near - x.detach())
+How = Callable[[Callable[..., Any], list[Any]], Any]
+"""`how(function, operands)` gives the product."""
 
 
-def products(words: str, how: Callable[[Any, list[Any]], Any], with_bias: bool = False) -> Any:
-    """`how(function, operands)` where two tensors are multiplied; a bias is added after it, or with it."""
+@dataclass(frozen=True)
+class Products:
+    """What becomes of products of two tensors; a bias is added after it, or as a part of it.
 
-    def caught(
-        weight: Weight, forward: Forward, name: str, function: Any, args: tuple[Any, ...], kwargs: Any
-    ) -> Any:
-        if name not in PRODUCTS:
+    Args:
+        words: says it of "the product".
+        how: gives the product.
+        with_bias: whether the bias is a part of it.
+        key: of the one weight whose products are meant; empty is all products.
+    """
+
+    words: str
+    how: How
+    with_bias: bool = False
+    key: str = ""
+
+    def __call__(self, call: TorchCall) -> Any:
+        """Multiply otherwise."""
+        if call.name not in PRODUCTS or sum(map(_is_double, call.values)) < 2:
             return PASS
-        wanted = None if weight is None else weight(forward.module)
-        flat = [*args, *kwargs.values()]
-        tensors = [value for value in flat if _is_double(value)]
-        if len(tensors) < 2 or (wanted is not None and not any(value is wanted for value in flat)):
+        weight = call.forward.module.get_parameter(self.key) if self.key else None
+        if weight is not None and not any(value is weight for value in call.values):
             return PASS
-        bias = None
-        if name == "linear" and not with_bias:
+        bias, args, kwargs = None, call.args, call.kwargs
+        if call.name == "linear" and not self.with_bias:
             bias = args[2] if len(args) > 2 else kwargs.get("bias")
             args, kwargs = args[:2], {key: value for key, value in kwargs.items() if key != "bias"}
-        here = "the product" if weight is None else "the product with it"
-        forward.hits.add(f"{here} {words}", "in float64")
-        slots = [value for value in args if _is_double(value)]
+        here = "the product with it" if self.key else "the product"
+        call.hits.add(f"{here} {self.words}", "in float64")
 
-        def call(operands: list[Any]) -> Any:
+        def function(operands: list[Any]) -> Any:
             waiting = iter(operands)
-            return function(*(next(waiting) if _is_double(arg) else arg for arg in args), **kwargs)
+            return call.function(*(next(waiting) if _is_double(arg) else arg for arg in args), **kwargs)
 
-        value = how(call, slots)
+        value = self.how(function, [value for value in args if _is_double(value)])
         return value if bias is None else value + bias
 
-    return lambda module, hits, weight=None: watch(module, partial(caught, weight), hits)
+    def inject(self, module: Any, hits: Hits) -> None:
+        """Put it into a module."""
+        watch(module, self, hits)
 
 
 def _is_double(value: Any) -> bool:
@@ -64,54 +65,51 @@ def _is_double(value: Any) -> bool:
     return isinstance(value, torch.Tensor) and value.dtype == torch.float64
 
 
-def cast(name: str) -> Callable[[Any, list[Any]], Any]:
+def _cast(name: str, function: Any, operands: list[Any]) -> Any:
     """Operands and result in a narrower dtype."""
+    import torch
 
-    def how(call: Any, operands: list[Any]) -> Any:
-        import torch
-
-        return call([operand.to(getattr(torch, name)) for operand in operands]).double()
-
-    return how
+    return function([operand.to(getattr(torch, name)) for operand in operands]).double()
 
 
-def operands(bits: int) -> Callable[[Any, list[Any]], Any]:
-    """Operands rounded, and the sum as exact as ever."""
-    return lambda call, tensors: call([rounded(tensor, bits) for tensor in tensors])
+def _rounded(bits: int, function: Any, operands: list[Any]) -> Any:
+    """Operands of so many significant bits, and the sum as exact as ever; gradients pass."""
+    import torch
+
+    def near(x: Any) -> Any:
+        mantissa, exponent = torch.frexp(x.detach())
+        rounded = torch.ldexp((mantissa * 2.0**bits).round() / 2.0**bits, exponent).to(x.dtype)
+        return x + (rounded - x.detach())
+
+    return function([near(operand) for operand in operands])
 
 
-PLANTERS = {
-    "matmul-tf32": products("of operands in TF32", operands(11)),
-    "matmul-bfloat16": products("in bfloat16", cast("bfloat16")),
-    "matmul-bfloat16-operands": products("of operands in bfloat16", operands(8)),
-    "linear-bfloat16": products("and the bias in bfloat16", cast("bfloat16"), with_bias=True),
-}
+BFLOAT16 = partial(_cast, "bfloat16")
+
+PRODUCTS_OF: dict[str, tuple[str, Products]] = {
+    "matmul-tf32": ("operands of matrix products rounded to TF32",
+                    Products("of operands in TF32", partial(_rounded, 11))),
+    "matmul-bfloat16": ("matrix products in bfloat16", Products("in bfloat16", BFLOAT16)),
+    "matmul-bfloat16-operands": ("operands of matrix products rounded to bfloat16",
+                                 Products("of operands in bfloat16", partial(_rounded, 8))),
+    "linear-bfloat16": ("matrix products and what is added to them in bfloat16",
+                        Products("and the bias in bfloat16", BFLOAT16, with_bias=True)),
+}  # fmt: skip
+
+
+def has_products(module: Any) -> bool:
+    """Whether anything is multiplied in a module, as far as its weights show."""
+    return any(parameter.ndim > 1 for parameter in module.parameters())
+
+
+PRECISION = [
+    Mutation(name, summary, "precision", has_products, products.inject, family="precision",
+             on=("feed-forward-gelu",))
+    for name, (summary, products) in PRODUCTS_OF.items()
+]  # fmt: skip
 
 
 def one_weight(mutation: Mutation, key: str) -> Mutation:
     """The mutation in the products with one weight."""
-    injector = PLANTERS[mutation.name]
-
-    def inject(module: Any, hits: Hits) -> None:
-        injector(module, hits, lambda live: live.get_parameter(key))
-
-    return replace(mutation, setting=f"{mutation.setting} of {key}", injector=inject)
-
-
-def has_products(module: Any) -> bool:
-    """Whether anything is multiplied in a module, as far as its weights tell."""
-    return any(parameter.ndim > 1 for parameter in module.parameters())
-
-
-SUMMARIES = {
-    "matmul-tf32": "operands of matrix products rounded to TF32",
-    "matmul-bfloat16": "matrix products in bfloat16",
-    "matmul-bfloat16-operands": "operands of matrix products rounded to bfloat16",
-    "linear-bfloat16": "matrix products and what is added to them in bfloat16",
-}
-
-PRECISION = [
-    Mutation(name, SUMMARIES[name], SETTING, has_products, injector,
-             family="precision", pitfalls=(21, 41), on=("feed-forward-gelu",))
-    for name, injector in PLANTERS.items()
-]  # fmt: skip
+    products = replace(PRODUCTS_OF[mutation.name][1], key=key)
+    return replace(mutation, setting=f"precision of {key}", injector=products.inject)

@@ -5,12 +5,11 @@ input, each sum with a branch, and, in post-norm, what the norm makes of the sum
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from jax_attn.parity.mutations.injection import LOOKED_AT, PASS, Forward, Hits, wrap
-from jax_attn.parity.mutations.mutation import Mutation
+from jax_attn.parity.mutations.injection import LOOKED_AT, PASS, Forward, Hits, TorchCall, wrap
+from jax_attn.parity.mutations.mutation import Injector, Mutation
 from jax_attn.parity.mutations.norms import is_norm
 
 ADD = ("add", "__add__", "__radd__", "__iadd__", "add_")
@@ -55,13 +54,28 @@ class Block:
             self.normed[id(value)] = value, x
         return value
 
-    def function(self, function: Any, args: Any, kwargs: Any) -> Any:
+    def function(self, call: TorchCall) -> Any:
         """Anything else is called."""
         return PASS
 
     def sum(self, own: Any, branch: Any) -> Any:
         """A branch is added to the stream, or to what a norm made of it."""
         return own + branch
+
+    def __call__(self, call: TorchCall) -> Any:
+        """See what a function is to the block, and act there."""
+        import torch
+
+        if call.name in LOOKED_AT:
+            return PASS
+        if call.name in ADD and len(call.args) > 1 and all(_floats(arg) for arg in call.args[:2]):
+            for own, branch in (call.args[:2], call.args[1::-1]):
+                if self.at(own) and own.shape == branch.shape and not isinstance(branch, torch.nn.Parameter):
+                    self.sums += 1
+                    value = self.sum(own, branch)
+                    self.stream = [value]
+                    return value
+        return self.function(call)
 
 
 def _floats(value: Any) -> bool:
@@ -73,7 +87,9 @@ def _floats(value: Any) -> bool:
 class SkipMissing(Block):
     """The n-th branch is not added to anything."""
 
-    number = 1
+    def __init__(self, hits: Hits, number: int):
+        super().__init__(hits)
+        self.number = number
 
     def sum(self, own: Any, branch: Any) -> Any:
         """The branch alone."""
@@ -83,31 +99,20 @@ class SkipMissing(Block):
         return branch * 1
 
 
-class SecondSkipMissing(SkipMissing):
-    """The second branch."""
-
-    number = 2
-
-
 class SkipNormed(Block):
-    """What is added to is the norm of the stream."""
+    """What is added to, in all skip connections or the `first` alone, is the norm of the stream."""
 
-    alone = False
-    """Whether the first skip connection only."""
+    def __init__(self, hits: Hits, first: bool):
+        super().__init__(hits)
+        self.first = first
 
     def sum(self, own: Any, branch: Any) -> Any:
         """The norm's output and the branch."""
         normed = [value for value, x in self.normed.values() if x is own]
-        if not normed or (self.alone and self.sums > 1):
+        if not normed or (self.first and self.sums > 1):
             return own + branch
         self.hits.add("norm(x) + f(norm(x))", "x + f(norm(x))")
         return normed[-1] + branch
-
-
-class FirstSkipNormed(SkipNormed):
-    """The first alone."""
-
-    alone = True
 
 
 class Parallel(Block):
@@ -153,16 +158,15 @@ class OtherPlacement(Block):
             self.inside = {}
         return x
 
-    def function(self, function: Any, args: Any, kwargs: Any) -> Any:
+    def function(self, call: TorchCall) -> Any:
         """In post-norm, what a branch begins with gets the norm of the stream."""
-        if self.pre is None and any(self.at(arg) for arg in args):
+        if self.pre is None and any(map(self.at, call.args)):
             self.pre = False
-        if self.pre is not False or self.called >= len(self.norms):
-            return PASS
-        if not any(self.at(value) for value in (*args, *kwargs.values())):
+        if self.pre is not False or self.called >= len(self.norms) or not any(map(self.at, call.values)):
             return PASS
         self.hits.add("pre-norm", "post-norm")
-        return function(*map(self._normed, args), **{key: self._normed(v) for key, v in kwargs.items()})
+        kwargs = {key: self._normed(value) for key, value in call.kwargs.items()}
+        return call.function(*map(self._normed, call.args), **kwargs)
 
     def _normed(self, value: Any) -> Any:
         if not self.at(value):
@@ -182,30 +186,6 @@ class OtherPlacement(Block):
         return norm(own + branch)
 
 
-@dataclass(frozen=True)
-class _Change:
-    """What `Forward` asks of every function that is called in a block."""
-
-    block: Block
-
-    def __call__(
-        self, forward: Forward, name: str, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Any:
-        import torch
-
-        block = self.block
-        if name in LOOKED_AT:
-            return PASS
-        if name in ADD and len(args) > 1 and all(_floats(arg) for arg in args[:2]):
-            for own, branch in (args[:2], args[1::-1]):
-                if block.at(own) and own.shape == branch.shape and not isinstance(branch, torch.nn.Parameter):
-                    block.sums += 1
-                    value = block.sum(own, branch)
-                    block.stream = [value]
-                    return value
-        return block.function(function, args, kwargs)
-
-
 def blocks_of(module: Any) -> list[Any]:
     """The modules that have norms of their own, and something else to call."""
     found = []
@@ -216,7 +196,7 @@ def blocks_of(module: Any) -> list[Any]:
     return found
 
 
-def injector(kind: Callable[[Hits], Block]) -> Callable[[Any, Hits], None]:
+def _injector(kind: Callable[[Hits], Block]) -> Injector:
     """The mutation in every block."""
 
     def inject(module: Any, hits: Hits) -> None:
@@ -230,10 +210,9 @@ def injector(kind: Callable[[Hits], Block]) -> Callable[[Any, Hits], None]:
 
 
 def _around(block: Block, module: Any, forward: Any, *args: Any, **kwargs: Any) -> Any:
-    given = [*args, *kwargs.values()]
     block.norms = [norm for norm in module.children() if is_norm(norm)]
-    block.start(given)
-    block.running = Forward(module, given, block.hits, _Change(block))
+    block.start([*args, *kwargs.values()])
+    block.running = Forward(module, block.hits, block)
     try:
         with block.running.mode:
             return forward(*args, **kwargs)
@@ -247,29 +226,24 @@ def _around_norm(block: Block, norm: Any, forward: Any, x: Any, *args: Any, **kw
     return block.norm(lambda value: forward(value, *args, **kwargs), x)
 
 
-def has_blocks(module: Any) -> bool:
-    """Whether there is a block with a norm in a module."""
-    return bool(blocks_of(module))
-
-
-_mutation = partial(Mutation, family="layers")
+def _mutation(name: str, summary: str, setting: str, kind: Callable[[Hits], Block], *on: str) -> Mutation:
+    return Mutation(name, summary, setting, blocks_of, _injector(kind), family="layers", on=on)
 
 
 SKIP = "skip connection"
-
-PRE, BOTH = ("encoder-layer-pre",), ("encoder-layer-post", "encoder-layer-pre")
+PRE, POST = "encoder-layer-pre", "encoder-layer-post"
 
 RESIDUAL = [
-    _mutation("norm-placement", "pre-norm for post-norm, or the other way round", "norm placement", has_blocks,
-              injector(OtherPlacement), on=(*BOTH, "decoder layer")),
-    _mutation("block-parallel", "branches in parallel for one after the other", "order of branches", has_blocks,
-              injector(Parallel), on=("decoder layer",)),
-    _mutation("skip-missing", "the first skip connection is left out", SKIP, has_blocks,
-              injector(SkipMissing), on=BOTH),
-    _mutation("second-skip-missing", "the second skip connection is left out", SKIP, has_blocks,
-              injector(SecondSkipMissing), on=BOTH),
-    _mutation("skip-normed", "the skip connections start after the norm", SKIP, has_blocks,
-              injector(SkipNormed), on=PRE),
-    _mutation("first-skip-normed", "the first skip connection starts after the norm", SKIP, has_blocks,
-              injector(FirstSkipNormed), on=PRE),
+    _mutation("norm-placement", "pre-norm for post-norm, or the other way round", "norm placement",
+              OtherPlacement, POST, PRE, "decoder layer"),
+    _mutation("block-parallel", "branches in parallel for one after the other", "order of branches", Parallel,
+              "decoder layer"),
+    _mutation("skip-missing", "the first skip connection is left out", SKIP,
+              partial(SkipMissing, number=1), POST, PRE),
+    _mutation("second-skip-missing", "the second skip connection is left out", SKIP,
+              partial(SkipMissing, number=2), POST, PRE),
+    _mutation("skip-normed", "the skip connections start after the norm", SKIP,
+              partial(SkipNormed, first=False), PRE),
+    _mutation("first-skip-normed", "the first skip connection starts after the norm", SKIP,
+              partial(SkipNormed, first=True), PRE),
 ]  # fmt: skip

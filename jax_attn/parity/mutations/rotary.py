@@ -7,21 +7,12 @@ they are turned back by torch's angles, and then turned as the mutation would ha
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
-from jax_attn.parity.mutations.injection import (
-    COSINES,
-    MULTIPLY,
-    Forward,
-    Hits,
-    functions_of,
-    is_attention,
-    turns,
-    watch,
-)
+from jax_attn.parity.mutations.calls import COSINES, MULTIPLY, functions_of, is_attention, turns
+from jax_attn.parity.mutations.injection import Forward, TorchCall, watching
 from jax_attn.parity.mutations.mutation import Mutation
-from jax_attn.parity.mutations.points import Points
+from jax_attn.parity.mutations.points import Chain, Points
 
 
 @dataclass(frozen=True)
@@ -31,10 +22,12 @@ class Rotation:
     Attributes:
         angles: of each position and pair.
         interleaved: whether neighbours are a pair; else a feature of one half and one of the other.
+        mixed: whether the angles are in the order of the other layout; this is no rotation, and is not turned back.
     """
 
     angles: Any
     interleaved: bool
+    mixed: bool = False
 
     def of(self, x: Any, back: bool = False) -> Any:
         """Turn `(b, n, t, h)`, or turn it back; in float64, for the angles to be exact."""
@@ -45,8 +38,14 @@ class Rotation:
         apart = turned.unflatten(-1, (half, 2) if self.interleaved else (2, half))
         axis = -1 if self.interleaved else -2
         a, b = apart.unbind(axis)
-        cos, sin = self.angles.cos(), self.angles.sin() * (-1 if back else 1)
-        turned = torch.stack([a * cos - b * sin, b * cos + a * sin], axis).flatten(-2)
+        if self.mixed:
+            across = torch.stack([-b, a], axis).flatten(-2)
+            twice = torch.cat([self.angles, self.angles], -1)
+            angles = twice if self.interleaved else self.angles.repeat_interleave(2, -1)
+            turned = turned * angles.cos() + across * angles.sin()
+        else:
+            cos, sin = self.angles.cos(), self.angles.sin() * (-1 if back else 1)
+            turned = torch.stack([a * cos - b * sin, b * cos + a * sin], axis).flatten(-2)
         return torch.cat([turned.to(x), rest], -1)
 
 
@@ -62,18 +61,17 @@ class Rotary:
         self.other = other
         self.points = Points(scores=self._scores)
 
-    def __call__(
-        self, forward: Forward, name: str, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Any:
+    def __call__(self, call: TorchCall) -> Any:
         """See what a torch function is to rotary positions and to attention."""
-        if name in MULTIPLY:
-            for factor in args[:2]:
-                turns(forward.state, factor)
-        if name == "__getitem__" and _in_steps_of_two(args[1]):
-            forward.state["in steps of two"] = True
-        return self.points(forward, name, function, args, kwargs)
+        if call.name in MULTIPLY:
+            for factor in call.args[:2]:
+                turns(call.state, factor)
+        if call.name == "__getitem__" and _in_steps_of_two(call.args[1]):
+            call.state["in steps of two"] = True
+        return self.points(call)
 
-    def _scores(self, forward: Forward, queries: Any, keys: Any, product: Any) -> Any:
+    def _scores(self, forward: Forward, chain: Chain, product: Any) -> Any:
+        queries, keys = chain.queries, chain.keys
         rotation = _rotation(forward, queries)
         other = None if rotation is None else self.other(rotation)
         if rotation is None or other is None or keys.shape[-1] != queries.shape[-2]:
@@ -124,26 +122,20 @@ def _same(a: Any, b: Any) -> bool:
 # The mutations.
 
 
-def other_layout(rotation: Rotation) -> Any:
-    """Neighbours for halves, and the other way round."""
-    other = replace(rotation, interleaved=not rotation.interleaved)
-    return other, other
-
-
 def layout_words(rotation: Rotation) -> tuple[str, str]:
     """Which features are a pair."""
     words = "pairs of neighbours (interleaved)", "pairs across the halves (half-split)"
     return words[::-1] if rotation.interleaved else words
 
 
-def backwards(rotation: Rotation) -> Any:
-    """The other sign."""
-    other = replace(rotation, angles=-rotation.angles)
-    return other, other
+def order_words(rotation: Rotation) -> tuple[str, str]:
+    """In which order the frequencies are, for which layout."""
+    orders = ("each twice", "all, twice over")[:: -1 if rotation.interleaved else 1]
+    return f"{orders[0]}, for {layout_words(rotation)[1]}", f"{orders[1]}, for {layout_words(rotation)[1]}"
 
 
 def base_of(rotation: Rotation) -> float | None:
-    """The base whose powers are the frequencies, told by the angles of position 1; None if not."""
+    """The base whose powers are the frequencies, read from the angles of position 1; None if there is none."""
     import torch
 
     angles = rotation.angles.reshape(-1, *rotation.angles.shape[-2:])[0]
@@ -155,127 +147,85 @@ def base_of(rotation: Rotation) -> float | None:
     return float(f"{base:.4g}") if math.isfinite(base) and base > 1 else None
 
 
-def frequencies(base: float, rotation: Rotation) -> Any:
-    """Angles of positions from 0, from a base, in float64."""
+def _from_base(base: float, rotation: Rotation) -> Rotation:
+    """Angles of positions from 0, from a base."""
     import torch
 
     tokens, half = rotation.angles.shape[-2:]
     exponents = torch.arange(half, dtype=torch.float64) / half
-    return torch.arange(tokens, dtype=torch.float64)[:, None] * float(base) ** -exponents
+    angles = torch.arange(tokens, dtype=torch.float64)[:, None] * float(base) ** -exponents
+    return replace(rotation, angles=angles.to(rotation.angles))
 
 
-def other_base(base: float) -> Other:
-    """The frequencies of another base."""
+def _half_exponent(rotation: Rotation) -> Rotation | None:
+    """`base ** -(i / d)` for `base ** -(2i / d)`."""
+    base = base_of(rotation)
+    return None if base is None else _from_base(base**0.5, rotation)
+
+
+def both(change: Callable[[Rotation], Rotation | None]) -> Other:
+    """The same other rotation of queries and keys."""
 
     def other(rotation: Rotation) -> Any:
-        if base_of(rotation) in (None, base):
-            return None
-        found = replace(rotation, angles=frequencies(base, rotation).to(rotation.angles))
-        return found, found
+        found = change(rotation)
+        return None if found is None else (found, found)
 
     return other
 
 
-@dataclass(frozen=True)
-class MixedRotation(Rotation):
-    """Angles of one layout, and pairs of the other."""
-
-    def of(self, x: Any, back: bool = False) -> Any:
-        """Turn `(b, n, t, h)`; this is no rotation, and is not turned back."""
-        import torch
-
-        half = self.angles.shape[-1]
-        turned, rest = x[..., : 2 * half].to(self.angles), x[..., 2 * half :]
-        axis = -1 if self.interleaved else -2
-        a, b = turned.unflatten(-1, (half, 2) if self.interleaved else (2, half)).unbind(axis)
-        across = torch.stack([-b, a], axis).flatten(-2)
-        angles = self.angles.repeat_interleave(2, -1)
-        if self.interleaved:
-            angles = torch.cat([self.angles, self.angles], -1)
-        return torch.cat([(turned * angles.cos() + across * angles.sin()).to(x), rest], -1)
-
-
-def reversed_frequencies(rotation: Rotation) -> Any:
-    """The highest frequency for the last pair."""
-    other = replace(rotation, angles=rotation.angles.flip(-1))
-    return other, other
-
-
-def mixed(rotation: Rotation) -> Any:
-    """The frequencies in the order of the other layout."""
-    other = MixedRotation(rotation.angles, rotation.interleaved)
-    return other, other
-
-
-def half_exponent(rotation: Rotation) -> Any:
-    """`base ** -(i / d)` for `base ** -(2i / d)`."""
-    base = base_of(rotation)
-    if base is None:
-        return None
-    found = replace(rotation, angles=frequencies(base**0.5, rotation).to(rotation.angles))
-    return found, found
-
-
-def _fixed(*words: str) -> Callable[[Rotation], Any]:
-    return lambda rotation: words
-
-
 def has_rotary(module: Any) -> bool:
-    """Whether there are rotary positions in a module, as far as the names in its code tell."""
+    """Whether there are rotary positions in a module, as far as the names in its code show."""
     names = functions_of(module)
-    told = names & {"cos", "sin", "polar", "view_as_complex", "view_as_real", "position_embeddings", COSINES}
+    used = names & {"cos", "sin", "polar", "view_as_complex", "view_as_real", "position_embeddings", COSINES}
     return is_attention(module) and (
-        bool(told) or any("rot" in n or "rope" in n for n in map(str.lower, names))
+        bool(used) or any("rot" in n or "rope" in n for n in map(str.lower, names))
     )
 
 
-def turned(words: Callable[[Rotation], Any], other: Other) -> Callable[[Any, Hits], None]:
-    """Puts another rotation into a module."""
-    return lambda module, hits: watch(module, Rotary(words, other), hits)
-
-
-_mutation = partial(Mutation, family="rotary", pitfalls=(16,))
+def _rotary(
+    name: str, summary: str, setting: str, words: Any, other: Other, on: tuple[str, ...] = ("decoder layer",)
+) -> Mutation:
+    """A mutation of rotary positions; `words` are those, or what gives them of a rotation."""
+    given = words if callable(words) else lambda rotation: words
+    injector = watching(Rotary(given, other))
+    return Mutation(name, summary, setting, has_rotary, injector, family="rotary", on=on)
 
 
 def base_mutation(base: float, on: tuple[str, ...] = ()) -> Mutation:
     """Rotary frequencies from another base."""
 
-    def words(rotation: Rotation) -> tuple[str, str]:
-        return f"{base:g}", f"{base_of(rotation):g}"
+    def change(rotation: Rotation) -> Rotation | None:
+        return None if base_of(rotation) in (None, base) else _from_base(base, rotation)
 
-    summary = f"the base of the rotary frequencies is {base:g}"
-    injector = turned(words, other_base(base))
-    return _mutation(f"rotary-base-{base:g}", summary, "rotary base", has_rotary, injector, on=on)
-
-
-def order_words(rotation: Rotation) -> tuple[str, str]:
-    """In which order the frequencies are, for which layout."""
-    orders = ("each twice", "all, twice over")[:: -1 if rotation.interleaved else 1]
-    return f"{orders[0]}, for {layout_words(rotation)[1]}", f"{orders[1]}, for {layout_words(rotation)[1]}"
+    return _rotary(
+        f"rotary-base-{base:g}",
+        f"the base of the rotary frequencies is {base:g}",
+        "rotary base",
+        lambda rotation: (f"{base:g}", f"{base_of(rotation):g}"),
+        both(change),
+        on,
+    )
 
 
 ROTATION, FREQUENCIES, ALL = "rotary positions", "rotary frequencies", "of queries and keys"
-DECODER = ("decoder layer",)
 
 ROTARY = [
-    _mutation("rotary-layout", "interleaved rotary positions for half-split ones, or the other way round",
-              "rotary layout", has_rotary, turned(layout_words, other_layout), on=DECODER),
-    _mutation("rotary-sign", "rotary positions turn the other way", ROTATION, has_rotary,
-              turned(_fixed("turned by -t", "turned by t"), backwards), on=DECODER),
-    _mutation("rotary-missing", "no rotary positions", ROTATION, has_rotary,
-              turned(_fixed("none", ALL), lambda rotation: (None, None)), on=DECODER),
-    _mutation("rotary-missing-keys", "rotary positions of the queries alone", ROTATION, has_rotary,
-              turned(_fixed("of queries alone", ALL), lambda rotation: (rotation, None)), on=DECODER),
-    _mutation("rotary-missing-queries", "rotary positions of the keys alone", ROTATION, has_rotary,
-              turned(_fixed("of keys alone", ALL), lambda rotation: (None, rotation)), on=DECODER),
-    base_mutation(500000.0, on=DECODER),
+    _rotary("rotary-layout", "interleaved rotary positions for half-split ones, or the other way round",
+            "rotary layout", layout_words, both(lambda r: replace(r, interleaved=not r.interleaved))),
+    _rotary("rotary-sign", "rotary positions turn the other way", ROTATION, ("turned by -t", "turned by t"),
+            both(lambda r: replace(r, angles=-r.angles))),
+    _rotary("rotary-missing", "no rotary positions", ROTATION, ("none", ALL), lambda r: (None, None)),
+    _rotary("rotary-missing-keys", "rotary positions of the queries alone", ROTATION,
+            ("of queries alone", ALL), lambda r: (r, None)),
+    _rotary("rotary-missing-queries", "rotary positions of the keys alone", ROTATION,
+            ("of keys alone", ALL), lambda r: (None, r)),
+    base_mutation(500000.0, on=("decoder layer",)),
     base_mutation(10000.0, on=("decoder layer 5e5",)),
-    _mutation("rotary-frequencies-reversed", "rotary frequencies from the last pair to the first", FREQUENCIES,
-              has_rotary, turned(_fixed("from the last pair to the first", "from the first pair to the last"),
-                                 reversed_frequencies), on=DECODER),
-    _mutation("rotary-frequencies-mixed", "rotary frequencies in the order of the other layout", FREQUENCIES,
-              has_rotary, turned(order_words, mixed), on=DECODER),
-    _mutation("rotary-exponent", "the exponents of the rotary frequencies are half of what they ought to be",
-              FREQUENCIES, has_rotary, turned(_fixed("base ** -(i / d)", "base ** -(2i / d)"), half_exponent),
-              on=DECODER),
+    _rotary("rotary-frequencies-reversed", "rotary frequencies from the last pair to the first", FREQUENCIES,
+            ("from the last pair to the first", "from the first pair to the last"),
+            both(lambda r: replace(r, angles=r.angles.flip(-1)))),
+    _rotary("rotary-frequencies-mixed", "rotary frequencies in the order of the other layout", FREQUENCIES,
+            order_words, both(lambda r: replace(r, mixed=True))),
+    _rotary("rotary-exponent", "the exponents of the rotary frequencies are half of what they ought to be",
+            FREQUENCIES, ("base ** -(i / d)", "base ** -(2i / d)"), both(_half_exponent)),
 ]  # fmt: skip

@@ -7,7 +7,7 @@ from typing import Any
 from unittest import mock
 
 from jax_attn.parity.mutations.injection import Hits
-from jax_attn.parity.mutations.mutation import Mutation
+from jax_attn.parity.mutations.mutation import Injector, Mutation
 
 Make = Callable[[list[Any]], Any]
 Clip = Callable[[list[Any]], Any]
@@ -45,19 +45,41 @@ def inject_training(mutation: Mutation, make: Make, clip: Clip | None) -> tuple[
     return injected, None if clip is None else clipped, hits
 
 
-_mutation = partial(Mutation, family="optimizers")
+def _optimizer(
+    name: str,
+    summary: str,
+    setting: str,
+    fits: Callable[[Any], bool],
+    injector: Injector,
+    *on: str,
+) -> Mutation:
+    """A mutation of an optimizer that `fits` it."""
+    return Mutation(
+        name,
+        summary,
+        setting,
+        lambda training: fits(training.optimizer),
+        injector,
+        family="optimizers",
+        on=on,
+    )
+
+
+def _of(*kinds: str) -> Callable[[Any], bool]:
+    """Whether an optimizer is of one of these classes."""
+    return lambda optimizer: type(optimizer).__name__ in kinds
+
 
 # Settings of the groups.
 
 
 def _setting(
-    name: str, summary: str, key: str, other: Callable[[Any], Any], *, of: tuple[str, ...] = (), **more: Any
+    name: str, summary: str, key: str, other: Callable[[Any], Any], *on: str, of: str = ""
 ) -> Mutation:
-    """A setting of every group is `other(it)`; only in optimizers `of` these classes, if any are named."""
+    """A setting of every group is `other(it)`; only in optimizers `of` this class, if one is named."""
 
-    def fits(training: TorchTraining) -> bool:
-        optimizer = training.optimizer
-        known = not of or type(optimizer).__name__ in of
+    def fits(optimizer: Any) -> bool:
+        known = not of or _of(of)(optimizer)
         return known and any(key in g and other(g[key]) != g[key] for g in optimizer.param_groups)
 
     def injector(training: TorchTraining, hits: Hits) -> None:
@@ -67,15 +89,15 @@ def _setting(
                 hits.add(f"{key} {changed}", group[key])
                 group[key] = changed
 
-    return _mutation(name, summary, key, fits, injector, **more)
+    return _optimizer(name, summary, key, fits, injector, *on)
 
 
 ADAM = ("Adam", "AdamW")
 
 
-def _decays(training: TorchTraining) -> bool:
+def _decays(optimizer: Any) -> bool:
     """Whether weights decay, coupled to the gradients or not, as a flag has it."""
-    groups = training.optimizer.param_groups
+    groups = optimizer.param_groups
     return any("decoupled_weight_decay" in group and group["weight_decay"] for group in groups)
 
 
@@ -146,13 +168,7 @@ class _Schedule:
 
 
 def _schedule(
-    name: str,
-    summary: str,
-    word: str,
-    turns: Callable[[Any], Callable[[int], int]],
-    *,
-    of: str = "",
-    **more: Any,
+    name: str, summary: str, word: str, turns: Callable[[Any], Callable[[int], int]], *on: str, of: str = ""
 ) -> Mutation:
     def fits(training: TorchTraining) -> bool:
         return training.scheduler is not None and type(training.scheduler).__name__.startswith(of)
@@ -161,29 +177,22 @@ def _schedule(
         hits.add(word, "as torch has it")
         training.scheduler = _Schedule(training.scheduler, turns(training.scheduler))
 
-    return Mutation(
-        name, summary, "learning rate", fits, injector, family="schedules", pitfalls=(34,), **more
-    )
+    return Mutation(name, summary, "learning rate", fits, injector, family="schedules", on=on)
 
 
 # Clipping.
 
 
-def _clipping(name: str, summary: str, change: Callable[..., Any], **more: Any) -> Mutation:
+def _clipping(name: str, summary: str, change: Callable[..., Any]) -> Mutation:
     """`change(hits, gradients, largest)`, in place, for clipping them to a norm of `largest`."""
+
+    def fits(training: TorchTraining) -> bool:
+        return training.clip is not None
 
     def injector(training: TorchTraining, hits: Hits) -> None:
         training.clip = partial(_clip_otherwise, training.clip, partial(change, hits))
 
-    return Mutation(
-        name,
-        summary,
-        "clipping",
-        lambda training: training.clip is not None,
-        injector,
-        family="clipping",
-        **more,
-    )
+    return Mutation(name, summary, "clipping", fits, injector, family="clipping", on=("adamw",))
 
 
 def _clip_otherwise(clip: Clip | None, change: Callable[..., Any], parameters: list[Any]) -> None:
@@ -225,48 +234,38 @@ def _not_at_all(hits: Hits, gradients: list[Any], largest: float) -> None:
 
 TRAINING = [
     _setting("decay-of-optax", "weight decay of 1e-4, which is optax's default", "weight_decay",
-             lambda decay: 1e-4 if decay else decay, pitfalls=(27,), on=("adamw",)),
-    _setting("decay-missing", "no weight decay", "weight_decay", lambda decay: 0, on=("sgd",)),
-    _mutation("decay-coupling", "decay with the gradient for decay apart from it, or the other way round",
-                  "weight_decay", _decays, _inject_decay, pitfalls=(28,),
-             on=("adam-cosine", "adamw")),
-    _setting("eps-larger", "eps a thousand times as large", "eps", lambda eps: 1e3 * eps, pitfalls=(30,),
-             on=("adamw", "adagrad", "nadam")),
-    _mutation("eps-inside", "eps is added inside the root", "eps",
-                  lambda training: type(training.optimizer).__name__ in (*ADAM, "RMSprop"),
-                  _inject_eps_inside, pitfalls=(29,), on=("adamw", "rmsprop")),
+             lambda decay: 1e-4 if decay else decay, "adamw"),
+    _setting("decay-missing", "no weight decay", "weight_decay", lambda decay: 0, "sgd"),
+    _optimizer("decay-coupling", "decay with the gradient for decay apart from it, or the other way round",
+               "weight_decay", _decays, _inject_decay, "adam-cosine", "adamw"),
+    _setting("eps-larger", "eps a thousand times as large", "eps", lambda eps: 1e3 * eps,
+             "adamw", "adagrad", "nadam"),
+    _optimizer("eps-inside", "eps is added inside the root", "eps", _of(*ADAM, "RMSprop"), _inject_eps_inside,
+               "adamw", "rmsprop"),
     _setting("alpha-of-optax", "a decay of 0.9, which is optax's default for RMSprop", "alpha",
-             lambda alpha: 0.9, pitfalls=(29,), on=("rmsprop",)),
-    _mutation("accumulator-of-optax", "Adagrad's sum begins with 0.1, which is optax's default",
-                  "initial_accumulator_value",
-                  lambda training: type(training.optimizer).__name__ == "Adagrad", _inject_accumulator,
-                  pitfalls=(30,), on=("adagrad",)),
-    _setting("beta2-smaller", "beta2 of 0.99", "betas", lambda betas: (betas[0], 0.99), on=("adamw", "radam")),
-    _mutation("correction-missing", "moments are not corrected for their bias", "bias correction",
-              lambda training: type(training.optimizer).__name__ in ADAM, _inject_no_correction,
-              on=("adam-cosine", "adamw")),
+             lambda alpha: 0.9, "rmsprop"),
+    _optimizer("accumulator-of-optax", "Adagrad's sum begins with 0.1, which is optax's default",
+               "initial_accumulator_value", _of("Adagrad"), _inject_accumulator, "adagrad"),
+    _setting("beta2-smaller", "beta2 of 0.99", "betas", lambda betas: (betas[0], 0.99), "adamw", "radam"),
+    _optimizer("correction-missing", "moments are not corrected for their bias", "bias correction",
+               _of(*ADAM), _inject_no_correction, "adam-cosine", "adamw"),
     _setting("momentum-decay-missing", "the momentum of NAdam does not decay", "momentum_decay",
-             lambda decay: 0.0, pitfalls=(31,), on=("nadam",)),
-    _setting("dampening-missing", "no dampening", "dampening", lambda dampening: 0, pitfalls=(32,),
-             on=("sgd",)),
+             lambda decay: 0.0, "nadam"),
+    _setting("dampening-missing", "no dampening", "dampening", lambda dampening: 0, "sgd"),
     _setting("nesterov-missing", "momentum without Nesterov's correction", "nesterov",
-             lambda nesterov: False, of=("SGD",), on=("sgd-linear-lr",)),
-    _setting("momentum-missing", "no momentum", "momentum", lambda momentum: 0, of=("RMSprop",),
-             on=("rmsprop",)),
-    _mutation("parameter-frozen", "a parameter is not trained", "parameters",
-                  lambda training: len(training.optimizer.param_groups[-1]["params"]) > 1, _inject_frozen,
-                  pitfalls=(35,), on=("sgd", "radam")),
+             lambda nesterov: False, "sgd-linear-lr", of="SGD"),
+    _setting("momentum-missing", "no momentum", "momentum", lambda momentum: 0, "rmsprop", of="RMSprop"),
+    _optimizer("parameter-frozen", "a parameter is not trained", "parameters",
+               lambda optimizer: len(optimizer.param_groups[-1]["params"]) > 1, _inject_frozen, "sgd", "radam"),
     _schedule("schedule-late", "the learning rate of the step before", "a step late",
-              lambda scheduler: lambda n: int(n > 1), on=("sgd-linear-lr", "adam-cosine")),
+              lambda scheduler: lambda n: int(n > 1), "sgd-linear-lr", "adam-cosine"),
     _schedule("schedule-early", "the learning rate of the step after", "a step early",
-              lambda scheduler: lambda n: 1 + (n == 1), on=("sgd-linear-lr",)),
+              lambda scheduler: lambda n: 1 + (n == 1), "sgd-linear-lr"),
     _schedule("schedule-stays-low", "the cosine does not climb again after T_max", "it stays at its lowest",
-              lambda scheduler: lambda n: int(n <= scheduler.T_max), of="CosineAnnealingLR",
-             on=("adam-cosine",)),
-    _clipping("clip-without-eps", "gradients are divided by their norm, without 1e-6", _without_eps, pitfalls=(33,),
-             on=("adamw",)),
-    _clipping("clip-each", "every gradient is clipped by itself", _each, on=("adamw",)),
-    _clipping("clip-missing", "gradients are not clipped", _not_at_all, on=("adamw",)),
+              lambda scheduler: lambda n: int(n <= scheduler.T_max), "adam-cosine", of="CosineAnnealingLR"),
+    _clipping("clip-without-eps", "gradients are divided by their norm, without 1e-6", _without_eps),
+    _clipping("clip-each", "every gradient is clipped by itself", _each),
+    _clipping("clip-missing", "gradients are not clipped", _not_at_all),
 ]  # fmt: skip
 
 TRAINING_MUTATIONS: dict[str, Mutation] = {mutation.name: mutation for mutation in TRAINING}

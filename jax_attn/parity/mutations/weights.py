@@ -3,22 +3,23 @@
 The parameter itself stays as it is: a comparison hands the weights on to the other side.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from jax_attn.parity.mutations.injection import PASS, Forward, Hits, is_attention, watch, wrap
-from jax_attn.parity.mutations.mutation import Mutation
+from jax_attn.parity.mutations.calls import is_attention
+from jax_attn.parity.mutations.injection import PASS, Forward, Hits, TorchCall, watch, wrapping
+from jax_attn.parity.mutations.mutation import Injector, Mutation
 from jax_attn.parity.mutations.norms import norms_of
 from jax_attn.parity.mutations.points import Points, heads_apart
 
-Select = Callable[[Any], dict[str, Any]]
-"""Of a module: tensors by name, each of which another takes the place of."""
+Select = Callable[[Any], list[Any]]
+"""Of a module: the tensors of which others take the place."""
 
 
 class Substitute:
-    """Puts `change(module, tensor, name)` in place of the tensors that `select` names.
+    """Puts `change(tensor)` in place of the tensors that `select` names.
 
     Args:
         select: which.
@@ -26,19 +27,17 @@ class Substitute:
         words: what a diagnosis says: with the mutation, and without.
     """
 
-    def __init__(self, select: Select, change: Callable[[Any, Any, str], Any], words: tuple[str, str]):
+    def __init__(self, select: Select, change: Callable[[Any], Any], words: tuple[str, str]):
         self.select = select
         self.change = change
         self.words = words
 
-    def __call__(
-        self, forward: Forward, name: str, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Any:
+    def __call__(self, call: TorchCall) -> Any:
         """Call the function with the other tensors, if it was given one of those."""
-        if "chosen" not in forward.state:
-            chosen = self.select(forward.module)
-            forward.state["chosen"] = {id(tensor): (tensor, key) for key, tensor in chosen.items()}
-        chosen = forward.state["chosen"]
+        forward = call.forward
+        if "chosen" not in call.state:
+            call.state["chosen"] = {id(tensor): tensor for tensor in self.select(forward.module)}
+        chosen = call.state["chosen"]
 
         def instead(value: Any) -> Any:
             if isinstance(value, list | tuple):
@@ -46,101 +45,69 @@ class Substitute:
             if id(value) not in chosen:
                 return value
             forward.hits.add(*self.words)
-            return self.change(forward.module, *chosen[id(value)])
+            return self.change(chosen[id(value)])
 
-        if name == "__get__" and args and id(args[0]) in chosen and "shape" in str(function):
+        if call.name == "__get__" and id(call.args[0]) in chosen and "shape" in str(call.function):
             return PASS
-        flat = [*args, *kwargs.values()]
-        flat += [part for value in flat if isinstance(value, list | tuple) for part in value]
-        if not any(id(value) in chosen for value in flat):
+        inside = [part for value in call.values if isinstance(value, list | tuple) for part in value]
+        if not any(id(value) in chosen for value in (*call.values, *inside)):
             return PASS
-        args = tuple(map(instead, args))
-        kwargs = {key: instead(value) for key, value in kwargs.items()}
-        if name == "multi_head_attention_forward":
-            from jax_attn.parity.mutations.injection import opened
-
-            with opened(forward):
-                return function(*args, **kwargs)
-        return function(*args, **kwargs)
+        kwargs = {key: instead(value) for key, value in call.kwargs.items()}
+        return replace(call, args=tuple(map(instead, call.args)), kwargs=kwargs).run()
 
     def inject(self, module: Any, hits: Hits) -> None:
         """Put it into a module."""
         watch(module, self, hits)
 
-    def fits(self, module: Any) -> bool:
-        """Whether there is such a tensor."""
-        return bool(self.select(module))
 
-
-def _parameters(module: Any) -> Iterator[tuple[str, Any]]:
-    return module.named_parameters()
-
-
-def square(module: Any) -> dict[str, Any]:
+def square(module: Any) -> list[Any]:
     """The first square weight that is a matrix product's."""
     import torch
 
-    for path, child in module.named_modules():
-        if isinstance(child, torch.nn.Embedding):
-            continue
-        for name, parameter in child.named_parameters(recurse=False):
-            if parameter.ndim == 2 and parameter.shape[0] == parameter.shape[1]:
-                return {f"{path}.{name}".lstrip("."): parameter}
-    return {}
+    layers = (child for child in module.modules() if not isinstance(child, torch.nn.Embedding))
+    own = (parameter for child in layers for parameter in child.parameters(recurse=False))
+    return [p for p in own if p.ndim == 2 and p.shape[0] == p.shape[1]][:1]
 
 
-def bias(module: Any) -> dict[str, Any]:
+def bias(module: Any) -> list[Any]:
     """The last bias of a linear layer, or the one tensor that is called so."""
     import torch
 
-    found = [
-        (f"{path}.bias".lstrip("."), child.bias)
-        for path, child in module.named_modules()
-        if isinstance(child, torch.nn.Linear) and child.bias is not None
-    ]
-    found = found or [(key, p) for key, p in _parameters(module) if "bias" in key and p.ndim == 1]
-    return dict(found[-1:])
+    linears = [child for child in module.modules() if isinstance(child, torch.nn.Linear)]
+    found = [linear.bias for linear in linears if linear.bias is not None]
+    found = found or [p for key, p in module.named_parameters() if "bias" in key and p.ndim == 1]
+    return found[-1:]
 
 
 def norm_tensor(name: str) -> Select:
     """The `name` of every normalisation."""
 
-    def select(module: Any) -> dict[str, Any]:
-        found = {}
-        norms = {id(norm) for norm in norms_of(module)}
-        for path, child in module.named_modules():
-            tensor = getattr(child, name, None) if id(child) in norms else None
-            if tensor is not None:
-                found[f"{path}.{name}".lstrip(".")] = tensor
-        return found
+    def select(module: Any) -> list[Any]:
+        found = (getattr(norm, name, None) for norm in norms_of(module))
+        return [tensor for tensor in found if tensor is not None]
 
     return select
 
 
-# Queries, keys and values in one tensor. How many heads there are, the scores tell: it runs once more.
+# Queries, keys and values in one tensor. The number of heads is read from the scores of one more run.
 
 
-def fused_injector(reorder: Callable[[Any, int, int], Any], words: tuple[str, str]) -> Any:
-    """`reorder(tensor, heads, width)` of what is three times as long as all heads together."""
+def fused(axes: Callable[[int, int], tuple[int, int, int]], words: tuple[str, str]) -> Injector:
+    """What is three times as long as all heads together, as `axes(heads, width)`, with the first two swapped."""
 
-    def injector(module: Any, hits: Hits) -> None:
-        def around(module: Any, forward: Any, *args: Any, **kwargs: Any) -> Any:
-            heads = heads_in(module, forward, args, kwargs)
+    def around(hits: Hits, module: Any, forward: Any, *args: Any, **kwargs: Any) -> Any:
+        heads = {3 * n * h: (n, h) for n, h in heads_in(module, forward, args, kwargs)}
 
-            def select(module: Any) -> dict[str, Any]:
-                long = {3 * n * h for n, h in heads}
-                return {key: p for key, p in module.named_parameters() if p.shape[0] in long}
+        def select(module: Any) -> list[Any]:
+            return [p for p in module.parameters() if p.shape[0] in heads]
 
-            def change(module: Any, tensor: Any, name: str) -> Any:
-                n, h = next((n, h) for n, h in heads if 3 * n * h == tensor.shape[0])
-                return reorder(tensor, n, h)
+        def change(tensor: Any) -> Any:
+            return tensor.unflatten(0, axes(*heads[tensor.shape[0]])).movedim(0, 1).flatten(0, 2)
 
-            with Forward(module, [], hits, Substitute(select, change, words)).mode:
-                return forward(*args, **kwargs)
+        with Forward(module, hits, Substitute(select, change, words)).mode:
+            return forward(*args, **kwargs)
 
-        wrap(module, around)
-
-    return injector
+    return wrapping(lambda module: [module], around)
 
 
 def heads_in(module: Any, forward: Any, args: Any, kwargs: Any) -> set[tuple[int, int]]:
@@ -158,22 +125,12 @@ def heads_in(module: Any, forward: Any, args: Any, kwargs: Any) -> set[tuple[int
     modes = [(child, child.training) for child in module.modules()]
     module.eval()  # nothing is dropped out here
     try:
-        with torch.no_grad(), Forward(module, [], Hits(), Points(soft=soft)).mode:
+        with torch.no_grad(), Forward(module, Hits(), Points(soft=soft)).mode:
             forward(*args, **kwargs)
     finally:
         for child, training in modes:
             child.training = training
     return found
-
-
-def split_by_heads(tensor: Any, heads: int, width: int) -> Any:
-    """What is laid out as (3, heads, width), read as (heads, 3, width)."""
-    return tensor.unflatten(0, (heads, 3, width)).movedim(0, 1).flatten(0, 2)
-
-
-def split_in_three(tensor: Any, heads: int, width: int) -> Any:
-    """What is laid out as (heads, 3, width), read as (3, heads, width)."""
-    return tensor.unflatten(0, (3, heads, width)).movedim(0, 1).flatten(0, 2)
 
 
 def has_fused(module: Any) -> bool:
@@ -184,46 +141,36 @@ def has_fused(module: Any) -> bool:
     return long and is_attention(module)
 
 
-def flipped(module: Any, tensor: Any, name: str) -> Any:
-    """A convolution's kernel, turned round in every axis of space."""
-    return tensor.flip(tuple(range(2, tensor.ndim)))
-
-
-def kernels(module: Any) -> dict[str, Any]:
+def kernels(module: Any) -> list[Any]:
     """The first kernel of a convolution."""
-    return dict([(key, p) for key, p in _parameters(module) if p.ndim > 2 and max(p.shape[2:]) > 1][:1])
+    return [p for p in module.parameters() if p.ndim > 2 and max(p.shape[2:]) > 1][:1]
 
 
-def zeros(module: Any, tensor: Any, name: str) -> Any:
-    """Zeros."""
+def _zeros(tensor: Any) -> Any:
     return tensor.new_zeros(tensor.shape)
 
 
-def transposed(module: Any, tensor: Any, name: str) -> Any:
-    """The transpose."""
+def _transposed(tensor: Any) -> Any:
     return tensor.mT
 
 
-def plus_one(module: Any, tensor: Any, name: str) -> Any:
-    """One more."""
-    return tensor + 1
+def _flipped(tensor: Any) -> Any:
+    return tensor.flip(tuple(range(2, tensor.ndim)))
 
 
-def detached(module: Any, tensor: Any, name: str) -> Any:
-    """Without a gradient."""
+def _detached(tensor: Any) -> Any:
     return tensor.detach()
 
 
-def first_weight(module: Any) -> dict[str, Any]:
+def first_weight(module: Any) -> list[Any]:
     """The first parameter of two axes, else the first there is."""
-    named = list(_parameters(module))
-    found = [(key, p) for key, p in named if p.ndim == 2] or named
-    return dict(found[:1])
+    every = list(module.parameters())
+    return ([p for p in every if p.ndim == 2] or every)[:1]
 
 
 def one_norm(name: str) -> Select:
     """The `name` of the last normalisation."""
-    return lambda module: dict(list(norm_tensor(name)(module).items())[-1:])
+    return lambda module: norm_tensor(name)(module)[-1:]
 
 
 def _mutation(
@@ -231,67 +178,67 @@ def _mutation(
     summary: str,
     setting: str,
     select: Select,
-    change: Callable[[Any, Any, str], Any],
+    change: Callable[[Any], Any],
     words: tuple[str, str],
-    **more: Any,
+    *on: str,
 ) -> Mutation:
     substitute = Substitute(select, change, words)
-    return Mutation(name, summary, setting, substitute.fits, substitute.inject, family="layers", **more)
+    return Mutation(name, summary, setting, select, substitute.inject, family="layers", on=on)
 
 
 WEIGHTS = [
-    _mutation("weight-transposed", "a square weight is used without its transpose", "weight",
-           square, transposed, ("the transpose", "the weight"), pitfalls=(11, 12),
-           on=("attention-masked", "torch-multihead-padding")),
-    _mutation("bias-missing", "a bias is not added", "bias", bias, zeros, ("no bias", "a bias"), pitfalls=(8,),
-           on=("feed-forward-gelu", "classification-head")),
+    _mutation("weight-transposed", "a square weight is used without its transpose", "weight", square,
+              _transposed, ("the transpose", "the weight"), "attention-masked", "torch-multihead-padding"),
+    _mutation("bias-missing", "a bias is not added", "bias", bias, _zeros, ("no bias", "a bias"),
+              "feed-forward-gelu", "classification-head"),
     Mutation("qkv-by-heads", "a fused q, k, v weight is split into heads first", "fused q, k, v", has_fused,
-             fused_injector(split_by_heads, ("split as (heads, 3, width)", "as (3, heads, width)")),
-             family="attention", pitfalls=(13,), on=("sdpa", "torch-multihead-padding")),
+             fused(lambda heads, width: (heads, 3, width),
+                   ("split as (heads, 3, width)", "as (3, heads, width)")),
+             family="attention", on=("sdpa", "torch-multihead-padding")),
     Mutation("qkv-in-three", "a fused q, k, v weight is split in three before it is split into heads",
              "fused q, k, v", has_fused,
-             fused_injector(split_in_three, ("split as (3, heads, width)", "as (heads, 3, width)")),
-             family="attention", pitfalls=(13,), on=("sdpa",)),
-    _mutation("kernel-flipped", "a convolution's kernel is turned round", "weight", kernels, flipped,
-           ("the kernel turned round", "the kernel"), pitfalls=(11,), on=("image layer",)),
-    _mutation("norm-bias-missing", "a normalisation without its bias", "norm bias",
-           one_norm("bias"), zeros, ("no bias", "a bias"), pitfalls=(2,), on=("encoder-layer-post",)),
+             fused(lambda heads, width: (3, heads, width),
+                   ("split as (3, heads, width)", "as (heads, 3, width)")),
+             family="attention", on=("sdpa",)),
+    _mutation("kernel-flipped", "a convolution's kernel is turned round", "weight", kernels, _flipped,
+              ("the kernel turned round", "the kernel"), "image layer"),
+    _mutation("norm-bias-missing", "a normalisation without its bias", "norm bias", one_norm("bias"), _zeros,
+              ("no bias", "a bias"), "encoder-layer-post"),
     _mutation("norm-scale-plus-one", "a normalisation scales by 1 + its weight", "norm scale",
-           one_norm("weight"), plus_one, ("1 + weight", "weight"), pitfalls=(2,), on=("encoder-layer-post",)),
+              one_norm("weight"), lambda weight: weight + 1, ("1 + weight", "weight"), "encoder-layer-post"),
     _mutation("weight-constant", "a parameter gets no gradient, as if it were a buffer",
-           "gradient of a weight", first_weight, detached, ("none", "one"), pitfalls=(35,),
-           on=("attention-masked", "encoder")),
+              "gradient of a weight", first_weight, _detached, ("none", "one"), "attention-masked", "encoder"),
 ]  # fmt: skip
 
 
-# The mutations that befall one weight: (what it becomes, which weights, the words with and without the mutation).
+# The mutations of a single weight: (what it becomes, which weights, the words with and without the mutation).
 
 ONE = {
-    "weight-transposed": (transposed, lambda p: p.ndim == 2 and p.shape[0] == p.shape[1],
+    "weight-transposed": (_transposed, lambda p: p.ndim == 2 and p.shape[0] == p.shape[1],
                           "the transpose of {}", "{}"),
-    "bias-missing": (zeros, lambda p: p.ndim == 1, "no {}", "{}"),
-    "kernel-flipped": (flipped, lambda p: p.ndim > 2 and max(p.shape[2:]) > 1, "{} turned round", "{}"),
-    "weight-constant": (detached, lambda p: True, "none", "a gradient of {}"),
+    "bias-missing": (_zeros, lambda p: p.ndim == 1, "no {}", "{}"),
+    "kernel-flipped": (_flipped, lambda p: p.ndim > 2 and max(p.shape[2:]) > 1, "{} turned round", "{}"),
+    "weight-constant": (_detached, lambda p: True, "none", "a gradient of {}"),
 }  # fmt: skip
 
 
 def variants(module: Any) -> list[Mutation]:
-    """The mutations that befall one weight, for each weight of a module that they may befall."""
+    """The mutations of a single weight, for each weight of a module that they fit."""
     import torch
 
     tables = {id(p) for m in module.modules() if isinstance(m, torch.nn.Embedding) for p in m.parameters()}
-    of_norms = norm_tensor("bias")(module)
+    of_norms = {id(tensor) for tensor in norm_tensor("bias")(module)}
     found = []
     for mutation in [mutation for mutation in WEIGHTS if mutation.name in ONE]:
         change, fits, wrong, right = ONE[mutation.name]
         for key, parameter in module.named_parameters():
-            bias_only = mutation.name != "bias-missing" or ("bias" in key and key not in of_norms)
-            if fits(parameter) and bias_only and not (change is transposed and id(parameter) in tables):
+            bias_only = mutation.name != "bias-missing" or ("bias" in key and id(parameter) not in of_norms)
+            if fits(parameter) and bias_only and not (change is _transposed and id(parameter) in tables):
                 words = wrong.format(key), right.format(key)
                 substitute = Substitute(partial(_named, key), change, words)
                 found.append(replace(mutation, fits=lambda module: True, injector=substitute.inject))
     return found
 
 
-def _named(key: str, module: Any) -> dict[str, Any]:
-    return {key: module.get_parameter(key)}
+def _named(key: str, module: Any) -> list[Any]:
+    return [module.get_parameter(key)]

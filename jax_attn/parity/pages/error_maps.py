@@ -6,12 +6,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from jax_attn.parity.cases import Case
+from jax_attn.parity.judging.errors import difference, widened
 from jax_attn.parity.judging.lane_run import LaneRun
 from jax_attn.parity.lanes import Lane, lanes_named
 from jax_attn.parity.report import Report, Result
-from jax_attn.parity.runners.trees import names_of
 
 CELLS = 48
+MOST = 8
 
 
 @dataclass(frozen=True)
@@ -29,23 +30,20 @@ class ErrorMap:
     axes: tuple[tuple[float, ...], ...]
 
 
-def error_maps(
-    lane_run: Callable[[Lane], LaneRun], case: Case, report: Report, most: int = 8
-) -> list[ErrorMap]:
+def error_maps(lane_run: Callable[[Lane], LaneRun], case: Case, report: Report) -> list[ErrorMap]:
     """Maps of the worst tensors of a case, those of a lane in which it runs once more.
 
     Args:
         lane_run: both sides, ready to run in a lane.
         case: the case.
         report: what was found.
-        most: how many.
     """
     failed = [result for result in report.failures if result.case == case.name and result.kind != "run"]
     exact = [result for result in failed if result.lane in ("float64", "dropout")]
     worst = next(iter(exact or failed), None)
     if worst is None:
         return []
-    chosen = [result for result in failed if result.lane == worst.lane][:most]
+    chosen = [result for result in failed if result.lane == worst.lane][:MOST]
     tensors = _tensors(lane_run(lanes_named([worst.lane])[0]), case)
     maps = ((result, tensors.get((result.kind, result.name))) for result in chosen)
     return [_map(result, *arrays) for result, arrays in maps if arrays is not None]
@@ -53,27 +51,15 @@ def error_maps(
 
 def _tensors(run: LaneRun, case: Case) -> dict[tuple[str, str], tuple[np.ndarray, np.ndarray]]:
     """Flax's tensor and the truth, by kind and name; nothing where a side cannot be run."""
-    attempt = run.attempt(case, lambda lane, case: None)
-    run.run_flax(attempt)
+    attempt = run.attempt(case)
     if attempt.torch is None or attempt.flax is None:
         return {}
-    ours, truth = attempt.flax, attempt.torch.truth
-    names = names_of(attempt.torch.skeleton)
-    found = {("output", name): pair for name, *pair in zip(names, ours.outputs, truth.outputs, strict=True)}
-    found |= {
-        ("gradient", key): [ours.gradients[key], gradient]
-        for key, gradient in truth.gradients.items()
-        if key in ours.gradients
-    }
-    inputs = zip(attempt.torch.call.floating_names, ours.input_gradients, truth.input_gradients, strict=True)
-    found |= {("input gradient", name): pair for name, *pair in inputs}
-    return {key: (a, b) for key, (a, b) in found.items() if a.shape == b.shape}
+    pairs = run.paired(case, attempt.torch, attempt.flax).pairs
+    return {(p.kind, p.name): (p.flax, p.truth) for p in pairs if p.flax.shape == p.truth.shape}
 
 
 def _map(result: Result, flax: np.ndarray, torch: np.ndarray) -> ErrorMap:
-    wide = [np.asarray(x, np.complex128 if x.dtype.kind == "c" else np.float64) for x in (flax, torch)]
-    with np.errstate(invalid="ignore"):
-        error = np.abs(np.where(wide[0] == wide[1], 0.0, wide[0] - wide[1]))
+    error = np.abs(difference(widened(flax), widened(torch)))
     return ErrorMap(result, torch.shape, tuple(along(error, axis) for axis in range(error.ndim)))
 
 

@@ -52,7 +52,7 @@ def _of_report(title: str, report: Report) -> Iterator[_Outcome]:
         text = joined(report.where, report.why)
         yield _Outcome(title, name, "failure", report.where.splitlines()[0], text)
     for result in report.results:
-        group = ".".join(part for part in (title, result.lane, result.case) if part)
+        group = joined(title, result.lane, result.case, by=".")
         kind = "" if result.passed else "error" if result.kind == "run" else "failure"
         yield _Outcome(group, f"{result.kind} {result.name}", kind, _message(result), result.detail)
     yield from _skipped(title, report.left_out)
@@ -71,7 +71,7 @@ def _of_training(title: str, training: TrainingReport) -> Iterator[_Outcome]:
 
 def _skipped(title: str, left_out: Iterable[LeftOut]) -> Iterator[_Outcome]:
     for entry in left_out:
-        group = ".".join(part for part in (title, entry.lane, entry.case) if part)
+        group = joined(title, entry.lane, entry.case, by=".")
         yield _Outcome(group, entry.name, "skipped", f"not compared: {entry.reason}")
 
 
@@ -89,8 +89,8 @@ def _suite(title: str, seconds: float, outcomes: Iterable[_Outcome]) -> xml.Elem
         names = {"classname": _clean(case.group), "name": _clean(case.name), "time": "0"}
         element = xml.SubElement(suite, "testcase", names)
         if case.outcome:
-            told = xml.SubElement(element, case.outcome, {"message": _clean(case.message)})
-            told.text = _clean(case.text)
+            child = xml.SubElement(element, case.outcome, {"message": _clean(case.message)})
+            child.text = _clean(case.text)
     counts = {f"{kind}s": str(len(suite.findall(f"testcase/{kind}"))) for kind in ("failure", "error")}
     counts["skipped"] = str(len(suite.findall("testcase/skipped")))
     for key, value in {"tests": str(len(suite)), **counts, "time": f"{seconds:.3f}"}.items():

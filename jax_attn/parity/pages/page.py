@@ -7,7 +7,7 @@ from html import escape
 from jax_attn.parity.pages.chart import depth_chart
 from jax_attn.parity.pages.error_maps import ErrorMap
 from jax_attn.parity.pages.style import STYLE
-from jax_attn.parity.report import Report, Result
+from jax_attn.parity.report import Report, not_compared
 from jax_attn.parity.tracing.differences import Difference
 from jax_attn.parity.tracing.divergence import Divergence
 from jax_attn.parity.tracing.recording import TOP
@@ -31,7 +31,7 @@ def page(
         maps: where in the worst tensors the error lies.
         training: what was found of the trainings.
         undiagnosed: why there is no diagnosis.
-        settings: the modules' settings that differ, where the diagnosis does not tell them.
+        settings: the modules' settings that differ, where the diagnosis does not list them.
     """
     why = report.why or undiagnosed
     passed = report.passed and (training is None or training.passed)
@@ -94,21 +94,11 @@ def _where(found: Divergence | None) -> str:
 
 
 def _lanes(report: Report) -> str:
-    rows = []
-    for lane in report.lanes:
-        results = report.select(lane)
-        output, gradient = report.worst(lane, "output"), report.worst(lane, "gradient")
-        good = all(result.passed for result in results)
-        verdict = f'<td class="{"ok" if good else "e5"}">{"passed" if good else "FAILED"}</td>'
-        cells = [
-            lane,
-            str(len(results)),
-            _judged(output),
-            _judged(gradient),
-            f"{max(r.bound for r in results):.3g}",
-        ]
-        rows.append(_cells(cells) + verdict)
-    heads = ["lane", "compared", "worst output", "worst gradient", "bound", "verdict"]
+    heads, *found = report.lane_rows()
+    rows = [
+        _cells(cells) + f'<td class="{"ok" if verdict == "passed" else "e5"}">{verdict}</td>'
+        for *cells, verdict in found
+    ]
     note = (
         "<p>In float64 and dropout stands the error, max|a-b| / max(1, max|b|); in float32 and bfloat16 "
         "the noise ratio, Flax's distance from the truth over torch's.</p>"
@@ -199,7 +189,14 @@ def _tensors(report: Report, maps: Sequence[ErrorMap]) -> str:
         listed = sorted(report.results, key=lambda result: -result.severity)[:8]
     rows = []
     for result in listed:
-        cells = [result.lane, result.case, result.kind, result.name, _judged(result), f"{result.bound:.3g}"]
+        cells = [
+            result.lane,
+            result.case,
+            result.kind,
+            result.name,
+            f"{result.judged:.3g}",
+            f"{result.bound:.3g}",
+        ]
         found = by_result.get(result)
         strips = "" if found is None else "".join(_strips(found))
         detail = escape(result.detail)
@@ -243,13 +240,8 @@ def _training(training: TrainingReport | None) -> str:
 
 
 def _left_out(report: Report) -> str:
-    entries = dict.fromkeys((entry.lane, entry.name, entry.reason) for entry in report.left_out)
-    rows = [_cells(list(entry)) for entry in entries]
+    rows = [_cells(entry) for entry in not_compared(report.left_out)]
     return _section("Not compared", _table(["lane", "what", "why"], rows)) if rows else ""
-
-
-def _judged(result: Result | None) -> str:
-    return "-" if result is None else f"{result.judged:.3g}"
 
 
 def _section(heading: str, body: str) -> str:

@@ -1,28 +1,24 @@
 """Compare a Flax module with a recorded run of torch. No torch is needed for it."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from flax import nnx
 
 from jax_attn.parity import tolerances
-from jax_attn.parity.compare import judge_training, require_gradients
+from jax_attn.parity.compare import begun, judge_lane, keep_trace
 from jax_attn.parity.comparison import Comparison
-from jax_attn.parity.judging.lane_run import ByTorch, LaneRun
+from jax_attn.parity.judging.attempt import ByTorch
+from jax_attn.parity.judging.lane_run import LaneRun, Progress
 from jax_attn.parity.lanes import LANES, Lane, lanes_named
 from jax_attn.parity.recorded.files import TorchTrace
 from jax_attn.parity.report import LeftOut, Report
 from jax_attn.parity.runners.calls import Call
 from jax_attn.parity.runners.weight_transfer import Carried, Weights
-from jax_attn.parity.tracing.module_pairs import Entry, ModuleNames, ModulePairs, flax_entries, pair_entries
 from jax_attn.parity.tracing.recording import Recording
-from jax_attn.parity.tracing.search import find
 from jax_attn.parity.tracing.trace import Tracer
 from jax_attn.parity.tracing.traced import ModuleTrace
-from jax_attn.weights.rules import Names, slots
-
-Progress = Callable[[str, str], None]
 
 
 def compare_with_trace(
@@ -46,26 +42,14 @@ def compare_with_trace(
     started = time.perf_counter()
     chosen = lanes_named(lanes)
     sides, carried = recorded_sides(flax_module, recorded, **options)
-    report = Report(title, parameters=sides.parameters)
-    report.left_out += carried.told(chosen[0].name)
-    judge_training(report, carried, sides.names, chosen[0].name)
+    report = begun(title, sides, carried, chosen[0].name)
     for lane in chosen:
-        if lane.name not in recorded.draws:
+        if lane.name in recorded.draws:
+            judge_lane(report, RecordedLaneRun(sides, lane, recorded), [recorded.case], carried, progress)
+        else:
             report.left_out.append(LeftOut("", lane.name, "(all)", "the trace does not hold this lane"))
-            continue
-        run = RecordedLaneRun(sides, lane, recorded)
-        attempt = run.attempt(recorded.case, progress)
-        run.run_flax(attempt)
-        results, left_out = run.verdict(attempt)
-        report.results += results
-        report.left_out += left_out
-        require_gradients(report, carried, lane)
     if trace and report.failures:
-        report.trace = trace_against(recorded, sides, progress)
-        report.first_divergence = find(report.trace)
-        if report.first_divergence is None:
-            reason = "every submodule that was compared agrees in float64"
-            report.left_out.append(LeftOut("", "float64", "first divergence", reason))
+        keep_trace(report, trace_against(recorded, sides, progress))
     report.seconds = time.perf_counter() - started
     return report
 
@@ -117,14 +101,3 @@ class RecordedTracer(Tracer):
     def record_torch(self, call: Call, *, backward: bool = False) -> tuple[Recording, None]:
         """What was recorded, forward and backward at once."""
         return self.recording, None
-
-    @staticmethod
-    def paired(flax: nnx.Module, torch: Any, names: Names, modules: ModuleNames | None) -> ModulePairs:
-        """The modules that correspond, by the paths that were recorded."""
-        shared = {place.key for slot in slots(flax, names) for place in slot.places} & torch.weights.keys()
-        theirs = (
-            Entry(path, first, kind, frozenset(k for k in shared if not path or k.startswith(f"{path}.")))
-            for first, paths, kind in torch.modules
-            for path in paths
-        )
-        return pair_entries(flax_entries(flax, names, shared), theirs, names, modules)

@@ -43,7 +43,7 @@ class Encoder:
         raise ValueError(f"a trace cannot hold an input of type {name}")
 
     def _field(self, value: Any) -> Any:
-        return {"set": sorted(value)} if isinstance(value, set) else self.encode(value)
+        return {"set": sorted(value, key=str)} if isinstance(value, set) else self.encode(value)
 
     def _key(self, value: Any) -> str:
         array = as_numpy(value)

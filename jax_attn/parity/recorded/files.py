@@ -16,7 +16,7 @@ from jax_attn.parity.runners.trees import Group, Leaf, Nothing, Skeleton
 from jax_attn.parity.tracing.recording import CallRecord, Recording
 from jax_attn.weights.files import open_safetensors, read_json, write_safetensors, write_together
 
-FORMAT = 2
+FORMAT = 3
 JSON, TENSORS = "trace.json", "trace.safetensors"
 
 
@@ -55,7 +55,7 @@ class RecordedModule:
     training: bool
 
     def named_parameters(self, remove_duplicate: bool = True) -> Iterable[tuple[str, Parameter]]:
-        """As torch has it; duplicates are always told."""
+        """As torch has it; duplicates are always listed."""
         return self.parameters.items()
 
     def named_buffers(self, remove_duplicate: bool = True) -> Iterable[tuple[str, None]]:

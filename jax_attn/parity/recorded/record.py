@@ -53,11 +53,10 @@ def record_trace(
 
 
 def _recorded(module: Any) -> RecordedModule:
-    paths = called_modules(module).items()
     return RecordedModule(
         {k: as_numpy(t) for k, t in module.state_dict().items() if is_torch_tensor(t)},
         {key: Parameter(p.requires_grad) for key, p in parameters_of(module).items()},
         list(buffers_of(module)),
-        [(first, every, type(module.get_submodule(first)).__name__) for first, every in paths],
+        called_modules(module),
         module.training,
     )

@@ -10,6 +10,7 @@ import numpy as np
 
 from jax_attn.parity.cases import Case
 from jax_attn.parity.lanes import Lane, is_inexact
+from jax_attn.parity.runners.trees import keys_of
 from jax_attn.weights.tensors import as_numpy, is_torch_tensor
 
 
@@ -85,7 +86,7 @@ def _is_array(leaf: Any) -> bool:
 
 def _name(path: tuple[Any, ...]) -> str:
     """`(args, kwargs)[0][1]` is "input 1", `(args, kwargs)[1]["mask"]` is "mask"."""
-    kind, *keys = [getattr(key, "key", getattr(key, "idx", getattr(key, "name", key))) for key in path]
+    kind, *keys = keys_of(path)
     name = ".".join(map(str, keys))
     return f"input {name}" if kind == 0 else name
 

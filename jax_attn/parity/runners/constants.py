@@ -22,9 +22,9 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 from jax_attn.parity import tolerances
 from jax_attn.parity.lanes import is_floating
 from jax_attn.parity.runners.calls import Call
-from jax_attn.parity.runners.flax_runner import quick_options
 from jax_attn.parity.runners.lifting_flax import lifted_flax
 from jax_attn.parity.runners.places import Places
+from jax_attn.parity.runners.quick import quick_options
 from jax_attn.parity.runners.trees import take_apart
 from jax_attn.weights.rules import Names, slots
 from jax_attn.weights.tensors import as_torch
@@ -82,7 +82,7 @@ class FlaxConstants:
         if key not in self._found:
             try:
                 self._found[key] = list(self._constants(call, most))
-            except Exception:  # what Flax raises is told where it runs
+            except Exception:  # what Flax raises is reported where it runs
                 self._found[key] = []
         return self._found[key]
 

@@ -29,7 +29,7 @@ def mark_places(module: nnx.Module, pairs: Mapping[str, str]) -> None:
                 return
             visited.add(id(node))
             setattr(node, _PLACE, place)
-        for name, child in _children(node):
+        for name, child in children_of(node):
             visit(child, f"{path}.{name}" if path else name, place)
 
     visit(module, "", "")
@@ -63,7 +63,8 @@ def _running(find: Callable[[Any], str | None]) -> str:
     return ""
 
 
-def _children(node: Any) -> list[tuple[str, Any]]:
+def children_of(node: Any) -> list[tuple[str, Any]]:
+    """The modules and containers that a node of a Flax module holds, by name."""
     items: Any = node.items() if isinstance(node, dict) else None
     if items is None:
         items = enumerate(node) if isinstance(node, list | tuple) else vars(node).items()

@@ -1,9 +1,8 @@
 """Runs the Flax module: on a copy, in a lane's dtype, with all gradients, in one jitted function."""
 
-from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
+from collections.abc import Collection, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
-from functools import cache
 from typing import Any
 
 import jax
@@ -12,42 +11,32 @@ import numpy as np
 from flax import nnx
 
 from jax_attn.nn.primitives import Buffer
+from jax_attn.parity.comparison import Comparison
 from jax_attn.parity.lanes import Lane, is_floating, is_inexact
 from jax_attn.parity.runners.calls import Call, Form
-from jax_attn.parity.runners.dropout import Draw, Tape, TooFewDraws, fresh_trace, replay
+from jax_attn.parity.runners.dropout import Draw, Tape
+from jax_attn.parity.runners.dropout_flax import replay, replayed
 from jax_attn.parity.runners.dropout_places import innermost, mark_places
 from jax_attn.parity.runners.lifting_flax import lifted_flax
 from jax_attn.parity.runners.places import Places
+from jax_attn.parity.runners.quick import quick_options
 from jax_attn.parity.runners.run import Buffers, Run
 from jax_attn.parity.runners.trees import Skeleton, pair, take_apart
 from jax_attn.parity.runners.widths import Widths, widths_in_flax
-from jax_attn.weights.rules import Names, Slot, joined, slots
+from jax_attn.weights.rules import Slot, joined, slots
 
 CONSTANT = (Buffer, nnx.BatchStat)
 
-# The old emitters, unoptimised: a fifth of the compile time for code that runs once. The mathematics is
-# fixed before they are reached.
-QUICK = {
-    "xla_backend_optimization_level": 0,
-    "xla_cpu_use_fusion_emitters": False,
-    "xla_cpu_parallel_codegen_split_count": 1,
-}
-
 
 class FlaxSide:
-    """A copy of a Flax module, ready to run in one lane. In float64, float32 inside is lifted.
+    """A copy of the Flax module of a comparison, ready to run in one lane. In float64, float32 inside is lifted.
 
     Calls of one form share a compilation.
 
     Args:
-        module: copied, and never changed.
+        sides: what is compared; its module is never changed.
         lane: its dtype and mode.
-        names: the renaming rules of `load_state_dict`.
-        call: `call(module, *args, **kwargs)`, in place of calling the module itself.
-        quick: compile quickly rather than for speed.
         kept: torch keys of what stays in a wider dtype than the lane's.
-        gradients: whether to take them.
-        pairs: torch's path of each Flax path that has a counterpart, for the dropout masks.
 
     Attributes:
         places: where float32 was lifted; None in a lane where it is not.
@@ -56,33 +45,19 @@ class FlaxSide:
     anew = True
     """Whether all is traced anew, so that `places` has what another run has traced before."""
 
-    def __init__(
-        self,
-        module: nnx.Module,
-        lane: Lane,
-        names: Names,
-        call: Callable[..., Any] | None,
-        quick: bool = True,
-        kept: Collection[str] = (),
-        gradients: bool = True,
-        pairs: Mapping[str, str] | None = None,
-    ):
-        module = nnx.clone(module, graph=True)
-        module.train() if lane.training else module.eval()
-        self.pairs = pairs or {}
-        if self.pairs:
-            mark_places(module, self.pairs)
-        _free_dtypes(module, lane)
+    def __init__(self, sides: Comparison, lane: Lane, kept: Collection[str] = ()):
+        self.pairs = sides.certain_pairs if lane.training else {}  # for the dropout masks
+        module = prepared(sides.flax, lane, lane.training, self.pairs)
         self.lane = lane
         self.places = Places() if lane.exact else None
-        self.call = call
-        self.names = names
-        every = slots(module, names)
-        self.slots = [slot for slot in every if trains(slot)] if gradients else []
-        self.gradients = gradients
+        self.call = sides.call_flax
+        self.names = sides.names
+        every = slots(module, self.names)
+        self.gradients = sides.gradients
+        self.slots = [slot for slot in every if trains(slot)] if self.gradients else []
         self.graphdef, state = nnx.split(module, graph=True)
         paths, self.treedef = jax.tree_util.tree_flatten_with_path(state)
-        index = {_dotted(path): position for position, (path, _) in enumerate(paths)}
+        index = {dotted(path): position for position, (path, _) in enumerate(paths)}
         position = {id(slot.variable): index[slot.path] for slot in every if slot.path in index}
         wide = _wide(every, position, paths, lane, kept)
         with self._surroundings():
@@ -101,7 +76,7 @@ class FlaxSide:
             for slot in every
             if lane.exact and id(slot.variable) in position and not isinstance(slot.variable, nnx.Param)
         ]
-        options = quick_options() if quick else None
+        options = quick_options() if sides.quick else None
         self.jitted = jax.jit(self._compute, static_argnums=(4, 5, 6), compiler_options=options)
 
     def run(self, call: Call, skeleton: Skeleton, weights: list[np.ndarray], tape: Tape | None = None) -> Run:
@@ -118,16 +93,10 @@ class FlaxSide:
             DropoutMismatch: dropout is called otherwise than in torch.
         """
         masks, draws = (None, ()) if tape is None else (tape.masks, paired_draws(tape, self.pairs))
-        arguments = (self.leaves, list(call.arrays), weights, masks, call.form, skeleton, draws)
+        arrays = self.leaves, list(call.arrays), weights, masks
+        static = call.form, skeleton, draws
         with self._surroundings():
-            try:
-                with fresh_trace(self if tape else None):
-                    found = self.jitted(*arguments)
-            except TooFewDraws:
-                # Perhaps a loop that is traced once and runs often; without jit each turn draws for itself.
-                with jax.disable_jit():
-                    values = jax.tree.map(jnp.asarray, arguments[:4])
-                    found = self._compute(*values, *arguments[4:])
+            found = replayed(self.jitted, self._compute, arrays, static, owner=self if tape else None)
             outputs, gradients, by_input, changed = jax.tree.map(np.asarray, found)
         by_key = self._in_torch_layout(dict(zip(self.trained, gradients, strict=True)))
         return Run(outputs, by_key, by_input, self._buffers(changed) if self.lane.exact else None)
@@ -149,17 +118,9 @@ class FlaxSide:
         draws: tuple[Draw, ...],
     ) -> Any:
         def forward(trained: list[jax.Array], floating: list[jax.Array]) -> Any:
-            state = list(leaves)
-            for position, leaf in zip(self.trained, trained, strict=True):
-                state[position] = leaf
-            module = nnx.merge(self.graphdef, jax.tree.unflatten(self.treedef, state))
-            waiting = iter(floating)
-            mixed = [
-                next(waiting) if is_float else a for a, is_float in zip(arrays, form.floating, strict=True)
-            ]
-            args, kwargs = form.build(mixed)
+            module, state = self._merged(leaves, trained)
             with nullcontext() if masks is None else replay(masks, draws):
-                value = module(*args, **kwargs) if self.call is None else self.call(module, *args, **kwargs)
+                value = self._value(module, form, arrays, floating)
             found, tensors = take_apart(value)
             ordered = [jnp.asarray(tensors[index]) for index in pair(skeleton, found)]
             floats = [_real(tensor) for tensor in ordered if is_inexact(tensor)]
@@ -176,6 +137,20 @@ class FlaxSide:
         # The gradient by a complex number is the conjugate of torch's.
         return ordered, jax.tree.map(jnp.conj, gradients), jax.tree.map(jnp.conj, by_input), changed
 
+    def _merged(self, leaves: Sequence[Any], trained: Sequence[Any]) -> tuple[nnx.Module, list[Any]]:
+        """The module with these leaves, and `trained` ones in their places; and all of its leaves."""
+        state = list(leaves)
+        for position, leaf in zip(self.trained, trained, strict=True):
+            state[position] = leaf
+        return nnx.merge(self.graphdef, jax.tree.unflatten(self.treedef, state)), state
+
+    def _value(self, module: nnx.Module, form: Form, arrays: Sequence[Any], floating: Iterable[Any]) -> Any:
+        """What the module gives for these arrays, with the `floating` ones in their places."""
+        waiting = iter(floating)
+        given = zip(arrays, form.floating, strict=True)
+        args, kwargs = form.build([next(waiting) if is_float else array for array, is_float in given])
+        return module(*args, **kwargs) if self.call is None else self.call(module, *args, **kwargs)
+
     def _changed(self, module: nnx.Module, state: Sequence[jax.Array]) -> dict[int, jax.Array]:
         """The state beside the parameters that the call has written to, by position."""
         if not self.buffers:
@@ -190,19 +165,15 @@ class FlaxSide:
 
     def _buffers(self, changed: Mapping[int, np.ndarray]) -> Buffers:
         before = {position: np.asarray(self.leaves[position]) for _, position in self.buffers}
-        told = self._in_torch_layout(before, self.buffers)
-        return Buffers(told, self._in_torch_layout({**before, **changed}, self.buffers) if changed else told)
+        kept = self._in_torch_layout(before, self.buffers)
+        return Buffers(kept, self._in_torch_layout({**before, **changed}, self.buffers) if changed else kept)
 
     def _in_torch_layout(
         self, arrays: Mapping[int, np.ndarray], where: Iterable[tuple[Slot, int]] | None = None
     ) -> dict[str, np.ndarray]:
         """Arrays by position; those that are trained, or those of `where`."""
         chosen = zip(self.slots, self.positions, strict=True) if where is None else where
-        return joined(
-            pair
-            for slot, position in chosen
-            for pair in zip(slot.places, slot.to_torch(arrays[position]), strict=True)
-        )
+        return in_torch_layout((slot, arrays[position]) for slot, position in chosen)
 
     @contextmanager
     def _surroundings(self) -> Generator[None]:
@@ -217,54 +188,26 @@ def paired_draws(tape: Tape, pairs: Mapping[str, str]) -> tuple[Draw, ...]:
     return tuple(replace(draw, place=innermost(draw.place, theirs)) for draw in tape.draws)
 
 
-def fixed_dtype(module: nnx.Module, lane: Lane) -> str:
-    """A word on the submodules that compute in 16 bits of their own, which nothing lifts; empty if none."""
-    for path, node in nnx.iter_modules(module, graph=True):
-        dtype = None if isinstance(node, nnx.Embed) else getattr(node, "dtype", None)
-        if dtype is not None and not isinstance(node, nnx.Variable) and _is_narrow(dtype):
-            name = ".".join(map(str, path)) or type(node).__name__
-            return f"{name} was built with dtype={np.dtype(dtype).name}, so it cannot compute in {lane.dtype}"
-    return ""
-
-
-def _free_dtypes(module: nnx.Module, lane: Lane) -> None:
-    """`nnx.Embed` takes its table's dtype for a dtype that it was given, and would hold on to it."""
+def prepared(module: nnx.Module, lane: Lane, training: bool, pairs: Mapping[str, str]) -> nnx.Module:
+    """Return a copy of the module to run in a lane and a mode, marked with `pairs` for the dropout masks."""
+    module = nnx.clone(module, graph=True)
+    module.train() if training else module.eval()
+    if pairs:
+        mark_places(module, pairs)
     for _, node in nnx.iter_modules(module, graph=True):
+        # It takes its table's dtype for a dtype that it was given, and would hold on to it.
         if isinstance(node, nnx.Embed) and node.dtype == node.embedding.dtype:
             node.dtype = jnp.dtype(lane.dtype)
+    return module
 
 
-def has_dropout(module: nnx.Module) -> bool:
-    """Whether a submodule drops anything out while training."""
-    return any(
-        isinstance(rate := getattr(node, name, 0.0), int | float) and rate > 0
-        for _, node in nnx.iter_modules(module, graph=True)
-        for name in ("rate", "dropout_rate")
+def in_torch_layout(leaves: Iterable[tuple[Slot, Any]]) -> dict[str, np.ndarray]:
+    """Return leaves, each with its slot, by torch key and in torch's layout."""
+    return joined(
+        pair
+        for slot, leaf in leaves
+        for pair in zip(slot.places, slot.to_torch(np.asarray(leaf)), strict=True)
     )
-
-
-def depends_on_mode(module: nnx.Module) -> bool:
-    """Whether `train()` and `eval()` switch anything in a submodule that could tell in its outputs."""
-    module = nnx.clone(module, graph=True)
-    module.eval()
-    evaluating = [_settings(node) for _, node in nnx.iter_modules(module, graph=True)]
-    module.train()
-    training = [_settings(node) for _, node in nnx.iter_modules(module, graph=True)]
-    return evaluating != training
-
-
-def _settings(node: nnx.Module) -> dict[str, Any]:
-    """The plain attributes of a module; none of a dropout that never drops."""
-    if isinstance(node, nnx.Dropout) and type(node).__call__ is nnx.Dropout.__call__ and node.rate == 0:
-        return {}
-    return {name: value for name, value in vars(node).items() if isinstance(value, bool | int | float | str)}
-
-
-def _is_narrow(dtype: Any) -> bool:
-    try:
-        return jnp.issubdtype(dtype, jnp.floating) and jnp.dtype(dtype).itemsize < 4
-    except TypeError:
-        return False
 
 
 def trains(slot: Slot) -> bool:
@@ -298,23 +241,6 @@ def _real(tensor: jax.Array) -> jax.Array:
     return jnp.stack([tensor.real, tensor.imag], -1) if jnp.iscomplexobj(tensor) else tensor
 
 
-def _dotted(path: tuple[Any, ...]) -> str:
+def dotted(path: Sequence[Any]) -> str:
+    """Return the keys of a path, joined by dots."""
     return ".".join(str(key.key) for key in path if hasattr(key, "key"))
-
-
-@cache
-def quick_options() -> dict[str, Any] | None:
-    """`QUICK` where this JAX compiles for a CPU and knows them."""
-    if jax.default_backend() != "cpu":
-        return None
-    try:
-        jax.jit(lambda x: x + 1, compiler_options=QUICK).lower(0.0).compile()
-    except Exception:  # whatever a later XLA says of a name that it has dropped
-        return None
-    return QUICK
-
-
-def quick_flags() -> str:
-    """The same for a whole process, as `XLA_FLAGS` has it: what runs outside of `jit` compiles as well."""
-    options = quick_options() or {}
-    return " ".join(f"--{name}={str(value).lower()}" for name, value in options.items())

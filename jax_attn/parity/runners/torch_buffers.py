@@ -6,10 +6,9 @@ from typing import Any
 import numpy as np
 
 from jax_attn.parity.runners.run import Buffers
+from jax_attn.parity.runners.torch_casts import INTERNAL
 from jax_attn.parity.runners.torch_keys import keyed
 from jax_attn.weights.tensors import as_numpy
-
-INTERNAL = ("_parameters", "_buffers", "_modules")
 
 
 class KeptBuffers:

@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 from unittest import mock
 
+from jax_attn.parity.text import described
+
 MOST_DEPTH = 8
 
 # What deepcopy refuses and no number depends on: locks are made anew, the others are shared.
@@ -58,7 +60,7 @@ def copied(module: Any, *, share_weights: bool = False) -> Any:
             name = ".".join((type(module).__name__, *path))
             raise ValueError(
                 f"{name} is a {type(value).__name__}, which cannot be copied "
-                f"({type(error).__name__}: {' '.join(str(error).split())[:120]}): set it to None for the "
+                f"({described(error, 120)}): set it to None for the "
                 "comparison, or give its class a __deepcopy__"
             ) from error
         for owner in theirs.modules():

@@ -12,17 +12,15 @@ WRAPPERS = ("module", "_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_
 """What DataParallel, `torch.compile` and the like call the module that they hold."""
 
 
-def state_keys(module: Any, state: Mapping[str, Any] | None = None) -> dict[str, tuple[str, ...]]:
+def state_keys(module: Any) -> dict[str, tuple[str, ...]]:
     """The keys in `state_dict` of each named parameter and buffer; its own name where it has none.
 
     Tensors are paired by identity. `named_parameters` and `state_dict` disagree where layers are wrapped.
 
-    Args:
-        module: a torch module, or a recorded one, whose names are keys already.
-        state: its `state_dict`, where that is at hand.
+    The names of a recorded module are keys already.
     """
     held: dict[Any, list[str]] = {}
-    for key, value in (module.state_dict() if state is None else state).items():
+    for key, value in module.state_dict().items():
         if is_torch_tensor(value):
             held.setdefault(memory(value), []).append(key)
     found = {}

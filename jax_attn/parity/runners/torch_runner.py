@@ -9,13 +9,15 @@ import numpy as np
 from jax_attn.parity.lanes import Lane, is_floating, is_inexact
 from jax_attn.parity.runners.calls import Call, cotangents
 from jax_attn.parity.runners.constants import FlaxConstants, RoundedBuffers
-from jax_attn.parity.runners.dropout import Tape, record
+from jax_attn.parity.runners.dropout import Tape
+from jax_attn.parity.runners.dropout_torch import record
 from jax_attn.parity.runners.lifting_torch import lifted_torch
 from jax_attn.parity.runners.places import Places
 from jax_attn.parity.runners.run import Run
 from jax_attn.parity.runners.torch_buffers import KeptBuffers
 from jax_attn.parity.runners.torch_casts import Casts
 from jax_attn.parity.runners.torch_copy import copied
+from jax_attn.parity.runners.torch_functions import default_dtype
 from jax_attn.parity.runners.torch_keys import keyed, state_keys
 from jax_attn.parity.runners.torch_ways import KEPT, ROUNDED, Ways
 from jax_attn.parity.runners.trees import Skeleton, take_apart
@@ -23,22 +25,95 @@ from jax_attn.parity.runners.widths import Widths, widths_in_torch
 from jax_attn.weights.tensors import as_numpy, as_torch
 
 
-class TorchSide:
-    """A copy of a torch module, ready to run in one lane. In float64, float32 inside is lifted.
+class TorchCopy:
+    """A copy of a torch module in a lane's dtype, to be called. In float64, float32 inside is to be lifted.
 
     Args:
         module: copied, and never changed.
-        lane: its dtype and mode.
+        lane: its dtype.
         call: `call(module, *args, **kwargs)`, in place of calling the module itself.
+        training: its mode.
         truth: run in float64, on the weights and inputs as they are after rounding to the lane's dtype.
-        gradients: whether to take them.
         constants: those of Flax, for what the module keeps of them in float32.
 
     Attributes:
         places: where float32 was lifted; None in a lane where it is not.
+        ways: how the module is run, if not as it is.
 
     Raises:
         ValueError: the module holds something that cannot be copied.
+    """
+
+    def __init__(
+        self,
+        module: Any,
+        lane: Lane,
+        call: Callable[..., Any] | None,
+        training: bool,
+        truth: bool = False,
+        constants: FlaxConstants | None = None,
+    ):
+        import torch
+
+        self.lane = lane
+        self.call = call
+        self.dtype = torch.float64 if truth else getattr(torch, lane.dtype)
+        self.keys = state_keys(module)
+        self.module = copied(module)
+        self.casts = Casts(self.module, lane, truth)
+        self.ways = Ways(self.casts, self._forward)
+        self.module.train(training)
+        lifts = self.dtype == torch.float64
+        self.places = Places() if lifts else None
+        self.rounded = RoundedBuffers(module, constants) if lifts and constants is not None else None
+        tensors = [*self.module.parameters(), *self.module.buffers()]
+        self.device = tensors[0].device if tensors else torch.device("cpu")
+
+    def inputs(self, call: Call) -> list[Any]:
+        """The arrays of a call as tensors in the module's dtype."""
+        return [self._tensor(array) for array in call.arrays]
+
+    def _tensor(self, array: np.ndarray) -> Any:
+        tensor = as_torch(array).to(self.device)
+        if is_floating(array):
+            return tensor.to(self.dtype)
+        if is_inexact(array):
+            return tensor.to(self.dtype.to_complex() if self.dtype.itemsize > 2 else tensor.dtype)
+        return tensor
+
+    def _forward(self, call: Call, inputs: list[Any]) -> Any:
+        # A module that works in place on its input must not reach the leaf that we differentiate by.
+        args, kwargs = call.form.build([t.clone() if t.requires_grad else t for t in inputs])
+        if self.call is None:
+            return self.module(*args, **kwargs)
+        return self.call(self.module, *args, **kwargs)
+
+    def _lift(self, call: Call) -> None:
+        """Give the module the constants in float64 that it keeps in float32."""
+        if self.rounded is not None:
+            self.rounded.lift(self.module, call)
+
+    @contextmanager
+    def _defaults(self) -> Generator[None]:
+        """float64 as torch's default dtype where JAX has 64 bits on; generators as they were."""
+        import torch
+
+        devices = [self.device] if self.device.type == "cuda" else []
+        dtype = torch.float64 if self.dtype == torch.float64 else torch.float32
+        with default_dtype(dtype), torch.random.fork_rng(devices=devices), torch.enable_grad():
+            yield
+
+
+class TorchSide(TorchCopy):
+    """A copy of a torch module, ready to run in one lane, with the gradients of everything.
+
+    Args:
+        module: copied, and never changed.
+        lane: its dtype and mode.
+        call: as in `TorchCopy`, and so are `truth` and `constants`.
+        truth: run in float64.
+        gradients: whether to take them.
+        constants: those of Flax.
     """
 
     def __init__(
@@ -50,27 +125,13 @@ class TorchSide:
         gradients: bool = True,
         constants: FlaxConstants | None = None,
     ):
-        import torch
-
-        self.lane = lane
-        self.call = call
+        super().__init__(module, lane, call, lane.training, truth, constants)
         self.gradients = gradients
-        self.dtype = torch.float64 if truth else getattr(torch, lane.dtype)
-        self.keys = state_keys(module)
-        self.module = copied(module)
-        self.casts = Casts(self.module, lane, truth)
-        self.ways = Ways(self.casts, self._forward)
-        self.module.train(lane.training)
-        lifts = self.dtype == torch.float64
-        self.places = Places() if lifts else None
-        self.rounded = RoundedBuffers(module, constants) if lifts and constants is not None else None
         named = self.module.named_parameters(remove_duplicate=False)
         found = {name: p for name, p in named if p.is_floating_point() or p.is_complex()}
         for parameter in found.values():
             parameter.requires_grad_(gradients)
         self.parameters = keyed(found.items(), self.keys) if gradients else {}
-        tensors = [*self.module.parameters(), *self.module.buffers()]
-        self.device = tensors[0].device if tensors else torch.device("cpu")
 
     def run(self, call: Call, seed: int, tape: Tape | None = None) -> tuple[Skeleton, Run]:
         """The outputs and all gradients of one call.
@@ -107,15 +168,17 @@ class TorchSide:
 
     def notes(self) -> list[tuple[str, str]]:
         """Rules that were taken to run the module in the lane's dtype: (name, rule)."""
-        told = [("torch", way) for way in self.ways.taken if way != ROUNDED]
+        notes = [("torch", way) for way in self.ways.taken if way != ROUNDED]
         if names := list(self.casts.kept):
             more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-            told.append((f"{names[0]}{more}", ROUNDED if ROUNDED in self.ways.taken else KEPT))
-        return told
+            notes.append((f"{names[0]}{more}", ROUNDED if ROUNDED in self.ways.taken else KEPT))
+        return notes
 
     def inputs(self, call: Call) -> list[Any]:
         """The arrays of a call as tensors, those that are differentiated by as leaves."""
-        return [self._tensor(array) for array in call.arrays]
+        tensors = super().inputs(call)
+        floating = zip(tensors, call.form.floating, strict=True)
+        return [t.requires_grad_(self.gradients) if is_floating else t for t, is_floating in floating]
 
     def gradients_of(self, tensors: list[Any], leaves: list[Any], seed: int) -> list[np.ndarray]:
         """The gradients of all outputs that have one by each leaf; of complex ones, by both parts."""
@@ -125,13 +188,6 @@ class TorchSide:
         outputs = [tensor for tensor in found if tensor.is_floating_point()]
         weights = cotangents([tuple(tensor.shape) for tensor in outputs], self.lane, seed)
         return self._gradients(outputs, weights, leaves)
-
-    def _forward(self, call: Call, inputs: list[Any]) -> Any:
-        # A module that works in place on its input must not reach the leaf that we differentiate by.
-        args, kwargs = call.form.build([t.clone() if t.requires_grad else t for t in inputs])
-        if self.call is None:
-            return self.module(*args, **kwargs)
-        return self.call(self.module, *args, **kwargs)
 
     def does_the_same_in_evaluation(self, call: Call, seed: int, run: Run) -> bool:
         """Whether evaluation mode gives exactly what `run`, in the lane's mode, gave and left behind."""
@@ -144,14 +200,6 @@ class TorchSide:
             self.module.train(self.lane.training)
         changed = run.buffers is not None and any(map(run.buffers.changed, run.buffers.after))
         return not changed and run.equals(other)
-
-    def _tensor(self, array: np.ndarray) -> Any:
-        tensor = as_torch(array).to(self.device)
-        if is_floating(array):
-            tensor = tensor.to(self.dtype)
-        elif is_inexact(array):
-            tensor = tensor.to(self.dtype.to_complex() if self.dtype.itemsize > 2 else tensor.dtype)
-        return tensor.requires_grad_(self.gradients) if is_inexact(array) else tensor
 
     def _gradients(
         self, outputs: list[Any], weights: list[np.ndarray], leaves: list[Any]
@@ -176,18 +224,11 @@ class TorchSide:
 
     @contextmanager
     def _surroundings(self, call: Call) -> Generator[KeptBuffers]:
-        """float64 as torch's default dtype where JAX has 64 bits on; generators and buffers as they were."""
-        import torch
-
-        devices = [self.device] if self.device.type == "cuda" else []
-        default = torch.get_default_dtype()
-        if self.rounded is not None:
-            self.rounded.lift(self.module, call)
+        """Defaults as the module needs them; the buffers are put back."""
+        self._lift(call)
         kept = KeptBuffers(self.module, self.keys)
-        torch.set_default_dtype(torch.float64 if self.dtype == torch.float64 else torch.float32)
         try:
-            with torch.random.fork_rng(devices=devices), torch.enable_grad(), lifted_torch(self.places):
+            with self._defaults(), lifted_torch(self.places):
                 yield kept
         finally:
-            torch.set_default_dtype(default)
             kept.put_back()

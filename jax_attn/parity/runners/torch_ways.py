@@ -1,12 +1,13 @@
 """Ways to run a torch module that does not run in a lane's dtype as it is, without changing what it computes."""
 
 import itertools
-from collections.abc import Callable, Generator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import Any
 
 from jax_attn.parity.runners.calls import Call
 from jax_attn.parity.runners.torch_casts import Casts
+from jax_attn.parity.runners.torch_functions import intercepting
 
 LONG = "integers are given to torch in 64 bits: in the width given it does not take them"
 KEPT = "stays in its own dtype, as loading in the lane's leaves it: no checkpoint holds it"
@@ -88,14 +89,9 @@ class Ways:
         if ROUNDED in ways:
             self.casts.round()
 
-    @contextmanager
-    def around(self, ways: tuple[str, ...]) -> Generator[None]:
+    def around(self, ways: tuple[str, ...]) -> AbstractContextManager[Any]:
         """Within it, dtypes are promoted where that is the way."""
-        if PROMOTED not in ways:
-            yield
-            return
-        with promoting():
-            yield
+        return intercepting(_promoted) if PROMOTED in ways else nullcontext()
 
     def _given(self, inputs: list[Any], ways: tuple[str, ...]) -> list[Any]:
         return [t.long() if _is_narrow_integer(t) else t for t in inputs] if LONG in ways else inputs
@@ -120,27 +116,22 @@ def _is_narrow_integer(tensor: Any) -> bool:
     return not (tensor.is_floating_point() or tensor.is_complex() or tensor.dtype in kinds)
 
 
-def promoting() -> Any:
-    """A mode in which a function that refuses floats of several dtypes gets them all in the widest."""
+def _promoted(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """A function that refuses floats of several dtypes gets them all in the widest."""
     import torch
-    from torch.overrides import TorchFunctionMode
     from torch.utils._pytree import tree_flatten, tree_unflatten
 
-    class Promoting(TorchFunctionMode):
-        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            try:
-                return func(*args, **(kwargs or {}))
-            except (RuntimeError, ValueError):
-                leaves, spec = tree_flatten((args, kwargs or {}))
-                floats = {leaf.dtype for leaf in leaves if _is_float_tensor(leaf)}
-                if len(floats) < 2:
-                    raise
-                widest = min(floats, key=lambda dtype: torch.finfo(dtype).eps)
-                wide = [leaf.to(widest) if _is_float_tensor(leaf) else leaf for leaf in leaves]
-                args, kwargs = tree_unflatten(wide, spec)
-                return func(*args, **kwargs)
-
-    return Promoting()
+    try:
+        return function(*args, **kwargs)
+    except (RuntimeError, ValueError):
+        leaves, spec = tree_flatten((args, kwargs))
+        floats = {leaf.dtype for leaf in leaves if _is_float_tensor(leaf)}
+        if len(floats) < 2:
+            raise
+        widest = min(floats, key=lambda dtype: torch.finfo(dtype).eps)
+        wide = [leaf.to(widest) if _is_float_tensor(leaf) else leaf for leaf in leaves]
+        args, kwargs = tree_unflatten(wide, spec)
+        return function(*args, **kwargs)
 
 
 def _is_float_tensor(leaf: Any) -> bool:

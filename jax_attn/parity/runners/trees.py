@@ -1,6 +1,6 @@
 """Outputs of any structure, taken apart into tensors and paired with those of the other side."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
@@ -41,11 +41,11 @@ Skeleton = Leaf | Group | Nothing
 
 
 class Mismatch(Exception):
-    """Outputs that cannot be compared. `mutations` holds (name, message) pairs."""
+    """Outputs that cannot be compared. `differences` holds (name, message) pairs."""
 
-    def __init__(self, mutations: list[tuple[str, str]]):
-        self.mutations = mutations
-        super().__init__("; ".join(f"{name}: {message}" for name, message in mutations))
+    def __init__(self, differences: list[tuple[str, str]]):
+        self.differences = differences
+        super().__init__("; ".join(f"{name}: {message}" for name, message in differences))
 
 
 def kind_of(dtype: Any) -> str:
@@ -85,6 +85,11 @@ def take_apart(value: Any) -> tuple[Skeleton, list[Any]]:
     return visit(value), tensors
 
 
+def keys_of(path: Sequence[Any]) -> list[Any]:
+    """The keys, positions and names in a path of JAX's."""
+    return [getattr(key, "key", getattr(key, "idx", getattr(key, "name", key))) for key in path]
+
+
 def names_of(skeleton: Skeleton) -> list[str]:
     """A name for each tensor: "output" for a lone one, else its position or key, joined by dots."""
 
@@ -116,33 +121,33 @@ def pair(torch: Skeleton, flax: Skeleton) -> list[int]:
     """For each tensor of torch in order, the position of flax's tensor that it is compared with.
 
     Raises:
-        Mismatch: the two differ in structure, in a shape or in a kind of dtype. All differences are told.
+        Mismatch: the two differ in structure, in a shape or in a kind of dtype. All differences are listed.
     """
     position = iter(range(len(names_of(flax))))
     numbered = _number(flax, position)
     order: list[int] = []
-    mutations: list[tuple[str, str]] = []
+    differences: list[tuple[str, str]] = []
 
     def visit(expected: Skeleton, given: Any, path: tuple[str, ...]) -> None:
         name = ".".join(path) or "output"
         shape, children = given
         if isinstance(expected, Leaf) and isinstance(shape, Leaf):
             if expected != shape:
-                mutations.append((name, f"torch gives {expected}, flax {shape}"))
+                differences.append((name, f"torch gives {expected}, flax {shape}"))
             order.append(children)
         elif isinstance(expected, Group) and isinstance(shape, Group):
             both = _labels(expected, shape)
             if both is None:
-                mutations.append((name, f"torch gives {expected}, flax {shape}"))
+                differences.append((name, f"torch gives {expected}, flax {shape}"))
                 return
             for label, index, other in both:
                 visit(expected.children[index], children[other], (*path, label))
         elif type(expected) is not type(shape):
-            mutations.append((name, f"torch gives {expected}, flax {shape}"))
+            differences.append((name, f"torch gives {expected}, flax {shape}"))
 
     visit(torch, numbered, ())
-    if mutations:
-        raise Mismatch(mutations)
+    if differences:
+        raise Mismatch(differences)
     return order
 
 

@@ -1,7 +1,7 @@
 """The same weights for both sides of a comparison.
 
 Loading weights is strict (`load_state_dict`), for a weight that is lost there is lost for good. A comparison
-may do with less: what has no counterpart and learns nothing is left out, and told.
+may do with less: what has no counterpart and learns nothing is left out, and listed.
 """
 
 import re
@@ -43,7 +43,7 @@ class Carried:
     left_out: dict[str, str] = field(default_factory=dict)
     names: Names = ()
 
-    def told(self, lane: str) -> list[LeftOut]:
+    def left_out_in(self, lane: str) -> list[LeftOut]:
         """What is left out; where it is the same in many layers, once."""
         found: dict[tuple[str, str], list[str]] = {}
         for name, reason in self.left_out.items():
@@ -142,6 +142,12 @@ class Fitting:
         with jax.enable_x64(True):
             assign(self.table, self.given)
 
+    def _leave_out(self, slot: Slot, reason: str) -> None:
+        self.table.remove(slot)
+        for place in slot.places:
+            self.given.pop(place.key, None)
+            self.left_out[place.key] = reason
+
     def _leave_out_constants(self, buffers: set[str]) -> None:
         """Masks, tables, positions: each side has its own, and what they do is seen in the outputs."""
         expected = self.expected
@@ -157,18 +163,13 @@ class Fitting:
                 reason = "a constant on both sides, of another shape or dtype: each keeps its own"
             else:
                 continue
-            self.table.remove(slot)
-            for key in keys:
-                self.given.pop(key, None)
-                self.left_out[key] = reason
+            self._leave_out(slot, reason)
 
     def _leave_out_untracked(self) -> None:
-        """Running statistics, where torch computes those of the batch instead: the outputs tell a difference."""
+        """Running statistics, where torch takes those of the batch instead: a difference shows in the outputs."""
         for slot in [slot for slot in self.table if isinstance(slot.variable, nnx.BatchStat)]:
             if all(place.key in self.untracked for place in slot.places):
-                self.table.remove(slot)
-                for place in slot.places:
-                    self.left_out[place.key] = "a statistic of flax, which torch does not track"
+                self._leave_out(slot, "a statistic of flax, which torch does not track")
 
     def _leave_out_shared(self) -> None:
         """One tensor of several names, some of which the other side does not have."""
@@ -206,14 +207,16 @@ class Fitting:
         for key, theirs in dtypes.items():
             if _is_float(theirs):
                 self.given[key] = as_numpy(self.given[key]).astype(self.width)
-        told = " and ".join(sorted(f"{theirs} in torch, {ours} in flax" for theirs, ours in pairs))
-        self.left_out["dtype of the weights"] = f"{told}: the numbers are the same, and each lane casts them"
+        widths = " and ".join(sorted(f"{theirs} in torch, {ours} in flax" for theirs, ours in pairs))
+        self.left_out["dtype of the weights"] = (
+            f"{widths}: the numbers are the same, and each lane casts them"
+        )
 
 
 def layout_shown(flax: nnx.Module, torch: Any, given: Mapping[str, Any], names: Names) -> TorchLayout:
-    """How torch lays out the weights of `flax`: what keys, shapes and the classes of torch's modules tell."""
+    """How torch lays out the weights of `flax`: as keys, shapes and the classes of torch's modules show."""
     layout = fit(flax, given, names)
-    layout = TorchLayout(layout.names)  # a tensor of two names is told in the report, not remembered
+    layout = TorchLayout(layout.names)  # a tensor of two names is listed in the report, not remembered
     turned = _transposed(torch)
     if not turned:
         return layout

@@ -1,7 +1,7 @@
 """Functions that torch's code computes in float32 inside a lane of 16 bits, and Flax in 16 bits.
 
 A cast to float32 around a norm or a softmax is a part of the model. Where it is missing, the noise ratio seldom
-tells: the roundings are of torch's own size at the end. The dtypes that the functions are given do tell.
+shows it: the roundings are of torch's own size at the end. The dtypes that the functions are given do.
 """
 
 from collections.abc import Generator, Iterator, Mapping
@@ -10,6 +10,8 @@ from typing import Any
 
 import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, Jaxpr
+
+from jax_attn.parity.runners.torch_functions import intercepting
 
 ALIKE: Mapping[str, str] = {
     "cos": "cos",
@@ -51,18 +53,16 @@ class Widths:
 @contextmanager
 def widths_in_torch(widths: Widths) -> Generator[None]:
     """Within it, note what torch's functions are given."""
-    from torch.overrides import TorchFunctionMode
 
-    class Noted(TorchFunctionMode):
-        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            name = getattr(func, "__name__", "").rstrip("_")
-            value = func(*args, **(kwargs or {}))
-            if name in ALIKE and args and getattr(args[0], "is_floating_point", bool)():
-                given = value if name == "softmax" else args[0]  # softmax is given a dtype to compute in
-                widths.add(ALIKE[name], given.dtype)
-            return value
+    def noted(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        name = getattr(function, "__name__", "").rstrip("_")
+        value = function(*args, **kwargs)
+        if name in ALIKE and args and getattr(args[0], "is_floating_point", bool)():
+            given = value if name == "softmax" else args[0]  # softmax is given a dtype to compute in
+            widths.add(ALIKE[name], given.dtype)
+        return value
 
-    with Noted():
+    with intercepting(noted):
         yield
 
 

@@ -33,7 +33,7 @@ class CallPairs:
         self.found: dict[int, CallRecord] = {}  # by the index of the call in Flax
 
     def take(self, call: CallRecord, same_inputs: Callable[[CallRecord], bool]) -> None:
-        """Find the counterpart of the next call of Flax; `same_inputs` tells of a call of torch."""
+        """Find the counterpart of the next call of Flax; `same_inputs` asks about a call of torch."""
         waiting = self.waiting.get(self.pairs.groups.get(("flax", call.path), -1))
         if not waiting:
             return

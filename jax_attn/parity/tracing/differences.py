@@ -20,7 +20,7 @@ class Difference:
 
     Attributes:
         name: of the tensor.
-        error: `max|a - b| / max(1, max|b|)`; NaN where there is no telling.
+        error: `max|a - b| / max(1, max|b|)`; NaN where there is no number.
         bound: up to which they agree.
         index: where they are furthest apart.
         flax: the value there.
@@ -82,7 +82,7 @@ def measure(
     """How far two tensors are apart, in the layout that brings them closest, and that layout.
 
     Where the shapes are equal there is but one layout: what agrees in another order of the axes, as the
-    transpose of a square matrix does, differs, and is told to agree in that order.
+    transpose of a square matrix does, differs; the detail says that it agrees in that order.
     `scale` is the size of all gradients, beside which a gradient of zero is judged.
     """
     kinds = kind_of(flax.dtype), kind_of(torch.dtype)

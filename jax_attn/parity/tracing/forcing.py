@@ -11,7 +11,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jax_attn.parity.tracing.differences import Difference, Matched, measure, worst
 from jax_attn.parity.tracing.observers import AnyArray, GradientObserver, Observer, seen
@@ -105,23 +104,20 @@ class GradientTeacher(GradientObserver):
     def __init__(self, lessons: Mapping[int, Lesson]):
         self.lessons = lessons
 
-    def at_input(self, call: CallRecord, name: str, gradient: AnyArray) -> AnyArray:
-        """Hand on torch's gradient of an input, after the call's own was kept."""
-        super().at_input(call, name, gradient)
+    def at(self, call: CallRecord, key: str | int, gradient: AnyArray) -> AnyArray:
+        """Hand on torch's gradient, after the call's own was kept."""
+        super().at(call, key, gradient)
         lesson = self.lessons.get(call.index)
-        matched = next((m for m in lesson.inputs if m.flax == name), None) if lesson else None
-        if lesson is None or matched is None or matched.torch in lesson.torch.unwatched_inputs:
-            return gradient
-        return _instead(gradient, matched, lesson.torch.input_gradients.get(matched.torch))
-
-    def at_output(self, call: CallRecord, position: int, gradient: AnyArray) -> AnyArray:
-        """Hand on torch's gradient of an output."""
-        super().at_output(call, position, gradient)
-        lesson = self.lessons.get(call.index)
-        matched = next((m for m in lesson.outputs if m.flax == position), None) if lesson else None
+        pairs = (*lesson.inputs, *lesson.outputs) if lesson else ()
+        matched = next((m for m in pairs if m.flax == key), None)
         if lesson is None or matched is None or matched.torch in lesson.torch.unwatched:
             return gradient
-        return _instead(gradient, matched, lesson.torch.output_gradients.get(matched.torch))
+        if matched.layout is None or not is_float(gradient):
+            return gradient
+        theirs = lesson.torch.gradients.get(matched.torch)
+        if theirs is None:
+            return jnp.zeros_like(gradient)
+        return jnp.asarray(matched.layout.of(theirs), gradient.dtype)
 
 
 def _torchs(
@@ -144,11 +140,3 @@ def _set(position: int, name: str, value: Any, args: Any, kwargs: Any) -> tuple[
     if position < len(args):
         return (*args[:position], value, *args[position + 1 :]), kwargs
     return args, {**kwargs, name: value}
-
-
-def _instead(gradient: AnyArray, matched: Matched, torch: np.ndarray | None) -> AnyArray:
-    if matched.layout is None or not is_float(gradient):
-        return gradient
-    if torch is None:
-        return jnp.zeros_like(gradient)
-    return jnp.asarray(matched.layout.of(torch), gradient.dtype)

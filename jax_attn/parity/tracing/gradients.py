@@ -1,5 +1,6 @@
 """The gradients of activations and parameters of two recorded runs, judged."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ class Gradients:
         self.flax = flax
         self.torch = torch
         self.bound = bound
-        known = [*torch.parameter_gradients.values(), *torch.whole.input_gradients.values()]
+        known = [*torch.parameter_gradients.values(), *torch.whole.gradients.values()]
         self.scale = max((float(np.abs(g).max(initial=0.0)) for g in known), default=0.0)
         self.parameters = {
             key: self._measure(key, flax.parameter_gradients[key], gradient)
@@ -31,9 +32,7 @@ class Gradients:
             if row.output is None:
                 continue
             ours, theirs = self.flax.calls[row.flax.index], self.torch.calls[row.torch.index]
-            row.flax.input_gradients, row.torch.input_gradients = ours.input_gradients, theirs.input_gradients
-            row.flax.output_gradients = ours.output_gradients
-            row.torch.output_gradients = theirs.output_gradients
+            row.flax.gradients, row.torch.gradients = ours.gradients, theirs.gradients
             row.input_gradient = self._inputs(row, ours, theirs)
             row.output_gradient = self._outputs(row, ours, theirs)
             if row.flax.number == row.torch.number == 0:  # of a shared module's calls, backward's last
@@ -53,7 +52,7 @@ class Gradients:
         }
         for place, row in enumerate(trace.calls):
             ours, theirs = forced.calls[row.flax.index], self.torch.calls[row.torch.index]
-            if row.input_gradient is None or not (ours.output_gradients or not theirs.output_gradients):
+            if row.input_gradient is None or (theirs.reached and not ours.reached):
                 continue
             found = [self._inputs(row, ours, theirs)]
             for _, child in trace.children(place):
@@ -64,9 +63,9 @@ class Gradients:
             row.isolated_gradient = worst(difference for difference in found if difference is not None)
 
     def _whole(self, row: TracedCall) -> None:
-        names = self.torch.whole.input_gradients
+        theirs = self.torch.whole.gradients
         row.input_gradient = worst(
-            self._measure(name, self.flax.whole.input_gradients[name], names[name]) for name in names
+            self._measure(str(name), self.flax.whole.gradients[name], theirs[name]) for name in theirs
         )
         row.parameter_gradient = worst(self.parameters.values())
 
@@ -75,30 +74,24 @@ class Gradients:
         return worst(self.parameters[key] for key in keys)
 
     def _inputs(self, row: TracedCall, ours: CallRecord, theirs: CallRecord) -> Difference | None:
-        return worst(
-            self._matched(m, row.flax.inputs[m.flax], ours.input_gradients, theirs.input_gradients)
-            for m in row.lesson.inputs
-            if m.layout is not None
-            and is_float(row.flax.inputs[m.flax])
-            and m.flax not in ours.unwatched_inputs
-            and m.torch not in theirs.unwatched_inputs
-        )
+        return self._worst(row.lesson.inputs, row.flax.inputs, ours, theirs)
 
     def _outputs(self, row: TracedCall, ours: CallRecord, theirs: CallRecord) -> Difference | None:
-        return worst(
-            self._matched(m, row.flax.outputs[m.flax], ours.output_gradients, theirs.output_gradients)
-            for m in row.lesson.outputs
-            if m.layout is not None
-            and is_float(row.flax.outputs[m.flax])
-            and m.flax not in ours.unwatched
-            and m.torch not in theirs.unwatched
-        )
+        return self._worst(row.lesson.outputs, row.flax.outputs, ours, theirs)
 
-    def _matched(self, m: Matched, like: np.ndarray, ours: Any, theirs: Any) -> Difference:
-        flax = ours.get(m.flax, np.zeros(like.shape))
-        torch = theirs.get(m.torch)
-        turned = np.zeros(like.shape) if torch is None or m.layout is None else m.layout.of(torch)
-        return self._measure(m.difference.name, flax, turned)
+    def _worst(
+        self, pairs: Sequence[Matched], like: Any, ours: CallRecord, theirs: CallRecord
+    ) -> Difference | None:
+        """The worst gradient of tensors that are paired; `like` holds those of Flax."""
+        found = []
+        for m in pairs:
+            hidden = m.flax in ours.unwatched or m.torch in theirs.unwatched
+            if m.layout is not None and is_float(like[m.flax]) and not hidden:
+                zeros = np.zeros(like[m.flax].shape)
+                torch = theirs.gradients.get(m.torch)
+                turned = zeros if torch is None else m.layout.of(torch)
+                found.append(self._measure(m.difference.name, ours.gradients.get(m.flax, zeros), turned))
+        return worst(found)
 
     def _measure(self, name: str, flax: np.ndarray, torch: np.ndarray) -> Difference:
         return measure(name, flax, torch, self.bound, self.scale)[0]

@@ -1,16 +1,17 @@
-"""Which submodule of Flax corresponds to which of torch: told by the weights that they hold.
+"""Which submodule of Flax corresponds to which of torch, by the weights that they hold.
 
 Two modules correspond if the weights below them are the same, as `load_state_dict` and its `names` have it.
 What holds no weights is paired by its name below a pair, or by its class and order.
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from flax import nnx
 
+from jax_attn.parity.text import joined
 from jax_attn.parity.tracing.recording_torch import called_modules
 from jax_attn.parity.tracing.wrapping import walk
 from jax_attn.weights.rules import Names, slots
@@ -75,18 +76,19 @@ def pair_modules(
 
     Args:
         flax: any NNX module.
-        torch: any torch module.
+        torch: any torch module, or a recorded one.
         names: the renaming rules of `load_state_dict`.
         modules: pairs given by hand; they come first.
 
     Raises:
         ValueError: `modules` names a module that is not there.
     """
-    shared_keys = {place.key for slot in slots(flax, names) for place in slot.places} & set(
-        torch.state_dict()
-    )
-    ours, theirs = flax_entries(flax, names, shared_keys), _torch_entries(torch, shared_keys)
-    return pair_entries(ours, theirs, names, modules)
+    ours, theirs = _entries(flax, torch, names)
+    matching = Matching(ours, theirs, names)
+    matching.for_certain(modules)
+    matching.by_class()
+    pairs = dict.fromkeys((ours.first, theirs.first) for ours, theirs in matching.pairs)
+    return ModulePairs(list(pairs), {e.first: e.kind for e in ours}, {e.first: e.kind for e in theirs})
 
 
 def certain_pairs(
@@ -96,30 +98,23 @@ def certain_pairs(
 
     All paths of a shared module are in it. Class and order alone make no pair here.
     """
-    shared = {place.key for slot in slots(flax, names) for place in slot.places} & set(torch.state_dict())
-    theirs = list(_torch_entries(torch, shared))
-    matching = Matching(list(flax_entries(flax, names, shared)), theirs, names)
-    matching.by_hand(modules or {})
-    matching.by_weights()
-    matching.by_name()
+    matching = Matching(*_entries(flax, torch, names), names)
+    matching.for_certain(modules)
     return {ours.path: other.first for ours, other in matching.pairs}
 
 
-def pair_entries(
-    flax: Iterable[Entry], torch: Iterable[Entry], names: Names = (), modules: ModuleNames | None = None
-) -> ModulePairs:
-    """Pair the submodules of which these are all the paths; see `pair_modules`."""
-    ours, theirs = list(flax), list(torch)
-    matching = Matching(ours, theirs, names)
-    matching.by_hand(modules or {})
-    matching.by_weights()
-    matching.by_name()
-    matching.by_class()
-    pairs = dict.fromkeys((ours.first, theirs.first) for ours, theirs in matching.pairs)
-    return ModulePairs(list(pairs), {e.first: e.kind for e in ours}, {e.first: e.kind for e in theirs})
+def _entries(flax: nnx.Module, torch: Any, names: Names) -> tuple[list[Entry], list[Entry]]:
+    """All paths of the submodules of either side."""
+    shared = {place.key for slot in slots(flax, names) for place in slot.places} & torch.state_dict().keys()
+    theirs = [
+        Entry(path, first, kind, frozenset(key for key in shared if not path or key.startswith(f"{path}.")))
+        for first, paths, kind in called_modules(torch)
+        for path in paths
+    ]
+    return list(_flax_entries(flax, names, shared)), theirs
 
 
-def flax_entries(module: nnx.Module, names: Names, shared: set[str]) -> Iterator[Entry]:
+def _flax_entries(module: nnx.Module, names: Names, shared: set[str]) -> Iterator[Entry]:
     """The Flax modules that are called, each with the weights below it, under torch's keys."""
     table = slots(module, names)
     whole: dict[str, int] = {}
@@ -139,14 +134,6 @@ def flax_entries(module: nnx.Module, names: Names, shared: set[str]) -> Iterator
                 yield Entry(path, places[0].all[layer], type(submodule).__name__, keys)
 
 
-def _torch_entries(module: Any, shared: set[str]) -> Iterator[Entry]:
-    for first, paths in called_modules(module).items():
-        kind = type(module.get_submodule(first)).__name__
-        for path in paths:
-            keys = frozenset(key for key in shared if not path or key.startswith(f"{path}."))
-            yield Entry(path, first, kind, keys)
-
-
 class Matching:
     """Modules that are paired so far, and those still waiting."""
 
@@ -161,6 +148,12 @@ class Matching:
         """Pair two paths."""
         self.pairs.append((self.flax.pop(flax), self.torch.pop(torch)))
         self.torch_of[flax] = torch
+
+    def for_certain(self, modules: ModuleNames | None) -> None:
+        """Pair by hand, by weights and by name."""
+        self.by_hand(modules or {})
+        self.by_weights()
+        self.by_name()
 
     def by_hand(self, modules: ModuleNames) -> None:
         """The pairs that were given."""
@@ -205,7 +198,7 @@ class Matching:
             last = path.rpartition(".")[2]
             inside = self.torch_of[around] if around is not None else ""
             below = path.removeprefix(around or "").lstrip(".")
-            for guess in (self._renamed(path), _join(inside, below), _join(inside, last)):
+            for guess in (self._renamed(path), joined(inside, below, by="."), joined(inside, last, by=".")):
                 if guess in theirs:
                     self.take(path, guess)
                     break
@@ -247,7 +240,3 @@ class Matching:
             if path in known:
                 return path
         return None
-
-
-def _join(path: str, name: str) -> str:
-    return f"{path}.{name}" if path else name

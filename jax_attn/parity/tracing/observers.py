@@ -44,10 +44,10 @@ class GradientObserver(Observer):
 
     def _watch(self, call: CallRecord, own: dict[int, Any], name: str, leaf: Any) -> Any:
         if not _differentiable(leaf):
-            call.unwatched_inputs.add(name)
+            call.unwatched.add(name)
             return leaf
         if id(leaf) not in own:  # one array given twice stays one array, as on the other side
-            own[id(leaf)] = _watched(partial(self.at_input, call, name), leaf)
+            own[id(leaf)] = _watched(partial(self.at, call, name), leaf)
         return own[id(leaf)]
 
     def returned(self, call: CallRecord, value: Any) -> Any:
@@ -57,24 +57,18 @@ class GradientObserver(Observer):
         except TypeError:
             return value
         watched = {
-            id(leaf): _watched(partial(self.at_output, call, position), leaf)
+            id(leaf): _watched(partial(self.at, call, position), leaf)
             for position, leaf in enumerate(tensors)
             if _differentiable(leaf)
         }
         reached = watched.keys() & {id(leaf) for leaf in jax.tree.leaves(value)}
-        call.unwatched = {position for position, leaf in enumerate(tensors) if id(leaf) not in reached}
+        call.unwatched |= {position for position, leaf in enumerate(tensors) if id(leaf) not in reached}
         return jax.tree.map(lambda leaf: watched.get(id(leaf), leaf), value)
 
-    def at_input(self, call: CallRecord, name: str, gradient: AnyArray) -> AnyArray:
-        """The gradient that this call adds to an input's."""
+    def at(self, call: CallRecord, key: str | int, gradient: AnyArray) -> AnyArray:
+        """The gradient of an output, by its position; or what this call adds to that of an input, by its name."""
         if not isinstance(gradient, Tracer):
-            call.input_gradients[name] = np.asarray(gradient)
-        return gradient
-
-    def at_output(self, call: CallRecord, position: int, gradient: AnyArray) -> AnyArray:
-        """The gradient of an output."""
-        if not isinstance(gradient, Tracer):
-            call.output_gradients[position] = np.asarray(gradient)
+            call.gradients[key] = np.asarray(gradient)
         return gradient
 
 

@@ -11,7 +11,8 @@ import jax
 import numpy as np
 from flax import nnx
 
-from jax_attn.parity.runners.trees import Leaf, Skeleton, kind_of, take_apart
+from jax_attn.parity.runners.trees import Leaf, Skeleton, keys_of, kind_of, take_apart
+from jax_attn.parity.text import described
 
 TOP = -1
 """The parent of a call that no submodule makes: the run itself."""
@@ -33,10 +34,9 @@ class CallRecord:
         skeleton: structure of the output; None until the call is over, or where `problem` says why.
         outputs: the tensors of the output, in the skeleton's order.
         problem: why the output is not known.
-        input_gradients: what this call adds to the gradient of each input; absent is zero.
-        output_gradients: the gradient of each output, by its position; absent is zero.
-        unwatched_inputs: names of the inputs that nothing can be differentiated by.
-        unwatched: positions of the outputs whose gradient cannot be seen, or is not asked for.
+        gradients: of each input, by its name, what this call adds to the gradient; of each output, by its
+            position, the gradient; absent is zero.
+        unwatched: the inputs and outputs whose gradient cannot be seen, or is not asked for.
     """
 
     index: int
@@ -50,10 +50,8 @@ class CallRecord:
     skeleton: Skeleton | None = None
     outputs: list[np.ndarray] = field(default_factory=list)
     problem: str = "it did not return"
-    input_gradients: dict[str, np.ndarray] = field(default_factory=dict)
-    output_gradients: dict[int, np.ndarray] = field(default_factory=dict)
-    unwatched_inputs: set[str] = field(default_factory=set)
-    unwatched: set[int] = field(default_factory=set)
+    gradients: dict[str | int, np.ndarray] = field(default_factory=dict)
+    unwatched: set[str | int] = field(default_factory=set)
 
     def returned(self, value: Any, as_array: Callable[[Any], np.ndarray]) -> None:
         """Keep the output."""
@@ -63,6 +61,11 @@ class CallRecord:
             self.problem = ""
         except TypeError as error:
             self.skeleton, self.problem = None, str(error)
+
+    @property
+    def reached(self) -> bool:
+        """Whether a gradient came back to one of the outputs."""
+        return any(isinstance(key, int) for key in self.gradients)
 
     def forget(self) -> None:
         """Let go of the numbers, and keep their shapes."""
@@ -126,7 +129,7 @@ class Recording:
     def failed(self, error: Exception, kind: str) -> None:
         """The run raised; `kind` is the class of the whole module."""
         innermost = self._running[-1] if self._running else self._raised[1] if self._raised else None
-        message = f"{type(error).__name__}: {' '.join(str(error).split())[:400]}"
+        message = described(error)
         path, kind = (innermost.path, innermost.kind) if innermost else ("", kind)
         self.failure = self.failure or Failure(self.side, path, kind, message)
         self._running.clear()
@@ -206,7 +209,7 @@ def _is_opaque(node: Any) -> bool:
 
 
 def _name(path: tuple[Any, ...], parameters: tuple[str, ...]) -> str:
-    kind, first, *rest = [getattr(k, "key", getattr(k, "idx", getattr(k, "name", k))) for k in path]
+    kind, first, *rest = keys_of(path)
     if kind == 0:
         plain = [name for name in parameters if not name.startswith("**")]
         starred = next((i for i, name in enumerate(plain) if name.startswith("*")), len(plain))

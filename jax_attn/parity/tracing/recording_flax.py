@@ -4,7 +4,7 @@ The module runs operation by operation, so that there are numbers to be seen. Wh
 inside `jit`, jit is turned off.
 """
 
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
@@ -14,36 +14,29 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from jax_attn.parity.comparison import Comparison
 from jax_attn.parity.lanes import Lane
 from jax_attn.parity.runners.calls import Call
-from jax_attn.parity.runners.dropout import Tape, replay
+from jax_attn.parity.runners.dropout import Tape
+from jax_attn.parity.runners.dropout_flax import replay
 from jax_attn.parity.runners.flax_runner import FlaxSide, paired_draws
 from jax_attn.parity.runners.trees import Skeleton, pair, take_apart
 from jax_attn.parity.tracing.observers import GradientObserver, Observer
 from jax_attn.parity.tracing.recording import Recording, is_float
-from jax_attn.parity.tracing.wrapping import InsideJit, ModulePath, ModuleRun, mark, walk, wrapped
-from jax_attn.weights.rules import Names
+from jax_attn.parity.tracing.wrapping import InsideJit, ModuleRun, first_paths, mark, walk, wrapped
 
 
 class FlaxRecorder(FlaxSide):
-    """A Flax module whose runs are recorded; `first` has the paths that modules go by, see `first_paths`."""
+    """The Flax module of a comparison, whose runs are recorded."""
 
     anew = False  # operation by operation, what is compiled once serves every recorder
 
-    def __init__(
-        self,
-        module: nnx.Module,
-        lane: Lane,
-        names: Names,
-        call: Callable[..., Any] | None,
-        first: Mapping[str, ModulePath],
-        pairs: Mapping[str, str] | None = None,
-    ):
-        super().__init__(module, lane, names, call, pairs=pairs)
+    def __init__(self, sides: Comparison, lane: Lane):
+        super().__init__(replace(sides, gradients=True), lane)
         self.slots = [replace(slot, variable=_abstract(slot.variable)) for slot in self.slots]
-        self.kind = type(module).__name__
-        self.classes = {type(submodule) for submodule, _ in walk(module)}
-        self.first = first
+        self.kind = type(sides.flax).__name__
+        self.classes = {type(submodule) for submodule, _ in walk(sides.flax)}
+        self.first = first_paths(sides.as_defined)
         self.without_jit = False
 
     def record(self, call: Call, observer: Observer | None = None, *, tape: Tape | None = None) -> Recording:
@@ -75,7 +68,7 @@ class FlaxRecorder(FlaxSide):
         recording = Recording("flax")
 
         def forward(trained: list[jax.Array], floating: list[jax.Array]) -> list[jax.Array]:
-            value = self._call(self._module(trained), call, floating)
+            value = self._run(trained, call, floating)
             found, tensors = take_apart(value)
             return [
                 jnp.asarray(t) for t in (tensors[index] for index in pair(skeleton, found)) if is_float(t)
@@ -91,7 +84,7 @@ class FlaxRecorder(FlaxSide):
             gradients, by_input = jax.tree.map(np.asarray, pullback(pulled))
             by_position = dict(zip(self.trained, gradients, strict=True))
             recording.parameter_gradients = self._in_torch_layout(by_position)
-            recording.whole.input_gradients = dict(zip(call.floating_names, by_input, strict=True))
+            recording.whole.gradients = dict(zip(call.floating_names, by_input, strict=True))
         return recording
 
     def _forward(self, call: Call, observer: Observer, tape: Tape | None) -> Recording:
@@ -100,7 +93,7 @@ class FlaxRecorder(FlaxSide):
         recording.whole.inputs = dict(zip(call.form.names, call.arrays, strict=True))
         with recording.failures_kept(self.kind), self._around(recording, observer, tape):
             trained = [self.leaves[position] for position in self.trained]
-            value = self._call(self._module(trained), call, self._floating(call))
+            value = self._run(trained, call, self._floating(call))
             recording.whole.returned(value, np.asarray)
         return recording
 
@@ -109,21 +102,12 @@ class FlaxRecorder(FlaxSide):
         with self._surroundings():
             return [jnp.asarray(array) for array, floating in arrays if floating]
 
-    def _module(self, trained: list[jax.Array]) -> nnx.Module:
-        leaves = list(self.leaves)
-        for position, leaf in zip(self.trained, trained, strict=True):
-            leaves[position] = leaf
-        module = nnx.merge(self.graphdef, jax.tree.unflatten(self.treedef, leaves))
+    def _run(self, trained: list[jax.Array], call: Call, floating: list[jax.Array]) -> Any:
+        module, _ = self._merged(self.leaves, trained)
         mark(module, self.first)
-        return module
-
-    def _call(self, module: nnx.Module, call: Call, floating: list[jax.Array]) -> Any:
-        waiting = iter(floating)
-        arrays = zip(call.arrays, call.form.floating, strict=True)
-        args, kwargs = call.form.build(
-            [next(waiting) if is_floating else jnp.asarray(array) for array, is_floating in arrays]
-        )
-        return module(*args, **kwargs) if self.call is None else self.call(module, *args, **kwargs)
+        given = zip(call.arrays, call.form.floating, strict=True)
+        arrays = [array if is_floating else jnp.asarray(array) for array, is_floating in given]
+        return self._value(module, call.form, arrays, floating)
 
     @contextmanager
     def _around(self, recording: Recording, observer: Observer, tape: Tape | None) -> Generator[None]:

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from jax_attn.parity.runners.calls import Call, cotangents
-from jax_attn.parity.runners.dropout import Tape, record
+from jax_attn.parity.runners.dropout import Tape
+from jax_attn.parity.runners.dropout_torch import record
 from jax_attn.parity.runners.torch_runner import TorchSide
 from jax_attn.parity.tracing.recording import (
     CallRecord,
@@ -73,7 +74,7 @@ class TorchRecorder(TorchSide):
                 gradients = self._gradients(outputs, weights, leaves)
                 recording.parameter_gradients = dict(zip(self.parameters, gradients, strict=False))
                 by_input = gradients[len(self.parameters) :]
-                recording.whole.input_gradients = dict(zip(call.floating_names, by_input, strict=True))
+                recording.whole.gradients = dict(zip(call.floating_names, by_input, strict=True))
         return recording, keeper.changed
 
 
@@ -159,11 +160,11 @@ def _hooks(module: Any, recording: Recording, keeper: _Keeper, backward: bool) -
 def _watched(call: CallRecord, own: dict[int, Any], name: str, tensor: Any) -> Any:
     """A tensor of the call's own, whose gradient is what this call adds to that of the input."""
     if not (is_float(tensor) and getattr(tensor, "requires_grad", False)):
-        call.unwatched_inputs.add(name)
+        call.unwatched.add(name)
         return tensor
     if id(tensor) not in own:  # one tensor given twice stays one tensor: modules ask `query is key`
         own[id(tensor)] = tensor.view_as(tensor)
-        own[id(tensor)].register_hook(partial(_store, call.input_gradients, name))
+        own[id(tensor)].register_hook(partial(_store, call.gradients, name))
     return own[id(tensor)]
 
 
@@ -180,7 +181,7 @@ def _watched_output(call: CallRecord, output: Any) -> Any:
     reached = own.keys() & {id(leaf) for leaf in tree_leaves(output)}
     for position, tensor in enumerate(tensors):
         if id(tensor) in reached:
-            own[id(tensor)].register_hook(partial(_store, call.output_gradients, position))
+            own[id(tensor)].register_hook(partial(_store, call.gradients, position))
         else:
             call.unwatched.add(position)
     return tree_map(lambda leaf: own.get(id(leaf), leaf), output)
@@ -190,12 +191,14 @@ def _store(gradients: dict[Any, np.ndarray], key: Any, gradient: Any) -> None:
     gradients[key] = as_numpy(gradient)
 
 
-def called_modules(module: Any) -> dict[str, list[str]]:
-    """All paths of each submodule that can be called, by the first; the module itself has the path ""."""
+def called_modules(module: Any) -> list[tuple[str, list[str], str]]:
+    """(first path, all paths, class) of each submodule that can be called; the module itself has the path ""."""
+    if isinstance(module.modules, list):  # a recorded one
+        return module.modules
     import torch
 
-    paths: dict[int, list[str]] = {}
+    found: dict[int, tuple[str, list[str], str]] = {}
     for path, child in module.named_modules(remove_duplicate=False):
         if type(child).forward is not torch.nn.Module.forward:
-            paths.setdefault(id(child), []).append(path)
-    return {names[0]: names for names in paths.values()}
+            found.setdefault(id(child), (path, [], type(child).__name__))[1].append(path)
+    return list(found.values())

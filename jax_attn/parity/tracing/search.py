@@ -17,7 +17,7 @@ def find(trace: ModuleTrace) -> Divergence | None:
     """The first divergence of a trace, forward before backward; None if the whole was compared and agrees.
 
     Where both sides round to float32 inside, as many norms do, differences of that size begin at once. Then
-    it is the first module whose own error is a hundred times larger, if there is one; a note tells of those.
+    it is the first module whose own error is a hundred times larger, if there is one; a note lists those.
     """
     if _whole_agrees(trace):
         return find_backward(trace)
@@ -196,20 +196,23 @@ def _unseen(trace: ModuleTrace, place: int, row: TracedCall) -> Iterable[str]:
 def _raised(trace: ModuleTrace) -> Divergence:
     failure = trace.failure
     assert failure is not None
-    here = [call for call in trace.calls if getattr(call, failure.side).path == failure.path]
-    call = here[-1] if here else None
-    ours, theirs = (call.flax, call.torch) if call else (None, None)
-    flax_side = failure.side == "flax"
+    call = next((c for c in reversed(trace.calls) if getattr(c, failure.side).path == failure.path), None)
+    if call is None:
+        none = ("", "no counterpart")
+        ends = {"flax": none, "torch": none, failure.side: (failure.path, failure.kind)}
+    else:
+        ends = {"flax": (call.flax.path, call.flax.kind), "torch": (call.torch.path, call.torch.kind)}
+    (flax_path, flax_class), (torch_path, torch_class) = ends["flax"], ends["torch"]
     return Divergence(
         "forward" if trace.whole.output is None else "backward",
         "raised",
-        ours.path if ours else failure.path if flax_side else "",
-        theirs.path if theirs else failure.path if not flax_side else "",
-        ours.kind if ours else failure.kind if flax_side else "no counterpart",
-        theirs.kind if theirs else failure.kind if not flax_side else "no counterpart",
-        1 if ours is None else ours.number + 1,
+        flax_path,
+        torch_path,
+        flax_class,
+        torch_class,
+        1 if call is None else call.flax.number + 1,
         None,
-        call.inputs if call else None,
+        None if call is None else call.inputs,
         notes=(str(failure),),
         trace_call=call,
     )

@@ -6,9 +6,6 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property
-from typing import Any
-
-from flax import nnx
 
 from jax_attn.parity.cases import Case
 from jax_attn.parity.comparison import Comparison
@@ -20,13 +17,11 @@ from jax_attn.parity.runners.trees import leaves_of
 from jax_attn.parity.tracing.comparing import Comparer
 from jax_attn.parity.tracing.forcing import GradientTeacher, Lesson, Teacher
 from jax_attn.parity.tracing.gradients import Gradients
-from jax_attn.parity.tracing.module_pairs import ModuleNames, ModulePairs, pair_modules
+from jax_attn.parity.tracing.module_pairs import pair_modules
 from jax_attn.parity.tracing.recording import Recording
 from jax_attn.parity.tracing.recording_flax import FlaxRecorder
 from jax_attn.parity.tracing.recording_torch import TorchRecorder
 from jax_attn.parity.tracing.traced import ModuleTrace
-from jax_attn.parity.tracing.wrapping import first_paths
-from jax_attn.weights.rules import Names
 
 Progress = Callable[[str], None]
 
@@ -38,9 +33,8 @@ class Tracer:
         self.lane = lane
         self.bound = sides.bound if bound is None else bound
         self.seed = sides.seed
-        original = sides.flax if sides.original is None else sides.original
         torch = sides.torch
-        self.pairs = self.paired(original, torch, sides.names, sides.modules)
+        self.pairs = pair_modules(sides.as_defined, torch, sides.names, sides.modules)
         came, mode = (
             ("training" if training else "evaluation") for training in (torch.training, lane.training)
         )
@@ -50,21 +44,14 @@ class Tracer:
         )
         self._torch = torch
         self._call_torch = sides.call_torch
-        self._flax = sides.flax  # not `sides`, which would keep it
-        pairs = sides.certain_pairs if lane.training else {}
-        self._flax_options = sides.names, sides.call_flax, first_paths(original), pairs
         self._constants = sides.constants
-
-    @staticmethod
-    def paired(flax: nnx.Module, torch: Any, names: Names, modules: ModuleNames | None) -> ModulePairs:
-        """The modules that correspond."""
-        return pair_modules(flax, torch, names, modules)
+        self._sides = sides
 
     @cached_property
     def flax(self) -> FlaxRecorder:
         """The Flax module in the lane's dtype; the one it was made of is let go."""
-        recorder = FlaxRecorder(self._flax, self.lane, *self._flax_options)
-        del self._flax
+        recorder = FlaxRecorder(self._sides, self.lane)
+        del self._sides  # and its module
         return recorder
 
     def record_torch(self, call: Call, *, backward: bool = False) -> tuple[Recording, Tape | None]:
@@ -116,8 +103,8 @@ class Tracer:
         if trace.failure is None and (agrees if backward is None else backward):
             progress("gradients")
             self._trace_backward(trace, call, torch, lessons, isolated)
-        if told := lifted(self.flax.places if torch.failure is None else None, self._lifted):
-            trace.notes.append(" ".join(told))
+        if entry := lifted(self.flax.places if torch.failure is None else None, self._lifted):
+            trace.notes.append(" ".join(entry))
         trace.seconds = time.perf_counter() - started
         return trace
 

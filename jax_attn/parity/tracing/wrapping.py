@@ -18,7 +18,9 @@ from unittest import mock
 import jax
 from flax import nnx
 
+from jax_attn.parity.runners.dropout_places import children_of
 from jax_attn.parity.runners.unrolled import unrolled_scan
+from jax_attn.parity.text import joined
 from jax_attn.parity.tracing.observers import Observer, Unseen
 from jax_attn.parity.tracing.recording import CallRecord, Recording, argument_names
 
@@ -36,7 +38,7 @@ class ModulePath:
 
     def numbered(self, layer: int) -> str:
         """The path of one layer's module, as it would be in a list of layers."""
-        return ".".join(part for part in (self.start, str(layer), self.end) if part)
+        return joined(self.start, str(layer), self.end, by=".")
 
     @property
     def all(self) -> list[str]:
@@ -46,13 +48,13 @@ class ModulePath:
     @property
     def plain(self) -> str:
         """The path among the module's attributes, as `Slot.path` has it."""
-        return ".".join(part for part in (self.start, self.end) if part)
+        return joined(self.start, self.end, by=".")
 
     def child(self, name: str, stack: int = 0) -> "ModulePath":
         """The path of an attribute; `stack` is the number of layers that it stacks."""
         if self.layers:
-            return ModulePath(self.start, _join(self.end, name), self.layers)
-        return ModulePath(_join(self.start, name), layers=stack)
+            return ModulePath(self.start, joined(self.end, name, by="."), self.layers)
+        return ModulePath(joined(self.start, name, by="."), layers=stack)
 
 
 class InsideJit(BaseException):
@@ -129,7 +131,7 @@ def walk(module: nnx.Module) -> Iterator[tuple[nnx.Module, list[ModulePath]]]:
         if isinstance(node, nnx.Module) and _is_callable(type(node)):
             found.setdefault(id(node), (node, []))[1].append(path)
         stacked = getattr(node, "stacked", ())
-        for name, child in _children(node):
+        for name, child in children_of(node):
             stack = _layers(child) if name in stacked else 0
             visit(child, path.child(name, stack), above | {id(node)})
 
@@ -209,16 +211,6 @@ def _keep_all(real: Callable[..., Any]) -> Callable[..., Any]:
     return checkpoint
 
 
-def _children(node: Any) -> Iterator[tuple[str, Any]]:
-    """The modules and containers that a node holds."""
-    items: Any = node.items() if isinstance(node, dict) else None
-    if items is None:
-        items = enumerate(node) if isinstance(node, list | tuple) else vars(node).items()
-    for name, child in items:
-        if isinstance(child, nnx.Module | list | tuple | dict) and not str(name).startswith("_pytree"):
-            yield str(name), child
-
-
 def _layers(stack: Any) -> int:
     """The size of the leading axis that a stack's leaves share."""
     return next((leaf.shape[0] for leaf in jax.tree.leaves(nnx.state(stack)) if leaf.shape), 0)
@@ -226,7 +218,3 @@ def _layers(stack: Any) -> int:
 
 def _is_callable(kind: type) -> bool:
     return any("__call__" in vars(base) for base in kind.__mro__)
-
-
-def _join(path: str, name: str) -> str:
-    return f"{path}.{name}" if path else name

@@ -35,19 +35,19 @@ def blame(
     moment = next((name for name in LINEAR if name in failed), None)
     if moment is not None:
         ours = next(t for own, t in flax.moments.items() if torch_name(own, torch.moments) == moment)
-        factor, told_by = common_factor(ours, torch.moments[moment], {}), moment
+        factor, seen_in = common_factor(ours, torch.moments[moment], {}), moment
         rate = None
     elif failed.keys() == {"update"}:
         trained = {key: torch.updates[key] for key in torch.rates}
         if not failed["update"] <= trained.keys() & flax.updates.keys():  # no factor unfreezes a parameter
             return None
-        factor, told_by = common_factor(flax.updates, trained, torch.before), "the updates"
+        factor, seen_in = common_factor(flax.updates, trained, torch.before), "the updates"
         rate = None if factor is None else _rate(factor, torch)
     else:
         return None
     found = None if factor is None else _clipping(factor, torch)
     quantity = "learning rate" if found is None else "clipped gradient"
-    found = rate if found is None else (*found[:2], f"{found[2]}; told by {told_by}")
+    found = rate if found is None else (*found[:2], f"{found[2]}; seen in {seen_in}")
     if factor is None or found is None:
         return None
     return Deviation(lane, step, quantity, "", abs(factor - 1), tolerances.UPDATE, False, *found)

@@ -1,8 +1,8 @@
 """Compare how a Flax module and a torch module train: loss, gradients, moments and updates, step by step.
 
 Two trainings cannot be compared by where they end. Each step builds on the last, so one rounding error
-grows, in Adam by the inverse of the smallest gradients, and what is left after 20 steps tells a mutation from a
-rounding no longer. So torch leads: in every step Flax takes the loss and the gradients at *torch's* weights,
+grows, in Adam by the inverse of the smallest gradients, and what is left after 20 steps may be a mutation or a
+rounding. So torch leads: in every step Flax takes the loss and the gradients at *torch's* weights,
 clipping gets *torch's* gradients, and the optimizer *torch's* clipped ones, beside a state of its own that
 has seen nothing else. No error reaches the next step or the next quantity: each is held to the bound of a
 single evaluation, and the first that differs is the cause, not a consequence. No state has to be written into
@@ -29,12 +29,13 @@ from jax_attn.parity.report import LeftOut
 from jax_attn.parity.runners.calls import Call
 from jax_attn.parity.runners.constants import FlaxConstants
 from jax_attn.parity.runners.weight_transfer import carry
+from jax_attn.parity.text import joined
 from jax_attn.parity.tracing.module_pairs import certain_pairs
 from jax_attn.parity.training.flax_runner import FlaxRecipe
-from jax_attn.parity.training.lanes import exact_lane
+from jax_attn.parity.training.lanes import TrainingComparison, exact_lane
 from jax_attn.parity.training.mode import unseen_in_evaluation
 from jax_attn.parity.training.noise import noise_lane
-from jax_attn.parity.training.report import TrainingReport, merged
+from jax_attn.parity.training.report import TrainingReport
 from jax_attn.parity.training.settings import differing_settings
 from jax_attn.parity.training.torch_runner import TorchRecipe
 from jax_attn.weights.rules import Names
@@ -76,7 +77,7 @@ def compare_training(
     Neither module is changed. In float64 torch leads (see above); in float32 both run freely, and all losses,
     gradients and updates together may be `tolerances.NOISE_RATIO` times as far from torch in float64 as torch's.
     Settings of the optimizers that differ without showing in these steps, as an eps beside large gradients,
-    fail nothing, but are told.
+    fail nothing, but are reported.
 
     Args:
         flax_module: any NNX module.
@@ -129,12 +130,11 @@ def compare_training(
     constants = FlaxConstants(module, names, loss[0])
     torch = TorchRecipe(torch_module, loss[1], optimizer[1], clip[1], training, left_out, constants)
     bound = tolerances.WHOLE_MODEL if whole_model else tolerances.MODULE
-    reports = []
+    given = TrainingComparison(flax, torch, calls, bound, seed, progress or (lambda lane, what: None))
+    report = TrainingReport(title)
     for lane in lanes_named(lanes):
-        run = exact_lane if lane.exact else noise_lane
-        reports.append(run(flax, torch, calls, lane, bound, seed, progress or (lambda lane, what: None)))
-    report = merged(reports, title)
-    report.left_out += carried.told(lanes[0])
+        (exact_lane if lane.exact else noise_lane)(given, lane, report)
+    report.left_out += carried.left_out_in(lanes[0])
     unseen = "" if training else unseen_in_evaluation(module, torch_module)
     if unseen:
         reason = f"training=False: what either side makes of {unseen} while training"
@@ -152,8 +152,7 @@ def _compare_lanes(report: TrainingReport) -> None:
     if exact and all(deviation.passed for deviation in exact):
         word = "float64 agrees: it is the same mathematics, computed less precisely than torch does"
         report.deviations = [
-            d if d.passed else replace(d, detail="; ".join(part for part in (d.detail, word) if part))
-            for d in report.deviations
+            d if d.passed else replace(d, detail=joined(d.detail, word, by="; ")) for d in report.deviations
         ]
 
 

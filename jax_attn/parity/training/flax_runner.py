@@ -13,11 +13,12 @@ from flax import nnx
 
 from jax_attn.parity.lanes import Lane, is_floating
 from jax_attn.parity.runners.calls import Call, Form
-from jax_attn.parity.runners.dropout import Draw, Tape, TooFewDraws, fresh_trace, replay
-from jax_attn.parity.runners.dropout_places import mark_places
-from jax_attn.parity.runners.flax_runner import _free_dtypes, paired_draws, quick_options
+from jax_attn.parity.runners.dropout import Draw, Tape
+from jax_attn.parity.runners.dropout_flax import replay, replayed
+from jax_attn.parity.runners.flax_runner import paired_draws, prepared
 from jax_attn.parity.runners.lifting_flax import lifted_flax
 from jax_attn.parity.runners.places import Places
+from jax_attn.parity.runners.quick import quick_options
 from jax_attn.parity.training.optimizer_state import learning_rate, moments
 from jax_attn.parity.training.torch_runner import BadLoss, TorchStep
 from jax_attn.parity.training.weights import TrainedWeights
@@ -46,7 +47,7 @@ class FlaxRecipe:
 class FlaxStep:
     """One step, by torch key and in torch's layout; the fields are those of `TorchStep`.
 
-    `clipped` is None where clipping is a part of the chain, and `rate` where the state does not tell it.
+    `clipped` is None where clipping is a part of the chain, and `rate` where the state does not hold it.
     `rest` is what is not trained, after the step: running statistics.
     """
 
@@ -84,12 +85,8 @@ class FlaxTrainer:
         self.lane = lane
         self.places = Places() if lane.exact else None
         self.loss = recipe.loss
-        module = nnx.clone(recipe.module, graph=True)
-        module.train() if recipe.training else module.eval()
         self.pairs = recipe.pairs
-        if self.pairs:
-            mark_places(module, self.pairs)
-        _free_dtypes(module, lane)
+        module = prepared(recipe.module, lane, recipe.training, self.pairs)
         self.weights = TrainedWeights(module, recipe.wrt, recipe.names)
         self.clip = optax.with_extra_args_support(recipe.clip or optax.identity())
         self.clips = recipe.clip is not None
@@ -122,7 +119,7 @@ class FlaxTrainer:
             tape: the dropout masks that torch drew.
             leader: torch's step. The loss and the gradients are then those at torch's weights; clipping gets
                 torch's gradients, and the optimizer torch's clipped ones: what differs, differs by itself.
-            brief: tell the loss and the updates alone.
+            brief: return the loss and the updates alone.
 
         Raises:
             BadLoss: the loss is no scalar.
@@ -144,17 +141,16 @@ class FlaxTrainer:
                 fed = clipped if leader is None else self._overlaid(clipped, leader.clipped)
             before = run.leaves
             run.leaves, run.optimizer = self._apply(fed, run.optimizer, before, value)
-        updates = [np.asarray(b) - np.asarray(a) for a, b in zip(before, run.leaves, strict=True)]
-        told = self.weights.to_torch(updates)
+        by_key = self._updates(before, run.leaves)
         if brief:
-            return FlaxStep(float(loss), {}, None, {}, None, told, {})
+            return FlaxStep(float(loss), {}, None, {}, None, by_key, {})
         return FlaxStep(
             float(loss),
             self.weights.to_torch(gradients),
             None if clipped is None else self.weights.to_torch(clipped),
             moments(run.optimizer, self.weights),
             learning_rate(run.optimizer),
-            told,
+            by_key,
             self.weights.rest_to_torch(run.rest),
         )
 
@@ -169,21 +165,19 @@ class FlaxTrainer:
             if self.clips:
                 fed, run.clip = self._clip(fed, run.clip, leaves, loss)
             after, run.optimizer = self._apply(fed, run.optimizer, leaves, loss)
-        return self.weights.to_torch(
-            [np.asarray(b) - np.asarray(a) for a, b in zip(leaves, after, strict=True)]
-        )
+        return self._updates(leaves, after)
+
+    def _updates(self, before: list[Any], after: list[Any]) -> dict[str, np.ndarray]:
+        pairs = zip(before, after, strict=True)
+        return self.weights.to_torch([np.asarray(b) - np.asarray(a) for a, b in pairs])
 
     def _differentiated(
         self, run: _Run, arrays: list[Any], masks: Any, form: Form, draws: tuple[Draw, ...]
     ) -> Any:
-        arguments = (run.leaves, run.rest, arrays, masks)
-        try:
-            with lifted_flax(self.places, anew=True), fresh_trace(None if masks is None else self):
-                return self._differentiate(*arguments, form, draws)
-        except TooFewDraws:
-            # Perhaps a loop that is traced once and runs often; without jit each turn draws for itself.
-            with lifted_flax(self.places), jax.disable_jit():
-                return self._gradients(*jax.tree.map(jnp.asarray, arguments), form, draws)
+        arguments = run.leaves, run.rest, arrays, masks
+        owner = None if masks is None else self
+        with lifted_flax(self.places, anew=True):
+            return replayed(self._differentiate, self._gradients, arguments, (form, draws), owner)
 
     def _gradients(
         self, leaves: Any, rest: Any, arrays: Any, masks: Any, form: Form, draws: tuple[Draw, ...]

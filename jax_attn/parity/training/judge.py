@@ -7,17 +7,16 @@ from typing import Any
 import numpy as np
 
 from jax_attn.parity import tolerances
-from jax_attn.parity.judging.errors import exact_error
+from jax_attn.parity.judging.errors import exact_error, size
 from jax_attn.parity.report import LeftOut
+from jax_attn.parity.text import joined
 from jax_attn.parity.training.blame import blame
 from jax_attn.parity.training.flax_runner import FlaxStep
-from jax_attn.parity.training.measures import largest, relative, update_error
+from jax_attn.parity.training.measures import relative, update_error
 from jax_attn.parity.training.optimizer_state import EITHER_WAY, torch_name
+from jax_attn.parity.training.pairs import StepPairs
 from jax_attn.parity.training.report import Deviation
 from jax_attn.parity.training.torch_runner import TorchStep
-
-# A word on running variances that differ.
-VARIANCE = "nnx.BatchNorm keeps the biased variance, torch the unbiased one"
 
 
 class StepJudge:
@@ -56,20 +55,26 @@ class StepJudge:
         """The deviations of a step."""
         self.step = step
         start = len(self.deviations)
-        self._loss(flax, torch)
-        self._gradients(flax, torch)
+        pairs = StepPairs(flax, torch, self.untrained, self._left_out)
+        self._numbers("loss", flax.loss, torch.loss, exact_error, self.bound)
+        scale = max(map(size, torch.gradients.values()), default=0.0)
+        for key, *values, _ in pairs.gradients():
+            self._add("gradient", key, exact_error(*values, scale), self.bound, *values)
         self._clipped(flax, torch)
         self._moments(flax, torch)
         self._rate(flax, torch)
-        self._updates(flax, torch)
-        self._buffers(flax, torch)
+        for key, *values, detail in pairs.updates():
+            error = update_error(*values, torch.before[key])
+            self._add("update", key, error, tolerances.UPDATE, *values, detail)
+        for key, *values, detail in pairs.buffers():
+            self._add("buffer", key, relative(*values), tolerances.UPDATE, *values, detail)
         found = self.deviations[start:]
         if not all(deviation.passed for deviation in found):
             self._explain(flax, torch)
         return self.deviations[start:]
 
     def finish(self) -> None:
-        """Settle what one step cannot tell, once all have been judged."""
+        """Settle what one step cannot decide, once all have been judged."""
         failed = {d.step for d in self.deviations if d.quantity == "update" and not d.passed}
         # Moments that may be kept in either way count where an update differs as well.
         for deviation in self._tentative:
@@ -83,26 +88,6 @@ class StepJudge:
         # One factor in a step may be anything; one in each of them is the learning rate.
         if failed == {deviation.step for deviation in self._rates}:
             self.deviations += self._rates
-
-    def _loss(self, flax: FlaxStep, torch: TorchStep) -> None:
-        error = exact_error(np.asarray(flax.loss), np.asarray(torch.loss))
-        self._add("loss", "", error, self.bound, np.asarray(flax.loss), np.asarray(torch.loss))
-
-    def _gradients(self, flax: FlaxStep, torch: TorchStep) -> None:
-        scale = max((largest(gradient) for gradient in torch.gradients.values()), default=0.0)
-        for key, ours in flax.gradients.items():
-            reason = self.untrained(key)
-            if key in torch.gradients:
-                theirs = torch.gradients[key]
-            elif reason:
-                self._left_out.setdefault(f"gradient of {key}", reason)
-                continue
-            else:
-                theirs = np.zeros_like(ours)  # nothing in torch's loss depends on it
-            self._add("gradient", key, exact_error(ours, theirs, scale), self.bound, ours, theirs)
-        for key in torch.gradients:
-            if key not in flax.gradients:
-                self._left_out.setdefault(f"gradient of {key}", "not trained in flax")
 
     def _clipped(self, flax: FlaxStep, torch: TorchStep) -> None:
         clipped, given = torch.clipped, torch.gradients
@@ -143,43 +128,14 @@ class StepJudge:
     def _rate(self, flax: FlaxStep, torch: TorchStep) -> None:
         rates = set(torch.rates.values())
         if flax.rate is None or len(rates) != 1:
-            told = "torch has several" if flax.rate is not None else "optax's state does not tell it"
-            self._left_out.setdefault("learning rate", f"{told}; the updates are compared")
+            why = "torch has several" if flax.rate is not None else "optax's state does not hold it"
+            self._left_out.setdefault("learning rate", f"{why}; the updates are compared")
             return
-        ours, theirs = np.asarray(flax.rate), np.asarray(rates.pop())
-        self._add("learning rate", "", relative(ours, theirs), tolerances.UPDATE, ours, theirs)
+        self._numbers("learning rate", flax.rate, rates.pop(), relative, tolerances.UPDATE)
 
-    def _updates(self, flax: FlaxStep, torch: TorchStep) -> None:
-        for key, theirs in torch.updates.items():
-            if key in flax.updates or not self.untrained(key):
-                ours = flax.updates.get(key, np.zeros_like(theirs))
-                error = update_error(ours, theirs, torch.before[key])
-                detail = self._trained_by_one(key, flax, torch)
-                self._add("update", key, error, tolerances.UPDATE, ours, theirs, detail)
-            elif theirs.any() and key not in flax.rest:
-                self._left_out.setdefault(
-                    f"update of {key}", f"{self.untrained(key)}, and not trained in flax"
-                )
-        for key in flax.updates:
-            if key not in torch.updates:
-                self._left_out.setdefault(f"update of {key}", "no such parameter in torch")
-
-    def _trained_by_one(self, key: str, flax: FlaxStep, torch: TorchStep) -> str:
-        """Why only one side moves a parameter; empty where both do."""
-        if key not in flax.updates:
-            return "not trained in flax"
-        passed_over = "" if key in torch.gradients else "torch has no gradient for it, and passes it over"
-        return self.untrained(key) or passed_over
-
-    def _buffers(self, flax: FlaxStep, torch: TorchStep) -> None:
-        """Running statistics: what changes on either side."""
-        for key, ours in flax.rest.items():
-            if key in torch.updates and self.untrained(key):
-                before = torch.before[key]
-                theirs = before + torch.updates[key]
-                if (ours != before).any() or (theirs != before).any():
-                    detail = VARIANCE if key.endswith("running_var") else ""
-                    self._add("buffer", key, relative(ours, theirs), tolerances.UPDATE, ours, theirs, detail)
+    def _numbers(self, quantity: str, flax: float, torch: float, error: Any, bound: float) -> None:
+        values = np.asarray(flax), np.asarray(torch)
+        self._add(quantity, "", error(*values), bound, *values)
 
     def _explain(self, flax: FlaxStep, torch: TorchStep) -> None:
         """Name the clipping or the learning rate as what differs, where one factor explains all of it."""
@@ -201,7 +157,7 @@ class StepJudge:
         flax = torch = ""
         if not passed and ours is not None:
             index, flax, torch = _at_largest(ours, theirs)
-            detail = "; ".join(part for part in (index, detail) if part)
+            detail = joined(index, detail, by="; ")
         return Deviation(
             self.lane, self.step, quantity, key, error, bound, passed, flax, torch, "" if passed else detail
         )

@@ -1,7 +1,8 @@
 """The float64 lane of a comparison of two trainings: torch leads, and every quantity is judged by itself."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 from jax_attn.parity import tolerances
 from jax_attn.parity.lanes import Lane
@@ -9,6 +10,7 @@ from jax_attn.parity.report import LeftOut
 from jax_attn.parity.runners.calls import Call
 from jax_attn.parity.runners.dropout import DropoutMismatch, Tape
 from jax_attn.parity.runners.places import lifted
+from jax_attn.parity.text import described
 from jax_attn.parity.training.flax_runner import FlaxRecipe, FlaxStep, FlaxTrainer
 from jax_attn.parity.training.judge import StepJudge
 from jax_attn.parity.training.measures import EPS, drift, global_norm
@@ -22,32 +24,49 @@ Progress = Callable[[str, str], None]
 ROUNDING = 4 * EPS
 
 
-def exact_lane(
-    flax: FlaxRecipe,
-    torch: TorchRecipe,
-    calls: Sequence[Call],
-    lane: Lane,
-    bound: float,
-    seed: int,
-    progress: Progress,
-) -> TrainingReport:
+@dataclass(frozen=True)
+class TrainingComparison:
+    """Two trainings, and how they are compared; see `compare_training`.
+
+    Attributes:
+        calls: the batch of each step.
+        bound: of losses and gradients in float64.
+    """
+
+    flax: FlaxRecipe
+    torch: TorchRecipe
+    calls: Sequence[Call]
+    bound: float
+    seed: int
+    progress: Progress
+
+    def steps(self, lane: Lane, note: str = "") -> Iterator[tuple[int, Call]]:
+        """Number and batch of each step, in the lane's dtype."""
+        for step, batch in enumerate(self.calls):
+            self.progress(lane.name, f"step {step}{note}")
+            yield step, batch.cast(lane)
+
+    def tape(self, step: int) -> Tape | None:
+        """The dropout masks of a step: the same ones for everyone who draws them."""
+        return Tape(self.seed + step) if self.torch.training else None
+
+
+def exact_lane(given: TrainingComparison, lane: Lane, report: TrainingReport) -> None:
     """Torch leads, and every quantity of every step is judged by itself; beside it the two free runs."""
-    report = TrainingReport()
-    leader = TorchTrainer(torch)
-    twin = TorchTrainer(torch, jitter=ROUNDING, seed=seed)
+    leader = TorchTrainer(given.torch)
+    twin = TorchTrainer(given.torch, jitter=ROUNDING, seed=given.seed)
     twin.move(EPS, "float64")
-    follower = FlaxTrainer(flax, lane)
+    follower = FlaxTrainer(given.flax, lane)
     follower.start(leader.values())
-    judge = StepJudge(lane.name, bound, leader.untrained, torch.clip is not None)
-    rounding, moved = 0.0, False
-    for step, batch in enumerate(calls):
-        progress(lane.name, f"step {step}")
-        call, side = batch.cast(lane), "torch"
+    judge = StepJudge(lane.name, given.bound, leader.untrained, given.torch.clip is not None)
+    rounding, moved, others = 0.0, False, list[Deviation]()
+    for step, call in given.steps(lane):
+        side = "torch"
         try:
-            tape = tape_of(torch, seed, step)
+            tape = given.tape(step)
             theirs = leader.step(call, tape)
             trained = {key: theirs.updates[key] for key in theirs.rates}
-            other = twin.step(call, tape_of(torch, seed, step), brief=True).updates
+            other = twin.step(call, given.tape(step), brief=True).updates
             rounding = max(rounding, drift(other, trained, theirs.before))
             del other  # a large model's tensors are not kept longer than they are needed
             side = "flax"
@@ -58,27 +77,21 @@ def exact_lane(
         except BadLoss:
             raise
         except Exception as error:
-            report.deviations.append(raised(lane.name, step, side, error))
+            others.append(raised(lane.name, step, side, error))
             break
         found = judge.judge(step, led, theirs)
         moved = moved or any(update.any() for update in trained.values())
         if judge.passed:
-            report.deviations.append(drifted(lane.name, step, apart, rounding))
+            others.append(drifted(lane.name, step, apart, rounding))
         report.steps.append(step_row(lane.name, step, led, theirs, found, apart, rounding))
     judge.finish()
-    report.deviations = [*judge.deviations, *report.deviations]
+    report.deviations += [*judge.deviations, *others]
     report.left_out += judge.left_out
     report.left_out += [LeftOut("", lane.name, "torch", way) for way in leader.ways.taken]
-    if told := lifted(follower.places, leader.places):
-        report.left_out.append(LeftOut("", lane.name, *told))
-    if report.steps and not moved:
+    if entry := lifted(follower.places, leader.places):
+        report.left_out.append(LeftOut("", lane.name, *entry))
+    if judge.step >= 0 and not moved:
         report.deviations.append(nothing_moved(lane.name))
-    return report
-
-
-def tape_of(torch: TorchRecipe, seed: int, step: int) -> Tape | None:
-    """The dropout masks of a step: the same ones for everyone who draws them."""
-    return Tape(seed + step) if torch.training else None
 
 
 def drifted(lane: str, step: int, apart: float, rounding: float) -> Deviation:
@@ -97,7 +110,7 @@ def step_row(
     apart: float,
     rounding: float,
 ) -> StepRow:
-    """The line of the table; `found` is what was judged, `apart` and `rounding` are told as they are."""
+    """The line of the table; `found` is what was judged, `apart` and `rounding` are listed as they are."""
 
     def worst(quantity: str) -> Deviation | None:
         named = [deviation for deviation in found if deviation.quantity == quantity]
@@ -127,7 +140,7 @@ def nothing_moved(lane: str) -> Deviation:
 
 def raised(lane: str, step: int, side: str, error: Exception) -> Deviation:
     """A side that could not be run."""
-    message = f"{side} raised {type(error).__name__}: {' '.join(str(error).split())[:400]}"
+    message = f"{side} raised {described(error)}"
     if isinstance(error, DropoutMismatch):
         message += "; training=False compares the rest without dropout"
     return Deviation(lane, step, "run", "", math.nan, 0.0, False, detail=message)

@@ -1,7 +1,7 @@
-"""What an optax chain does otherwise than a torch optimizer, told without any training.
+"""What an optax chain does otherwise than a torch optimizer, found without any training.
 
 Both get the same gradients and the same parameters, step by step. Where their updates agree, there is nothing
-to tell. Where they do not, the settings that torch's optimizer tells of itself are changed until they make
+to report. Where they do not, the settings that torch's optimizer holds are changed until they make
 what the chain made, in every step and to the last digits: what had to be changed is what differs.
 """
 
@@ -14,6 +14,7 @@ import numpy as np
 import optax
 
 from jax_attn.parity import tolerances
+from jax_attn.parity.text import word
 from jax_attn.parity.training.optimizer_fit import fitted, numbers_in
 from jax_attn.parity.training.optimizer_probe import TorchRun, draw_probe, run_flax, run_torch
 from jax_attn.parity.training.optimizer_settings import Probe, Settings, directions, of_torch
@@ -41,7 +42,7 @@ class Finding:
     torch: Any
 
     def __str__(self) -> str:
-        return f"{self.setting}: flax {_word(self.flax)}, torch {_word(self.torch)}"
+        return f"{self.setting}: flax {word(self.flax)}, torch {word(self.torch)}"
 
 
 def lint_optimizer(
@@ -89,8 +90,8 @@ def lint_optimizer(
     settings = of_torch(runs[0].optimizer, (_max_norm(probes, runs), 1e-6))
     name = type(runs[0].optimizer).__name__
     if settings is None or not all(map(_made_by, [settings] * len(probes), probes, runs)):
-        told = f"{name}, or its groups, clipping or momentum, which are not known here"
-        return [Finding("unknown", "other updates", told)]
+        what = f"{name}, or its groups, clipping or momentum, which are not known here"
+        return [Finding("unknown", "other updates", what)]
     together = Probe(
         np.stack([probe.params for probe in probes], 1),
         np.stack([p.grads for p in probes], 1),
@@ -149,7 +150,3 @@ def _rates(flax: Sequence[float], torch: Sequence[float]) -> list[Finding]:
         return [Finding("learning rate", f"one step behind: {ours[:4]}...", f"{theirs[:4]}...")]
     step = next(k for k, (a, b) in enumerate(zip(flax, torch, strict=True)) if not same([a], [b]))
     return [Finding(f"learning rate of step {step}", ours[step], theirs[step])]
-
-
-def _word(value: Any) -> str:
-    return f"{value:.7g}" if isinstance(value, float) else str(value)

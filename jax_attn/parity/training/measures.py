@@ -6,6 +6,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from jax_attn.parity import tolerances
+from jax_attn.parity.judging.errors import size
 
 EPS = float(np.finfo(np.float64).eps)
 
@@ -17,7 +18,7 @@ def relative(ours: np.ndarray, theirs: np.ndarray, rounding: np.ndarray | float 
     with np.errstate(invalid="ignore"):
         difference = np.where(ours == theirs, 0.0, np.abs(ours - theirs) - rounding)
     error = float(np.max(np.maximum(difference, 0.0), initial=0.0))
-    return 0.0 if error == 0 else error / max(largest(ours), largest(theirs))
+    return 0.0 if error == 0 else error / max(size(ours), size(theirs))
 
 
 def update_error(ours: np.ndarray, theirs: np.ndarray, before: np.ndarray) -> float:
@@ -27,7 +28,7 @@ def update_error(ours: np.ndarray, theirs: np.ndarray, before: np.ndarray) -> fl
 
 def drift(ours: Tensors, theirs: Tensors, before: Tensors) -> float:
     """The largest difference of any update, less the rounding of its parameter, over the largest update."""
-    whole = max((largest(update) for update in theirs.values()), default=0.0)
+    whole = max((size(update) for update in theirs.values()), default=0.0)
     apart = [
         np.max(np.maximum(np.abs(ours[key] - theirs[key]) - 2 * EPS * np.abs(before[key]), 0.0), initial=0.0)
         for key in theirs
@@ -55,8 +56,3 @@ def common_factor(ours: Tensors, theirs: Tensors, before: Tensors) -> float | No
 def global_norm(tensors: Tensors) -> float:
     """The norm of all together."""
     return math.sqrt(sum(float(np.vdot(tensor, tensor)) for tensor in tensors.values()))
-
-
-def largest(array: np.ndarray) -> float:
-    """The largest magnitude; 0 of nothing."""
-    return float(np.max(np.abs(array), initial=0.0))

@@ -4,7 +4,7 @@ from typing import Any
 
 from flax import nnx
 
-from jax_attn.parity.runners.flax_runner import has_dropout
+from jax_attn.parity.runners.flax_modes import has_dropout
 
 
 def unseen_in_evaluation(flax: nnx.Module, torch: Any) -> str:

@@ -2,7 +2,7 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,12 +11,12 @@ import numpy as np
 from jax_attn.parity import tolerances
 from jax_attn.parity.lanes import Lane
 from jax_attn.parity.report import LeftOut
-from jax_attn.parity.runners.calls import Call
-from jax_attn.parity.training.flax_runner import FlaxRecipe, FlaxStep, FlaxTrainer
-from jax_attn.parity.training.judge import VARIANCE, never_acted
-from jax_attn.parity.training.lanes import Progress, nothing_moved, raised, step_row, tape_of
+from jax_attn.parity.training.flax_runner import FlaxStep, FlaxTrainer
+from jax_attn.parity.training.judge import never_acted
+from jax_attn.parity.training.lanes import TrainingComparison, nothing_moved, raised, step_row
+from jax_attn.parity.training.pairs import StepPairs
 from jax_attn.parity.training.report import Deviation, StepRow, TrainingReport
-from jax_attn.parity.training.torch_runner import BadLoss, TorchRecipe, TorchStep, TorchTrainer
+from jax_attn.parity.training.torch_runner import BadLoss, TorchStep, TorchTrainer
 
 # A noise ratio this far above its bound, over several draws, is not tried again.
 HOPELESS = 1.5
@@ -46,9 +46,6 @@ class Noise:
         return 0.0 if self.ours == 0 else math.sqrt(self.ours) / floor if floor else math.inf
 
 
-Tensors = tuple[Any, Any, Any]
-
-
 class Noises:
     """The noise of each quantity, of all steps and parameters together, and what is not among it."""
 
@@ -69,86 +66,40 @@ class Noises:
             truth: torch's in float64.
             untrained: why torch does not train a key; "" if it does.
         """
+        pairs = StepPairs(flax, torch, untrained, self.left_out)
         self.quantities["loss"].add(flax.loss, torch.loss, truth.loss)
-        for tensors in self._gradients(flax, torch, truth, untrained):
-            self.quantities["gradient"].add(*tensors)
+        for key, *tensors, _ in pairs.gradients():
+            self.quantities["gradient"].add(*tensors, truth.gradients.get(key, 0.0 * tensors[1]))
         here = Noise()
-        for tensors in self._updates(flax, torch, truth, untrained):
-            here.add(*tensors)
+        for key, *tensors, detail in pairs.updates():
+            here.add(*tensors, truth.updates[key])
+            if detail:
+                self.details["update"] = f"{key}: {detail}"
         self.quantities["update"] += here
-        for tensors in self._buffers(flax, torch, truth, untrained):
-            self.quantities["buffer"].add(*tensors)
+        for key, *tensors, detail in pairs.buffers():
+            self.quantities["buffer"].add(*tensors, truth.before[key] + truth.updates[key])
+            if detail:
+                self.details["buffer"] = detail
         self.moved |= any(truth.updates[key].any() for key in truth.rates)
         given = truth.gradients
         self.clipped |= any(not np.array_equal(truth.clipped[key], given[key]) for key in given)
         size = math.sqrt(here.truth) or 1.0
         return math.sqrt(here.ours) / size, math.sqrt(here.theirs) / size
 
-    def _gradients(
-        self, flax: FlaxStep, torch: TorchStep, truth: TorchStep, untrained: Callable[[str], str]
-    ) -> Iterator[Tensors]:
-        for key, ours in flax.gradients.items():
-            if key in truth.gradients:
-                yield ours, torch.gradients[key], truth.gradients[key]
-            elif reason := untrained(key):
-                self.left_out[f"gradient of {key}"] = reason
-            else:  # nothing in torch's loss depends on it
-                yield ours, np.zeros_like(ours), np.zeros_like(ours)
-        for key in truth.gradients:
-            if key not in flax.gradients:
-                self.left_out[f"gradient of {key}"] = "not trained in flax"
 
-    def _updates(
-        self, flax: FlaxStep, torch: TorchStep, truth: TorchStep, untrained: Callable[[str], str]
-    ) -> Iterator[Tensors]:
-        """Of every parameter that either side trains; the other's update is then 0."""
-        for key, update in truth.updates.items():
-            reason = untrained(key)
-            if key in flax.updates or not reason:
-                reason = reason if key in flax.updates else "not trained in flax"
-                if reason:
-                    self.details["update"] = f"{key}: {reason}"
-                yield flax.updates.get(key, np.zeros_like(update)), torch.updates[key], update
-        for key in flax.updates:
-            if key not in truth.updates:
-                self.left_out[f"update of {key}"] = "no such parameter in torch"
-
-    def _buffers(
-        self, flax: FlaxStep, torch: TorchStep, truth: TorchStep, untrained: Callable[[str], str]
-    ) -> Iterator[Tensors]:
-        """What either side changes of what is not trained: running statistics, as they are after the step."""
-        for key, ours in flax.rest.items():
-            if key not in truth.updates or not untrained(key):
-                continue
-            if truth.updates[key].any() or not np.array_equal(ours, torch.before[key]):
-                if key.endswith("running_var"):
-                    self.details["buffer"] = VARIANCE
-                theirs, true = (side.before[key] + side.updates[key] for side in (torch, truth))
-                yield ours, theirs, true
-
-
-def noise_lane(
-    flax: FlaxRecipe,
-    torch: TorchRecipe,
-    calls: Sequence[Call],
-    lane: Lane,
-    bound: float,
-    seed: int,
-    progress: Progress,
-) -> TrainingReport:
+def noise_lane(given: TrainingComparison, lane: Lane, report: TrainingReport) -> None:
     """Both run freely in float32, beside torch in float64 from the same float32 weights and batches.
 
     As in `compare`, a ratio above its bound is measured over further draws of the roundings.
     """
-    report = TrainingReport()
-    ours, noises = FlaxTrainer(flax, lane), Noises()
+    ours, noises = FlaxTrainer(given.flax, lane), Noises()
     for draw in range(max(tolerances.DRAWS)):
-        rows, failure = _noisy_run(ours, torch, calls, lane, seed, draw, noises, progress)
+        rows, failure = _noisy_run(given, lane, ours, draw, noises)
         if draw == 0:
-            report.steps = rows
+            report.steps += rows
         if failure is not None:
             report.deviations.append(failure)
-            return report
+            return
         ratios = [noise.ratio(lane.eps) for noise in noises.quantities.values()]
         if all(_settled(float(ratio), draw + 1) for ratio in ratios):
             break
@@ -163,10 +114,9 @@ def noise_lane(
         )
     if not noises.moved:
         report.deviations.append(nothing_moved(lane.name))
-    if torch.clip is not None and not noises.clipped:
-        noises.left_out["clipping"] = never_acted(len(calls))
-    report.left_out = [LeftOut("", lane.name, name, reason) for name, reason in noises.left_out.items()]
-    return report
+    if given.torch.clip is not None and not noises.clipped:
+        noises.left_out["clipping"] = never_acted(len(given.calls))
+    report.left_out += [LeftOut("", lane.name, name, reason) for name, reason in noises.left_out.items()]
 
 
 def _settled(ratio: float, draws: int) -> bool:
@@ -179,30 +129,23 @@ def _settled(ratio: float, draws: int) -> bool:
 
 
 def _noisy_run(
-    ours: FlaxTrainer,
-    torch: TorchRecipe,
-    calls: Sequence[Call],
-    lane: Lane,
-    seed: int,
-    draw: int,
-    noises: Noises,
-    progress: Progress,
+    given: TrainingComparison, lane: Lane, ours: FlaxTrainer, draw: int, noises: Noises
 ) -> tuple[list[StepRow], Deviation | None]:
     """The steps of one draw, and the failure of a side that raised."""
     theirs, truth = (
-        TorchTrainer(torch, dtype, lane.dtype, seed=seed + draw) for dtype in (lane.dtype, "float64")
+        TorchTrainer(given.torch, dtype, lane.dtype, seed=given.seed + draw)
+        for dtype in (lane.dtype, "float64")
     )
     if draw:
         theirs.move(8 * lane.eps, lane.dtype)
         truth.move(8 * lane.eps, lane.dtype)
     ours.start(theirs.values())
     rows = []
-    for step, batch in enumerate(calls):
-        progress(lane.name, f"step {step}" + (f", draw {draw}" if draw else ""))
-        call, side = batch.cast(lane), "torch"
+    for step, call in given.steps(lane, f", draw {draw}" if draw else ""):
+        side = "torch"
         try:
-            tape = tape_of(torch, seed, step)
-            b, t = theirs.step(call, tape), truth.step(call, tape_of(torch, seed, step))
+            tape = given.tape(step)
+            b, t = theirs.step(call, tape), truth.step(call, given.tape(step))
             side = "flax"
             a = ours.step(call, tape)
         except BadLoss:

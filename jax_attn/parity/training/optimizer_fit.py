@@ -9,7 +9,7 @@ What makes the updates to the last digits is what the chain does. The learning r
 import inspect
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from types import CodeType, FunctionType, MethodType, ModuleType
@@ -75,47 +75,6 @@ def _parts(value: Any) -> list[Any]:
     return [] if isinstance(value, type | ModuleType) else list(getattr(value, "__dict__", {}).values())
 
 
-@dataclass(frozen=True)
-class _Number:
-    """A setting that is a number: how it is set, and what may stand there."""
-
-    change: Callable[[Settings, float], Settings]
-    candidates: tuple[float, ...]
-
-
-def _numbers(s: Settings, torch: Settings, known: Sequence[float]) -> list[_Number]:
-    """The numbers that settings of this structure have, with those of `known` that may stand there."""
-    shares = [x for x in known if 0 <= x < 1]
-    small = [x for x in known if 0 < x <= 1e-2]
-
-    def plain(name: str, values: Sequence[float]) -> _Number:
-        own = getattr(torch, name)
-        candidates = tuple(dict.fromkeys((own, *values)))
-        return _Number(lambda s, x: replace(s, **{name: x}), candidates)
-
-    def beta(place: int) -> _Number:
-        candidates = tuple(dict.fromkeys((torch.betas[place], *shares)))
-        return _Number(
-            lambda s, x: replace(s, betas=(*s.betas[:place], x, *s.betas[place + 1 :])), candidates
-        )
-
-    found = [plain("weight_decay", [0.0, *known])]
-    if s.max_norm < math.inf:
-        found.append(plain("max_norm", [x for x in known if x > 0]))
-    if s.kind == "sgd":
-        return [*found, plain("momentum", [0.0, *shares]), plain("dampening", [0.0, *shares])]
-    found.append(plain("eps_root", small) if s.eps_root else plain("eps", [0.0, *small]))
-    if s.kind == "adagrad":
-        # optax has its eps within the root, as it has the sum
-        sums = [float(f"{a + b:.12g}") for a, b in itertools.product(known, small)]
-        positive = [x for x in (*known, *sums) if x > 0]
-        return [*found, plain("initial_accumulator_value", [0.0, *positive])]
-    if s.kind == "rmsprop":
-        return [*found, plain("alpha", shares), plain("momentum", [0.0, *shares])]
-    found += [beta(0), beta(1)]
-    return [*found, plain("momentum_decay", small)] if s.kind == "nadam" else found
-
-
 def fitted(
     settings: Settings,
     shapes: Sequence[tuple[int, ...]],
@@ -132,75 +91,115 @@ def fitted(
         updates: what the chain made.
         known: the numbers that the chain computes with.
     """
+    fit = _Fit(settings, probe, updates, known)
     for changes in range(CHANGES + 1):
-        tried = [
-            _nearest(s, settings, known, probe, updates, 1) for s in _structures(settings, shapes, changes)
-        ]
+        tried = [fit.nearest(s, 1) for s in _structures(settings, shapes, changes)]
         for _, s in sorted(tried, key=lambda each: each[0])[:PROMISING]:
-            _, s = _nearest(s, settings, known, probe, updates, 2)
-            rates = explained(s, probe, updates)
+            _, s = fit.nearest(s, 2)
+            rates = fit.explained(s)
             if rates is None:
                 continue
-            for number in _numbers(s, settings, known):  # torch's own wherever it does as well
-                back = number.change(s, number.candidates[0])
-                again = explained(back, probe, updates)
+            for name in fit.candidates(s):  # torch's own wherever it does as well
+                back = _with(s, name, _number(settings, name))
+                again = fit.explained(back)
                 s, rates = (s, rates) if again is None else (back, again)
             return s, rates
     return None
 
 
-def explained(s: Settings, probe: Probe, updates: np.ndarray) -> list[float] | None:
-    """The rate of every step, if the settings make these updates; rates below 0 are those of maximize."""
-    rates, apart = _residuals(s, probe, updates)
-    return rates if np.max(np.abs(apart)) <= tolerances.UPDATE and max(rates) >= 0 else None
+@dataclass(frozen=True)
+class _Fit:
+    """What is fitted: torch's settings, gradients and parameters, the chain's updates, and its numbers."""
 
+    torch: Settings
+    probe: Probe
+    updates: np.ndarray
+    known: Sequence[float]
 
-def _residuals(s: Settings, probe: Probe, updates: np.ndarray) -> tuple[list[float], np.ndarray]:
-    """The best rate of every step, and how far each number is from its update, over the largest."""
-    sizes = np.abs(updates).max(axis=-1, keepdims=True)
-    sizes[sizes == 0] = 1.0
-    rates, found = [], []
-    try:
+    def candidates(self, s: Settings) -> dict[str, tuple[float, ...]]:
+        """The numbers that settings of this structure have: torch's own, and those known that may stand there."""
+        shares = [x for x in self.known if 0 <= x < 1]
+        small = [x for x in self.known if 0 < x <= 1e-2]
+        found: dict[str, Sequence[float]] = {"weight_decay": [0.0, *self.known]}
+        if s.max_norm < math.inf:
+            found["max_norm"] = [x for x in self.known if x > 0]
+        if s.kind != "sgd":
+            found |= {"eps_root": small} if s.eps_root else {"eps": [0.0, *small]}
+        if s.kind == "sgd":
+            found |= {"momentum": [0.0, *shares], "dampening": [0.0, *shares]}
+        elif s.kind == "adagrad":
+            # optax has its eps within the root, as it has the sum
+            sums = [float(f"{a + b:.12g}") for a, b in itertools.product(self.known, small)]
+            found["initial_accumulator_value"] = [0.0, *(x for x in (*self.known, *sums) if x > 0)]
+        elif s.kind == "rmsprop":
+            found |= {"alpha": shares, "momentum": [0.0, *shares]}
+        else:
+            found |= dict.fromkeys(BETAS, shares)
+        if s.kind == "nadam":
+            found["momentum_decay"] = small
+        return {
+            name: tuple(dict.fromkeys((_number(self.torch, name), *values))) for name, values in found.items()
+        }
+
+    def explained(self, s: Settings) -> list[float] | None:
+        """The rate of every step, if the settings make these updates; rates below 0 are those of maximize."""
+        rates, apart = self._residuals(s)
+        return rates if np.max(np.abs(apart)) <= tolerances.UPDATE and max(rates) >= 0 else None
+
+    def nearest(self, s: Settings, at_once: int) -> tuple[float, Settings]:
+        """The error that is left, and the numbers with which it is: changed `at_once` together while that helps."""
+        candidates = self.candidates(s)
+        best = self._error(s)
+        while best > tolerances.UPDATE**2:
+            found = s
+            for names in itertools.combinations(candidates, min(at_once, len(candidates))):
+                if len(names) > 1 and math.prod(len(candidates[name]) for name in names) > WAYS:
+                    continue
+                for values in itertools.product(*(candidates[name] for name in names)):
+                    changed = s
+                    for name, value in zip(names, values, strict=True):
+                        changed = _with(changed, name, value)
+                    left = self._error(changed)
+                    if left < best:
+                        best, found = left, changed
+            if found == s:
+                break
+            s = found
+        return best, s
+
+    def _error(self, s: Settings) -> float:
+        return max(float(np.sum(self._residuals(s)[1] ** 2)), tolerances.UPDATE**2)
+
+    def _residuals(self, s: Settings) -> tuple[list[float], np.ndarray]:
+        """The best rate of every step, and how far each number is from its update, over the largest."""
+        updates = self.updates
+        sizes = np.abs(updates).max(axis=-1, keepdims=True)
+        sizes[sizes == 0] = 1.0
+        rates, found = [], []
         with np.errstate(all="ignore"):
-            ways = list(directions(s, probe))
-    except (ArithmeticError, ValueError):  # a beta of 1
-        return [math.nan], np.full(updates.size, 1e3)
-    with np.errstate(all="ignore"):
-        for way, update, size in zip(ways, updates, sizes, strict=True):
-            way, update = (way / size).ravel(), (update / size).ravel()
-            square = float(way @ way)
-            rates.append(-float(update @ way) / square if square and update.any() else 0.0)
-            found.append(update + rates[-1] * way)
-    return rates, np.nan_to_num(np.concatenate(found), nan=1e3, posinf=1e3, neginf=-1e3)
+            try:
+                ways = list(directions(s, self.probe))
+            except (ArithmeticError, ValueError):  # a beta of 1
+                return [math.nan], np.full(updates.size, 1e3)
+            for way, update, size in zip(ways, updates, sizes, strict=True):
+                way, update = (way / size).ravel(), (update / size).ravel()
+                square = float(way @ way)
+                rates.append(-float(update @ way) / square if square and update.any() else 0.0)
+                found.append(update + rates[-1] * way)
+        return rates, np.nan_to_num(np.concatenate(found), nan=1e3, posinf=1e3, neginf=-1e3)
 
 
-def _nearest(
-    s: Settings, torch: Settings, known: Sequence[float], probe: Probe, updates: np.ndarray, at_once: int
-) -> tuple[float, Settings]:
-    """The error that is left, and the numbers with which it is: changed `at_once` together while that helps."""
-    numbers = _numbers(s, torch, known)
+BETAS = ("beta1", "beta2")
 
-    def error(each: Settings) -> float:
-        apart = _residuals(each, probe, updates)[1]
-        return max(float(np.sum(apart**2)), tolerances.UPDATE**2)
 
-    best = error(s)
-    while best > tolerances.UPDATE**2:
-        found = s
-        for chosen in itertools.combinations(numbers, min(at_once, len(numbers))):
-            if len(chosen) > 1 and math.prod(len(number.candidates) for number in chosen) > WAYS:
-                continue
-            for values in itertools.product(*(number.candidates for number in chosen)):
-                changed = s
-                for number, value in zip(chosen, values, strict=True):
-                    changed = number.change(changed, value)
-                left = error(changed)
-                if left < best:
-                    best, found = left, changed
-        if found == s:
-            break
-        s = found
-    return best, s
+def _number(s: Settings, name: str) -> float:
+    return s.betas[BETAS.index(name)] if name in BETAS else getattr(s, name)
+
+
+def _with(s: Settings, name: str, value: float) -> Settings:
+    if name not in BETAS:
+        return replace(s, **{name: value})
+    return replace(s, betas=(value, s.betas[1]) if name == "beta1" else (s.betas[0], value))
 
 
 def _structures(s: Settings, shapes: Sequence[tuple[int, ...]], count: int) -> Iterator[Settings]:

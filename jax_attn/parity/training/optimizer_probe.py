@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from jax_attn.parity.runners.torch_functions import default_dtype
 from jax_attn.parity.training.optimizer_settings import Probe
 from jax_attn.parity.training.torch_optimizer import build_optimizer, rebuilt
 from jax_attn.weights.tensors import as_numpy
@@ -34,12 +35,17 @@ class TorchRun:
     seen: np.ndarray
 
 
+def draw(rng: np.random.Generator, shape: tuple[int, ...], size: float) -> np.ndarray:
+    """Numbers of both signs and of two orders of magnitude, the largest about `size`."""
+    return size * np.exp(rng.uniform(-5, 0, shape)) * rng.choice([-1.0, 1.0], shape)
+
+
 def draw_probe(shapes: Shapes, size: float, steps: int, seed: int) -> Probe:
-    """Gradients of both signs and two orders of magnitude, the largest about `size`; parameters about 1."""
+    """Gradients, the largest about `size`; parameters about 1."""
     rng = np.random.default_rng([seed, 5])
     sizes = [math.prod(shape) for shape in shapes.values()]
     shape = (steps, sum(sizes))
-    grads = size * np.exp(rng.uniform(-5, 0, shape)) * rng.choice([-1.0, 1.0], shape)
+    grads = draw(rng, shape, size)
     return Probe(rng.normal(size=shape), grads, np.repeat(np.arange(len(sizes)), sizes))
 
 
@@ -70,40 +76,30 @@ def run_torch(given: Any, clip: Any, probe: Probe, shapes: Shapes) -> TorchRun:
     """
     import torch
 
-    default = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    try:
-        return _run_torch(given, clip, probe, shapes)
-    finally:
-        torch.set_default_dtype(default)
-
-
-def _run_torch(given: Any, clip: Any, probe: Probe, shapes: Shapes) -> TorchRun:
-    import torch
-
-    parameters = [torch.nn.Parameter(torch.tensor(p)) for p in _tensors(probe.params[0], shapes).values()]
-    if hasattr(given, "param_groups"):
-        if len(given.param_groups) != 1:
-            raise ValueError(
-                "torch_optimizer must be a function that takes parameters, or have one group, "
-                f"got {len(given.param_groups)} groups"
-            )
-        given = rebuilt(given, {}, parameters)
-    optimizer, scheduler = build_optimizer(given, parameters)
-    rates, updates, seen = [], [], []
-    for p, g in zip(probe.params, probe.grads, strict=True):
-        values = zip(parameters, _tensors(p, shapes).values(), _tensors(g, shapes).values(), strict=True)
-        for parameter, value, gradient in values:
-            parameter.data = torch.tensor(value)
-            parameter.grad = torch.tensor(gradient)
-        if clip is not None:
-            clip(parameters)
-        seen.append(np.concatenate([as_numpy(q.grad).ravel() for q in parameters]))
-        rates.append(float(optimizer.param_groups[0]["lr"]))
-        optimizer.step()
-        if scheduler is not None:
-            scheduler.step()
-        updates.append(np.concatenate([q.detach().numpy().ravel() for q in parameters]) - p)
+    with default_dtype(torch.float64):
+        parameters = [torch.nn.Parameter(torch.tensor(p)) for p in _tensors(probe.params[0], shapes).values()]
+        if hasattr(given, "param_groups"):
+            if len(given.param_groups) != 1:
+                raise ValueError(
+                    "torch_optimizer must be a function that takes parameters, or have one group, "
+                    f"got {len(given.param_groups)} groups"
+                )
+            given = rebuilt(given, {}, parameters)
+        optimizer, scheduler = build_optimizer(given, parameters)
+        rates, updates, seen = [], [], []
+        for p, g in zip(probe.params, probe.grads, strict=True):
+            values = zip(parameters, _tensors(p, shapes).values(), _tensors(g, shapes).values(), strict=True)
+            for parameter, value, gradient in values:
+                parameter.data = torch.tensor(value)
+                parameter.grad = torch.tensor(gradient)
+            if clip is not None:
+                clip(parameters)
+            seen.append(np.concatenate([as_numpy(q.grad).ravel() for q in parameters]))
+            rates.append(float(optimizer.param_groups[0]["lr"]))
+            optimizer.step()
+            if scheduler is not None:
+                scheduler.step()
+            updates.append(np.concatenate([q.detach().numpy().ravel() for q in parameters]) - p)
     return TorchRun(optimizer, rates, np.stack(updates), np.stack(seen))
 
 

@@ -1,4 +1,4 @@
-"""What an optax state tells: the moments under torch's names, and the learning rate."""
+"""What an optax state holds: the moments under torch's names, and the learning rate."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -6,7 +6,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from jax_attn.parity.training.weights import TrainedWeights, dotted
+from jax_attn.parity.runners.flax_runner import dotted
+from jax_attn.parity.training.weights import TrainedWeights
 
 # What optax calls otherwise: the names that torch has for it, in one optimizer or another.
 TORCH_NAMES = {
@@ -44,7 +45,7 @@ def torch_name(name: str, known: Any) -> str | None:
 
 
 def learning_rate(state: Any) -> float | None:
-    """The rate that `optax.inject_hyperparams` last used; None where the state does not tell one."""
+    """The rate that `optax.inject_hyperparams` last used; None where the state does not hold one."""
     for name, value in _fields(state):
         if name == "hyperparams" and isinstance(value, Mapping):
             rate = next((value[key] for key in RATES if key in value), None)

@@ -13,7 +13,7 @@ from jax_attn.parity.mutations.training import (
     inject_training,
     training_mutations_for,
 )
-from jax_attn.parity.power import PowerReport, Seen, Trial
+from jax_attn.parity.power_report import PowerReport, Seen, Trial
 from jax_attn.parity.training.compare import Pair, compare_training
 from jax_attn.parity.training.report import TrainingReport
 
@@ -72,10 +72,9 @@ def training_power(
     trials = []
     for mutation in mutations if right.passed else ():
         progress(LANE, mutation.name)
-        make, clipping, acts = inject_training(mutation, optimizer[1], clip[1])
+        make, clipping, hits = inject_training(mutation, optimizer[1], clip[1])
         seen = _seen(trained(make, clipping))
-        words = tuple(acts.words)
-        trials.append(Trial(mutation.name, mutation.summary, title, words, {LANE: seen}, bool(words), LANE))
+        trials.append(Trial.of(mutation, title, hits, {LANE: seen}))
     return PowerReport(title, trials, right, seconds=time.perf_counter() - started)
 
 

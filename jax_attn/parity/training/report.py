@@ -1,14 +1,12 @@
 """What a comparison of two trainings found, step by step."""
 
-import json
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from jax_attn.parity.report import MOST, LeftOut
-from jax_attn.parity.text import count, joined, more, number, plain, table
+from jax_attn.parity.report import MOST, LeftOut, not_compared
+from jax_attn.parity.text import count, joined, more, number, plain, save_json, table
 from jax_attn.parity.training.lint_optimizer import Finding
 
 # In the order in which one causes the next; a moment goes by torch's name of it.
@@ -166,8 +164,7 @@ class TrainingReport:
 
     def save_json(self, path: str | Path) -> None:
         """Write `to_json()` to a file."""
-        text = json.dumps(self.to_json(), indent=1, ensure_ascii=False, allow_nan=False)
-        Path(path).write_text(text + "\n", encoding="utf-8")
+        save_json(path, self.to_json())
 
     def __str__(self) -> str:
         return self.text()
@@ -192,10 +189,10 @@ class TrainingReport:
         first: dict[tuple[str, int, str], Deviation] = {}
         for deviation in self.failures:
             first.setdefault((deviation.lane, deviation.step, deviation.quantity), deviation)
-        told = list(map(str, first.values()))
-        shown = told if verbose else told[:MOST]
+        every = list(map(str, first.values()))
+        shown = every if verbose else every[:MOST]
         lines = [f"{'  then' if place else 'first divergence:'} {each}" for place, each in enumerate(shown)]
-        return joined(*lines, more(len(told) - len(shown)), by="\n")
+        return joined(*lines, more(len(every) - len(shown)), by="\n")
 
     @property
     def why(self) -> str:
@@ -219,9 +216,10 @@ class TrainingReport:
             for d in self.deviations
             if d.step < 0 and d.passed
         ]
-        entries = dict.fromkeys((entry.lane, entry.name, entry.reason) for entry in self.left_out)
         steps = joined(table(rows), more(len(self.steps) - len(shown)), by="\n") if self.steps else ""
-        left_out = joined("not compared:", table(list(entries)), by="\n") if entries else ""
+        left_out = (
+            joined("not compared:", table(not_compared(self.left_out)), by="\n") if self.left_out else ""
+        )
         return joined(steps, "\n".join(pooled), left_out)
 
     def _some_steps(self) -> list[StepRow]:
@@ -235,13 +233,3 @@ class TrainingReport:
             or row is last[row.lane]
             or (first is not None and (row.lane, row.step) == (first.lane, first.step))
         ]
-
-
-def merged(reports: Sequence[TrainingReport], title: str = "") -> TrainingReport:
-    """One report of those of several lanes."""
-    whole = TrainingReport(title)
-    for report in reports:
-        whole.steps += report.steps
-        whole.deviations += report.deviations
-        whole.left_out += report.left_out
-    return whole

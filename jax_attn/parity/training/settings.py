@@ -5,8 +5,6 @@ not seen, nor an eps beside gradients of 1e6. So both optimizers, led by torch, 
 sizes, at weights that are all felt. Where they do not do the same, `lint_optimizer` says what differs.
 """
 
-from collections.abc import Mapping
-
 import numpy as np
 
 from jax_attn.parity import tolerances
@@ -14,6 +12,7 @@ from jax_attn.parity.lanes import lanes_named
 from jax_attn.parity.training.flax_runner import FlaxRecipe, FlaxTrainer
 from jax_attn.parity.training.lint_optimizer import STEPS, Finding, lint_optimizer
 from jax_attn.parity.training.measures import update_error
+from jax_attn.parity.training.optimizer_probe import draw
 from jax_attn.parity.training.torch_runner import TorchRecipe, TorchTrainer
 
 # Sizes at which an eps shows, at which nothing does, and at which clipping does.
@@ -54,7 +53,10 @@ def _agree(follower: FlaxTrainer, torch: TorchRecipe, size: float, steps: int, s
     values = leader.values()
     follower.start(values)
     for _ in range(steps):
-        theirs = leader.step_with(_draw(rng, values, 1.0), _draw(rng, values, size))
+        weights, gradients = (
+            {key: draw(rng, array.shape, largest) for key, array in values.items()} for largest in (1.0, size)
+        )
+        theirs = leader.step_with(weights, gradients)
         ours = follower.step_with(theirs.before, theirs.gradients)
         for key, update in ours.items():
             if key in theirs.gradients and not (
@@ -62,11 +64,3 @@ def _agree(follower: FlaxTrainer, torch: TorchRecipe, size: float, steps: int, s
             ):
                 return False
     return True
-
-
-def _draw(rng: np.random.Generator, like: Mapping[str, np.ndarray], size: float) -> dict[str, np.ndarray]:
-    """Numbers of both signs and of three orders of magnitude, the largest about `size`."""
-    return {
-        key: size * np.exp(rng.uniform(-5, 0, array.shape)) * rng.choice([-1.0, 1.0], array.shape)
-        for key, array in like.items()
-    }

@@ -1,24 +1,21 @@
-"""Trains the torch module: a copy, in one dtype, step by step, telling everything of each step."""
+"""Trains the torch module: a copy, in one dtype, step by step, and keeps everything of each step."""
 
 import math
-from collections.abc import Callable, Collection, Generator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Collection, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from jax_attn.parity.lanes import is_floating, lanes_named
+from jax_attn.parity.lanes import lanes_named
 from jax_attn.parity.runners.calls import Call
-from jax_attn.parity.runners.constants import FlaxConstants, RoundedBuffers
-from jax_attn.parity.runners.dropout import DropoutMismatch, Tape, record
+from jax_attn.parity.runners.constants import FlaxConstants
+from jax_attn.parity.runners.dropout import DropoutMismatch, Tape
+from jax_attn.parity.runners.dropout_torch import record
 from jax_attn.parity.runners.lifting_torch import lifted_torch
-from jax_attn.parity.runners.places import Places
 from jax_attn.parity.runners.torch_buffers import KeptBuffers
-from jax_attn.parity.runners.torch_casts import Casts
-from jax_attn.parity.runners.torch_copy import copied
-from jax_attn.parity.runners.torch_keys import state_keys
-from jax_attn.parity.runners.torch_ways import Ways
+from jax_attn.parity.runners.torch_runner import TorchCopy
 from jax_attn.parity.training.torch_optimizer import build_optimizer, rebuilt
 from jax_attn.weights.tensors import as_numpy, as_torch
 
@@ -29,7 +26,7 @@ class BadLoss(ValueError):
 
 @dataclass(frozen=True)
 class TorchRecipe:
-    """What torch trains, and how. See `compare_training`; keys of `left_out` are not told of.
+    """What torch trains, and how. See `compare_training`; keys of `left_out` are not reported.
 
     `constants` are those of Flax, for what torch keeps of them in float32.
     """
@@ -66,7 +63,7 @@ class TorchStep:
     updates: Mapping[str, np.ndarray]
 
 
-class TorchTrainer:
+class TorchTrainer(TorchCopy):
     """A copy of the module with an optimizer of its own.
 
     Args:
@@ -75,10 +72,6 @@ class TorchTrainer:
         rounded: the dtype that the weights are rounded to first.
         jitter: noise that is added to every gradient, as a part of the largest of them all.
         seed: of the noise.
-
-    Attributes:
-        places: where float32 in the loss was lifted; None where it is not.
-        ways: how the module is run, if not as it is.
     """
 
     def __init__(
@@ -90,26 +83,19 @@ class TorchTrainer:
         jitter: float = 0.0,
         seed: int = 0,
     ):
-        import torch
-
+        (lane,) = lanes_named([rounded])
+        super().__init__(
+            recipe.module, lane, recipe.loss, recipe.training, dtype != rounded, recipe.constants
+        )
         self.recipe = recipe
-        self.dtype = getattr(torch, dtype)
-        lifts = dtype == "float64"
-        self.places = Places() if lifts else None
-        self.rounded = RoundedBuffers(recipe.module, recipe.constants) if lifts and recipe.constants else None
         self.jitter = jitter
         self.noise = np.random.default_rng([seed, 4])
-        with self._surroundings():
-            self.module = copied(recipe.module)
-            casts = Casts(self.module, lanes_named([rounded])[0], truth=dtype != rounded)
-            self.ways = Ways(casts, self._forward)
-            self.module.train(recipe.training)
-            given = recipe.optimizer
-            if hasattr(given, "param_groups"):
-                theirs = zip(recipe.module.parameters(), self.module.parameters(), strict=True)
-                given = rebuilt(given, {id(parameter): own for parameter, own in theirs})
+        given = recipe.optimizer
+        if hasattr(given, "param_groups"):
+            theirs = zip(recipe.module.parameters(), self.module.parameters(), strict=True)
+            given = rebuilt(given, {id(parameter): own for parameter, own in theirs})
+        with self._defaults():
             self.optimizer, self.scheduler = build_optimizer(given, list(self.module.parameters()))
-        self.keys = state_keys(recipe.module)
         self.parameters = {self.keys[name][0]: p for name, p in self.module.named_parameters()}
         buffers = {self.keys[name][0]: b for name, b in self.module.named_buffers() if b.is_floating_point()}
         self.tensors = {**self.parameters, **buffers}
@@ -142,16 +128,15 @@ class TorchTrainer:
         return "" if key in self.groups else "left out of torch's optimizer"
 
     def step(self, call: Call, tape: Tape | None = None, *, brief: bool = False) -> TorchStep:
-        """Train on a batch; where `brief`, gradients and moments are not told.
+        """Train on a batch; where `brief`, without gradients and moments.
 
         Raises:
             BadLoss: the loss is no scalar, or nothing to differentiate.
         """
         import torch
 
-        with self._surroundings():
-            if self.rounded is not None:
-                self.rounded.lift(self.module, call)
+        with self._defaults():
+            self._lift(call)
             before = self.values()
             self.module.zero_grad(set_to_none=True)
             with lifted_torch(self.places):
@@ -162,7 +147,7 @@ class TorchTrainer:
 
     def step_with(self, weights: Mapping[str, np.ndarray], gradients: Mapping[str, np.ndarray]) -> TorchStep:
         """At these weights, clip and apply these gradients of what is optimized; without a loss."""
-        with self._surroundings():
+        with self._defaults():
             self.module.zero_grad(set_to_none=True)
             for key in self.groups:
                 parameter = self.parameters[key]
@@ -187,9 +172,7 @@ class TorchTrainer:
     def _loss(self, call: Call, tape: Tape | None) -> Any:
         import torch
 
-        device = next(iter(self.tensors.values())).device
-        arrays = [as_torch(array).to(device) for array in call.arrays]
-        arrays = [t.to(self.dtype) if is_floating(a) else t for t, a in zip(arrays, call.arrays, strict=True)]
+        arrays = self.inputs(call)
         loss = self._first_value(call, arrays, tape) if not self.started else self._value(call, arrays, tape)
         self.started = True
         if tape is not None and tape.elsewhere:
@@ -219,10 +202,6 @@ class TorchTrainer:
     def _value(self, call: Call, arrays: list[Any], tape: Tape | None) -> Any:
         with nullcontext() if tape is None else record(tape, self.module):
             return self.ways.once(call, arrays)
-
-    def _forward(self, call: Call, arrays: list[Any]) -> Any:
-        args, kwargs = call.form.build(arrays)
-        return self.recipe.loss(self.module, *args, **kwargs)
 
     def _add_noise(self) -> None:
         known = [p.grad for p in self.parameters.values() if p.grad is not None]
@@ -254,19 +233,6 @@ class TorchTrainer:
         """The same with the further names of what is shared, without what is left out."""
         named = {**by_key, **{name: by_key[key] for name, key in self.aliases.items() if key in by_key}}
         return {key: value for key, value in named.items() if key not in self.recipe.left_out}
-
-    @contextmanager
-    def _surroundings(self) -> Generator[None]:
-        """torch's default dtype is that of the weights (NAdam keeps a product in it)."""
-        import torch
-
-        default = torch.get_default_dtype()
-        torch.set_default_dtype(self.dtype)
-        try:
-            with torch.random.fork_rng(devices=[]), torch.enable_grad():
-                yield
-        finally:
-            torch.set_default_dtype(default)
 
 
 def _groups(parameters: Mapping[str, Any], optimizer: Any) -> dict[str, Any]:

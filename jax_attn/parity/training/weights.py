@@ -1,6 +1,6 @@
 """The weights that Flax trains: as optax has them, and by torch key in torch's layout."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -9,7 +9,8 @@ import numpy as np
 from flax import nnx
 
 from jax_attn.parity.lanes import is_floating
-from jax_attn.weights.rules import Names, Slot, joined, piece_at, slots
+from jax_attn.parity.runners.flax_runner import dotted, in_torch_layout
+from jax_attn.weights.rules import Names, Slot, piece_at, slots
 
 Arrays = Sequence[Any]
 
@@ -21,7 +22,7 @@ class TrainedWeights:
                                 what wrt selects ──> leaves, in the order of optax's trees
                                 rest ──────────────> leaves of its own
 
-    A leaf is known by its position: `positions` tells it for an optax path; `_slots` (in `leaves`) and
+    A leaf is known by its position: `positions` has it by optax path; `_slots` (in `leaves`) and
     `_beside` (in `rest`) for a slot, and so for torch's keys. `_whole` and `_pure` are the two ways to make a
     tree of `leaves` again: the one that `nnx.merge` takes, and the one that optax is given.
 
@@ -34,7 +35,6 @@ class TrainedWeights:
         graphdef: the module without its state.
         leaves: the arrays that are trained, in the order of optax's trees.
         rest: the state that is not.
-        keys: the torch keys of what is trained.
 
     Raises:
         ValueError: nothing is selected, or something that has no place in a `state_dict`.
@@ -63,7 +63,6 @@ class TrainedWeights:
         if unknown:
             lost = [path for path, position in self.positions.items() if position in unknown]
             raise ValueError(f"wrt selects what has no place in a state_dict: {', '.join(lost)}")
-        self.keys = list(dict.fromkeys(place.key for slot, _ in self._slots for place in slot.places))
 
     def state(self, leaves: Arrays) -> Any:
         """The leaves as `nnx.merge` takes them."""
@@ -76,44 +75,37 @@ class TrainedWeights:
     def rest_at(self, rest: Any, by_key: Mapping[str, np.ndarray]) -> Any:
         """`rest` with what torch has values for: frozen weights, running statistics."""
         leaves, treedef = jax.tree.flatten(rest)
-        for slot, position in self._beside:
-            if all(place.key in by_key for place in slot.places):
-                value = slot.to_flax([piece_at(place, by_key[place.key]) for place in slot.places])
-                leaves[position] = jnp.array(value, leaves[position].dtype, copy=True)
+        for position, value in _from_torch(self._beside, by_key):
+            leaves[position] = jnp.array(value, leaves[position].dtype, copy=True)
         return jax.tree.unflatten(treedef, leaves)
 
     def to_torch(self, leaves: Arrays | Mapping[int, Any]) -> dict[str, np.ndarray]:
         """By torch key; of some leaves (by position), the keys that they make up."""
         known = leaves if isinstance(leaves, Mapping) else dict(enumerate(leaves))
-        return _by_key([(slot, known[position]) for slot, position in self._slots if position in known])
+        return in_torch_layout((slot, known[position]) for slot, position in self._slots if position in known)
 
     def rest_to_torch(self, rest: Any) -> dict[str, np.ndarray]:
         """By torch key, what of `rest` has one and is floating: running statistics, frozen weights."""
         leaves = jax.tree.leaves(rest)
         known = [(slot, leaves[position]) for slot, position in self._beside]
-        return _by_key([(slot, leaf) for slot, leaf in known if is_floating(leaf)])
+        return in_torch_layout((slot, leaf) for slot, leaf in known if is_floating(leaf))
 
     def to_flax(self, by_key: Mapping[str, np.ndarray]) -> list[np.ndarray]:
         """The inverse of `to_torch`, of every leaf. Of a shared one, torch may know some of the names."""
         leaves = list(self.leaves)
-        for slot, position in self._slots:
-            if all(place.key in by_key for place in slot.places):
-                leaves[position] = slot.to_flax([piece_at(place, by_key[place.key]) for place in slot.places])
+        for position, value in _from_torch(self._slots, by_key):
+            leaves[position] = value
         return leaves
 
 
-def _by_key(known: Sequence[tuple[Slot, Any]]) -> dict[str, np.ndarray]:
-    return joined(
-        pair
-        for slot, leaf in known
-        for pair in zip(slot.places, slot.to_torch(np.asarray(leaf)), strict=True)
-    )
+def _from_torch(
+    where: Sequence[tuple[Slot, int]], by_key: Mapping[str, np.ndarray]
+) -> Iterator[tuple[int, np.ndarray]]:
+    """The position and value of each leaf of which torch has every piece."""
+    for slot, position in where:
+        if all(place.key in by_key for place in slot.places):
+            yield position, slot.to_flax([piece_at(place, by_key[place.key]) for place in slot.places])
 
 
 def _flattened(state: Any) -> list[tuple[Any, Any]]:
     return jax.tree_util.tree_flatten_with_path(state)[0]
-
-
-def dotted(path: Sequence[Any]) -> str:
-    """The keys of a path, joined by dots."""
-    return ".".join(str(key.key) for key in path if hasattr(key, "key"))

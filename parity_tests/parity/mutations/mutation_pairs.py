@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from jax_attn.catalogue.cases import text_cases, token_cases
 from jax_attn.catalogue.fixtures import FIXTURES
 from jax_attn.catalogue.twin import Twin
-from jax_attn.parity.cases import Case, text_cases, token_cases
+from jax_attn.parity.cases import Case
 from jax_attn.parity.mutations import MUTATIONS, Mutation, mutations_for
 
 WIDTH = 6

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from jax_attn.cli.main import main
-from jax_attn.parity.recorded.files import TorchTrace
+from jax_attn.parity.recorded.files import FORMAT, TorchTrace
 
 TORCH = """
 import numpy as np
@@ -106,7 +106,7 @@ def test_what_is_written_is_read_again(folder):
     for lane, recording in trace.recordings.items():
         assert {str(call.outputs[0].dtype) for call in recording.calls} == {lane}
         assert recording.calls[1].outputs[0] is recording.calls[2].inputs["input"]  # one tensor, once
-        assert recording.calls[2].output_gradients[0].shape == (2, 5, 6)
+        assert recording.calls[2].gradients[0].shape == (2, 5, 6)
     assert len(trace.draws["float32"]) == 4
     assert set(trace.draws["float64"][0].run.gradients) == set(trace.module.weights)
 
@@ -209,7 +209,7 @@ def test_bad_traces_are_told(folder, capsys, tmp_path):
     assert "holds no trace" in refusal("diff", port, "--against", tmp_path)
     (tmp_path / "trace.json").write_text('{"format": 7}')
     (tmp_path / "trace.safetensors").write_bytes((folder / "run" / "trace.safetensors").read_bytes())
-    assert "format 7, expected 2" in refusal("diff", port, "--against", tmp_path)
+    assert f"format 7, expected {FORMAT}" in refusal("diff", port, "--against", tmp_path)
     (tmp_path / "trace.json").write_bytes((folder / "run" / "trace.json").read_bytes())
     (tmp_path / "trace.safetensors").write_bytes(b"nonsense")
     assert "corrupt" in refusal("diff", port, "--against", tmp_path)

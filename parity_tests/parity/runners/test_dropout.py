@@ -6,7 +6,9 @@ import torch
 from flax import nnx
 
 from jax_attn.parity.compare import compare, compare_cases
-from jax_attn.parity.runners.dropout import DropoutMismatch, Tape, TooFewDraws, record, replay
+from jax_attn.parity.runners.dropout import DropoutMismatch, Tape, TooFewDraws
+from jax_attn.parity.runners.dropout_flax import replay
+from jax_attn.parity.runners.dropout_torch import record
 from parity_tests.parity.pairs import CASES, draw, flax_block, torch_block
 
 DROPOUT = ("dropout",)
