@@ -18,7 +18,7 @@ from jax_attn.parity import tolerances
 from jax_attn.parity.cases import Case
 from jax_attn.parity.compare import compare_cases
 from jax_attn.parity.lanes import is_floating
-from jax_attn.parity.runners.flax_runner import quick_options
+from jax_attn.parity.runners.quick import quick_options
 from jax_attn.weights.state_dict import load_state_dict, state_dict
 from jax_attn.weights.tensors import as_numpy
 

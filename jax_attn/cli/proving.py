@@ -13,7 +13,7 @@ import jax
 from jax_attn.catalogue import CATALOGUE, Twin
 from jax_attn.parity.compare import compare_cases
 from jax_attn.parity.report import Report
-from jax_attn.parity.runners.flax_runner import quick_flags
+from jax_attn.parity.runners.quick import quick_flags
 
 MOST_PROCESSES = 8  # each holds a gigabyte
 WORTH_A_PROCESS = 4  # rows: a process takes as long to start as a few of them take

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from jax_attn.parity.runners.flax_runner import quick_options
+from jax_attn.parity.runners.quick import quick_options
 from jax_attn.parity.tolerances import MODULE
 
 Function = Callable[[jax.Array], jax.Array]

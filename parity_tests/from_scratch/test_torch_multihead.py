@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jax_attn.from_scratch.torch_multihead import TorchMultiheadAttention
-from jax_attn.parity.runners.flax_runner import quick_options
+from jax_attn.parity.runners.quick import quick_options
 from jax_attn.weights.state_dict import load_state_dict
 from parity_tests.contract import TwinContract
 from parity_tests.from_scratch.properties import assert_same, compiled, draw, seeds

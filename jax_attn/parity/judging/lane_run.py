@@ -79,6 +79,8 @@ class LaneRun:
                 kept=kept_keys(sides.torch, lane),
                 gradients=sides.gradients,
                 pairs=sides.certain_pairs if lane.training else None,
+                constants=sides.torch_constants,
+                given=sides.torch.state_dict().keys(),
             )
         except Exception as error:
             self.mutation = _raised(side, error)

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
-from functools import cache
 from typing import Any
 
 import jax
@@ -18,20 +17,15 @@ from jax_attn.parity.runners.dropout import Draw, Tape, TooFewDraws, fresh_trace
 from jax_attn.parity.runners.dropout_places import innermost, mark_places
 from jax_attn.parity.runners.lifting_flax import lifted_flax
 from jax_attn.parity.runners.places import Places
+from jax_attn.parity.runners.quick import quick_options
+from jax_attn.parity.runners.rounded_leaves import RoundedLeaves
 from jax_attn.parity.runners.run import Buffers, Run
+from jax_attn.parity.runners.torch_constants import TorchConstants
 from jax_attn.parity.runners.trees import Skeleton, pair, take_apart
 from jax_attn.parity.runners.widths import Widths, widths_in_flax
 from jax_attn.weights.rules import Names, Slot, joined, slots
 
 CONSTANT = (Buffer, nnx.BatchStat)
-
-# The old emitters, unoptimised: a fifth of the compile time for code that runs once. The mathematics is
-# fixed before they are reached.
-QUICK = {
-    "xla_backend_optimization_level": 0,
-    "xla_cpu_use_fusion_emitters": False,
-    "xla_cpu_parallel_codegen_split_count": 1,
-}
 
 
 class FlaxSide:
@@ -48,6 +42,8 @@ class FlaxSide:
         kept: torch keys of what stays in a wider dtype than the lane's.
         gradients: whether to take them.
         pairs: torch's path of each Flax path that has a counterpart, for the dropout masks.
+        constants: those of torch, for what the module keeps of them in float32.
+        given: torch keys of what a checkpoint holds; other constants keep their dtype.
 
     Attributes:
         places: where float32 was lifted; None in a lane where it is not.
@@ -66,6 +62,8 @@ class FlaxSide:
         kept: Collection[str] = (),
         gradients: bool = True,
         pairs: Mapping[str, str] | None = None,
+        constants: TorchConstants | None = None,
+        given: Collection[str] = (),
     ):
         module = nnx.clone(module, graph=True)
         module.train() if lane.training else module.eval()
@@ -84,7 +82,9 @@ class FlaxSide:
         paths, self.treedef = jax.tree_util.tree_flatten_with_path(state)
         index = {_dotted(path): position for position, (path, _) in enumerate(paths)}
         position = {id(slot.variable): index[slot.path] for slot in every if slot.path in index}
-        wide = _wide(every, position, paths, lane, kept)
+        wide = _wide(every, position, paths, lane, kept, given)
+        known = [(slot, position[id(slot.variable)]) for slot in every if id(slot.variable) in position]
+        self.rounded = RoundedLeaves(known, [leaf for _, leaf in paths], constants if lane.exact else None)
         with self._surroundings():
             # In NumPy: a cast in JAX would be compiled for every shape there is.
             self.leaves = [
@@ -118,6 +118,7 @@ class FlaxSide:
             DropoutMismatch: dropout is called otherwise than in torch.
         """
         masks, draws = (None, ()) if tape is None else (tape.masks, paired_draws(tape, self.pairs))
+        self._lift(call)
         arguments = (self.leaves, list(call.arrays), weights, masks, call.form, skeleton, draws)
         with self._surroundings():
             try:
@@ -137,6 +138,11 @@ class FlaxSide:
         arguments = (self.leaves, list(call.arrays), weights, None, call.form, skeleton, ())
         with self._surroundings():
             return widths_in_flax(self.jitted.trace(*arguments).jaxpr)
+
+    def _lift(self, call: Call) -> None:
+        """Give what the module keeps in float32 back what rounding took, where torch computes it in the call."""
+        with jax.enable_x64(self.lane.exact):
+            self.rounded.lift(self.leaves, call)
 
     def _compute(
         self,
@@ -278,12 +284,16 @@ def _wide(
     paths: Sequence[Any],
     lane: Lane,
     kept: Collection[str],
+    given: Collection[str],
 ) -> set[int]:
-    """Positions of leaves that are not rounded: what torch keeps, and constants that torch does not have."""
+    """Positions of leaves that are not rounded: what torch keeps, and constants that no checkpoint has."""
     wide = set(range(len(paths))) - set(position.values())
     for slot in every:
         if id(slot.variable) in position:
-            constant = isinstance(slot.variable, Buffer)
+            constant = isinstance(slot.variable, Buffer) or (
+                not isinstance(slot.variable, nnx.Param | nnx.BatchStat)
+                and not any(place.key in given for place in slot.places)
+            )
             if constant or all(place.key in kept for place in slot.places):
                 wide.add(position[id(slot.variable)])
     return {
@@ -300,21 +310,3 @@ def _real(tensor: jax.Array) -> jax.Array:
 
 def _dotted(path: tuple[Any, ...]) -> str:
     return ".".join(str(key.key) for key in path if hasattr(key, "key"))
-
-
-@cache
-def quick_options() -> dict[str, Any] | None:
-    """`QUICK` where this JAX compiles for a CPU and knows them."""
-    if jax.default_backend() != "cpu":
-        return None
-    try:
-        jax.jit(lambda x: x + 1, compiler_options=QUICK).lower(0.0).compile()
-    except Exception:  # whatever a later XLA says of a name that it has dropped
-        return None
-    return QUICK
-
-
-def quick_flags() -> str:
-    """The same for a whole process, as `XLA_FLAGS` has it: what runs outside of `jit` compiles as well."""
-    options = quick_options() or {}
-    return " ".join(f"--{name}={str(value).lower()}" for name, value in options.items())

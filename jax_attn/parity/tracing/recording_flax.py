@@ -18,6 +18,7 @@ from jax_attn.parity.lanes import Lane
 from jax_attn.parity.runners.calls import Call
 from jax_attn.parity.runners.dropout import Tape, replay
 from jax_attn.parity.runners.flax_runner import FlaxSide, paired_draws
+from jax_attn.parity.runners.torch_constants import TorchConstants
 from jax_attn.parity.runners.trees import Skeleton, pair, take_apart
 from jax_attn.parity.tracing.observers import GradientObserver, Observer
 from jax_attn.parity.tracing.recording import Recording, is_float
@@ -38,8 +39,9 @@ class FlaxRecorder(FlaxSide):
         call: Callable[..., Any] | None,
         first: Mapping[str, ModulePath],
         pairs: Mapping[str, str] | None = None,
+        constants: TorchConstants | None = None,
     ):
-        super().__init__(module, lane, names, call, pairs=pairs)
+        super().__init__(module, lane, names, call, pairs=pairs, constants=constants)
         self.slots = [replace(slot, variable=_abstract(slot.variable)) for slot in self.slots]
         self.kind = type(module).__name__
         self.classes = {type(submodule) for submodule, _ in walk(module)}
@@ -73,6 +75,7 @@ class FlaxRecorder(FlaxSide):
             tape: the dropout masks that torch drew.
         """
         recording = Recording("flax")
+        self._lift(call)
 
         def forward(trained: list[jax.Array], floating: list[jax.Array]) -> list[jax.Array]:
             value = self._call(self._module(trained), call, floating)
@@ -96,6 +99,7 @@ class FlaxRecorder(FlaxSide):
 
     def _forward(self, call: Call, observer: Observer, tape: Tape | None) -> Recording:
         recording = Recording("flax")
+        self._lift(call)
         observer.start()
         recording.whole.inputs = dict(zip(call.form.names, call.arrays, strict=True))
         with recording.failures_kept(self.kind), self._around(recording, observer, tape):

@@ -52,7 +52,7 @@ class Tracer:
         self._call_torch = sides.call_torch
         self._flax = sides.flax  # not `sides`, which would keep it
         pairs = sides.certain_pairs if lane.training else {}
-        self._flax_options = sides.names, sides.call_flax, first_paths(original), pairs
+        self._flax_options = sides.names, sides.call_flax, first_paths(original), pairs, sides.torch_constants
         self._constants = sides.constants
 
     @staticmethod
