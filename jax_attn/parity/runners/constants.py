@@ -93,7 +93,7 @@ def _wanted(program: ClosedJaxpr, most: int) -> Iterator[Any]:
     """The known values that a buffer could be, each once."""
     known = dict(zip(program.jaxpr.constvars, program.consts, strict=True))
     for value in {id(value): value for value in _known(program.jaxpr, known, most)}.values():
-        if is_floating(value) and 1 < value.size <= most:
+        if is_floating(value) and 0 < value.size <= most:
             yield value
 
 
@@ -102,6 +102,7 @@ def _known(jaxpr: Jaxpr, known: dict[Any, Any], most: int) -> Iterator[Any]:
     yield from known.values()
     for eqn in jaxpr.eqns:
         values = [var.val if isinstance(var, Literal) else known.get(var) for var in eqn.invars]
+        yield from (np.asarray(var.val) for var in eqn.invars if isinstance(var, Literal))
         inside = [sub for value in eqn.params.values() for sub in _programs(value)]
         if eqn.effects or any(getattr(var.aval, "size", 0) > most for var in eqn.outvars):
             continue

@@ -68,7 +68,7 @@ def _along(array: np.ndarray) -> np.ndarray:
 
 def may_be_rounded(array: np.ndarray) -> bool:
     """Whether there are numbers that float32 may have rounded; whole numbers, as masks hold, are none."""
-    return array.size > 1 and bool(np.isfinite(array).all() and (array != np.round(array)).any())
+    return array.size > 0 and bool(np.isfinite(array).all() and (array != np.round(array)).any())
 
 
 def before_rounding(rounded: np.ndarray, constants: Sequence[Constant]) -> np.ndarray | None:

@@ -265,6 +265,26 @@ def test_a_port_may_keep_in_float32_what_torch_computes(ours, theirs):
         assert not compare(FlaxTables(ours, **wrong), TorchRotary(theirs), x, lanes=EXACT, trace=False).passed
 
 
+@pytest.mark.parametrize("number", [32.0, 32.0001])
+def test_a_number_that_torch_keeps_in_float32(number):
+    """As transformers' Gemma keeps the scale of its embedding."""
+
+    class Torch(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("scale", torch.tensor(32**0.5), persistent=False)
+
+        def forward(self, x):
+            return x * self.scale.to(x.dtype)
+
+    class Flax(nnx.Module):
+        def __call__(self, x):
+            return x * jnp.asarray(number**0.5, x.dtype)
+
+    report = compare(Flax(), Torch(), draw(2, 5), lanes=EXACT, trace=False)
+    assert report.passed == (number == 32)
+
+
 @pytest.mark.parametrize("wrong", [False, True])
 def test_a_fill_is_no_rounding(wrong):
     """The lowest number is another in float64 than in float32, and makes nothing beside it uncertain."""
