@@ -23,6 +23,8 @@ from jax_attn.parity.tracing.trace import Tracer
 from jax_attn.parity.tracing.traced import ModuleTrace
 from jax_attn.weights.rules import Names, slots
 
+UNTRAINED = "a parameter in torch, in flax a plain nnx.Variable, which no optimizer of nnx.Param trains"
+
 
 def compare(
     flax_module: nnx.Module,
@@ -225,6 +227,8 @@ def judge_training(report: Report, carried: Carried, lane: str) -> None:
             report.left_out.append(LeftOut("", lane, key, "gradient: no counterpart in flax"))
         elif not trains(ours[key]) and parameter.requires_grad:
             fail(key, "a parameter in torch, a constant in flax")
+        elif type(ours[key].variable) is nnx.Variable and parameter.requires_grad:
+            fail(key, UNTRAINED)
         elif not trains(ours[key]):
             report.left_out.append(LeftOut("", lane, key, "gradient: a constant on both sides"))
     for key, slot in ours.items():

@@ -11,6 +11,7 @@ from flax import nnx
 from jax_attn.parity import tolerances
 from jax_attn.parity.cases import Case
 from jax_attn.parity.runners.constants import FlaxConstants
+from jax_attn.parity.runners.torch_constants import TorchConstants
 from jax_attn.parity.runners.weight_transfer import Carried, Weights, carry
 from jax_attn.parity.tracing.module_pairs import ModuleNames, certain_pairs
 from jax_attn.weights.rules import Names
@@ -67,6 +68,11 @@ class Comparison:
     def as_defined(self) -> nnx.Module:
         """The Flax module with its attributes in the order of their definition."""
         return self.flax if self.original is None else self.original
+
+    @cached_property
+    def torch_constants(self) -> TorchConstants | None:
+        """What torch computes from nothing, for what Flax keeps of it in float32; None of a recorded module."""
+        return TorchConstants(self.torch, self.call_torch) if hasattr(self.torch, "_parameters") else None
 
     @cached_property
     def certain_pairs(self) -> dict[str, str]:

@@ -27,17 +27,39 @@ from jax_attn.weights.tensors import as_numpy, is_torch_tensor
 # called `qkv` holds its parts one after the other or head by head, for example, neither name nor shape tells.
 PROJECTIONS = (
     ("query", "key", "value"),
+    ("self.query", "self.key", "self.value"),
+    ("attention.query", "attention.key", "attention.value"),
     ("q_proj", "k_proj", "v_proj"),
     ("query_proj", "key_proj", "value_proj"),
     ("q", "k", "v"),
     ("W_query", "W_key", "W_value"),
     ("W_q", "W_k", "W_v"),
     ("wq", "wk", "wv"),
+    ("Wq", "Wk", "Wv"),
+    ("w_q", "w_k", "w_v"),
+    ("w_qs", "w_ks", "w_vs"),
     ("to_q", "to_k", "to_v"),
     ("q_lin", "k_lin", "v_lin"),
     ("linear_q", "linear_k", "linear_v"),
 )
-OUTPUTS = ("out", "o_proj", "o", "proj", "dense", "W_o", "wo", "to_out.0", "to_out", "out_lin", "linear_out")
+OUTPUTS = (
+    "out",
+    "o_proj",
+    "o",
+    "proj",
+    "dense",
+    "output.dense",
+    "W_o",
+    "wo",
+    "Wo",
+    "w_o",
+    "fc",
+    "fc_out",
+    "to_out.0",
+    "to_out",
+    "out_lin",
+    "linear_out",
+)
 
 
 def fit(module: nnx.Module, state_dict: Mapping[str, Any], names: Names) -> TorchLayout:

@@ -13,7 +13,7 @@ from flax import nnx
 
 from jax_attn.nn.primitives import Buffer
 from jax_attn.parity.cases import Case
-from jax_attn.parity.compare import compare, compare_cases
+from jax_attn.parity.compare import UNTRAINED, compare, compare_cases
 from jax_attn.parity.tracing.trace import Tracer
 from jax_attn.weights import StateDictError
 from parity_tests.parity.pairs import CASES, draw, flax_block, torch_block
@@ -268,6 +268,7 @@ def test_a_weight_that_learns_on_one_side_alone_is_a_difference():
     for flax, theirs, message in (
         (learns, TorchScaled(False), "a buffer in torch, a parameter in flax"),
         (constant, TorchScaled(True), "a parameter in torch, a constant in flax"),
+        (Scaled(nnx.Variable(jnp.ones(3))), TorchScaled(True), UNTRAINED),
     ):
         failure = compare(flax, theirs, x, lanes=EXACT).failures[0]
         assert (failure.name, failure.detail) == ("factor", message)

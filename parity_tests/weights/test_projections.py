@@ -2,6 +2,7 @@
 
 import re
 
+import jax
 import numpy as np
 import pytest
 import torch
@@ -117,6 +118,21 @@ def test_either_side_takes_the_weights_of_the_other(name):
     other.load_state_dict(state_dict(flax, names=names))  # strictly
     for key, tensor in theirs.state_dict().items():
         np.testing.assert_array_equal(other.state_dict()[key], tensor)
+
+
+@pytest.mark.parametrize("inner", ["self", "attention"])
+def test_projections_in_a_submodule_of_their_own(inner):
+    """As transformers' BERT and ViT have them: the three in one module, the output in another."""
+    flat = Separate().state_dict()
+    nested = {
+        f"output.dense.{key[4:]}" if key.startswith("out.") else f"{inner}.{key}": value
+        for key, value in flat.items()
+    }
+    flax = load_state_dict(attention(), nested)
+    assert state_dict(flax).keys() == nested.keys()
+    other = load_state_dict(attention(), flat)
+    for ours, theirs in zip(jax.tree.leaves(nnx.state(flax)), jax.tree.leaves(nnx.state(other)), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
 
 
 def test_one_rule_serves_all_layers():

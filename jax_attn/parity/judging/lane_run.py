@@ -52,7 +52,9 @@ class LaneRun:
         try:
             self._ready_torch()
             side = "flax"
-            self.flax = FlaxSide(sides, lane, kept_keys(sides.torch, lane))
+            self.flax = FlaxSide(
+                sides, lane, kept_keys(sides.torch, lane), given=sides.torch.state_dict().keys()
+            )
         except Exception as error:
             self.failure = f"{side} raised {described(error)}"
         self.moded = lane.training and depends_on_mode(sides.flax)

@@ -1,16 +1,14 @@
 """Constants that torch keeps in float32 and Flax computes: what they are before rounding.
 
-A float32 buffer, such as the inverse frequencies of rotary positions, is a number that was rounded when the
+A float32 tensor, such as the inverse frequencies of rotary positions, is a number that was rounded when the
 module was built. At position 8192 its last bit is an angle of 1e-3, so that a port which computes the same
 formula in float64 is as far off, without any mistake. What the formula gives in float64 is known to Flax
-alone. So a buffer, or a block of it, is taken for a constant of Flax's program where it is no further from
-it than float32 comes by rounding: in float64 torch then gets that constant. Whatever is further away is
-another number, and stays what it is.
+alone. So a tensor that learns nothing, or a block of it, is taken for a constant of Flax's program where it is
+no further from it than float32 comes by rounding: in float64 torch then gets that constant. Whatever is further
+away is another number, and stays what it is.
 """
 
-import itertools
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -19,42 +17,19 @@ import numpy as np
 from flax import nnx
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
-from jax_attn.parity import tolerances
 from jax_attn.parity.lanes import is_floating
 from jax_attn.parity.runners.calls import Call
 from jax_attn.parity.runners.lifting_flax import lifted_flax
 from jax_attn.parity.runners.places import Places
 from jax_attn.parity.runners.quick import quick_options
+from jax_attn.parity.runners.rounding import Constant, before_rounding, may_be_rounded, measured
+from jax_attn.parity.runners.torch_casts import constants as constants_of
+from jax_attn.parity.runners.torch_keys import state_keys
 from jax_attn.parity.runners.trees import take_apart
 from jax_attn.weights.rules import Names, slots
 from jax_attn.weights.tensors import as_torch
 
-EPS = float(np.finfo(np.float32).eps)
-
-ULPS = 4
-"""How far two float32 numbers may be apart that are meant to be one, each rounded by itself."""
-
-BLOCKS = 64
-"""A buffer is not looked at in more blocks than these."""
-
 LOOPS = ("scan", "while", "cond")
-
-
-@dataclass(frozen=True)
-class Constant:
-    """A constant of Flax's program: in float64, and how far from that float32 comes at most.
-
-    `noise` is 0 where float32 has each of the numbers to its last digits, as it has frequencies; it has not
-    the cosines of large angles.
-    """
-
-    exact: np.ndarray
-    noise: float
-
-    def is_rounded_to(self, block: np.ndarray) -> bool:
-        """Whether numbers in float32 are this constant, rounded."""
-        allowed = ULPS * EPS * np.abs(self.exact) + tolerances.NOISE_RATIO * self.noise
-        return bool((np.abs(block - self.exact) <= allowed).all())
 
 
 class FlaxConstants:
@@ -68,7 +43,9 @@ class FlaxConstants:
 
     def __init__(self, module: nnx.Module, names: Names, call: Callable[..., Any] | None):
         self.call = call
-        self.keys = {place.key for slot in slots(module, names) for place in slot.places}
+        self.shapes = {
+            place.key: slot.whole_shape(place) for slot in slots(module, names) for place in slot.places
+        }
         module = nnx.clone(module, graph=True)
         module.eval()
         split = nnx.split(module, (nnx.Param, nnx.BatchStat), ..., graph=True)
@@ -87,12 +64,7 @@ class FlaxConstants:
         return self._found[key]
 
     def _constants(self, call: Call, most: int) -> Iterator[Constant]:
-        exact, single = (self._arrays(call, most, wide) for wide in (True, False))
-        for array in exact:
-            apart = [np.abs(other - array) for other in single if other.shape == array.shape]
-            noise = min(apart, key=lambda a: float(a.max()), default=np.zeros(()))
-            sharp = (noise <= ULPS * EPS * np.abs(array)).all()
-            yield Constant(array, 0.0 if sharp else float(noise.max()))
+        return measured(*(self._arrays(call, most, wide) for wide in (True, False)))
 
     def _arrays(self, call: Call, most: int, wide: bool) -> list[np.ndarray]:
         """The constants in float64, as the lane of that name has them, or in float32."""
@@ -114,20 +86,15 @@ class FlaxConstants:
             closed = jax.make_jaxpr(program)(*jax.tree.map(shape, (self.weights, call.arrays)))
             wanted = jax.jit(lambda: list(_wanted(closed, most)), compiler_options=quick_options())
             arrays = [np.squeeze(np.asarray(value, np.float64)) for value in wanted()]
-        return [array for array in arrays if _is_rounded(array)]
+        return [array for array in arrays if may_be_rounded(array)]
 
 
 def _wanted(program: ClosedJaxpr, most: int) -> Iterator[Any]:
     """The known values that a buffer could be, each once."""
     known = dict(zip(program.jaxpr.constvars, program.consts, strict=True))
     for value in {id(value): value for value in _known(program.jaxpr, known, most)}.values():
-        if is_floating(value) and 1 < value.size <= most:
+        if is_floating(value) and 0 < value.size <= most:
             yield value
-
-
-def _is_rounded(array: np.ndarray) -> bool:
-    """Whether there are numbers that float32 may have rounded; whole numbers, as masks hold, are none."""
-    return array.size > 1 and bool(np.isfinite(array).all() and (array != np.round(array)).any())
 
 
 def _known(jaxpr: Jaxpr, known: dict[Any, Any], most: int) -> Iterator[Any]:
@@ -135,6 +102,7 @@ def _known(jaxpr: Jaxpr, known: dict[Any, Any], most: int) -> Iterator[Any]:
     yield from known.values()
     for eqn in jaxpr.eqns:
         values = [var.val if isinstance(var, Literal) else known.get(var) for var in eqn.invars]
+        yield from (np.asarray(var.val) for var in eqn.invars if isinstance(var, Literal))
         inside = [sub for value in eqn.params.values() for sub in _programs(value)]
         if eqn.effects or any(getattr(var.aval, "size", 0) > most for var in eqn.outvars):
             continue
@@ -170,7 +138,7 @@ def _programs(value: Any) -> Iterator[ClosedJaxpr]:
 
 
 class RoundedBuffers:
-    """The buffers of a torch module that are numbers rounded to float32, and that Flax was not given.
+    """What a torch module keeps in float32, learns nothing by, and did not give to Flax.
 
     Args:
         module: any torch module, in the dtypes that it came in.
@@ -180,57 +148,34 @@ class RoundedBuffers:
     def __init__(self, module: Any, constants: FlaxConstants):
         import torch
 
-        given = constants.keys & module.state_dict().keys()
-        named = {key: buffer for key, buffer in module.named_buffers() if key not in given}
-        arrays = {
-            key: buffer.detach().numpy(force=True)
-            for key, buffer in named.items()
-            if buffer.dtype in (torch.float32, torch.complex64)
+        state = module.state_dict()
+        keys = state_keys(module)
+        given = {key for key in state if constants.shapes.get(key) == tuple(np.shape(state[key]))}
+        kept = {
+            name: tensor.detach().numpy(force=True).copy()
+            for name, tensor in _unlearned(module)
+            if tensor.dtype in (torch.float32, torch.complex64) and not given.intersection(keys.get(name, ()))
         }
         self.constants = constants
-        self.arrays = {key: array.copy() for key, array in arrays.items() if _is_rounded(array)}
-        self.most = max((array.size for array in self.arrays.values()), default=0)
+        self.arrays = {name: array for name, array in kept.items() if may_be_rounded(array)}
+        self.most = 2 * max((array.size for array in self.arrays.values()), default=0)
+        self._given: dict[str, np.ndarray] = {}
 
     def lift(self, module: Any, call: Call) -> None:
         """Give a copy of the module, in 64 bits, those that are constants of Flax's in this call."""
-        constants = self.constants.of(call, self.most) if self.arrays else []
-        for key, array in self.arrays.items():
-            exact = before_rounding(array, constants)
+        if not self.arrays:
+            return
+        constants = self.constants.of(call, self.most)
+        for name, tensor in [*module.named_parameters(), *constants_of(module)]:
+            exact = before_rounding(self.arrays[name], constants) if name in self.arrays else None
             if exact is not None:
-                buffer = module.get_buffer(key)
-                buffer.data = as_torch(exact).to(buffer.device, buffer.dtype)
+                now = tensor.numpy(force=True)
+                if np.array_equal(self._given.get(name, now), now):  # what a call has changed is no constant
+                    tensor.data = as_torch(exact).to(tensor.device, tensor.dtype)
+                    self._given[name] = exact
 
 
-def before_rounding(rounded: np.ndarray, constants: Sequence[Constant]) -> np.ndarray | None:
-    """Numbers in float32 as they are in float64, where they are constants of Flax's; None if they are none."""
-    wide = rounded.astype(np.complex128 if np.iscomplexobj(rounded) else np.float64)
-    found = False
-    for part in (wide.real, wide.imag) if np.iscomplexobj(wide) else (wide,):
-        view = np.squeeze(part)
-        single, nearest = view.copy(), dict[Any, float]()
-        for constant, place in _places(view.shape, constants):
-            apart = float(np.abs(single[place] - constant.exact).max())
-            key = str(place)
-            if apart < nearest.get(key, np.inf) and constant.is_rounded_to(single[place]):
-                view[place], nearest[key], found = constant.exact, apart, True
-    return wide if found else None
-
-
-def _places(
-    whole: tuple[int, ...], constants: Sequence[Constant]
-) -> Iterator[tuple[Constant, tuple[slice, ...]]]:
-    """Where each constant, or a block of it, may stand in an array of this shape."""
-    for constant in constants:
-        shape = constant.exact.shape
-        if len(shape) == len(whole):
-            block = tuple(map(min, shape, whole))
-            for source in _blocks(shape, block):
-                for place in _blocks(whole, block):
-                    yield Constant(constant.exact[source], constant.noise), place
-
-
-def _blocks(whole: tuple[int, ...], part: tuple[int, ...]) -> Iterator[tuple[slice, ...]]:
-    """The first places side by side that a part of this shape has in the whole."""
-    starts = (range(0, size - step + 1, step) for size, step in zip(whole, part, strict=True))
-    for corner in itertools.islice(itertools.product(*starts), BLOCKS):
-        yield tuple(slice(start, start + step) for start, step in zip(corner, part, strict=True))
+def _unlearned(module: Any) -> Iterator[tuple[str, Any]]:
+    """Buffers, plain attributes and frozen parameters of a torch module, by name."""
+    yield from constants_of(module)
+    yield from ((name, p) for name, p in module.named_parameters() if not p.requires_grad)

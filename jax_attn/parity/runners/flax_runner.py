@@ -20,6 +20,7 @@ from jax_attn.parity.runners.dropout_places import innermost, mark_places
 from jax_attn.parity.runners.lifting_flax import lifted_flax
 from jax_attn.parity.runners.places import Places
 from jax_attn.parity.runners.quick import quick_options
+from jax_attn.parity.runners.rounded_leaves import RoundedLeaves
 from jax_attn.parity.runners.run import Buffers, Run
 from jax_attn.parity.runners.trees import Skeleton, pair, take_apart
 from jax_attn.parity.runners.widths import Widths, widths_in_flax
@@ -37,6 +38,7 @@ class FlaxSide:
         sides: what is compared; its module is never changed.
         lane: its dtype and mode.
         kept: torch keys of what stays in a wider dtype than the lane's.
+        given: torch keys of what a checkpoint holds; other constants keep their dtype.
 
     Attributes:
         places: where float32 was lifted; None in a lane where it is not.
@@ -45,9 +47,12 @@ class FlaxSide:
     anew = True
     """Whether all is traced anew, so that `places` has what another run has traced before."""
 
-    def __init__(self, sides: Comparison, lane: Lane, kept: Collection[str] = ()):
+    def __init__(
+        self, sides: Comparison, lane: Lane, kept: Collection[str] = (), given: Collection[str] = ()
+    ):
         self.pairs = sides.certain_pairs if lane.training else {}  # for the dropout masks
         module = prepared(sides.flax, lane, lane.training, self.pairs)
+        constants = sides.torch_constants if lane.exact else None  # for what the module keeps in float32
         self.lane = lane
         self.places = Places() if lane.exact else None
         self.call = sides.call_flax
@@ -59,7 +64,9 @@ class FlaxSide:
         paths, self.treedef = jax.tree_util.tree_flatten_with_path(state)
         index = {dotted(path): position for position, (path, _) in enumerate(paths)}
         position = {id(slot.variable): index[slot.path] for slot in every if slot.path in index}
-        wide = _wide(every, position, paths, lane, kept)
+        wide = _wide(every, position, paths, lane, kept, given)
+        known = [(slot, position[id(slot.variable)]) for slot in every if id(slot.variable) in position]
+        self.rounded = RoundedLeaves(known, [leaf for _, leaf in paths], constants)
         with self._surroundings():
             # In NumPy: a cast in JAX would be compiled for every shape there is.
             self.leaves = [
@@ -93,6 +100,7 @@ class FlaxSide:
             DropoutMismatch: dropout is called otherwise than in torch.
         """
         masks, draws = (None, ()) if tape is None else (tape.masks, paired_draws(tape, self.pairs))
+        self._lift(call)
         arrays = self.leaves, list(call.arrays), weights, masks
         static = call.form, skeleton, draws
         with self._surroundings():
@@ -106,6 +114,11 @@ class FlaxSide:
         arguments = (self.leaves, list(call.arrays), weights, None, call.form, skeleton, ())
         with self._surroundings():
             return widths_in_flax(self.jitted.trace(*arguments).jaxpr)
+
+    def _lift(self, call: Call) -> None:
+        """Give what the module keeps in float32 back what rounding took, where torch computes it in the call."""
+        with jax.enable_x64(self.lane.exact):
+            self.rounded.lift(self.leaves, call)
 
     def _compute(
         self,
@@ -221,12 +234,16 @@ def _wide(
     paths: Sequence[Any],
     lane: Lane,
     kept: Collection[str],
+    given: Collection[str],
 ) -> set[int]:
-    """Positions of leaves that are not rounded: what torch keeps, and constants that torch does not have."""
+    """Positions of leaves that are not rounded: what torch keeps, and constants that no checkpoint has."""
     wide = set(range(len(paths))) - set(position.values())
     for slot in every:
         if id(slot.variable) in position:
-            constant = isinstance(slot.variable, Buffer)
+            constant = isinstance(slot.variable, Buffer) or (
+                not isinstance(slot.variable, nnx.Param | nnx.BatchStat)
+                and not any(place.key in given for place in slot.places)
+            )
             if constant or all(place.key in kept for place in slot.places):
                 wide.add(position[id(slot.variable)])
     return {

@@ -1,4 +1,4 @@
-"""Compile quickly rather than for speed."""
+"""Compile quickly rather than for speed: for code that runs once."""
 
 from functools import cache
 from typing import Any

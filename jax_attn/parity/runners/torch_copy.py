@@ -63,12 +63,21 @@ def copied(module: Any, *, share_weights: bool = False) -> Any:
                 f"({described(error, 120)}): set it to None for the "
                 "comparison, or give its class a __deepcopy__"
             ) from error
+        if not share_weights:
+            _hook(module, theirs, memo)
         for owner in theirs.modules():
             for name, value in list(vars(owner).items()):
                 vars(owner)[name] = _linked(value, memo, 0)
             if type(owner).__name__ == "OptimizedModule":  # its compiled code is the original's
                 vars(owner)["forward"] = owner._orig_mod.__call__
     return theirs
+
+
+def _hook(module: Any, theirs: Any, memo: dict[int, Any]) -> None:
+    """Let the copy's parameters change their gradients as the original's do: a copied tensor has no hooks."""
+    for parameter, other in zip(module.parameters(), theirs.parameters(), strict=True):
+        for hook in (parameter._backward_hooks or {}).values() if other.requires_grad else ():
+            other.register_hook(_linked(hook, memo, 0))
 
 
 def _linked(value: Any, memo: dict[int, Any], depth: int) -> Any:

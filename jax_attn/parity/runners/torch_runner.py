@@ -22,6 +22,7 @@ from jax_attn.parity.runners.torch_keys import keyed, state_keys
 from jax_attn.parity.runners.torch_ways import KEPT, ROUNDED, Ways
 from jax_attn.parity.runners.trees import Skeleton, take_apart
 from jax_attn.parity.runners.widths import Widths, widths_in_torch
+from jax_attn.weights.fitting import memory
 from jax_attn.weights.tensors import as_numpy, as_torch
 
 
@@ -166,6 +167,14 @@ class TorchSide(TorchCopy):
             self.ways.once(call, self.inputs(call))
         return widths
 
+    def computed(self, call: Call, most: int) -> list[np.ndarray]:
+        """What a call computes in up to `most` numbers, and no gradient passes through; complex ones as two."""
+        seen: list[Any] = []
+        with self._surroundings(call), constants_in_torch(seen, most):
+            self.ways.value(call, self.inputs(call), nullcontext)
+        parts = [part for t in seen for part in ((t.real, t.imag) if t.is_complex() else (t,))]
+        return [np.squeeze(as_numpy(part).astype(np.float64)) for part in parts]
+
     def notes(self) -> list[tuple[str, str]]:
         """Rules that were taken to run the module in the lane's dtype: (name, rule)."""
         notes = [("torch", way) for way in self.ways.taken if way != ROUNDED]
@@ -232,3 +241,26 @@ class TorchSide(TorchCopy):
                 yield kept
         finally:
             kept.put_back()
+
+
+@contextmanager
+def constants_in_torch(seen: list[Any], most: int) -> Generator[None]:
+    """Within it, `seen` takes what torch's functions return and no gradient passes through, each tensor once."""
+    import torch
+    from torch.overrides import TorchFunctionMode
+
+    found: dict[Any, Any] = {}  # they stay alive, so that none lies where another lay
+
+    class Noted(TorchFunctionMode):
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            value = func(*args, **(kwargs or {}))
+            for tensor in value if isinstance(value, tuple | list) else (value,):
+                if isinstance(tensor, torch.Tensor) and not tensor.requires_grad:
+                    number = tensor.is_floating_point() or tensor.is_complex()
+                    if number and 1 < tensor.numel() <= most:
+                        found.setdefault(memory(tensor), tensor)
+            return value
+
+    with Noted():
+        yield
+    seen += found.values()

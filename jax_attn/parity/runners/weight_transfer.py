@@ -123,7 +123,8 @@ class Fitting:
         self.left_out = dict.fromkeys(state.keys() - self.given.keys(), "state of torch that is no tensor")
         self.width: np.dtype[Any] | None = None
         self.untracked = _untracked(torch)
-        self._leave_out_constants(set(buffers_of(torch)))
+        frozen = {key for key, parameter in parameters_of(torch).items() if not parameter.requires_grad}
+        self._leave_out_constants(set(buffers_of(torch)), frozen)
         self._leave_out_untracked()
         self._leave_out_shared()
         self._widen(flax)
@@ -148,18 +149,19 @@ class Fitting:
             self.given.pop(place.key, None)
             self.left_out[place.key] = reason
 
-    def _leave_out_constants(self, buffers: set[str]) -> None:
+    def _leave_out_constants(self, buffers: set[str], frozen: set[str]) -> None:
         """Masks, tables, positions: each side has its own, and what they do is seen in the outputs."""
-        expected = self.expected
-        for key in [key for key in self.given if key in buffers and key not in expected]:
+        expected, constants = self.expected, buffers | frozen
+        for key in [key for key in self.given if key in constants and key not in expected]:
             if key.rpartition(".")[2] not in LEARNED:
                 del self.given[key]
-                self.left_out[key] = "a buffer of torch; flax has none of this name"
+                word = "a buffer of torch" if key in buffers else "frozen in torch"
+                self.left_out[key] = f"{word}; flax has none of this name"
         for slot in [slot for slot in self.table if _is_constant(slot)]:
             keys = [place.key for place in slot.places]
             if not any(key in self.given for key in keys):
                 reason = "a constant of flax; torch has none of this name"
-            elif all(key in buffers and _is_another(slot, self.given.get(key)) for key in keys):
+            elif all(key in constants and _is_another(slot, self.given.get(key)) for key in keys):
                 reason = "a constant on both sides, of another shape or dtype: each keeps its own"
             else:
                 continue
@@ -220,8 +222,11 @@ def layout_shown(flax: nnx.Module, torch: Any, given: Mapping[str, Any], names: 
     turned = _transposed(torch)
     if not turned:
         return layout
-    generic = {rename(key, names): key for key in _generic_keys(flax, layout)}
-    rules = tuple((rf"^{re.escape(key)}$", f"{key}.T") for name, key in generic.items() if name in turned)
+    rules = tuple(
+        (rf"^{re.escape(key)}$", f"{key}.T")
+        for key in _generic_keys(flax, layout)
+        if re.sub(r"\[\d+\]$", "", rename(key, names)) in turned
+    )
     return TorchLayout((*layout.names, *rules), layout.tied)
 
 
@@ -270,6 +275,14 @@ def require_sides(flax: Any, torch: Any) -> None:
         if not fits:
             order = "; the flax module comes first" if hasattr(flax, "named_buffers") else ""
             raise ValueError(f"{name} must be a {kind}, got a {type(value).__name__}{order}")
+    for name, module in _modules(torch):
+        own = f"torch_module{'.' if name else ''}{name}"
+        if "ScriptModule" in {base.__name__ for base in type(module).__mro__}:
+            raise ValueError(
+                f"{own} is compiled by torch.jit, which cannot be looked into: compare its original"
+            )
+        if any("Uninitialized" in type(tensor).__name__ for tensor in module._parameters.values()):
+            raise ValueError(f"{own} has weights of no shape yet: call the torch module once before")
 
 
 def _is_constant(slot: Slot) -> bool:

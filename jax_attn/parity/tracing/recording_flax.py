@@ -66,6 +66,7 @@ class FlaxRecorder(FlaxSide):
             tape: the dropout masks that torch drew.
         """
         recording = Recording("flax")
+        self._lift(call)
 
         def forward(trained: list[jax.Array], floating: list[jax.Array]) -> list[jax.Array]:
             value = self._run(trained, call, floating)
@@ -89,6 +90,7 @@ class FlaxRecorder(FlaxSide):
 
     def _forward(self, call: Call, observer: Observer, tape: Tape | None) -> Recording:
         recording = Recording("flax")
+        self._lift(call)
         observer.start()
         recording.whole.inputs = dict(zip(call.form.names, call.arrays, strict=True))
         with recording.failures_kept(self.kind), self._around(recording, observer, tape):

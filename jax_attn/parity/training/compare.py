@@ -28,6 +28,7 @@ from jax_attn.parity.lanes import lanes_named
 from jax_attn.parity.report import LeftOut
 from jax_attn.parity.runners.calls import Call
 from jax_attn.parity.runners.constants import FlaxConstants
+from jax_attn.parity.runners.torch_constants import TorchConstants
 from jax_attn.parity.runners.weight_transfer import carry
 from jax_attn.parity.text import joined
 from jax_attn.parity.tracing.module_pairs import certain_pairs
@@ -123,9 +124,9 @@ def compare_training(
     module = carried.flax
     size = sum(parameter.numel() for parameter in torch_module.parameters())
     pairs = certain_pairs(flax_module, torch_module, names) if training else {}
-    flax = FlaxRecipe(
-        module, loss[0], optimizer[0], clip[0], training, wrt, names, quick=size <= SMALL, pairs=pairs
-    )
+    theirs = TorchConstants(torch_module, loss[1])
+    quick = size <= SMALL
+    flax = FlaxRecipe(module, loss[0], optimizer[0], clip[0], training, wrt, names, quick, pairs, theirs)
     left_out = carried.left_out.keys()
     constants = FlaxConstants(module, names, loss[0])
     torch = TorchRecipe(torch_module, loss[1], optimizer[1], clip[1], training, left_out, constants)

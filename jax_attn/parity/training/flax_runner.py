@@ -19,6 +19,8 @@ from jax_attn.parity.runners.flax_runner import paired_draws, prepared
 from jax_attn.parity.runners.lifting_flax import lifted_flax
 from jax_attn.parity.runners.places import Places
 from jax_attn.parity.runners.quick import quick_options
+from jax_attn.parity.runners.rounded_leaves import RoundedLeaves
+from jax_attn.parity.runners.torch_constants import TorchConstants
 from jax_attn.parity.training.optimizer_state import learning_rate, moments
 from jax_attn.parity.training.torch_runner import BadLoss, TorchStep
 from jax_attn.parity.training.weights import TrainedWeights
@@ -29,7 +31,8 @@ from jax_attn.weights.rules import Names
 class FlaxRecipe:
     """What Flax trains, and how. See `compare_training`; the module has torch's weights.
 
-    `pairs` are torch's paths of the submodules that have a counterpart, for the dropout masks.
+    `pairs` are torch's paths of the submodules that have a counterpart, for the dropout masks; `constants` those
+    of torch, for what Flax keeps of them in float32.
     """
 
     module: nnx.Module
@@ -41,6 +44,7 @@ class FlaxRecipe:
     names: Names = ()
     quick: bool = True
     pairs: Mapping[str, str] = field(default_factory=dict)
+    constants: TorchConstants | None = None
 
 
 @dataclass(frozen=True)
@@ -88,6 +92,8 @@ class FlaxTrainer:
         self.pairs = recipe.pairs
         module = prepared(recipe.module, lane, recipe.training, self.pairs)
         self.weights = TrainedWeights(module, recipe.wrt, recipe.names)
+        constants = recipe.constants if lane.exact else None
+        self.rounded = RoundedLeaves(self.weights.beside, jax.tree.leaves(self.weights.rest), constants)
         self.clip = optax.with_extra_args_support(recipe.clip or optax.identity())
         self.clips = recipe.clip is not None
         self.optimizer = optax.with_extra_args_support(recipe.optimizer)
@@ -99,7 +105,8 @@ class FlaxTrainer:
     def start(self, weights: Mapping[str, np.ndarray]) -> None:
         """Begin, or begin anew, with these weights by torch key."""
         with self._surroundings():
-            leaves, rest = self._as_leaves(weights), jax.tree.map(self._cast, self.weights.rest)
+            leaves = self._as_leaves(weights)
+            rest = self.weights.rest_at(jax.tree.map(self._cast, self.weights.rest), weights)
             tree = self.weights.tree(leaves)
             states = self.clip.init(tree), self.optimizer.init(tree)
         self._free, self._led = _Run(leaves, rest, *states), _Run(leaves, rest, *states)
@@ -132,6 +139,7 @@ class FlaxTrainer:
             if leader is not None:
                 run.leaves = self._as_leaves(leader.before)
                 run.rest = self.weights.rest_at(run.rest, leader.before)
+            run.rest = self._lifted(run.rest, call)
             loss, gradients, run.rest = self._differentiated(run, arrays, masks, call.form, draws)
             fed = gradients if leader is None else self._overlaid(gradients, leader.gradients)
             value = loss if leader is None else jnp.asarray(leader.loss, loss.dtype)
@@ -170,6 +178,12 @@ class FlaxTrainer:
     def _updates(self, before: list[Any], after: list[Any]) -> dict[str, np.ndarray]:
         pairs = zip(before, after, strict=True)
         return self.weights.to_torch([np.asarray(b) - np.asarray(a) for a, b in pairs])
+
+    def _lifted(self, rest: Any, call: Call) -> Any:
+        """What is kept in float32 with what rounding took from it, where torch computes it for the batch."""
+        leaves, treedef = jax.tree.flatten(rest)
+        self.rounded.lift(leaves, call)
+        return jax.tree.unflatten(treedef, leaves)
 
     def _differentiated(
         self, run: _Run, arrays: list[Any], masks: Any, form: Form, draws: tuple[Draw, ...]

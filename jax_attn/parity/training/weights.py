@@ -23,7 +23,7 @@ class TrainedWeights:
                                 rest ──────────────> leaves of its own
 
     A leaf is known by its position: `positions` has it by optax path; `_slots` (in `leaves`) and
-    `_beside` (in `rest`) for a slot, and so for torch's keys. `_whole` and `_pure` are the two ways to make a
+    `beside` (in `rest`) for a slot, and so for torch's keys. `_whole` and `_pure` are the two ways to make a
     tree of `leaves` again: the one that `nnx.merge` takes, and the one that optax is given.
 
     Args:
@@ -35,6 +35,7 @@ class TrainedWeights:
         graphdef: the module without its state.
         leaves: the arrays that are trained, in the order of optax's trees.
         rest: the state that is not.
+        beside: the slots of what is not, each with its position in `rest`.
 
     Raises:
         ValueError: nothing is selected, or something that has no place in a `state_dict`.
@@ -57,8 +58,8 @@ class TrainedWeights:
         ]
         if not self.leaves:
             raise ValueError(f"wrt must select something to train, got wrt={wrt} and no such variable")
-        beside = {dotted(path): place for place, (path, _) in enumerate(_flattened(self.rest))}
-        self._beside = [(slot, beside[slot.path]) for slot in table if slot.path in beside]
+        rest = {dotted(path): place for place, (path, _) in enumerate(_flattened(self.rest))}
+        self.beside = [(slot, rest[slot.path]) for slot in table if slot.path in rest]
         unknown = set(self.positions.values()) - set(of_variable.values())
         if unknown:
             lost = [path for path, position in self.positions.items() if position in unknown]
@@ -75,7 +76,7 @@ class TrainedWeights:
     def rest_at(self, rest: Any, by_key: Mapping[str, np.ndarray]) -> Any:
         """`rest` with what torch has values for: frozen weights, running statistics."""
         leaves, treedef = jax.tree.flatten(rest)
-        for position, value in _from_torch(self._beside, by_key):
+        for position, value in _from_torch(self.beside, by_key):
             leaves[position] = jnp.array(value, leaves[position].dtype, copy=True)
         return jax.tree.unflatten(treedef, leaves)
 
@@ -87,7 +88,7 @@ class TrainedWeights:
     def rest_to_torch(self, rest: Any) -> dict[str, np.ndarray]:
         """By torch key, what of `rest` has one and is floating: running statistics, frozen weights."""
         leaves = jax.tree.leaves(rest)
-        known = [(slot, leaves[position]) for slot, position in self._beside]
+        known = [(slot, leaves[position]) for slot, position in self.beside]
         return in_torch_layout((slot, leaf) for slot, leaf in known if is_floating(leaf))
 
     def to_flax(self, by_key: Mapping[str, np.ndarray]) -> list[np.ndarray]:

@@ -119,6 +119,36 @@ def test_cross_attention_that_is_causal():
     certain(diagnosis, "mask-causal", "causal")
 
 
+def test_an_attention_that_gives_its_weights_too():
+    """As transformers' do, and no port has to."""
+
+    class Weighted(Cross):
+        def forward(self, x, memory):
+            return super().forward(x, memory), x @ memory.mT
+
+    class Layer(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.attention = Weighted()
+
+        def forward(self, x, memory):
+            return x + self.attention(x, memory)[0]
+
+    class Causal(MultiHeadAttention):
+        def __call__(self, x, memory):
+            return attend(self, x, memory, jnp.tril(jnp.ones((x.shape[1], memory.shape[1]), bool)))
+
+    class FlaxLayer(nnx.Module):
+        def __init__(self):
+            self.attention = Causal(6, 2, rngs=nnx.Rngs(0))
+
+        def __call__(self, x, memory):
+            return x + self.attention(x, memory)
+
+    diagnosis = why(FlaxLayer(), Layer(), draw(2, 3, 6), 2 * draw(2, 4, 6))
+    certain(diagnosis, "mask-causal", "causal")
+
+
 class Positions(torch.nn.Module):
     """Positions are counted from 2, as in OPT."""
 

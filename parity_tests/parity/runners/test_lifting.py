@@ -161,6 +161,9 @@ class TorchRotary(torch.nn.Module):
             wide = torch.cat([angles, angles], -1)
             self.register_buffer("cos", wide.cos())
             self.register_buffer("sin", wide.sin())
+        if keeps == "attributes":
+            wide = torch.cat([angles, angles], -1)
+            self.cos, self.sin = wide.cos(), wide.sin()
         if keeps == "complex":
             self.register_buffer("turns", torch.polar(torch.ones_like(angles), angles))
 
@@ -169,7 +172,7 @@ class TorchRotary(torch.nn.Module):
             turns = self.turns[: x.shape[1]]
             turned = torch.complex(*x.float().chunk(2, -1)) * turns
             return torch.cat([turned.real, turned.imag], -1).type_as(x)
-        if self.keeps == "tables":
+        if self.keeps in ("tables", "attributes"):
             cos, sin = self.cos[: x.shape[1]], self.sin[: x.shape[1]]
         else:
             steps = self.inv_freq if self.keeps == "frequencies" else frequencies().to(x.device)
@@ -216,6 +219,96 @@ def test_a_right_rotary_port_passes_at_8192_positions():
     report = compare(FlaxRotary(), TorchRotary("frequencies"), x, lanes=lanes)
     report.assert_passed()
     assert "for the truth: torch in " in told(report, "bfloat16")
+
+
+def tables(base=10000.0, first=0, longest=600):
+    """Cosines and sines as a port makes them in float32 when it is built."""
+    steps = (1 / base ** (np.arange(0, WIDTH, 2, dtype=np.float32) / WIDTH)).astype(np.float32)
+    angles = (np.arange(longest, dtype=np.float32) + np.float32(first))[:, None] * steps
+    return np.cos(angles), np.sin(angles)
+
+
+class FlaxTables(nnx.Module):
+    """Keeps frequencies, or tables, in float32."""
+
+    def __init__(self, keeps, **wrong):
+        self.keeps = keeps
+        cos, sin = tables(**wrong)
+        steps = 1 / wrong.get("base", 10000.0) ** (np.arange(0, WIDTH, 2, dtype=np.float32) / WIDTH)
+        self.first = wrong.get("first", 0)
+        if keeps == "frequencies":
+            self.steps = nnx.Variable(jnp.asarray(steps, jnp.float32))
+        elif keeps == "variables":
+            self.cos, self.sin = nnx.Variable(jnp.asarray(cos)), nnx.Variable(jnp.asarray(sin))
+        else:
+            self.cosines, self.sines = jnp.asarray(cos), jnp.asarray(sin)
+
+    def __call__(self, x):
+        length = x.shape[1]
+        if self.keeps == "frequencies":
+            angles = (jnp.arange(length) + self.first)[:, None] * self.steps[...]
+            cos, sin = jnp.cos(angles), jnp.sin(angles)
+        elif self.keeps == "variables":
+            cos, sin = self.cos[:length], self.sin[:length]
+        else:
+            cos, sin = self.cosines[:length], self.sines[:length]
+        a, b = jnp.split(x, 2, -1)
+        return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], -1).astype(x.dtype)
+
+
+@pytest.mark.parametrize("theirs", [*KEEPS, "attributes"])
+@pytest.mark.parametrize("ours", ["frequencies", "variables", "arrays"])
+def test_a_port_may_keep_in_float32_what_torch_computes(ours, theirs):
+    x = draw(1, 512, WIDTH)
+    compare(FlaxTables(ours), TorchRotary(theirs), x, lanes=("float64", "bfloat16")).assert_passed()
+    for wrong in (dict(base=10000.1), dict(first=1)):
+        assert not compare(FlaxTables(ours, **wrong), TorchRotary(theirs), x, lanes=EXACT, trace=False).passed
+
+
+@pytest.mark.parametrize("number", [32.0, 32.0001])
+def test_a_number_that_torch_keeps_in_float32(number):
+    """As transformers' Gemma keeps the scale of its embedding."""
+
+    class Torch(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("scale", torch.tensor(32**0.5), persistent=False)
+
+        def forward(self, x):
+            return x * self.scale.to(x.dtype)
+
+    class Flax(nnx.Module):
+        def __call__(self, x):
+            return x * jnp.asarray(number**0.5, x.dtype)
+
+    report = compare(Flax(), Torch(), draw(2, 5), lanes=EXACT, trace=False)
+    assert report.passed == (number == 32)
+
+
+@pytest.mark.parametrize("wrong", [False, True])
+def test_a_fill_is_no_rounding(wrong):
+    """The lowest number is another in float64 than in float32, and makes nothing beside it uncertain."""
+
+    class Torch(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            steps = torch.arange(5)
+            bias = -0.3 * (steps[:, None] - steps).abs().float()
+            self.register_buffer("bias", bias, persistent=False)
+
+        def forward(self, x):
+            hidden = ~torch.ones(5, 5, dtype=torch.bool).tril()
+            scores = (x @ x.mT + self.bias).masked_fill(hidden, torch.finfo(x.dtype).min)
+            return scores.softmax(-1) @ x
+
+    class Flax(nnx.Module):
+        def __call__(self, x):
+            steps = jnp.arange(5)
+            bias = -(0.2 if wrong else 0.3) * jnp.abs(steps[:, None] - steps).astype(jnp.float32)
+            bias = jnp.where(jnp.tril(jnp.ones((5, 5), bool)), bias, jnp.finfo(x.dtype).min)
+            return jax.nn.softmax(x @ x.mT + bias) @ x
+
+    assert compare(Flax(), Torch(), draw(2, 5, 3), lanes=EXACT, trace=False).passed != wrong
 
 
 @pytest.mark.parametrize("keeps", KEEPS)

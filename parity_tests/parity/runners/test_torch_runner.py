@@ -98,6 +98,21 @@ def test_what_cannot_be_copied_is_named():
         copied(module)
 
 
+@pytest.mark.parametrize("factor", [1, 2])
+def test_what_changes_a_gradient_is_copied(factor: int):
+    """A hook on a parameter, which no copy of a tensor has."""
+    theirs = Torch()
+    theirs.layer.weight.register_hook(lambda gradient: 2 * gradient)
+
+    def scaled(module, x):
+        kernel = module.layer.kernel[...]
+        kernel = factor * kernel - jax.lax.stop_gradient((factor - 1) * kernel)
+        return x @ kernel + module.layer.bias[...]
+
+    report = compare(Flax(), theirs, draw(2, 5), lanes=EXACT, call_flax=scaled, trace=False)
+    assert report.passed == (factor == 2)
+
+
 # Casts.
 
 

@@ -282,6 +282,52 @@ def test_a_parametrized_weight_and_an_undeclared_stack_are_recognised():
         carry(Stack(), theirs, "torch", ())
 
 
+def test_a_frozen_table_that_flax_computes_is_left_out():
+    class Torch(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.table = torch.nn.Parameter(torch.sin(torch.arange(5.0))[:, None], requires_grad=False)
+
+        def forward(self, x):
+            return x + self.table
+
+    class Flax(nnx.Module):
+        def __call__(self, x):
+            return x + jnp.sin(jnp.arange(5.0))[:, None].astype(x.dtype)
+
+    report = compare(Flax(), Torch(), draw(2, 5, 3), **EXACT)
+    report.assert_passed()
+    assert told(report)["table"] == "frozen in torch; flax has none of this name"
+
+
+def test_a_fused_conv1d_is_turned_where_flax_keeps_its_parts_apart():
+    pytest.importorskip("transformers")
+    from transformers.pytorch_utils import Conv1D
+
+    flax = nnx.Dict(a=nnx.Linear(3, 3, rngs=rngs()), b=nnx.Linear(3, 3, rngs=rngs()))
+    theirs = torch.nn.ModuleDict({"both": Conv1D(6, 3)})
+    names = [(r"^a\.(.*)", r"both.\1[0]"), (r"^b\.(.*)", r"both.\1[1]")]
+    options = dict(names=names, **EXACT)
+    calls = dict(
+        call_flax=lambda m, x: jnp.concatenate([m["a"](x), m["b"](x)], -1),
+        call_torch=lambda m, x: m["both"](x),
+    )
+    compare(flax, theirs, draw(2, 3), **options, **calls).assert_passed()
+
+
+@pytest.mark.parametrize(
+    ("theirs", "message"),
+    [
+        (lambda: torch.jit.trace(torch.nn.Linear(3, 3), torch.zeros(2, 3)), "compiled by torch.jit"),
+        (lambda: torch.nn.Sequential(torch.nn.LazyLinear(3)), r"torch_module\.0 has weights of no shape yet"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_what_cannot_be_looked_into_is_refused(theirs, message):
+    with pytest.raises(ValueError, match=message):
+        carry(FlaxTied(), theirs(), "torch", ())
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
