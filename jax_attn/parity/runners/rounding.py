@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from jax_attn.parity import tolerances
+from jax_attn.parity.judging.errors import FILL
 
 EPS = float(np.finfo(np.float32).eps)
 
@@ -37,16 +38,13 @@ def measured(exact: Sequence[np.ndarray], single: Sequence[np.ndarray]) -> Itera
     """The constants of a program, which are `exact` where it runs in float64, and `single` where in float32.
 
     float32 has frequencies to the last digits; it has not the cosines of large angles. How far those are from
-    float64 tells it. Of what is kept in float32 itself nothing tells: the rounding of a frequency counts once for
-    each position, and positions are the last axis but one.
+    float64 tells it; and the rounding of a frequency counts once for each position, the last axis but one.
     """
     for array in exact:
-        last_digits = ULPS * EPS * np.abs(array)
+        last_digits = ULPS * EPS * (np.abs(array) + _along(array))
         apart = [np.abs(other - array) for other in single if other.shape == array.shape]
         noise = min(apart, key=lambda a: float(a.max()), default=np.zeros(()))
-        if is_kept(array):
-            yield Constant(array, last_digits + ULPS * EPS * _along(array))
-        elif (noise <= last_digits).all():
+        if (noise <= last_digits).all():
             yield Constant(array, last_digits)
         elif noise.max() <= COARSE * np.abs(array).max():
             yield Constant(array, last_digits + tolerances.NOISE_RATIO * noise.max())
@@ -67,8 +65,8 @@ def _along(array: np.ndarray) -> np.ndarray:
 
 
 def may_be_rounded(array: np.ndarray) -> bool:
-    """Whether there are numbers that float32 may have rounded; whole numbers, as masks hold, are none."""
-    return array.size > 0 and bool(np.isfinite(array).all() and (array != np.round(array)).any())
+    """Whether float32 may have rounded any of the numbers: they are not all whole, as masks are, and no fills."""
+    return array.size > 0 and bool((np.abs(array) < FILL).all() and (array != np.round(array)).any())
 
 
 def before_rounding(rounded: np.ndarray, constants: Sequence[Constant]) -> np.ndarray | None:
