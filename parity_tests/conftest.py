@@ -43,10 +43,25 @@ def pytest_configure(config):
 
 def pytest_generate_tests(metafunc):
     """Each row of a contract is a test of its own."""
-    if "row" in metafunc.fixturenames and hasattr(metafunc.cls, "rows"):
+    if "lanes" in metafunc.fixturenames and hasattr(metafunc.cls, "rows"):
+        metafunc.parametrize(("row", "lanes"), [*_rows_and_lanes(metafunc.cls)])
+    elif "row" in metafunc.fixturenames and hasattr(metafunc.cls, "rows"):
         metafunc.parametrize("row", metafunc.cls.rows)
     if "row_of_each_class" in metafunc.fixturenames:
         metafunc.parametrize("row_of_each_class", metafunc.cls.row_of_each_class())
+
+
+def _rows_and_lanes(contract):
+    """Every row in float64; the first of each class in all lanes, the others so among the slow tests."""
+    from jax_attn.parity.lanes import (
+        LANES,
+    )  # only now: the hook above must be there before our own is imported
+
+    first = contract.row_of_each_class()
+    others = [row for row in contract.rows if row not in first]
+    yield from (pytest.param(row, LANES, id=row) for row in first)
+    yield from (pytest.param(row, ("float64",), id=f"{row}-float64") for row in others)
+    yield from (pytest.param(row, LANES, id=row, marks=pytest.mark.slow) for row in others)
 
 
 @pytest.fixture(autouse=True)

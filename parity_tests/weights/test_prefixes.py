@@ -12,7 +12,9 @@ from parity_tests.weights.test_pretrained import bits, edit_tensors, folder  # n
 PREFIXES = ["module.", "_orig_mod.", "module._orig_mod.", "model.encoder.", "0.auto_model."]
 
 
-@pytest.mark.parametrize("prefix", PREFIXES)
+@pytest.mark.parametrize(
+    "prefix", [PREFIXES[0], *(pytest.param(prefix, marks=pytest.mark.slow) for prefix in PREFIXES[1:])]
+)
 @pytest.mark.parametrize("inner", ["", "bert."])
 def test_a_folder_is_read_through_a_prefix(folder, prefix, inner):  # noqa: F811
     expected = bits(from_pretrained(folder))

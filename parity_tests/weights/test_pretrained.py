@@ -194,7 +194,7 @@ def test_old_checkpoints(folder):
 # ---------------------------------------------------------------------------------------------- dtypes
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32", pytest.param("float16", marks=pytest.mark.slow)])
 def test_the_checkpoints_dtype_is_kept_or_cast(folder, dtype):
     original = load_file(folder / "model.safetensors")
     edit_tensors(

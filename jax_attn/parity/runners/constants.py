@@ -93,7 +93,7 @@ def _wanted(program: ClosedJaxpr, most: int) -> Iterator[Any]:
     """The known values that a buffer could be, each once."""
     known = dict(zip(program.jaxpr.constvars, program.consts, strict=True))
     for value in {id(value): value for value in _known(program.jaxpr, known, most)}.values():
-        if is_floating(value) and 0 < value.size <= most:
+        if is_floating(value) and 0 < np.size(value) <= most:  # a literal has no size of its own
             yield value
 
 
