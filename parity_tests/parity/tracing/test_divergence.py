@@ -31,7 +31,7 @@ X = draw(2, 3, WIDTH)
 MASK = np.tril(np.ones((2, 3, 3), bool))
 CASE = Case("", (X, MASK))
 pytestmark = pytest.mark.unchecked_shapes  # for speed: each check is made thousands of times
-FEW, REST = range(16), range(16, 50)
+FEW, REST = range(8), range(8, 50)
 in_draws = pytest.mark.parametrize(
     "seeds", [FEW, pytest.param(REST, marks=pytest.mark.slow)], ids=["few", "rest"]
 )
