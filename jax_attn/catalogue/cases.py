@@ -52,10 +52,7 @@ def mask_cases(
     """
     rng = np.random.default_rng(seed)
     x = rng.standard_normal((batch, tokens, width))
-    lengths = np.linspace(tokens, 0, batch).astype(int)
-    padding = np.arange(tokens) < lengths[:, None]
-    pairs = rng.random((batch, tokens, tokens)) < 0.6
-    pairs[0, 1] = False
+    padding, pairs = _masks(rng, batch, tokens, tokens)
     return [
         Case("padding", (x,), {name: padding}),
         Case("pairs", (x,), {name: pairs}, EXACT),
@@ -69,10 +66,7 @@ def cross_cases(width: int, tokens: int = 5, others: int = 7, batch: int = 3, *,
     rng = np.random.default_rng(seed)
     x = rng.standard_normal((batch, tokens, width))
     context = rng.standard_normal((batch, others, width))
-    lengths = np.linspace(others, 0, batch).astype(int)
-    padding = np.arange(others) < lengths[:, None]
-    pairs = rng.random((batch, tokens, others)) < 0.6
-    pairs[0, 1] = False
+    padding, pairs = _masks(rng, batch, tokens, others)
     return [
         Case("shorter than its context", (x, context)),
         Case("longer than its context", (context, x), lanes=EXACT),
@@ -210,3 +204,11 @@ def text_cases(
     of_segment = np.random.default_rng(seed).integers(segments, size=ids.shape)
     exact = [replace(case, lanes=EXACT) for case in (plain, repeated, one_token)]
     return [*exact, Case("full context", (ids, padding.astype(np.int64), of_segment))]
+
+
+def _masks(rng: np.random.Generator, batch: int, queries: int, keys: int) -> tuple[np.ndarray, np.ndarray]:
+    """Padding `(b, s)`, whose last sequence is nothing else, and pairs `(b, t, s)` with a row that is closed."""
+    lengths = np.linspace(keys, 0, batch).astype(int)
+    pairs = rng.random((batch, queries, keys)) < 0.6
+    pairs[0, 1] = False
+    return np.arange(keys) < lengths[:, None], pairs

@@ -83,7 +83,12 @@ OWN = {
 }
 NOT_OWN = {
     "of the entry before": lambda b, h, q, kv: IDS[b - 1, q] == IDS[b, kv],
-    "of a chosen entry": lambda b, h, q, kv: IDS[jax.lax.select(q > 5, b * 0, b), kv] > 1,
+    "of a chosen entry": lambda b, h, q, kv: (
+        jax.lax.dynamic_slice(
+            IDS, (jax.lax.select(q > 5, b * 0, b), kv), (1, 1), allow_negative_indices=False
+        )[0, 0]
+        > 1
+    ),
     "of all entries": lambda b, h, q, kv: (IDS[b, q] > 1) & (jnp.max(IDS) > kv),
     "by another index": lambda b, h, q, kv: IDS[h, q] > IDS[b, kv],
     "under jit": lambda b, h, q, kv: jax.jit(lambda b: IDS[b, kv] > 1)(b),
