@@ -99,7 +99,7 @@ class TwinContract:
     def test_runs_in_linen(self, row_of_each_class: str):
         twin = CATALOGUE[row_of_each_class]
         case = in_jax(twin.cases()[0])
-        linen = nnx.bridge.ToLinen(type(twin.flax()), kwargs=dict(twin.arguments))
+        linen = nnx.bridge.ToLinen(twin.flax_from)
 
         def run() -> Any:
             keys = {

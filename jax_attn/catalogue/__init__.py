@@ -4,11 +4,14 @@ A row says where the class lives (the same path under `jax_attn` and `torch_ref`
 built, and the inputs that stress it. Sizes are primes and all different, so that a swapped axis shows.
 """
 
-from jax_attn.catalogue.components import COMPONENTS
+from jax_attn.catalogue.attention import ATTENTION
 from jax_attn.catalogue.ladder import LADDER
+from jax_attn.catalogue.layers import LAYERS
+from jax_attn.catalogue.models import MODELS
+from jax_attn.catalogue.positions import POSITIONS
 from jax_attn.catalogue.twin import Twin
 
-CATALOGUE: dict[str, Twin] = {twin.name: twin for twin in [*LADDER, *COMPONENTS]}
+CATALOGUE: dict[str, Twin] = {twin.name: twin for twin in [*LADDER, *POSITIONS, *ATTENTION, *LAYERS, *MODELS]}
 
 __all__ = ["CATALOGUE", "Twin"]
 

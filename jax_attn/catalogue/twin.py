@@ -15,6 +15,37 @@ BERT = "Devlin et al. (arXiv 1810.04805)"
 BUILD_LLM = '"Build a Large Language Model From Scratch", ch. 3'
 
 
+class Part:
+    """A module that is an argument of another, such as the positions of an attention: built anew on each side.
+
+    Args:
+        where: `module:Class`, as a row says it.
+        arguments: the constructor arguments of the class, the same on both sides.
+    """
+
+    def __init__(self, where: str, **arguments: Any):
+        self.where = where
+        self.arguments = arguments
+
+    def build(self, package: str, **own: Any) -> Any:
+        """The module of `package`; `own` are arguments that only this framework takes."""
+        return locate(package, self.where)(**built(self.arguments, package, **own), **own)
+
+
+def locate(package: str, where: str) -> Any:
+    """The class that `module:Class` names in `jax_attn` or `torch_ref`."""
+    module, name = where.split(":")
+    return getattr(import_module(f"{package}.{module}"), name)
+
+
+def built(arguments: Mapping[str, Any], package: str, **own: Any) -> dict[str, Any]:
+    """The arguments with the parts among them built."""
+    return {
+        name: value.build(package, **own) if isinstance(value, Part) else value
+        for name, value in arguments.items()
+    }
+
+
 @dataclass(frozen=True)
 class Twin:
     """One variant: a Flax class, its torch twin, and how the two are built and called to be compared.
@@ -39,7 +70,11 @@ class Twin:
 
     def flax(self, seed: int = 0) -> nnx.Module:
         """The Flax module, with random weights."""
-        return self._class("jax_attn")(**self.arguments, rngs=nnx.Rngs(seed))
+        return self.flax_from(nnx.Rngs(seed))
+
+    def flax_from(self, rngs: nnx.Rngs) -> nnx.Module:
+        """The Flax module, its weights drawn from `rngs`."""
+        return locate("jax_attn", self.where)(**built(self.arguments, "jax_attn", rngs=rngs), rngs=rngs)
 
     def torch(self, seed: int = 0) -> Any:
         """The torch module, with random weights. Imports torch."""
@@ -47,8 +82,4 @@ class Twin:
 
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            return self._class("torch_ref")(**self.arguments)
-
-    def _class(self, package: str) -> Any:
-        module, name = self.where.split(":")
-        return getattr(import_module(f"{package}.{module}"), name)
+            return locate("torch_ref", self.where)(**built(self.arguments, "torch_ref"))

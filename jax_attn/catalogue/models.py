@@ -1,0 +1,57 @@
+"""The rows of `models/`."""
+
+from functools import partial
+
+from jax_attn.catalogue.cases import text_cases
+from jax_attn.catalogue.twin import BERT, NLP_TRANSFORMERS, Twin
+
+BERT_TINY = dict(
+    vocab_size=31,
+    hidden_size=91,
+    num_hidden_layers=2,
+    num_attention_heads=7,
+    intermediate_size=113,
+    hidden_dropout_prob=0.2,
+    attention_probs_dropout_prob=0.3,
+    max_position_embeddings=11,
+)
+
+
+MODELS = [
+    Twin(
+        "bert",
+        "models.bert:Bert",
+        "embeddings, encoder and pooler",
+        BERT,
+        BERT_TINY,
+        partial(text_cases, 31, context=11),
+        whole_model=True,
+    ),
+    Twin(
+        "bert-scanned",
+        "models.bert:Bert",
+        "the same with its layers stacked, and no pooler",
+        BERT,
+        dict(BERT_TINY, scan=True, add_pooling_layer=False),
+        partial(text_cases, 31, context=11),
+        whole_model=True,
+    ),
+    Twin(
+        "bert-pre",
+        "models.bert:Bert",
+        "the same in pre-norm with tanh GELU and sinusoidal positions",
+        BERT,
+        dict(BERT_TINY, norm_placement="pre", hidden_act="gelu_new", positions="sinusoidal"),
+        partial(text_cases, 31, context=11),
+        whole_model=True,
+    ),
+    Twin(
+        "sequence-classifier",
+        "models.sequence_classifier:SequenceClassifier",
+        "an encoder with a classification head",
+        NLP_TRANSFORMERS,
+        dict(BERT_TINY, num_hidden_layers=1, num_classes=5, classifier_dropout=0.2),
+        partial(text_cases, 31, context=11),
+        whole_model=True,
+    ),
+]
