@@ -79,3 +79,9 @@ def require_probability(name: str, value: float) -> None:
     """A ValueError unless `0 <= value <= 1`."""
     if not 0.0 <= value <= 1.0:
         raise ValueError(f"{name} must be a probability between 0 and 1, got {name}={value}")
+
+
+def require_one_of(name: str, value: Any, known: Sequence[str]) -> None:
+    """Raise ValueError unless `value` is one of the names in `known`."""
+    if value not in known:
+        raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")

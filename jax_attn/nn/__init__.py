@@ -2,10 +2,20 @@
 
 from jax_attn.nn.attention import MultiHeadAttention
 from jax_attn.nn.layers import ClassificationHead, Embeddings, Encoder, EncoderLayer, FeedForward, Pooler
-from jax_attn.nn.positions import LearnedPositions, SinusoidalPositions
+from jax_attn.nn.positions import (
+    AlibiPositions,
+    AttentionPositions,
+    LearnedPositions,
+    Places,
+    RotaryPositions,
+    SinusoidalPositions,
+    token_positions,
+)
 from jax_attn.nn.primitives import Buffer, Dropout, Embedding, LayerNorm, Linear
 
 __all__ = [
+    "AlibiPositions",
+    "AttentionPositions",
     "Buffer",
     "ClassificationHead",
     "Dropout",
@@ -18,8 +28,11 @@ __all__ = [
     "LearnedPositions",
     "Linear",
     "MultiHeadAttention",
+    "Places",
     "Pooler",
+    "RotaryPositions",
     "SinusoidalPositions",
+    "token_positions",
 ]
 
 

@@ -2,9 +2,17 @@
 
 from torch_ref.nn.attention import MultiHeadAttention
 from torch_ref.nn.layers import ClassificationHead, Embeddings, Encoder, EncoderLayer, FeedForward, Pooler
-from torch_ref.nn.positions import LearnedPositions, SinusoidalPositions
+from torch_ref.nn.positions import (
+    AlibiPositions,
+    AttentionPositions,
+    LearnedPositions,
+    RotaryPositions,
+    SinusoidalPositions,
+)
 
 __all__ = [
+    "AlibiPositions",
+    "AttentionPositions",
     "ClassificationHead",
     "Embeddings",
     "Encoder",
@@ -13,6 +21,7 @@ __all__ = [
     "LearnedPositions",
     "MultiHeadAttention",
     "Pooler",
+    "RotaryPositions",
     "SinusoidalPositions",
 ]
 
