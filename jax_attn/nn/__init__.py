@@ -3,7 +3,7 @@
 from jax_attn.nn.attention import MultiHeadAttention
 from jax_attn.nn.layers import ClassificationHead, Embeddings, Encoder, EncoderLayer, FeedForward, Pooler
 from jax_attn.nn.positions import LearnedPositions, SinusoidalPositions
-from jax_attn.nn.primitives import Buffer, Dropout, Embedding, LayerNorm, Linear
+from jax_attn.nn.primitives import Buffer, Dropout, Embedding, LayerNorm, Linear, RMSNorm, make_norm
 
 __all__ = [
     "Buffer",
@@ -19,7 +19,9 @@ __all__ = [
     "Linear",
     "MultiHeadAttention",
     "Pooler",
+    "RMSNorm",
     "SinusoidalPositions",
+    "make_norm",
 ]
 
 

@@ -3,6 +3,7 @@
 from torch_ref.nn.attention import MultiHeadAttention
 from torch_ref.nn.layers import ClassificationHead, Embeddings, Encoder, EncoderLayer, FeedForward, Pooler
 from torch_ref.nn.positions import LearnedPositions, SinusoidalPositions
+from torch_ref.nn.primitives import RMSNorm, make_norm
 
 __all__ = [
     "ClassificationHead",
@@ -13,7 +14,9 @@ __all__ = [
     "LearnedPositions",
     "MultiHeadAttention",
     "Pooler",
+    "RMSNorm",
     "SinusoidalPositions",
+    "make_norm",
 ]
 
 
