@@ -9,9 +9,12 @@ from jax_attn.catalogue.ladder import LADDER
 from jax_attn.catalogue.layers import LAYERS
 from jax_attn.catalogue.models import MODELS
 from jax_attn.catalogue.positions import POSITIONS
+from jax_attn.catalogue.primitives import PRIMITIVES
 from jax_attn.catalogue.twin import Twin
 
-CATALOGUE: dict[str, Twin] = {twin.name: twin for twin in [*LADDER, *POSITIONS, *ATTENTION, *LAYERS, *MODELS]}
+CATALOGUE: dict[str, Twin] = {
+    twin.name: twin for twin in [*LADDER, *PRIMITIVES, *POSITIONS, *ATTENTION, *LAYERS, *MODELS]
+}
 
 __all__ = ["CATALOGUE", "Twin"]
 

@@ -1,7 +1,21 @@
 """The modules that models are built from: primitives, positions, attention and layers."""
 
-from jax_attn.nn.attention import MultiHeadAttention
-from jax_attn.nn.layers import ClassificationHead, Embeddings, Encoder, EncoderLayer, FeedForward, Pooler
+from jax_attn.nn.attention import (
+    AttentionWeights,
+    ContextCache,
+    KVCache,
+    MultiHeadAttention,
+    TalkingHeads,
+    capture_attention_weights,
+)
+from jax_attn.nn.layers import (
+    ClassificationHead,
+    Embeddings,
+    Encoder,
+    EncoderLayer,
+    FeedForward,
+    Pooler,
+)
 from jax_attn.nn.positions import (
     AlibiPositions,
     AttentionPositions,
@@ -11,27 +25,42 @@ from jax_attn.nn.positions import (
     SinusoidalPositions,
     token_positions,
 )
-from jax_attn.nn.primitives import Buffer, Dropout, Embedding, LayerNorm, Linear
+from jax_attn.nn.primitives import (
+    Buffer,
+    Dropout,
+    Embedding,
+    LayerNorm,
+    Linear,
+    RMSNorm,
+    make_norm,
+)
 
 __all__ = [
     "AlibiPositions",
     "AttentionPositions",
+    "AttentionWeights",
     "Buffer",
     "ClassificationHead",
+    "ContextCache",
     "Dropout",
     "Embedding",
     "Embeddings",
     "Encoder",
     "EncoderLayer",
     "FeedForward",
+    "KVCache",
     "LayerNorm",
     "LearnedPositions",
     "Linear",
     "MultiHeadAttention",
     "Places",
     "Pooler",
+    "RMSNorm",
     "RotaryPositions",
     "SinusoidalPositions",
+    "TalkingHeads",
+    "capture_attention_weights",
+    "make_norm",
     "token_positions",
 ]
 

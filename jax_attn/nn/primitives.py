@@ -11,6 +11,8 @@ leaf            torch's default, used here                  NNX's default
 `Embedding`     N(0, 1), and zeros at `padding_idx`         N(0, 1/features)
 `LayerNorm`     eps 1e-5, variance in two passes            eps 1e-6, E[x²] - E[x]² (cancels)
 ==============  ==========================================  =====================================
+
+`RMSNorm` is a class of its own, because its scale may be counted from 1.
 """
 
 from collections.abc import Callable
@@ -21,10 +23,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from flax.nnx.nn.dtypes import promote_dtype
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jax.typing import DTypeLike
+from jaxtyping import Array, Float
 
-from jax_attn.functional.checks import require_probability
+from jax_attn.functional.checks import require_known, require_positive, require_probability
+from jax_attn.functional.dtypes import accumulator
 
 Initializer = Callable[..., jax.Array]
 
@@ -185,7 +190,7 @@ class LayerNorm(nnx.LayerNorm):
     """`(x - mean) / sqrt(var + eps) * scale + bias` over the last axis, as `torch.nn.LayerNorm`.
 
     The variance is biased, and taken in two passes: NNX's default of one pass cancels where the mean is
-    large (an input mean of 1e4 gives an error of 1e3).
+    large (an input mean of 1e4 gives an error of 1e3). Without `bias` none is added, as in ModernBERT.
 
     Source: Ba et al. (arXiv 1607.06450); `torch.nn.LayerNorm`.
     """
@@ -194,6 +199,7 @@ class LayerNorm(nnx.LayerNorm):
         self,
         normalized_shape: int,
         eps: float = 1e-5,
+        bias: bool = True,
         *,
         rngs: nnx.Rngs,
         dtype: DTypeLike | None = None,
@@ -202,11 +208,95 @@ class LayerNorm(nnx.LayerNorm):
         super().__init__(
             normalized_shape,
             epsilon=eps,
+            use_bias=bias,
             dtype=dtype,
             param_dtype=param_dtype,
             use_fast_variance=False,
             rngs=rngs,
         )
+
+
+class RMSNorm(nnx.Module):
+    """`x / sqrt(mean(x²) + eps) * scale` over the last axis; `* (1 + scale)` with `unit_offset`, as Gemma.
+
+    In 16 bits all of it is computed in float32 and rounded once, at the end: the order of `torch.nn.RMSNorm` and
+    of Gemma. (Llama rounds before it multiplies with the scale.)
+
+    Parameters: `scale` `(normalized_shape,)`, initially 1, or 0 with `unit_offset`.
+
+    Args:
+        normalized_shape: size of the last axis.
+        eps: what is added to the mean square. (Torch's default is the epsilon of the dtype.)
+        unit_offset: whether the scale is kept as its distance from 1.
+        rngs: taken as every module takes them; nothing is drawn.
+        dtype: dtype of the output; None is the common dtype of input and parameters.
+        param_dtype: dtype of the parameters.
+
+    Raises:
+        ValueError: `normalized_shape` is not positive, or the last axis of the input is not that long.
+
+    Source: Zhang and Sennrich (arXiv 1910.07467); the offset is of Gemma (arXiv 2403.08295).
+    """
+
+    def __init__(
+        self,
+        normalized_shape: int,
+        eps: float = 1e-6,
+        unit_offset: bool = False,
+        *,
+        rngs: nnx.Rngs,
+        dtype: DTypeLike | None = None,
+        param_dtype: DTypeLike = jnp.float32,
+    ):
+        require_positive("normalized_shape", normalized_shape)
+        self.scale = nnx.Param(jnp.full(normalized_shape, 0.0 if unit_offset else 1.0, param_dtype))
+        self.eps = eps
+        self.unit_offset = unit_offset
+        self.dtype = dtype
+
+    def __call__(self, x: Float[Array, "*s d"]) -> Float[Array, "*s d"]:
+        """`(..., normalized_shape)` to the same shape."""
+        if x.shape[-1:] != self.scale.shape:
+            raise ValueError(f"x must have shape (..., {self.scale.shape[0]}), got {x.shape}")
+        x, scale = promote_dtype((x, self.scale[...]), dtype=self.dtype)
+        wide, scale = (array.astype(accumulator(x.dtype)) for array in (x, scale))
+        inverse = jax.lax.rsqrt(jnp.mean(wide**2, axis=-1, keepdims=True) + self.eps)
+        return (wide * inverse * (1 + scale if self.unit_offset else scale)).astype(x.dtype)
+
+
+NORMS: dict[str, Callable[..., nnx.Module]] = {
+    "layer": LayerNorm,
+    "layer_without_bias": partial(LayerNorm, bias=False),
+    "rms": RMSNorm,
+    "rms_unit_offset": partial(RMSNorm, unit_offset=True),
+}
+
+
+def make_norm(
+    kind: str,
+    width: int,
+    eps: float | None = None,
+    *,
+    rngs: nnx.Rngs,
+    dtype: DTypeLike | None = None,
+    param_dtype: DTypeLike = jnp.float32,
+) -> Any:
+    """Build a normalisation by its name.
+
+    Args:
+        kind: "layer", "layer_without_bias", "rms" or "rms_unit_offset" (Gemma's `1 + scale`).
+        width: size of the axis that is normalised.
+        eps: what is added to the variance or mean square; None is the default of the class.
+        rngs: as every module takes them.
+        dtype: dtype of the output; None is the common dtype of input and parameters.
+        param_dtype: dtype of the parameters.
+
+    Raises:
+        ValueError: `kind` is not known.
+    """
+    require_known("norm", kind, NORMS)
+    given = {} if eps is None else {"eps": eps}
+    return NORMS[kind](width, **given, rngs=rngs, dtype=dtype, param_dtype=param_dtype)
 
 
 class Dropout(nnx.Dropout):

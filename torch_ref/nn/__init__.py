@@ -1,13 +1,27 @@
 """The torch twins of the modules that models are built from."""
 
-from torch_ref.nn.attention import MultiHeadAttention
-from torch_ref.nn.layers import ClassificationHead, Embeddings, Encoder, EncoderLayer, FeedForward, Pooler
+from torch_ref.nn.attention import (
+    MultiHeadAttention,
+    TalkingHeads,
+)
+from torch_ref.nn.layers import (
+    ClassificationHead,
+    Embeddings,
+    Encoder,
+    EncoderLayer,
+    FeedForward,
+    Pooler,
+)
 from torch_ref.nn.positions import (
     AlibiPositions,
     AttentionPositions,
     LearnedPositions,
     RotaryPositions,
     SinusoidalPositions,
+)
+from torch_ref.nn.primitives import (
+    RMSNorm,
+    make_norm,
 )
 
 __all__ = [
@@ -21,8 +35,11 @@ __all__ = [
     "LearnedPositions",
     "MultiHeadAttention",
     "Pooler",
+    "RMSNorm",
     "RotaryPositions",
     "SinusoidalPositions",
+    "TalkingHeads",
+    "make_norm",
 ]
 
 

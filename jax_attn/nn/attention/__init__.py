@@ -1,9 +1,17 @@
 """The attention modules that models are built from."""
 
+from jax_attn.nn.attention.cache import ContextCache, KVCache
 from jax_attn.nn.attention.multi_head import MultiHeadAttention
+from jax_attn.nn.attention.talking_heads import TalkingHeads
+from jax_attn.nn.attention.weights import AttentionWeights, capture_attention_weights
 
 __all__ = [
+    "AttentionWeights",
+    "ContextCache",
+    "KVCache",
     "MultiHeadAttention",
+    "TalkingHeads",
+    "capture_attention_weights",
 ]
 
 

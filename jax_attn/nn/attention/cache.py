@@ -57,7 +57,7 @@ class KVCache:
         return self.key.shape[1]
 
     def check(self, batch: int, tokens: int, heads: int, widths: tuple[int, int]) -> None:
-        """Raise ValueError where the cache is for other shapes, or would overflow; under `jit` that is not known."""
+        """Raise ValueError where the cache is for other shapes, or would overflow (not known under `jit`)."""
         shapes = tuple((batch, self.size, heads, width) for width in widths)
         if (self.key.shape, self.value.shape) != shapes:
             raise ValueError(
@@ -107,7 +107,12 @@ class KVCache:
         # A later token of these may take the place of what an earlier one still sees: look at both.
         keys = jnp.concatenate([self.key, key.astype(self.key.dtype)], axis=1)
         values = jnp.concatenate([self.value, value.astype(self.value.dtype)], axis=1)
-        return new, keys, values, Places(positions, jnp.concatenate([self.positions_of_slots(), positions], 1))
+        return (
+            new,
+            keys,
+            values,
+            Places(positions, jnp.concatenate([self.positions_of_slots(), positions], 1)),
+        )
 
     def positions_of_slots(self) -> Int[Array, "B L"]:
         """The position whose token lies in each slot of a rolling cache; below 0 where there is none."""

@@ -13,8 +13,8 @@ from jax_attn.functional.block_mask import MaskMod
 from jax_attn.functional.checks import (
     require_cap,
     require_divisible,
+    require_known,
     require_last_dim,
-    require_one_of,
     require_positive,
 )
 from jax_attn.functional.dispatch import has_many_scores
@@ -76,7 +76,7 @@ class MultiHeadAttention(nnx.Module):
         qk_norm_eps: its epsilon.
         sinks: what takes its share of the softmax and gives nothing: "learned" is a logit for each head,
             "off_by_one" the logit 0; None is nothing.
-        gate: what `sigmoid(x W_gate)` multiplies before `out_proj`: each "head", or each "element"; None is no gate.
+        gate: what `sigmoid(x W_gate)` multiplies before `out_proj`: each "head", or each "element"; None is none.
         talking_heads: whether scores and weights are mixed between heads, as in `TalkingHeads`.
         implementation: which one of `dot_product_attention` computes; None is the best.
         rngs: source of the initial weights and of dropout.
@@ -131,9 +131,9 @@ class MultiHeadAttention(nnx.Module):
         if softcap is not None:
             require_cap("softcap", softcap)
         if sinks is not None:
-            require_one_of("sinks", sinks, SINKS)
+            require_known("sinks", sinks, SINKS)
         if gate is not None:
-            require_one_of("gate", gate, GATES)
+            require_known("gate", gate, GATES)
         if positions is not None:
             positions.check_heads(num_heads, head_dim)
         self.embed_dim = embed_dim
@@ -156,7 +156,7 @@ class MultiHeadAttention(nnx.Module):
 
         biases = (PROJECTIONS if bias else ()) if isinstance(bias, bool) else tuple(bias)
         for name in biases:
-            require_one_of("bias", name, PROJECTIONS)
+            require_known("bias", name, PROJECTIONS)
         options: dict[str, Any] = {"rngs": rngs, "dtype": dtype, "param_dtype": param_dtype}
         self.q_proj = Linear(embed_dim, num_heads * head_dim, "q" in biases, **options)
         self.k_proj = Linear(self.kdim, num_kv_heads * head_dim, "k" in biases, **options)
@@ -211,10 +211,10 @@ class MultiHeadAttention(nnx.Module):
             if cache is not None:
                 raise ValueError(f"x must have a batch axis where there is a cache, got shape {x.shape}")
             given = (context, mask, value, bias, positions, context_positions, segment_ids)
-            first, *rest = (None if given is None else given[None] for given in given)
+            context, mask, *rest = (None if part is None else part[None] for part in given)
             names = ("value", "bias", "positions", "context_positions", "segment_ids")
-            named = dict(zip(names, rest[1:], strict=True))
-            result = self(x[None], first, rest[0], **named, return_weights=return_weights)
+            named: Any = dict(zip(names, rest, strict=True))
+            result = self(x[None], context, mask, **named, return_weights=return_weights)
             return tuple(part[0] for part in result) if return_weights else result[0]
         self._check(x, context, value, cache, positions, segment_ids)
 
@@ -267,7 +267,9 @@ class MultiHeadAttention(nnx.Module):
             ValueError: the attention is not causal, or its positions cannot be computed token by token.
         """
         if not self.is_causal:
-            raise ValueError("a cache is for attention with is_causal=True: here a token sees those after it too")
+            raise ValueError(
+                "a cache is for attention with is_causal=True: here a token sees those after it too"
+            )
         if self.positions is not None and self.positions.why_no_cache is not None:
             raise ValueError(self.positions.why_no_cache)
         dtype = dtype or self.dtype or self.param_dtype
@@ -294,7 +296,10 @@ class MultiHeadAttention(nnx.Module):
         return projected.reshape(*projected.shape[:2], heads, self.head_dim)
 
     def _keys_and_values(
-        self, context: Float[Array, "b s k"], value: Float[Array, "b s v"], positions: Int[Array, "b s"] | None
+        self,
+        context: Float[Array, "b s k"],
+        value: Float[Array, "b s v"],
+        positions: Int[Array, "b s"] | None,
     ) -> tuple[Array, Array]:
         require_last_dim("value", value.shape, self.vdim, ndims=(3,))
         key = self.split_heads(self.k_proj(context))
@@ -323,7 +328,7 @@ class MultiHeadAttention(nnx.Module):
             query, key, value = self.talking_heads.widen(query, key, value)
         rate = 0.0 if self.dropout.deterministic else self.dropout.rate
         sinks = jnp.zeros(self.num_heads, query.dtype) if self.off_by_one else None
-        result = dot_product_attention(
+        result: Any = dot_product_attention(
             query,
             key.astype(query.dtype),
             value.astype(query.dtype),
@@ -348,12 +353,16 @@ class MultiHeadAttention(nnx.Module):
         gate = nnx.sigmoid(self.gate_proj(x))
         return heads * (gate[..., None] if self.gate == "head" else gate.reshape(heads.shape))
 
-    def _check(self, x: Array, context: Any, value: Any, cache: Any, positions: Any, segment_ids: Any) -> None:
+    def _check(
+        self, x: Array, context: Any, value: Any, cache: Any, positions: Any, segment_ids: Any
+    ) -> None:
         """Raise ValueError where arguments of a call do not go together."""
         if context is not None:
             require_last_dim("context", context.shape, self.kdim, ndims=(3,))
             if context.shape[0] != x.shape[0]:
-                raise ValueError(f"context must have the batch size of x, {x.shape[0]}, got {context.shape[0]}")
+                raise ValueError(
+                    f"context must have the batch size of x, {x.shape[0]}, got {context.shape[0]}"
+                )
             if self.window is not None:
                 raise ValueError("window is a distance within one sequence: it has no meaning with a context")
         elif cache is None and self.kdim != self.embed_dim:
