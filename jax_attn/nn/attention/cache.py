@@ -25,7 +25,7 @@ class KVCache:
 
     Attributes:
         key: `(B, L, K, H)`, rotated already.
-        value: `(B, L, K, Hv)`.
+        value: `(B, L, K, H)`.
         length: `(B,)`, how many tokens of each sequence were seen.
         rolling: whether the newest token takes the place of the oldest.
     """
@@ -36,34 +36,23 @@ class KVCache:
     rolling: bool = dataclasses.field(default=False, metadata={"static": True})
 
     @classmethod
-    def empty(
-        cls,
-        batch: int,
-        length: int,
-        heads: int,
-        widths: tuple[int, int],
-        dtype: DTypeLike,
-        rolling: bool = False,
-    ) -> "KVCache":
-        """A cache for `length` tokens of `batch` sequences; `widths` are those of a key and of a value."""
-        require_positive("batch", batch)
-        require_positive("length", length)
-        key, value = (jnp.zeros((batch, length, heads, width), dtype) for width in widths)
-        return cls(key, value, jnp.zeros(batch, jnp.int32), rolling)
+    def empty(cls, shape: tuple[int, int, int, int], dtype: DTypeLike, rolling: bool = False) -> "KVCache":
+        """A cache of no tokens; `shape` is `(B, L, K, H)`."""
+        require_positive("batch", shape[0])
+        require_positive("length", shape[1])
+        return cls(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype), jnp.zeros(shape[0], jnp.int32), rolling)
 
     @property
     def size(self) -> int:
         """How many tokens it holds."""
         return self.key.shape[1]
 
-    def check(self, batch: int, tokens: int, heads: int, widths: tuple[int, int]) -> None:
-        """Raise ValueError where the cache is for other shapes, or would overflow (not known under `jit`)."""
-        shapes = tuple((batch, self.size, heads, width) for width in widths)
-        if (self.key.shape, self.value.shape) != shapes:
-            raise ValueError(
-                f"the cache must hold keys {shapes[0]} and values {shapes[1]} for this module and batch, "
-                f"got {self.key.shape} and {self.value.shape}"
-            )
+    def check(self, batch: int, heads: int, width: int) -> None:
+        """Raise ValueError where the cache is for another batch or module."""
+        check_shapes(self, (batch, self.size, heads, width))
+
+    def check_room(self, tokens: int) -> None:
+        """Raise ValueError where `tokens` more do not fit. Not known under `jit`: there they are not kept."""
         if self.rolling or isinstance(self.length, Tracer):
             return
         longest = int(self.length.max())
@@ -72,7 +61,7 @@ class KVCache:
                 f"the cache is for {self.size} tokens: {longest} are in it, and {tokens} do not fit"
             )
 
-    def next_positions(self, batch: int, tokens: int, real: Bool[Array, "B T"] | None) -> Int[Array, "B T"]:
+    def next_positions(self, tokens: int, real: Bool[Array, "B T"] | None) -> Int[Array, "B T"]:
         """The positions of the next tokens, counted without padding, which gets -1."""
         if real is None:
             return self.length[:, None] + jnp.arange(tokens)
@@ -80,7 +69,7 @@ class KVCache:
         return jnp.where(real, counted, -1)
 
     def append(
-        self, key: Float[Array, "B T K H"], value: Float[Array, "B T K Hv"], positions: Int[Array, "B T"]
+        self, key: Float[Array, "B T K H"], value: Float[Array, "B T K H"], positions: Int[Array, "B T"]
     ) -> tuple["KVCache", Array, Array, Places]:
         """Keep tokens, and say what their queries look at.
 
@@ -127,8 +116,21 @@ class ContextCache:
 
     Attributes:
         key: `(B, S, K, H)`, rotated already.
-        value: `(B, S, K, Hv)`.
+        value: `(B, S, K, H)`.
     """
 
     key: Leaf
     value: Leaf
+
+    def check(self, batch: int, heads: int, width: int) -> None:
+        """Raise ValueError where the cache is for another batch or module."""
+        check_shapes(self, (batch, self.key.shape[1], heads, width))
+
+
+def check_shapes(cache: KVCache | ContextCache, shape: tuple[int, int, int, int]) -> None:
+    """Raise ValueError unless keys and values have this shape."""
+    if not cache.key.shape == cache.value.shape == shape:
+        raise ValueError(
+            f"the cache must hold keys and values {shape} for this module and batch, "
+            f"got {cache.key.shape} and {cache.value.shape}"
+        )
