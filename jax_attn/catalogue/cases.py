@@ -42,6 +42,11 @@ def token_cases(
     return cases
 
 
+def batched_token_cases(width: int) -> list[Case]:
+    """Those of the usual cases that are of one shape, for a row beside others of its class."""
+    return token_cases(width)[:3]
+
+
 def mask_cases(
     width: int, tokens: int = 5, batch: int = 3, *, name: str = "mask", seed: int = 1
 ) -> list[Case]:

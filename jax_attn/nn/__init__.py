@@ -1,7 +1,15 @@
 """The modules that models are built from: primitives, positions, attention and layers."""
 
 from jax_attn.nn.attention import MultiHeadAttention
-from jax_attn.nn.layers import ClassificationHead, Embeddings, Encoder, EncoderLayer, FeedForward, Pooler
+from jax_attn.nn.layers import (
+    ClassificationHead,
+    Embeddings,
+    Encoder,
+    EncoderLayer,
+    FeedForward,
+    GatedFeedForward,
+    Pooler,
+)
 from jax_attn.nn.positions import LearnedPositions, SinusoidalPositions
 from jax_attn.nn.primitives import Buffer, Dropout, Embedding, LayerNorm, Linear, RMSNorm, make_norm
 
@@ -14,6 +22,7 @@ __all__ = [
     "Encoder",
     "EncoderLayer",
     "FeedForward",
+    "GatedFeedForward",
     "LayerNorm",
     "LearnedPositions",
     "Linear",

@@ -124,7 +124,9 @@ def test_a_norm_is_made_by_its_name():
 
 
 def test_bad_norms_and_bad_input_are_refused():
-    with pytest.raises(ValueError, match=r"norm must be one of layer, layer_without_bias, rms, .*got 'batch'"):
+    with pytest.raises(
+        ValueError, match=r"norm must be one of layer, layer_without_bias, rms, .*got 'batch'"
+    ):
         make_norm("batch", 7, rngs=nnx.Rngs(0))
     with pytest.raises(ValueError, match="normalized_shape must be at least 1, got normalized_shape=0"):
         RMSNorm(0, rngs=nnx.Rngs(0))

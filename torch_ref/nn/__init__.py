@@ -1,7 +1,15 @@
 """The torch twins of the modules that models are built from."""
 
 from torch_ref.nn.attention import MultiHeadAttention
-from torch_ref.nn.layers import ClassificationHead, Embeddings, Encoder, EncoderLayer, FeedForward, Pooler
+from torch_ref.nn.layers import (
+    ClassificationHead,
+    Embeddings,
+    Encoder,
+    EncoderLayer,
+    FeedForward,
+    GatedFeedForward,
+    Pooler,
+)
 from torch_ref.nn.positions import LearnedPositions, SinusoidalPositions
 from torch_ref.nn.primitives import RMSNorm, make_norm
 
@@ -11,6 +19,7 @@ __all__ = [
     "Encoder",
     "EncoderLayer",
     "FeedForward",
+    "GatedFeedForward",
     "LearnedPositions",
     "MultiHeadAttention",
     "Pooler",

@@ -5,6 +5,7 @@ from jax_attn.nn.layers.embeddings import Embeddings
 from jax_attn.nn.layers.encoder import Encoder
 from jax_attn.nn.layers.encoder_layer import EncoderLayer
 from jax_attn.nn.layers.feed_forward import FeedForward
+from jax_attn.nn.layers.gated_feed_forward import GatedFeedForward
 from jax_attn.nn.layers.pooler import Pooler
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "Encoder",
     "EncoderLayer",
     "FeedForward",
+    "GatedFeedForward",
     "Pooler",
 ]
 

@@ -5,6 +5,7 @@ from torch_ref.nn.layers.embeddings import Embeddings
 from torch_ref.nn.layers.encoder import Encoder
 from torch_ref.nn.layers.encoder_layer import EncoderLayer
 from torch_ref.nn.layers.feed_forward import FeedForward
+from torch_ref.nn.layers.gated_feed_forward import GatedFeedForward
 from torch_ref.nn.layers.pooler import Pooler
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "Encoder",
     "EncoderLayer",
     "FeedForward",
+    "GatedFeedForward",
     "Pooler",
 ]
 
