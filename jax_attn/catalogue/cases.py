@@ -66,6 +66,19 @@ def mask_cases(
     ]
 
 
+def routing_cases(width: int, tokens: int = 5, batch: int = 3, *, seed: int = 7) -> list[Case]:
+    """Calls of a mixture of experts: alone, and with padding and the router's losses."""
+    x = np.random.default_rng(seed).standard_normal((batch, tokens, width))
+    padding = np.arange(tokens) < np.linspace(tokens, 0, batch).astype(int)[:, None]
+    losses = {"mask": padding, "return_losses": True}
+    return [
+        Case("plain", (x,)),
+        Case("padding, with losses", (x,), losses),
+        Case("unbatched, with losses", (x[0],), {"return_losses": True}, EXACT),
+        Case("one token", (x[:, :1],), lanes=EXACT),
+    ]
+
+
 def cross_cases(width: int, tokens: int = 5, others: int = 7, batch: int = 3, *, seed: int = 2) -> list[Case]:
     """Calls with a `context` of another length than the input, with and without a mask over it."""
     rng = np.random.default_rng(seed)

@@ -3,7 +3,14 @@
 from dataclasses import replace
 from functools import partial
 
-from jax_attn.catalogue.cases import EXACT, batched_token_cases, mask_cases, token_cases, token_id_cases
+from jax_attn.catalogue.cases import (
+    EXACT,
+    batched_token_cases,
+    mask_cases,
+    routing_cases,
+    token_cases,
+    token_id_cases,
+)
 from jax_attn.catalogue.twin import ATTENTION_PAPER, BERT, NLP_TRANSFORMERS, Twin
 from jax_attn.parity.cases import Case
 
@@ -91,6 +98,31 @@ LAYERS = [
             partial(batched_token_cases, 37),
         )
         for name, activation in {"glu": "sigmoid", "reglu": "relu", "geglu": "gelu"}.items()
+    ),
+    Twin(
+        "mixture-of-experts",
+        "nn.layers.mixture_of_experts:MixtureOfExperts",
+        "each token through 2 of 7 feed-forward layers, weighted by a softmax over the chosen",
+        "Jiang et al. (arXiv 2401.04088)",
+        dict(embed_dim=37, hidden_dim=23, num_experts=7, dropout=0.2),
+        partial(routing_cases, 37),
+    ),
+    Twin(
+        "mixture-of-experts-shared",
+        "nn.layers.mixture_of_experts:MixtureOfExperts",
+        "the same with a softmax over all, limited capacity and a shared expert with a gate",
+        "Qwen2 (arXiv 2407.10671); Fedus et al. (arXiv 2101.03961)",
+        dict(
+            embed_dim=37,
+            hidden_dim=23,
+            num_experts=7,
+            top_k=3,
+            softmax="before",
+            capacity_factor=1.0,
+            shared_dim=29,
+            shared_gate=True,
+        ),
+        partial(routing_cases, 37),
     ),
     *(
         Twin(

@@ -8,7 +8,9 @@ from jax_attn.nn.layers import (
     EncoderLayer,
     FeedForward,
     GatedFeedForward,
+    MixtureOfExperts,
     Pooler,
+    RouterLosses,
 )
 from jax_attn.nn.positions import LearnedPositions, SinusoidalPositions
 from jax_attn.nn.primitives import Buffer, Dropout, Embedding, LayerNorm, Linear, RMSNorm, make_norm
@@ -26,9 +28,11 @@ __all__ = [
     "LayerNorm",
     "LearnedPositions",
     "Linear",
+    "MixtureOfExperts",
     "MultiHeadAttention",
     "Pooler",
     "RMSNorm",
+    "RouterLosses",
     "SinusoidalPositions",
     "make_norm",
 ]

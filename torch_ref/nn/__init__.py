@@ -8,7 +8,9 @@ from torch_ref.nn.layers import (
     EncoderLayer,
     FeedForward,
     GatedFeedForward,
+    MixtureOfExperts,
     Pooler,
+    RouterLosses,
 )
 from torch_ref.nn.positions import LearnedPositions, SinusoidalPositions
 from torch_ref.nn.primitives import RMSNorm, make_norm
@@ -21,9 +23,11 @@ __all__ = [
     "FeedForward",
     "GatedFeedForward",
     "LearnedPositions",
+    "MixtureOfExperts",
     "MultiHeadAttention",
     "Pooler",
     "RMSNorm",
+    "RouterLosses",
     "SinusoidalPositions",
     "make_norm",
 ]

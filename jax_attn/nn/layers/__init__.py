@@ -6,6 +6,7 @@ from jax_attn.nn.layers.encoder import Encoder
 from jax_attn.nn.layers.encoder_layer import EncoderLayer
 from jax_attn.nn.layers.feed_forward import FeedForward
 from jax_attn.nn.layers.gated_feed_forward import GatedFeedForward
+from jax_attn.nn.layers.mixture_of_experts import MixtureOfExperts, RouterLosses
 from jax_attn.nn.layers.pooler import Pooler
 
 __all__ = [
@@ -15,7 +16,9 @@ __all__ = [
     "EncoderLayer",
     "FeedForward",
     "GatedFeedForward",
+    "MixtureOfExperts",
     "Pooler",
+    "RouterLosses",
 ]
 
 

@@ -20,7 +20,7 @@ def test_the_feed_forward_layers_of_llama_and_gemma():
     from transformers.models.llama.configuration_llama import LlamaConfig
     from transformers.models.llama.modeling_llama import LlamaMLP
 
-    sizes = {"hidden_size": 7, "intermediate_size": 29, "num_attention_heads": 1}
+    sizes = {"hidden_size": 7, "intermediate_size": 29, "num_attention_heads": 1, "head_dim": 2}
     cases = token_cases(7)[:1]
     ours = GatedFeedForward(7, 29, bias=True, rngs=nnx.Rngs(0))
     assert_equals(ours, LlamaMLP(LlamaConfig(**sizes, mlp_bias=True)), cases, names=NAMES)

@@ -6,6 +6,7 @@ from torch_ref.nn.layers.encoder import Encoder
 from torch_ref.nn.layers.encoder_layer import EncoderLayer
 from torch_ref.nn.layers.feed_forward import FeedForward
 from torch_ref.nn.layers.gated_feed_forward import GatedFeedForward
+from torch_ref.nn.layers.mixture_of_experts import MixtureOfExperts, RouterLosses
 from torch_ref.nn.layers.pooler import Pooler
 
 __all__ = [
@@ -15,7 +16,9 @@ __all__ = [
     "EncoderLayer",
     "FeedForward",
     "GatedFeedForward",
+    "MixtureOfExperts",
     "Pooler",
+    "RouterLosses",
 ]
 
 
