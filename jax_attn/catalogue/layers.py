@@ -124,6 +124,22 @@ LAYERS = [
         ),
         partial(routing_cases, 37),
     ),
+    Twin(
+        "layer-scale",
+        "nn.layers.layer_scale:LayerScale",
+        "a learned factor for each feature",
+        "Touvron et al. (arXiv 2103.17239)",
+        dict(embed_dim=37, initial=0.3),
+        partial(token_cases, 37),
+    ),
+    Twin(
+        "drop-path",
+        "nn.layers.drop_path:DropPath",
+        "a sequence is zeroed whole, by chance",
+        "Huang et al. (arXiv 1603.09382)",
+        dict(p=0.3),
+        partial(token_cases, 37),
+    ),
     *(
         Twin(
             f"encoder-layer-{placement}",

@@ -3,11 +3,13 @@
 from jax_attn.nn.attention import MultiHeadAttention
 from jax_attn.nn.layers import (
     ClassificationHead,
+    DropPath,
     Embeddings,
     Encoder,
     EncoderLayer,
     FeedForward,
     GatedFeedForward,
+    LayerScale,
     MixtureOfExperts,
     Pooler,
     RouterLosses,
@@ -18,6 +20,7 @@ from jax_attn.nn.primitives import Buffer, Dropout, Embedding, LayerNorm, Linear
 __all__ = [
     "Buffer",
     "ClassificationHead",
+    "DropPath",
     "Dropout",
     "Embedding",
     "Embeddings",
@@ -26,6 +29,7 @@ __all__ = [
     "FeedForward",
     "GatedFeedForward",
     "LayerNorm",
+    "LayerScale",
     "LearnedPositions",
     "Linear",
     "MixtureOfExperts",

@@ -3,11 +3,13 @@
 from torch_ref.nn.attention import MultiHeadAttention
 from torch_ref.nn.layers import (
     ClassificationHead,
+    DropPath,
     Embeddings,
     Encoder,
     EncoderLayer,
     FeedForward,
     GatedFeedForward,
+    LayerScale,
     MixtureOfExperts,
     Pooler,
     RouterLosses,
@@ -17,11 +19,13 @@ from torch_ref.nn.primitives import RMSNorm, make_norm
 
 __all__ = [
     "ClassificationHead",
+    "DropPath",
     "Embeddings",
     "Encoder",
     "EncoderLayer",
     "FeedForward",
     "GatedFeedForward",
+    "LayerScale",
     "LearnedPositions",
     "MixtureOfExperts",
     "MultiHeadAttention",
