@@ -15,11 +15,12 @@ from jax_attn.nn.layers import (
     RouterLosses,
 )
 from jax_attn.nn.positions import LearnedPositions, SinusoidalPositions
-from jax_attn.nn.primitives import Buffer, Dropout, Embedding, LayerNorm, Linear, RMSNorm, make_norm
+from jax_attn.nn.primitives import Buffer, Conv, Dropout, Embedding, LayerNorm, Linear, RMSNorm, make_norm
 
 __all__ = [
     "Buffer",
     "ClassificationHead",
+    "Conv",
     "DropPath",
     "Dropout",
     "Embedding",
