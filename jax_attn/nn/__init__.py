@@ -1,39 +1,9 @@
 """The modules that models are built from: primitives, positions, attention and layers."""
 
-from jax_attn.nn.attention import (
-    AttentionWeights,
-    ContextCache,
-    KVCache,
-    MultiHeadAttention,
-    TalkingHeads,
-    capture_attention_weights,
-)
-from jax_attn.nn.layers import (
-    ClassificationHead,
-    Embeddings,
-    Encoder,
-    EncoderLayer,
-    FeedForward,
-    Pooler,
-)
-from jax_attn.nn.positions import (
-    AlibiPositions,
-    AttentionPositions,
-    LearnedPositions,
-    Places,
-    RotaryPositions,
-    SinusoidalPositions,
-    token_positions,
-)
-from jax_attn.nn.primitives import (
-    Buffer,
-    Dropout,
-    Embedding,
-    LayerNorm,
-    Linear,
-    RMSNorm,
-    make_norm,
-)
+from jax_attn.nn.attention import (AttentionWeights, ContextCache, KVCache, MultiHeadAttention, TalkingHeads, capture_attention_weights,)
+from jax_attn.nn.layers import (ClassificationHead, DropPath, Embeddings, Encoder, EncoderLayer, FeedForward, GatedFeedForward, LayerScale, MixtureOfExperts, Pooler, RouterLosses,)
+from jax_attn.nn.positions import (AlibiPositions, AttentionPositions, LearnedPositions, Places, RotaryPositions, SinusoidalPositions, token_positions,)
+from jax_attn.nn.primitives import (Buffer, Conv, Dropout, Embedding, LayerNorm, Linear, RMSNorm, make_norm,)
 
 __all__ = [
     "AlibiPositions",
@@ -42,21 +12,27 @@ __all__ = [
     "Buffer",
     "ClassificationHead",
     "ContextCache",
+    "Conv",
+    "DropPath",
     "Dropout",
     "Embedding",
     "Embeddings",
     "Encoder",
     "EncoderLayer",
     "FeedForward",
+    "GatedFeedForward",
     "KVCache",
     "LayerNorm",
+    "LayerScale",
     "LearnedPositions",
     "Linear",
+    "MixtureOfExperts",
     "MultiHeadAttention",
     "Places",
     "Pooler",
     "RMSNorm",
     "RotaryPositions",
+    "RouterLosses",
     "SinusoidalPositions",
     "TalkingHeads",
     "capture_attention_weights",

@@ -1,42 +1,28 @@
 """The torch twins of the modules that models are built from."""
 
-from torch_ref.nn.attention import (
-    MultiHeadAttention,
-    TalkingHeads,
-)
-from torch_ref.nn.layers import (
-    ClassificationHead,
-    Embeddings,
-    Encoder,
-    EncoderLayer,
-    FeedForward,
-    Pooler,
-)
-from torch_ref.nn.positions import (
-    AlibiPositions,
-    AttentionPositions,
-    LearnedPositions,
-    RotaryPositions,
-    SinusoidalPositions,
-)
-from torch_ref.nn.primitives import (
-    RMSNorm,
-    make_norm,
-)
+from torch_ref.nn.attention import (MultiHeadAttention, TalkingHeads,)
+from torch_ref.nn.layers import (ClassificationHead, DropPath, Embeddings, Encoder, EncoderLayer, FeedForward, GatedFeedForward, LayerScale, MixtureOfExperts, Pooler, RouterLosses,)
+from torch_ref.nn.positions import (AlibiPositions, AttentionPositions, LearnedPositions, RotaryPositions, SinusoidalPositions,)
+from torch_ref.nn.primitives import (RMSNorm, make_norm,)
 
 __all__ = [
     "AlibiPositions",
     "AttentionPositions",
     "ClassificationHead",
+    "DropPath",
     "Embeddings",
     "Encoder",
     "EncoderLayer",
     "FeedForward",
+    "GatedFeedForward",
+    "LayerScale",
     "LearnedPositions",
+    "MixtureOfExperts",
     "MultiHeadAttention",
     "Pooler",
     "RMSNorm",
     "RotaryPositions",
+    "RouterLosses",
     "SinusoidalPositions",
     "TalkingHeads",
     "make_norm",
