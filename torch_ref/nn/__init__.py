@@ -1,6 +1,6 @@
 """The torch twins of the modules that models are built from."""
 
-from torch_ref.nn.attention import MultiHeadAttention
+from torch_ref.nn.attention import LinearAttention, MultiHeadAttention
 from torch_ref.nn.layers import ClassificationHead, Embeddings, Encoder, EncoderLayer, FeedForward, Pooler
 from torch_ref.nn.positions import LearnedPositions, SinusoidalPositions
 
@@ -11,6 +11,7 @@ __all__ = [
     "EncoderLayer",
     "FeedForward",
     "LearnedPositions",
+    "LinearAttention",
     "MultiHeadAttention",
     "Pooler",
     "SinusoidalPositions",

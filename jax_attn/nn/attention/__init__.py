@@ -1,8 +1,10 @@
 """The attention modules that models are built from."""
 
+from jax_attn.nn.attention.linear import LinearAttention
 from jax_attn.nn.attention.multi_head import MultiHeadAttention
 
 __all__ = [
+    "LinearAttention",
     "MultiHeadAttention",
 ]
 
