@@ -43,6 +43,7 @@ def context_cases(
     ]
 
 
+GATED_DELTA = "Yang et al. (arXiv 2412.06464)"
 LINEAR = "Katharopoulos et al. (arXiv 2006.16236)"
 
 ATTENTION_KINDS = [
@@ -61,5 +62,21 @@ ATTENTION_KINDS = [
         LINEAR,
         dict(embed_dim=77, num_heads=7, bias=False),
         lambda: [*key_mask_cases(77)[2:4], *context_cases(77)],
+    ),
+    Twin(
+        "gated-delta-net",
+        "nn.attention.gated_delta:GatedDeltaNet",
+        "a memory that fades, and is corrected by what each token adds to it",
+        GATED_DELTA,
+        dict(
+            embed_dim=37,
+            num_heads=6,
+            num_qk_heads=2,
+            head_dim=7,
+            value_head_dim=11,
+            conv_size=3,
+            chunk_size=2,
+        ),
+        lambda: key_mask_cases(37)[:3],
     ),
 ]

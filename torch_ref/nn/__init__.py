@@ -1,6 +1,6 @@
 """The torch twins of the modules that models are built from."""
 
-from torch_ref.nn.attention import LinearAttention, MultiHeadAttention
+from torch_ref.nn.attention import GatedDeltaNet, LinearAttention, MultiHeadAttention
 from torch_ref.nn.layers import ClassificationHead, Embeddings, Encoder, EncoderLayer, FeedForward, Pooler
 from torch_ref.nn.positions import LearnedPositions, SinusoidalPositions
 
@@ -10,6 +10,7 @@ __all__ = [
     "Encoder",
     "EncoderLayer",
     "FeedForward",
+    "GatedDeltaNet",
     "LearnedPositions",
     "LinearAttention",
     "MultiHeadAttention",
