@@ -1,19 +1,31 @@
 """The torch twins of the modules that models are built from."""
 
-from torch_ref.nn.attention import GatedDeltaNet, LinearAttention, MultiHeadAttention
+from torch_ref.nn.attention import (
+    AdditiveAttention,
+    AttentionPooling,
+    FourierMixing,
+    GatedDeltaNet,
+    LinearAttention,
+    MultiHeadAttention,
+    MultiplicativeAttention,
+)
 from torch_ref.nn.layers import ClassificationHead, Embeddings, Encoder, EncoderLayer, FeedForward, Pooler
 from torch_ref.nn.positions import LearnedPositions, SinusoidalPositions
 
 __all__ = [
+    "AdditiveAttention",
+    "AttentionPooling",
     "ClassificationHead",
     "Embeddings",
     "Encoder",
     "EncoderLayer",
     "FeedForward",
+    "FourierMixing",
     "GatedDeltaNet",
     "LearnedPositions",
     "LinearAttention",
     "MultiHeadAttention",
+    "MultiplicativeAttention",
     "Pooler",
     "SinusoidalPositions",
 ]

@@ -1,14 +1,22 @@
 """The attention modules that models are built from."""
 
+from jax_attn.nn.attention.additive import AdditiveAttention
+from jax_attn.nn.attention.fourier import FourierMixing
 from jax_attn.nn.attention.gated_delta import DeltaNetCache, GatedDeltaNet
 from jax_attn.nn.attention.linear import LinearAttention
 from jax_attn.nn.attention.multi_head import MultiHeadAttention
+from jax_attn.nn.attention.multiplicative import MultiplicativeAttention
+from jax_attn.nn.attention.pooling import AttentionPooling
 
 __all__ = [
+    "AdditiveAttention",
+    "AttentionPooling",
     "DeltaNetCache",
+    "FourierMixing",
     "GatedDeltaNet",
     "LinearAttention",
     "MultiHeadAttention",
+    "MultiplicativeAttention",
 ]
 
 

@@ -7,6 +7,7 @@ from jaxtyping import Array, Bool, Float
 
 from jax_attn.functional.checks import (
     require_boolean_mask,
+    require_context,
     require_divisible,
     require_last_dim,
     require_positive,
@@ -133,11 +134,7 @@ class LinearAttention(nnx.Module):
     ) -> None:
         require_last_dim("x", x.shape, self.embed_dim)
         if context is not None:
-            require_last_dim("context", context.shape, self.embed_dim, ndims=(3,))
-            if context.shape[0] != x.shape[0]:
-                raise ValueError(
-                    f"context must have the batch size of x, {x.shape[0]}, got {context.shape[0]}"
-                )
+            require_context(context.shape, x.shape, self.embed_dim)
             if is_causal or cache is not None:
                 raise ValueError("is_causal and cache are of self-attention: context must be None with them")
         if mask is not None:
