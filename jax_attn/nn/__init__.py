@@ -1,18 +1,21 @@
 """The modules that models are built from: primitives, positions, attention and layers."""
 
-from jax_attn.nn.attention import (AttentionWeights, ContextCache, KVCache, MultiHeadAttention, TalkingHeads, capture_attention_weights,)
+from jax_attn.nn.attention import (AdditiveAttention, AttentionPooling, AttentionWeights, ContextCache, DeltaNetCache, FourierMixing, GatedDeltaNet, KVCache, LinearAttention, MultiHeadAttention, MultiplicativeAttention, TalkingHeads, capture_attention_weights,)
 from jax_attn.nn.layers import (ClassificationHead, DropPath, Embeddings, Encoder, EncoderLayer, FeedForward, GatedFeedForward, LayerScale, MixtureOfExperts, Pooler, RouterLosses,)
 from jax_attn.nn.positions import (AlibiPositions, AttentionPositions, LearnedPositions, Places, RotaryPositions, SinusoidalPositions, token_positions,)
 from jax_attn.nn.primitives import (Buffer, Conv, Dropout, Embedding, LayerNorm, Linear, RMSNorm, make_norm,)
 
 __all__ = [
+    "AdditiveAttention",
     "AlibiPositions",
+    "AttentionPooling",
     "AttentionPositions",
     "AttentionWeights",
     "Buffer",
     "ClassificationHead",
     "ContextCache",
     "Conv",
+    "DeltaNetCache",
     "DropPath",
     "Dropout",
     "Embedding",
@@ -20,14 +23,18 @@ __all__ = [
     "Encoder",
     "EncoderLayer",
     "FeedForward",
+    "FourierMixing",
+    "GatedDeltaNet",
     "GatedFeedForward",
     "KVCache",
     "LayerNorm",
     "LayerScale",
     "LearnedPositions",
     "Linear",
+    "LinearAttention",
     "MixtureOfExperts",
     "MultiHeadAttention",
+    "MultiplicativeAttention",
     "Places",
     "Pooler",
     "RMSNorm",

@@ -1,12 +1,14 @@
 """The torch twins of the modules that models are built from."""
 
-from torch_ref.nn.attention import (MultiHeadAttention, TalkingHeads,)
+from torch_ref.nn.attention import (AdditiveAttention, AttentionPooling, FourierMixing, GatedDeltaNet, LinearAttention, MultiHeadAttention, MultiplicativeAttention, TalkingHeads,)
 from torch_ref.nn.layers import (ClassificationHead, DropPath, Embeddings, Encoder, EncoderLayer, FeedForward, GatedFeedForward, LayerScale, MixtureOfExperts, Pooler, RouterLosses,)
 from torch_ref.nn.positions import (AlibiPositions, AttentionPositions, LearnedPositions, RotaryPositions, SinusoidalPositions,)
 from torch_ref.nn.primitives import (RMSNorm, make_norm,)
 
 __all__ = [
+    "AdditiveAttention",
     "AlibiPositions",
+    "AttentionPooling",
     "AttentionPositions",
     "ClassificationHead",
     "DropPath",
@@ -14,11 +16,15 @@ __all__ = [
     "Encoder",
     "EncoderLayer",
     "FeedForward",
+    "FourierMixing",
+    "GatedDeltaNet",
     "GatedFeedForward",
     "LayerScale",
     "LearnedPositions",
+    "LinearAttention",
     "MixtureOfExperts",
     "MultiHeadAttention",
+    "MultiplicativeAttention",
     "Pooler",
     "RMSNorm",
     "RotaryPositions",

@@ -51,7 +51,7 @@ def multi_head_attention(
         if positions == "alibi":
             scores = scores - slope(n, heads) * abs(distance)
         if positions == "t5":
-            scores = scores + weights["positions.embedding"][bucket(distance), n]
+            scores = scores + weights["positions.table.embedding"][bucket(distance), n]
         if positions == "shaw":
             scores = scores + weights["positions.key_table.embedding"][clipped(distance)] @ query / np.sqrt(
                 width

@@ -1,10 +1,22 @@
 """The torch twins: the attention modules that models are built from."""
 
+from torch_ref.nn.attention.additive import AdditiveAttention
+from torch_ref.nn.attention.fourier import FourierMixing
+from torch_ref.nn.attention.gated_delta import GatedDeltaNet
+from torch_ref.nn.attention.linear import LinearAttention
 from torch_ref.nn.attention.multi_head import MultiHeadAttention
+from torch_ref.nn.attention.multiplicative import MultiplicativeAttention
+from torch_ref.nn.attention.pooling import AttentionPooling
 from torch_ref.nn.attention.talking_heads import TalkingHeads
 
 __all__ = [
+    "AdditiveAttention",
+    "AttentionPooling",
+    "FourierMixing",
+    "GatedDeltaNet",
+    "LinearAttention",
     "MultiHeadAttention",
+    "MultiplicativeAttention",
     "TalkingHeads",
 ]
 
