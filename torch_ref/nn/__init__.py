@@ -1,6 +1,7 @@
 """The torch twins of the modules that models are built from."""
 
 from torch_ref.nn.attention import (
+    LatentAttention,
     MultiHeadAttention,
     TalkingHeads,
 )
@@ -32,6 +33,7 @@ __all__ = [
     "Encoder",
     "EncoderLayer",
     "FeedForward",
+    "LatentAttention",
     "LearnedPositions",
     "MultiHeadAttention",
     "Pooler",

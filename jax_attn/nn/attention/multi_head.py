@@ -20,7 +20,7 @@ from jax_attn.functional.checks import (
 from jax_attn.functional.dispatch import has_many_scores
 from jax_attn.functional.score_mods import ScoreMod
 from jax_attn.nn.attention.cache import ContextCache, KVCache
-from jax_attn.nn.attention.seen import both, four_axes, what_is_seen
+from jax_attn.nn.attention.seen import both, four_axes, real_tokens, what_is_seen
 from jax_attn.nn.attention.talking_heads import TalkingHeads
 from jax_attn.nn.attention.weights import AttentionWeights, sees_weights
 from jax_attn.nn.positions.attention_positions import AttentionPositions, Places
@@ -224,8 +224,7 @@ class MultiHeadAttention(nnx.Module):
             key, values = cache.key, cache.value
         elif isinstance(cache, KVCache):
             cache.check(*x.shape[:2], self.num_kv_heads, (self.head_dim, self.head_dim))
-            real = None if mask is None else four_axes(mask, (x.shape[0], 1, 1, x.shape[1]))[:, 0, 0]
-            at = cache.next_positions(*x.shape[:2], real)
+            at = cache.next_positions(*x.shape[:2], real_tokens(mask, *x.shape[:2]))
             cache, key, values, places = cache.append(*self._keys_and_values(x, x, at), at)
             mask = None
         else:

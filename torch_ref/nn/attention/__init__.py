@@ -1,9 +1,11 @@
 """The torch twins: the attention modules that models are built from."""
 
+from torch_ref.nn.attention.latent import LatentAttention
 from torch_ref.nn.attention.multi_head import MultiHeadAttention
 from torch_ref.nn.attention.talking_heads import TalkingHeads
 
 __all__ = [
+    "LatentAttention",
     "MultiHeadAttention",
     "TalkingHeads",
 ]
