@@ -1,9 +1,53 @@
 """The modules that models are built from: primitives, positions, attention and layers."""
 
-from jax_attn.nn.attention import (AdditiveAttention, AttentionPooling, AttentionWeights, ContextCache, DeltaNetCache, FourierMixing, GatedDeltaNet, KVCache, LinearAttention, MultiHeadAttention, MultiplicativeAttention, TalkingHeads, capture_attention_weights,)
-from jax_attn.nn.layers import (ClassificationHead, DropPath, Embeddings, Encoder, EncoderLayer, FeedForward, GatedFeedForward, LayerScale, MixtureOfExperts, Pooler, RouterLosses,)
-from jax_attn.nn.positions import (AlibiPositions, AttentionPositions, LearnedPositions, Places, RotaryPositions, SinusoidalPositions, token_positions,)
-from jax_attn.nn.primitives import (Buffer, Conv, Dropout, Embedding, LayerNorm, Linear, RMSNorm, make_norm,)
+from jax_attn.nn.attention import (
+    AdditiveAttention,
+    AttentionPooling,
+    AttentionWeights,
+    ContextCache,
+    DeltaNetCache,
+    FourierMixing,
+    GatedDeltaNet,
+    KVCache,
+    LatentAttention,
+    LinearAttention,
+    MultiHeadAttention,
+    MultiplicativeAttention,
+    TalkingHeads,
+    capture_attention_weights,
+)
+from jax_attn.nn.layers import (
+    ClassificationHead,
+    DropPath,
+    Embeddings,
+    Encoder,
+    EncoderLayer,
+    FeedForward,
+    GatedFeedForward,
+    LayerScale,
+    MixtureOfExperts,
+    Pooler,
+    RouterLosses,
+)
+from jax_attn.nn.positions import (
+    AlibiPositions,
+    AttentionPositions,
+    LearnedPositions,
+    Places,
+    RotaryPositions,
+    SinusoidalPositions,
+    token_positions,
+)
+from jax_attn.nn.primitives import (
+    Buffer,
+    Conv,
+    Dropout,
+    Embedding,
+    LayerNorm,
+    Linear,
+    RMSNorm,
+    make_norm,
+)
 
 __all__ = [
     "AdditiveAttention",
@@ -27,6 +71,7 @@ __all__ = [
     "GatedDeltaNet",
     "GatedFeedForward",
     "KVCache",
+    "LatentAttention",
     "LayerNorm",
     "LayerScale",
     "LearnedPositions",

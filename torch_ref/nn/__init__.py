@@ -1,9 +1,40 @@
 """The torch twins of the modules that models are built from."""
 
-from torch_ref.nn.attention import (AdditiveAttention, AttentionPooling, FourierMixing, GatedDeltaNet, LinearAttention, MultiHeadAttention, MultiplicativeAttention, TalkingHeads,)
-from torch_ref.nn.layers import (ClassificationHead, DropPath, Embeddings, Encoder, EncoderLayer, FeedForward, GatedFeedForward, LayerScale, MixtureOfExperts, Pooler, RouterLosses,)
-from torch_ref.nn.positions import (AlibiPositions, AttentionPositions, LearnedPositions, RotaryPositions, SinusoidalPositions,)
-from torch_ref.nn.primitives import (RMSNorm, make_norm,)
+from torch_ref.nn.attention import (
+    AdditiveAttention,
+    AttentionPooling,
+    FourierMixing,
+    GatedDeltaNet,
+    LatentAttention,
+    LinearAttention,
+    MultiHeadAttention,
+    MultiplicativeAttention,
+    TalkingHeads,
+)
+from torch_ref.nn.layers import (
+    ClassificationHead,
+    DropPath,
+    Embeddings,
+    Encoder,
+    EncoderLayer,
+    FeedForward,
+    GatedFeedForward,
+    LayerScale,
+    MixtureOfExperts,
+    Pooler,
+    RouterLosses,
+)
+from torch_ref.nn.positions import (
+    AlibiPositions,
+    AttentionPositions,
+    LearnedPositions,
+    RotaryPositions,
+    SinusoidalPositions,
+)
+from torch_ref.nn.primitives import (
+    RMSNorm,
+    make_norm,
+)
 
 __all__ = [
     "AdditiveAttention",
@@ -19,6 +50,7 @@ __all__ = [
     "FourierMixing",
     "GatedDeltaNet",
     "GatedFeedForward",
+    "LatentAttention",
     "LayerScale",
     "LearnedPositions",
     "LinearAttention",

@@ -36,23 +36,32 @@ class KVCache:
     rolling: bool = dataclasses.field(default=False, metadata={"static": True})
 
     @classmethod
-    def empty(cls, shape: tuple[int, int, int, int], dtype: DTypeLike, rolling: bool = False) -> "KVCache":
-        """A cache of no tokens; `shape` is `(B, L, K, H)`."""
-        require_positive("batch", shape[0])
-        require_positive("length", shape[1])
-        return cls(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype), jnp.zeros(shape[0], jnp.int32), rolling)
+    def empty(
+        cls,
+        batch: int,
+        length: int,
+        heads: int,
+        widths: tuple[int, int],
+        dtype: DTypeLike,
+        rolling: bool = False,
+    ) -> "KVCache":
+        """A cache for `length` tokens of `batch` sequences; `widths` are those of a key and of a value."""
+        require_positive("batch", batch)
+        require_positive("length", length)
+        key, value = (jnp.zeros((batch, length, heads, width), dtype) for width in widths)
+        return cls(key, value, jnp.zeros(batch, jnp.int32), rolling)
 
     @property
     def size(self) -> int:
         """How many tokens it holds."""
         return self.key.shape[1]
 
-    def check(self, batch: int, heads: int, width: int) -> None:
-        """Raise ValueError where the cache is for another batch or module."""
-        check_shapes(self, (batch, self.size, heads, width))
+    def check(self, batch: int, tokens: int, heads: int, widths: tuple[int, int]) -> None:
+        """Raise ValueError where the cache is for another batch or module, or `tokens` more do not fit.
 
-    def check_room(self, tokens: int) -> None:
-        """Raise ValueError where `tokens` more do not fit. Not known under `jit`: there they are not kept."""
+        Under `jit` it is not known how full it is: there, what does not fit is not kept.
+        """
+        check_shapes(self, batch, heads, widths)
         if self.rolling or isinstance(self.length, Tracer):
             return
         longest = int(self.length.max())
@@ -61,8 +70,8 @@ class KVCache:
                 f"the cache is for {self.size} tokens: {longest} are in it, and {tokens} do not fit"
             )
 
-    def next_positions(self, tokens: int, real: Bool[Array, "B T"] | None) -> Int[Array, "B T"]:
-        """The positions of the next tokens, counted without padding, which gets -1."""
+    def next_positions(self, batch: int, tokens: int, real: Bool[Array, "B T"] | None) -> Int[Array, "B T"]:
+        """The positions `(batch, tokens)` of the next tokens, counted without padding, which gets -1."""
         if real is None:
             return self.length[:, None] + jnp.arange(tokens)
         counted = self.length[:, None] + jnp.cumsum(real, axis=1) - 1
@@ -122,15 +131,16 @@ class ContextCache:
     key: Leaf
     value: Leaf
 
-    def check(self, batch: int, heads: int, width: int) -> None:
+    def check(self, batch: int, heads: int, widths: tuple[int, int]) -> None:
         """Raise ValueError where the cache is for another batch or module."""
-        check_shapes(self, (batch, self.key.shape[1], heads, width))
+        check_shapes(self, batch, heads, widths)
 
 
-def check_shapes(cache: KVCache | ContextCache, shape: tuple[int, int, int, int]) -> None:
-    """Raise ValueError unless keys and values have this shape."""
-    if not cache.key.shape == cache.value.shape == shape:
+def check_shapes(cache: KVCache | ContextCache, batch: int, heads: int, widths: tuple[int, int]) -> None:
+    """Raise ValueError unless the cache holds keys and values of these shapes."""
+    shapes = tuple((batch, cache.key.shape[1], heads, width) for width in widths)
+    if (cache.key.shape, cache.value.shape) != shapes:
         raise ValueError(
-            f"the cache must hold keys and values {shape} for this module and batch, "
+            f"the cache must hold keys {shapes[0]} and values {shapes[1]} for this module and batch, "
             f"got {cache.key.shape} and {cache.value.shape}"
         )

@@ -19,8 +19,9 @@ from jax_attn.functional.checks import (
 )
 from jax_attn.functional.dispatch import has_many_scores
 from jax_attn.functional.score_mods import ScoreMod
+from jax_attn.nn.attention.attend import call_unbatched
 from jax_attn.nn.attention.cache import ContextCache, KVCache
-from jax_attn.nn.attention.seen import both, four_axes, what_is_seen
+from jax_attn.nn.attention.seen import both, four_axes, real_tokens, what_is_seen
 from jax_attn.nn.attention.talking_heads import TalkingHeads
 from jax_attn.nn.attention.weights import AttentionWeights, sees_weights
 from jax_attn.nn.positions.attention_positions import AttentionPositions, Places
@@ -209,15 +210,19 @@ class MultiHeadAttention(nnx.Module):
         """
         require_last_dim("x", x.shape, self.embed_dim)
         if x.ndim == 2:  # a batch of one
-            if cache is not None:
-                raise ValueError(f"x must have a batch axis where there is a cache, got shape {x.shape}")
-            given = (context, mask, value, bias, positions, context_positions, segment_ids)
-            context, mask, *rest = (None if part is None else part[None] for part in given)
-            names = ("value", "bias", "positions", "context_positions", "segment_ids")
-            named: Any = dict(zip(names, rest, strict=True))
-            result = self(x[None], context, mask, **named, return_weights=return_weights)
-            return tuple(part[0] for part in result) if return_weights else result[0]
-
+            return call_unbatched(
+                self,
+                x,
+                cache,
+                {"return_weights": return_weights},
+                context=context,
+                mask=mask,
+                value=value,
+                bias=bias,
+                positions=positions,
+                context_positions=context_positions,
+                segment_ids=segment_ids,
+            )
         self._check_context(x, context)
         if cache is not None:
             self._check_cached(
@@ -257,8 +262,8 @@ class MultiHeadAttention(nnx.Module):
             raise ValueError(self.positions.why_no_cache)
         dtype = dtype or self.dtype or self.param_dtype
         window = length if self.window is None else self.window
-        shape = (batch, min(length, window), self.num_kv_heads, self.head_dim)
-        return KVCache.empty(shape, dtype, rolling=window < length)
+        sizes = min(length, window), self.num_kv_heads, (self.head_dim, self.head_dim)
+        return KVCache.empty(batch, *sizes, dtype, rolling=window < length)
 
     def init_context_cache(
         self,
@@ -285,12 +290,7 @@ class MultiHeadAttention(nnx.Module):
     def _cached(self, x: Array, mask: Any, cache: KVCache) -> tuple["Tokens", KVCache]:
         """The tokens of the cache with those of `x`, and the cache that holds both."""
         batch, new = x.shape[:2]
-        real = (
-            None
-            if mask is None
-            else jnp.broadcast_to(four_axes(mask, (batch, 1, 1, new))[:, 0, 0], (batch, new))
-        )
-        positions = cache.next_positions(new, real)
+        positions = cache.next_positions(batch, new, real_tokens(mask, batch, new))
         cache, key, value, places = cache.append(*self._keys_and_values(x, None, positions), positions)
         return Tokens(key, value, places), cache
 
@@ -401,9 +401,11 @@ class MultiHeadAttention(nnx.Module):
         for name, argument in given.items():
             if argument is not None:
                 raise ValueError(f"{name} cannot be given together with a cache")
-        cache.check(x.shape[0], self.num_kv_heads, self.head_dim)
+        sizes = self.num_kv_heads, (self.head_dim, self.head_dim)
         if isinstance(cache, KVCache):
-            cache.check_room(x.shape[1])
+            cache.check(*x.shape[:2], *sizes)
+        else:
+            cache.check(x.shape[0], *sizes)
 
 
 class Tokens(NamedTuple):

@@ -1,7 +1,5 @@
 """Multi-head attention with every option, written in NumPy from its formulas, one head and one query at a time."""
 
-from typing import Any
-
 import numpy as np
 
 Array = np.ndarray

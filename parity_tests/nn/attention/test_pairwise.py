@@ -39,7 +39,7 @@ FACTORS = {
 
 
 def can_be(row: Row) -> bool:
-    """A cache is for causal attention. A rolling one has keys in an order that given masks of dropout do not know."""
+    """A cache is for causal attention; given masks of dropout do not know the order of a rolling one."""
     causal, window = row["mask"].startswith("causal"), "window" in row["mask"]
     return row["cache"] is None or (causal and not (window and row.get("dropout")))
 

@@ -3,6 +3,7 @@
 from torch_ref.nn.attention.additive import AdditiveAttention
 from torch_ref.nn.attention.fourier import FourierMixing
 from torch_ref.nn.attention.gated_delta import GatedDeltaNet
+from torch_ref.nn.attention.latent import LatentAttention
 from torch_ref.nn.attention.linear import LinearAttention
 from torch_ref.nn.attention.multi_head import MultiHeadAttention
 from torch_ref.nn.attention.multiplicative import MultiplicativeAttention
@@ -14,6 +15,7 @@ __all__ = [
     "AttentionPooling",
     "FourierMixing",
     "GatedDeltaNet",
+    "LatentAttention",
     "LinearAttention",
     "MultiHeadAttention",
     "MultiplicativeAttention",
