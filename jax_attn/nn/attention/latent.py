@@ -30,8 +30,8 @@ class LatentAttention(nnx.Module):
 
     Parameters, with `nope`, `rope`, `v` for the three widths of a head: `q_a_proj` `(embed_dim, q_lora_rank)`,
     `q_a_norm`, `q_b_proj` `(q_lora_rank, num_heads * (nope + rope))`, or `q_proj` in place of the three;
-    `kv_a_proj` `(embed_dim, kv_lora_rank + rope)`, `kv_a_norm`, `kv_b_proj` `(kv_lora_rank, num_heads * (nope + v))`,
-    each head's key before its value; `out_proj` `(num_heads * v, embed_dim)`.
+    `kv_a_proj` `(embed_dim, kv_lora_rank + rope)`, `kv_a_norm`, `kv_b_proj` `(kv_lora_rank, num_heads *
+    (nope + v))`, each head's key before its value; `out_proj` `(num_heads * v, embed_dim)`.
 
     Args:
         embed_dim: width of input and output.
