@@ -7,12 +7,15 @@ from jax_attn.nn.attention import (
     FourierMixing,
     GatedDeltaNet,
     LinearAttention,
+    LinformerAttention,
     MultiHeadAttention,
     MultiplicativeAttention,
+    NystromAttention,
+    PerformerAttention,
 )
 from jax_attn.nn.layers import ClassificationHead, Embeddings, Encoder, EncoderLayer, FeedForward, Pooler
 from jax_attn.nn.positions import LearnedPositions, SinusoidalPositions
-from jax_attn.nn.primitives import Buffer, Dropout, Embedding, LayerNorm, Linear
+from jax_attn.nn.primitives import Buffer, Dropout, Embedding, LayerNorm, Linear, RandomBuffer
 
 __all__ = [
     "AdditiveAttention",
@@ -32,9 +35,13 @@ __all__ = [
     "LearnedPositions",
     "Linear",
     "LinearAttention",
+    "LinformerAttention",
     "MultiHeadAttention",
     "MultiplicativeAttention",
+    "NystromAttention",
+    "PerformerAttention",
     "Pooler",
+    "RandomBuffer",
     "SinusoidalPositions",
 ]
 

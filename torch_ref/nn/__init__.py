@@ -6,8 +6,11 @@ from torch_ref.nn.attention import (
     FourierMixing,
     GatedDeltaNet,
     LinearAttention,
+    LinformerAttention,
     MultiHeadAttention,
     MultiplicativeAttention,
+    NystromAttention,
+    PerformerAttention,
 )
 from torch_ref.nn.layers import ClassificationHead, Embeddings, Encoder, EncoderLayer, FeedForward, Pooler
 from torch_ref.nn.positions import LearnedPositions, SinusoidalPositions
@@ -24,8 +27,11 @@ __all__ = [
     "GatedDeltaNet",
     "LearnedPositions",
     "LinearAttention",
+    "LinformerAttention",
     "MultiHeadAttention",
     "MultiplicativeAttention",
+    "NystromAttention",
+    "PerformerAttention",
     "Pooler",
     "SinusoidalPositions",
 ]

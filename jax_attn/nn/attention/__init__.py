@@ -4,8 +4,11 @@ from jax_attn.nn.attention.additive import AdditiveAttention
 from jax_attn.nn.attention.fourier import FourierMixing
 from jax_attn.nn.attention.gated_delta import DeltaNetCache, GatedDeltaNet
 from jax_attn.nn.attention.linear import LinearAttention
+from jax_attn.nn.attention.linformer import LinformerAttention
 from jax_attn.nn.attention.multi_head import MultiHeadAttention
 from jax_attn.nn.attention.multiplicative import MultiplicativeAttention
+from jax_attn.nn.attention.nystrom import NystromAttention
+from jax_attn.nn.attention.performer import PerformerAttention
 from jax_attn.nn.attention.pooling import AttentionPooling
 
 __all__ = [
@@ -15,8 +18,11 @@ __all__ = [
     "FourierMixing",
     "GatedDeltaNet",
     "LinearAttention",
+    "LinformerAttention",
     "MultiHeadAttention",
     "MultiplicativeAttention",
+    "NystromAttention",
+    "PerformerAttention",
 ]
 
 

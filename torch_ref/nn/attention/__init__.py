@@ -4,8 +4,11 @@ from torch_ref.nn.attention.additive import AdditiveAttention
 from torch_ref.nn.attention.fourier import FourierMixing
 from torch_ref.nn.attention.gated_delta import GatedDeltaNet
 from torch_ref.nn.attention.linear import LinearAttention
+from torch_ref.nn.attention.linformer import LinformerAttention
 from torch_ref.nn.attention.multi_head import MultiHeadAttention
 from torch_ref.nn.attention.multiplicative import MultiplicativeAttention
+from torch_ref.nn.attention.nystrom import NystromAttention
+from torch_ref.nn.attention.performer import PerformerAttention
 from torch_ref.nn.attention.pooling import AttentionPooling
 
 __all__ = [
@@ -14,8 +17,11 @@ __all__ = [
     "FourierMixing",
     "GatedDeltaNet",
     "LinearAttention",
+    "LinformerAttention",
     "MultiHeadAttention",
     "MultiplicativeAttention",
+    "NystromAttention",
+    "PerformerAttention",
 ]
 
 
