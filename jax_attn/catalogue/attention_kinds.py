@@ -84,7 +84,7 @@ ATTENTION_KINDS = [
         "the same over all keys, or over another sequence's",
         LINEAR,
         dict(embed_dim=77, num_heads=7, bias=False),
-        lambda: [*key_mask_cases(77)[2:4], *context_cases(77)],
+        lambda: [*key_mask_cases(77)[2:3], *context_cases(77)],
     ),
     Twin(
         "gated-delta-net",
@@ -108,7 +108,7 @@ ATTENTION_KINDS = [
         "one learned query over a sequence: one vector for it",
         "Zhai et al. (arXiv 2303.15343)",
         dict(embed_dim=77, num_heads=7, dropout=0.3),
-        partial(key_mask_cases, 77),
+        lambda: key_mask_cases(77)[:4],
     ),
     Twin(
         "attention-pooling-set",
@@ -164,7 +164,7 @@ ATTENTION_KINDS = [
         "to a few mixtures of the keys: the length is projected too",
         LINFORMER,
         dict(embed_dim=77, num_heads=7, max_length=13, projected_length=2, dropout=0.3),
-        lambda: [*key_mask_cases(77), *context_cases(77)[1:]],
+        lambda: [*key_mask_cases(77)[:3], *context_cases(77)[1:]],
     ),
     Twin(
         "attention-linformer-by-head",
@@ -196,7 +196,7 @@ ATTENTION_KINDS = [
         "the same chunk by chunk, with something added to each feature",
         PERFORMER,
         dict(embed_dim=77, num_heads=7, bias=False, eps=1e-4, chunk_size=2),
-        lambda: key_mask_cases(77, is_causal=True)[2:],
+        lambda: key_mask_cases(77, is_causal=True)[3:],
     ),
     Twin(
         "attention-nystrom",
@@ -204,7 +204,7 @@ ATTENTION_KINDS = [
         "by way of a few landmarks, and a convolution of the values",
         NYSTROM,
         dict(embed_dim=77, num_heads=7, num_landmarks=3, conv_kernel_size=3),
-        partial(key_mask_cases, 77),
+        lambda: key_mask_cases(77)[:4],
     ),
     Twin(
         "attention-nystrom-exact",
