@@ -36,9 +36,10 @@ FLOORS = (
 # Constructor arguments of torch's own classes that are not ours to mirror.
 TORCH_ONLY = {"device", "dtype"}
 
-# What has no twin, and why.
+# What has no twin, and why: files, or classes of a file.
 WITHOUT_TWIN: dict[str, str] = {
-    "nn/primitives.py": "torch has these layers itself: they take over torch's own defaults",
+    f"nn/primitives.py:{name}": "torch has this layer itself: ours takes over torch's own defaults"
+    for name in ("Linear", "Conv", "Embedding", "LayerNorm", "Dropout")
 }
 
 
@@ -72,13 +73,18 @@ def constructor(kind: type) -> dict[str, inspect.Parameter]:
     return {p.name: p for p in named if p.kind is p.POSITIONAL_OR_KEYWORD and p.name not in TORCH_ONLY}
 
 
-def is_flax_module(kind: type) -> bool:
-    return issubclass(kind, nnx.Module)
+def with_twin(file: str) -> dict[str, type]:
+    """The Flax modules of a file, but for those that have no twin."""
+    return {
+        name: kind
+        for name, kind in public_classes("jax_attn", file).items()
+        if issubclass(kind, nnx.Module) and f"{file}:{name}" not in WITHOUT_TWIN
+    }
 
 
 @pytest.mark.parametrize("file", sorted(modules("jax_attn") - WITHOUT_TWIN.keys()))
 def test_twins_have_the_same_constructor(file):
-    flax_classes = {n: k for n, k in public_classes("jax_attn", file).items() if is_flax_module(k)}
+    flax_classes = with_twin(file)
     assert flax_classes
     torch_module = import_module(f"torch_ref.{file.removesuffix('.py').replace('/', '.')}")
     for name, flax_class in flax_classes.items():
@@ -91,9 +97,8 @@ def test_twins_have_the_same_constructor(file):
 def test_every_class_has_a_row_in_the_catalogue():
     rows = {twin.where for twin in CATALOGUE.values()}
     for file in modules("jax_attn") - WITHOUT_TWIN.keys():
-        for name, kind in public_classes("jax_attn", file).items():
-            if is_flax_module(kind):
-                assert f"{file.removesuffix('.py').replace('/', '.')}:{name}" in rows
+        for name in with_twin(file):
+            assert f"{file.removesuffix('.py').replace('/', '.')}:{name}" in rows
 
 
 def imports(file: Path) -> Iterator[tuple[str, int]]:

@@ -8,13 +8,16 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from jax_attn.functional import arguments, score_mods
-from jax_attn.functional.blockwise.plan import grid_of_band, make_pattern
+from jax_attn.functional.block_mask import BlockMask
+from jax_attn.functional.blockwise.plan import grid_of_band, make_pattern, pattern_of_block_mask
 from jax_attn.functional.checks import require_cap
 from jax_attn.functional.dispatch import Call, attend
 from jax_attn.functional.dropout import check_dropout, make_dropout
 from jax_attn.functional.dtypes import accumulator
+from jax_attn.functional.mods import check_score_mod
 from jax_attn.functional.reference import Attention, reference_attention
-from jax_attn.functional.sharding import in_auto_axes
+from jax_attn.functional.score_mods import ScoreMod
+from jax_attn.functional.sharding import auto_mesh, in_auto_axes
 from jax_attn.functional.terms import Terms, hoist
 
 BLOCK = (128, 128)  # in which the band of a causal mask or a window is looked at
@@ -41,6 +44,8 @@ def dot_product_attention(
     sinks: Float[Array, "N"] | None = None,
     dropout_rate: float = 0.0,
     dropout_key: jax.Array | None = None,
+    score_mod: ScoreMod | None = None,
+    block_mask: BlockMask | None = None,
     return_weights: Literal[False] = False,
 ) -> Array: ...
 
@@ -65,6 +70,8 @@ def dot_product_attention(
     sinks: Float[Array, "N"] | None = None,
     dropout_rate: float = 0.0,
     dropout_key: jax.Array | None = None,
+    score_mod: ScoreMod | None = None,
+    block_mask: BlockMask | None = None,
     return_weights: bool = False,
 ) -> Array | tuple[Array, ...]: ...
 
@@ -88,6 +95,8 @@ def dot_product_attention(
     sinks: Float[Array, "N"] | None = None,
     dropout_rate: float = 0.0,
     dropout_key: jax.Array | None = None,
+    score_mod: ScoreMod | None = None,
+    block_mask: BlockMask | None = None,
     return_weights: bool = False,
 ) -> Array | tuple[Array, ...]:
     """`softmax(softcap(query keyᵀ · scale) + bias, over what is allowed) value`, for each head.
@@ -120,6 +129,9 @@ def dot_product_attention(
         dropout_key: random key of dropout. Which weights are kept is a hash of it and of (b, n, t, s): the same in
             every implementation and sharding. Inside `jax.shard_map`, where indices are each device's own, fold
             the device's index into it.
+        score_mod: `(score, b, h, q_idx, kv_idx) -> score`, as in `flex_attention`, after the soft-cap and before
+            the bias.
+        block_mask: as in `flex_attention`; what is causal, and a window, then belong into its `mask_mod`.
         return_weights: also return the weights that multiply the values, `(B, N, T, S)`, dropout included.
 
     Returns:
@@ -142,7 +154,22 @@ def dot_product_attention(
     if softcap is not None:
         require_cap("softcap", softcap)
     window = arguments.as_window(local_window_size)
+    if score_mod is not None:
+        check_score_mod(score_mod, accumulator(q.dtype))
+    if block_mask is not None:
+        block_mask.check_scores(*scores)
+        if is_causal or window is not None:
+            raise ValueError(
+                "block_mask comes with is_causal or local_window_size: say them in its mask_mod, with and_masks"
+            )
+    with auto_mesh(q):
+        mods = {
+            "score_mod": hoist(_changes_of_scores(softcap, score_mod), accumulator(q.dtype)),
+            "mask_mod": None if block_mask is None else hoist(block_mask.mask_mod),
+        }
     arrays = {
+        **mods,
+        "pattern": None if block_mask is None else pattern_of_block_mask(block_mask),
         "query": q,
         "key": k,
         "value": v,
@@ -186,7 +213,6 @@ def _call(
     q, k, v = (arrays[name] for name in ("query", "key", "value"))
     lengths, segments = (q.shape[1], k.shape[1]), arrays["segment_ids"]
     known_cap = None if isinstance(softcap, jax.Array) else softcap
-    of_scores = None if known_cap is not None or softcap is None else score_mods.softcap(softcap)
     before, after = window or (None, None)
     terms = Terms(
         bias=arrays["bias"],
@@ -196,7 +222,8 @@ def _call(
         segment_ids=None
         if segments is None
         else (segments[0][:, None, :, None], segments[1][:, None, None, :]),
-        score_mod=hoist(of_scores, accumulator(q.dtype)),
+        score_mod=arrays["score_mod"],
+        mask_mod=arrays["mask_mod"],
         dropout=make_dropout(rate, arrays["dropout_key"]),
         band=(before, 0 if is_causal else after),
         softcap=None if known_cap is None else float(known_cap),
@@ -204,7 +231,9 @@ def _call(
 
     def oracle(keep: Array | None) -> Attention:
         names = ("bias", "mask", "query_seq_lengths", "key_value_seq_lengths", "segment_ids", "sinks")
-        options = {"scale": scale, "is_causal": is_causal, "local_window_size": window, "softcap": softcap}
+        names = (*names, "score_mod", "mask_mod")
+        # A soft-cap that is traced is part of the score mod.
+        options = {"scale": scale, "is_causal": is_causal, "local_window_size": window, "softcap": known_cap}
         given = {name: arrays[name] for name in names}
         return reference_attention(
             q, k, v, **given, **options, dropout_rate=rate, dropout_key=arrays["dropout_key"], keep=keep
@@ -216,11 +245,21 @@ def _call(
         v,
         terms,
         scale,
-        pattern=lambda: make_pattern(grid_of_band(*lengths, BLOCK, *terms.band), BLOCK),
+        pattern=lambda: arrays["pattern"] or make_pattern(grid_of_band(*lengths, BLOCK, *terms.band), BLOCK),
         oracle=oracle,
         sinks=arrays["sinks"],
         dropout_key=arrays["dropout_key"],
     )
+
+
+def _changes_of_scores(softcap: Any, score_mod: ScoreMod | None) -> ScoreMod | None:
+    """What is done to the scores as a mod: a soft-cap that is traced among it; one that is known goes without."""
+    if not isinstance(softcap, jax.Array):
+        return score_mod
+    cap = score_mods.softcap(softcap)
+    if score_mod is None:
+        return cap
+    return lambda score, *place: score_mod(cap(score, *place), *place)
 
 
 def _per_entry(x: Array | None) -> Array | None:

@@ -233,6 +233,18 @@ class BlockMask:
             tuple(lists), self.BLOCK_SIZE, mask_mod, lengths, by_column=self.q_indices is not None
         )
 
+    def check_scores(self, batch: int, heads: int, queries: int, keys: int) -> None:
+        """Raise ValueError unless the mask is for scores of this shape, with B and H whole or 1."""
+        scores = (batch, heads, queries, keys)
+        if (
+            len(self.shape) != 4
+            or self.shape[2:] != scores[2:]
+            or any(n not in (1, m) for n, m in zip(self.shape, scores, strict=True))
+        ):
+            expected = f"(B, H, Q_LEN, KV_LEN) = {scores}, B and H possibly 1"
+            raise ValueError(f"block_mask must be for {expected}; it is for {self.shape}")
+        self.check_axes(batch, heads)
+
     def check_axes(self, batch: int, heads: int) -> None:
         """Raise ValueError where the mask is for one batch entry or head, reads which one, and there are more."""
         made_for = dict(zip("bh", self.kv_num_blocks.shape, strict=False))

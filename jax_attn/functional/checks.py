@@ -1,6 +1,6 @@
 """Checks of arguments, shared by every module: one clear `ValueError` before any computing."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -86,3 +86,9 @@ def require_probability(name: str, value: float) -> None:
     """A ValueError unless `0 <= value <= 1`."""
     if not 0.0 <= value <= 1.0:
         raise ValueError(f"{name} must be a probability between 0 and 1, got {name}={value}")
+
+
+def require_known(name: str, value: Any, known: Collection[Any]) -> None:
+    """Raise ValueError unless `value` is one of `known`."""
+    if value not in known:
+        raise ValueError(f"{name} must be one of {', '.join(map(str, known))}, got {value!r}")

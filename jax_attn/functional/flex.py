@@ -3,8 +3,6 @@
 from itertools import compress
 from typing import Any, Literal, NamedTuple, get_args, overload
 
-import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jax_attn.functional import arguments
@@ -12,7 +10,7 @@ from jax_attn.functional.block_mask import DEFAULT_BLOCK_SIZE, BlockMask
 from jax_attn.functional.blockwise.plan import Pattern, grid_of_band, make_pattern, pattern_of_block_mask
 from jax_attn.functional.dispatch import Call, attend
 from jax_attn.functional.dtypes import accumulator
-from jax_attn.functional.mods import check_mod
+from jax_attn.functional.mods import check_score_mod
 from jax_attn.functional.reference import Attention, reference_attention
 from jax_attn.functional.score_mods import ScoreMod
 from jax_attn.functional.sharding import auto_mesh, in_auto_axes
@@ -114,10 +112,9 @@ def flex_attention(
         )
     wide = accumulator(q.dtype)
     if score_mod is not None:
-        call = "score_mod(score, b, h, q_idx, kv_idx)"
-        check_mod(call, score_mod, jnp.floating, jax.ShapeDtypeStruct((), wide))
+        check_score_mod(score_mod, wide)
     if block_mask is not None:
-        check_block_mask(block_mask, (batch, heads, queries, keys))
+        block_mask.check_scores(batch, heads, queries, keys)
     if implementation not in (*FLEX_IMPLEMENTATIONS, None):
         known = sorted(FLEX_IMPLEMENTATIONS)
         raise ValueError(f"implementation must be one of {known} or None, got {implementation!r}")
@@ -159,16 +156,3 @@ def _call(
         return make_pattern(grid, block) if pattern is None else pattern
 
     return Call(q, k, v, Terms(score_mod=score_mod, mask_mod=mask_mod), scale, whole, oracle)
-
-
-def check_block_mask(block_mask: BlockMask, scores: tuple[int, int, int, int]) -> None:
-    """A ValueError unless the block mask is for scores of this shape, with B and H whole or 1."""
-    expected = f"(B, H, Q_LEN, KV_LEN) = {scores}, B and H possibly 1"
-    shape = block_mask.shape
-    if (
-        len(shape) != 4
-        or shape[2:] != scores[2:]
-        or any(n not in (1, m) for n, m in zip(shape, scores, strict=True))
-    ):
-        raise ValueError(f"block_mask must be for {expected}; it is for {shape}")
-    block_mask.check_axes(*scores[:2])

@@ -22,6 +22,12 @@ def check_mask_mod(mask_mod: Callable[..., Array]) -> ClosedJaxpr:
     return check_mod("mask_mod(b, h, q_idx, kv_idx)", mask_mod, jnp.bool_)
 
 
+def check_score_mod(score_mod: Callable[..., Array], dtype: Any) -> ClosedJaxpr:
+    """Return the program of `score_mod`; raise ValueError unless it makes a number of one and four integers."""
+    score = jax.ShapeDtypeStruct((), dtype)
+    return check_mod("score_mod(score, b, h, q_idx, kv_idx)", score_mod, jnp.floating, score)
+
+
 def check_mod(
     call: str, mod: Callable[..., Array], result: Any, *leading: jax.ShapeDtypeStruct
 ) -> ClosedJaxpr:

@@ -1,0 +1,146 @@
+"""The keys and values of tokens that were seen, kept for those that come."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.core import Tracer
+from jax.typing import DTypeLike
+from jaxtyping import Array, Bool, Float, Int
+
+from jax_attn.functional.checks import require_positive
+from jax_attn.nn.positions.attention_positions import Places
+
+Leaf = Any  # an array, or what a transformation of trees puts in its place
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class KVCache:
+    """Keys and values by position, for each sequence on its own: a plain value.
+
+    Position `p` lies in slot `p`, or in slot `p mod L` where the cache is rolling. Padding is not kept, wherever it
+    stands, so a row holds what it would hold alone. To reorder beams, index the rows of every leaf.
+
+    Attributes:
+        key: `(B, L, K, H)`, rotated already.
+        value: `(B, L, K, H)`.
+        length: `(B,)`, how many tokens of each sequence were seen.
+        rolling: whether the newest token takes the place of the oldest.
+    """
+
+    key: Leaf
+    value: Leaf
+    length: Leaf
+    rolling: bool = dataclasses.field(default=False, metadata={"static": True})
+
+    @classmethod
+    def empty(
+        cls,
+        batch: int,
+        length: int,
+        heads: int,
+        widths: tuple[int, int],
+        dtype: DTypeLike,
+        rolling: bool = False,
+    ) -> "KVCache":
+        """A cache for `length` tokens of `batch` sequences; `widths` are those of a key and of a value."""
+        require_positive("batch", batch)
+        require_positive("length", length)
+        key, value = (jnp.zeros((batch, length, heads, width), dtype) for width in widths)
+        return cls(key, value, jnp.zeros(batch, jnp.int32), rolling)
+
+    @property
+    def size(self) -> int:
+        """How many tokens it holds."""
+        return self.key.shape[1]
+
+    def check(self, batch: int, tokens: int, heads: int, widths: tuple[int, int]) -> None:
+        """Raise ValueError where the cache is for another batch or module, or `tokens` more do not fit.
+
+        Under `jit` it is not known how full it is: there, what does not fit is not kept.
+        """
+        check_shapes(self, batch, heads, widths)
+        if self.rolling or isinstance(self.length, Tracer):
+            return
+        longest = int(self.length.max())
+        if longest + tokens > self.size:
+            raise ValueError(
+                f"the cache is for {self.size} tokens: {longest} are in it, and {tokens} do not fit"
+            )
+
+    def next_positions(self, batch: int, tokens: int, real: Bool[Array, "B T"] | None) -> Int[Array, "B T"]:
+        """The positions `(batch, tokens)` of the next tokens, counted without padding, which gets -1."""
+        if real is None:
+            return self.length[:, None] + jnp.arange(tokens)
+        counted = self.length[:, None] + jnp.cumsum(real, axis=1) - 1
+        return jnp.where(real, counted, -1)
+
+    def append(
+        self, key: Float[Array, "B T K H"], value: Float[Array, "B T K H"], positions: Int[Array, "B T"]
+    ) -> tuple["KVCache", Array, Array, Places]:
+        """Keep tokens, and say what their queries look at.
+
+        What would not fit is not kept (see `check`).
+
+        Returns:
+            the new cache, all keys and values that are needed, and the places of queries and keys.
+        """
+        tokens, length = key.shape[1], jnp.maximum(self.length, positions.max(axis=1, initial=-1) + 1)
+        slots = positions % self.size if self.rolling else positions
+        kept = (positions >= 0) & (positions >= length[:, None] - self.size if self.rolling else True)
+        slots = jnp.where(kept, slots, self.size)  # outside: dropped
+        rows = jnp.arange(key.shape[0])[:, None]
+        new = KVCache(
+            self.key.at[rows, slots].set(key.astype(self.key.dtype), mode="drop"),
+            self.value.at[rows, slots].set(value.astype(self.value.dtype), mode="drop"),
+            length,
+            self.rolling,
+        )
+        if not self.rolling:  # a slot is its position, and what lies behind the query is not seen
+            return new, new.key, new.value, Places(positions)
+        if tokens == 1:
+            return new, new.key, new.value, Places(positions, new.positions_of_slots())
+        # A later token of these may take the place of what an earlier one still sees: look at both.
+        keys = jnp.concatenate([self.key, key.astype(self.key.dtype)], axis=1)
+        values = jnp.concatenate([self.value, value.astype(self.value.dtype)], axis=1)
+        return (
+            new,
+            keys,
+            values,
+            Places(positions, jnp.concatenate([self.positions_of_slots(), positions], 1)),
+        )
+
+    def positions_of_slots(self) -> Int[Array, "B L"]:
+        """The position whose token lies in each slot of a rolling cache; below 0 where there is none."""
+        last = self.length[:, None] - 1
+        return last - (last - jnp.arange(self.size)) % self.size
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class ContextCache:
+    """The keys and values of a context, which stay the same for every token that looks at it.
+
+    Attributes:
+        key: `(B, S, K, H)`, rotated already.
+        value: `(B, S, K, H)`.
+    """
+
+    key: Leaf
+    value: Leaf
+
+    def check(self, batch: int, heads: int, widths: tuple[int, int]) -> None:
+        """Raise ValueError where the cache is for another batch or module."""
+        check_shapes(self, batch, heads, widths)
+
+
+def check_shapes(cache: KVCache | ContextCache, batch: int, heads: int, widths: tuple[int, int]) -> None:
+    """Raise ValueError unless the cache holds keys and values of these shapes."""
+    shapes = tuple((batch, cache.key.shape[1], heads, width) for width in widths)
+    if (cache.key.shape, cache.value.shape) != shapes:
+        raise ValueError(
+            f"the cache must hold keys {shapes[0]} and values {shapes[1]} for this module and batch, "
+            f"got {cache.key.shape} and {cache.value.shape}"
+        )

@@ -1,0 +1,23 @@
+"""Ours beside modules that we did not write."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from flax import nnx
+
+from jax_attn.parity.cases import Case
+from jax_attn.parity.compare import compare_cases
+
+
+def assert_equals(ours: nnx.Module, theirs: torch.nn.Module, cases: Sequence[Case], **options: Any) -> None:
+    """Outputs and all gradients are the same in float64, with the weights of theirs, which are drawn here.
+
+    `options` are those of `compare_cases`: `names` for keys that differ, `whole_model` for its bound.
+    """
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(0)
+        for parameter in theirs.parameters():
+            parameter.normal_(std=0.3)
+    report = compare_cases(ours, theirs.eval(), cases, lanes=("float64",), trace=False, **options)
+    report.assert_passed()
