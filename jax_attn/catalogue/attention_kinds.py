@@ -62,6 +62,9 @@ def scored_cases(
     ]
 
 
+LINFORMER = "Wang et al. (arXiv 2006.04768)"
+NYSTROM = "Xiong et al. (arXiv 2102.03902)"
+PERFORMER = "Choromanski et al. (arXiv 2009.14794)"
 LUONG = "Luong et al. (arXiv 1508.04025)"
 GATED_DELTA = "Yang et al. (arXiv 2412.06464)"
 LINEAR = "Katharopoulos et al. (arXiv 2006.16236)"
@@ -81,7 +84,7 @@ ATTENTION_KINDS = [
         "the same over all keys, or over another sequence's",
         LINEAR,
         dict(embed_dim=77, num_heads=7, bias=False),
-        lambda: [*key_mask_cases(77)[2:4], *context_cases(77)],
+        lambda: [*key_mask_cases(77)[2:3], *context_cases(77)],
     ),
     Twin(
         "gated-delta-net",
@@ -105,7 +108,7 @@ ATTENTION_KINDS = [
         "one learned query over a sequence: one vector for it",
         "Zhai et al. (arXiv 2303.15343)",
         dict(embed_dim=77, num_heads=7, dropout=0.3),
-        partial(key_mask_cases, 77),
+        lambda: key_mask_cases(77)[:4],
     ),
     Twin(
         "attention-pooling-set",
@@ -154,5 +157,61 @@ ATTENTION_KINDS = [
         "Lee-Thorp et al. (arXiv 2105.03824)",
         dict(embed_dim=37),
         partial(token_cases, 37),
+    ),
+    Twin(
+        "attention-linformer",
+        "nn.attention.linformer:LinformerAttention",
+        "to a few mixtures of the keys: the length is projected too",
+        LINFORMER,
+        dict(embed_dim=77, num_heads=7, max_length=13, projected_length=2, dropout=0.3),
+        lambda: [*key_mask_cases(77)[:3], *context_cases(77)[1:]],
+    ),
+    Twin(
+        "attention-linformer-by-head",
+        "nn.attention.linformer:LinformerAttention",
+        "the same with projections of the length for each head",
+        LINFORMER,
+        dict(embed_dim=77, num_heads=7, max_length=13, projected_length=2, sharing="none", bias=False),
+        lambda: context_cases(77)[:1],
+    ),
+    Twin(
+        "attention-linformer-shared",
+        "nn.attention.linformer:LinformerAttention",
+        "the same with one projection of the length for keys and values",
+        LINFORMER,
+        dict(embed_dim=77, num_heads=7, max_length=13, projected_length=2, sharing="keys and values"),
+        lambda: key_mask_cases(77)[3:4],
+    ),
+    Twin(
+        "attention-performer",
+        "nn.attention.performer:PerformerAttention",
+        "softmax attention on average, by random features",
+        PERFORMER,
+        dict(embed_dim=77, num_heads=7, num_features=13),
+        lambda: [*key_mask_cases(77)[:3], *context_cases(77)[1:]],
+    ),
+    Twin(
+        "attention-performer-causal",
+        "nn.attention.performer:PerformerAttention",
+        "the same chunk by chunk, with something added to each feature",
+        PERFORMER,
+        dict(embed_dim=77, num_heads=7, bias=False, eps=1e-4, chunk_size=2),
+        lambda: key_mask_cases(77, is_causal=True)[3:],
+    ),
+    Twin(
+        "attention-nystrom",
+        "nn.attention.nystrom:NystromAttention",
+        "by way of a few landmarks, and a convolution of the values",
+        NYSTROM,
+        dict(embed_dim=77, num_heads=7, num_landmarks=3, conv_kernel_size=3),
+        lambda: key_mask_cases(77)[:4],
+    ),
+    Twin(
+        "attention-nystrom-exact",
+        "nn.attention.nystrom:NystromAttention",
+        "the same with a landmark for each token: softmax attention",
+        NYSTROM,
+        dict(embed_dim=77, num_heads=7, num_landmarks=5, bias=False),
+        lambda: key_mask_cases(77)[2:3],
     ),
 ]

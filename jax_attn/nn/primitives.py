@@ -45,8 +45,12 @@ class Buffer(nnx.Variable[Any]):
     """A constant that belongs to a module: saved and loaded with it, never trained.
 
     The counterpart of torch's `register_buffer`. It has a type of its own so that
-    `nnx.Optimizer(..., wrt=nnx.Param)` and `nnx.grad` pass it by.
+    `nnx.Optimizer(..., wrt=nnx.Param)` and `nnx.grad` pass it by. A checkpoint must hold the same values.
     """
+
+
+class RandomBuffer(Buffer):
+    """A buffer whose values are drawn, such as random features: a checkpoint brings its own."""
 
 
 def uniform_within(bound: float) -> Initializer:

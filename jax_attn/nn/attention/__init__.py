@@ -12,8 +12,11 @@ from jax_attn.nn.attention.gated_delta import (
 )
 from jax_attn.nn.attention.latent import LatentAttention
 from jax_attn.nn.attention.linear import LinearAttention
+from jax_attn.nn.attention.linformer import LinformerAttention
 from jax_attn.nn.attention.multi_head import MultiHeadAttention
 from jax_attn.nn.attention.multiplicative import MultiplicativeAttention
+from jax_attn.nn.attention.nystrom import NystromAttention
+from jax_attn.nn.attention.performer import PerformerAttention
 from jax_attn.nn.attention.pooling import AttentionPooling
 from jax_attn.nn.attention.talking_heads import TalkingHeads
 from jax_attn.nn.attention.weights import (
@@ -32,8 +35,11 @@ __all__ = [
     "KVCache",
     "LatentAttention",
     "LinearAttention",
+    "LinformerAttention",
     "MultiHeadAttention",
     "MultiplicativeAttention",
+    "NystromAttention",
+    "PerformerAttention",
     "TalkingHeads",
     "capture_attention_weights",
 ]

@@ -5,8 +5,11 @@ from torch_ref.nn.attention.fourier import FourierMixing
 from torch_ref.nn.attention.gated_delta import GatedDeltaNet
 from torch_ref.nn.attention.latent import LatentAttention
 from torch_ref.nn.attention.linear import LinearAttention
+from torch_ref.nn.attention.linformer import LinformerAttention
 from torch_ref.nn.attention.multi_head import MultiHeadAttention
 from torch_ref.nn.attention.multiplicative import MultiplicativeAttention
+from torch_ref.nn.attention.nystrom import NystromAttention
+from torch_ref.nn.attention.performer import PerformerAttention
 from torch_ref.nn.attention.pooling import AttentionPooling
 from torch_ref.nn.attention.talking_heads import TalkingHeads
 
@@ -17,8 +20,11 @@ __all__ = [
     "GatedDeltaNet",
     "LatentAttention",
     "LinearAttention",
+    "LinformerAttention",
     "MultiHeadAttention",
     "MultiplicativeAttention",
+    "NystromAttention",
+    "PerformerAttention",
     "TalkingHeads",
 ]
 
