@@ -210,6 +210,29 @@ def token_id_cases(
     ]
 
 
+def batched_id_cases(vocab_size: int) -> list[Case]:
+    """Token ids alone, of one shape, for a row beside others of its class."""
+    plain, _, repeated, *_ = token_id_cases(vocab_size, context=5)
+    return [plain, repeated]
+
+
+def grid_cases(shape: tuple[int, ...], batch: int = 3, *, seed: int = 8) -> list[Case]:
+    """Calls of a module that takes images `(b, h, w, c)` or spectrograms `(b, t, c)`, here of one shape."""
+    x = np.random.default_rng(seed).standard_normal((batch, *shape))
+    return [
+        Case("plain", (x,)),
+        Case("large mean", (10.0 + x,)),
+        Case("unbatched", (x[0],), lanes=EXACT),
+    ]
+
+
+def table_cases(width: int, vocab_size: int, tokens: int = 5, batch: int = 3, *, seed: int = 9) -> list[Case]:
+    """Calls of a head with vectors and the table of the embeddings."""
+    draw = np.random.default_rng(seed).standard_normal
+    x, table = draw((batch, tokens, width)), draw((vocab_size, width))
+    return [Case("plain", (x, table)), Case("unbatched", (x[0], table), lanes=EXACT)]
+
+
 def text_cases(
     vocab_size: int, tokens: int = 5, batch: int = 3, *, context: int, segments: int = 2, seed: int = 3
 ) -> list[Case]:

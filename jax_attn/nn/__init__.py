@@ -1,6 +1,8 @@
 """The modules that models are built from: primitives, positions, attention and layers."""
 
-from jax_attn.nn.attention import MultiHeadAttention
+from jax_attn.nn.attention import (
+    MultiHeadAttention,
+)
 from jax_attn.nn.layers import (
     ClassificationHead,
     DropPath,
@@ -14,13 +16,23 @@ from jax_attn.nn.layers import (
     Pooler,
     RouterLosses,
 )
-from jax_attn.nn.positions import LearnedPositions, SinusoidalPositions
-from jax_attn.nn.primitives import Buffer, Conv, Dropout, Embedding, LayerNorm, Linear, RMSNorm, make_norm
+from jax_attn.nn.positions import (
+    LearnedPositions,
+    SinusoidalPositions,
+)
+from jax_attn.nn.primitives import (
+    Buffer,
+    Dropout,
+    Embedding,
+    LayerNorm,
+    Linear,
+    RMSNorm,
+    make_norm,
+)
 
 __all__ = [
     "Buffer",
     "ClassificationHead",
-    "Conv",
     "DropPath",
     "Dropout",
     "Embedding",

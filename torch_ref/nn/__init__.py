@@ -1,6 +1,8 @@
 """The torch twins of the modules that models are built from."""
 
-from torch_ref.nn.attention import MultiHeadAttention
+from torch_ref.nn.attention import (
+    MultiHeadAttention,
+)
 from torch_ref.nn.layers import (
     ClassificationHead,
     DropPath,
@@ -14,8 +16,14 @@ from torch_ref.nn.layers import (
     Pooler,
     RouterLosses,
 )
-from torch_ref.nn.positions import LearnedPositions, SinusoidalPositions
-from torch_ref.nn.primitives import RMSNorm, make_norm
+from torch_ref.nn.positions import (
+    LearnedPositions,
+    SinusoidalPositions,
+)
+from torch_ref.nn.primitives import (
+    RMSNorm,
+    make_norm,
+)
 
 __all__ = [
     "ClassificationHead",
