@@ -226,11 +226,32 @@ def grid_cases(shape: tuple[int, ...], batch: int = 3, *, seed: int = 8) -> list
     ]
 
 
-def table_cases(width: int, vocab_size: int, tokens: int = 5, batch: int = 3, *, seed: int = 9) -> list[Case]:
-    """Calls of a head with vectors and the table of the embeddings."""
+def table_cases(
+    width: int,
+    vocab_size: int,
+    table_width: int | None = None,
+    tokens: int = 5,
+    batch: int = 3,
+    *,
+    seed: int = 9,
+) -> list[Case]:
+    """Calls of a head with vectors and the table of the embeddings, which may be narrower."""
     draw = np.random.default_rng(seed).standard_normal
-    x, table = draw((batch, tokens, width)), draw((vocab_size, width))
+    x = draw((batch, tokens, width))
+    table = draw((vocab_size, width if table_width is None else table_width))
     return [Case("plain", (x, table)), Case("unbatched", (x[0], table), lanes=EXACT)]
+
+
+def pooling_cases(width: int, tokens: int = 5, batch: int = 3, *, seed: int = 10) -> list[Case]:
+    """Calls with and without a mask of padding: behind, in front, and of nothing else."""
+    x = np.random.default_rng(seed).standard_normal((batch, tokens, width))
+    mask = np.arange(tokens) < np.linspace(tokens, 0, batch).astype(int)[:, None]
+    mask[0, 0] = False
+    return [
+        Case("plain", (x,)),
+        Case("padding", (x,), {"mask": mask}),
+        Case("unbatched padding", (x[1],), {"mask": mask[1]}, EXACT),
+    ]
 
 
 def text_cases(

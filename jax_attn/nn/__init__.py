@@ -22,6 +22,7 @@ from jax_attn.nn.positions import (
 )
 from jax_attn.nn.primitives import (
     Buffer,
+    Conv,
     Dropout,
     Embedding,
     LayerNorm,
@@ -33,6 +34,7 @@ from jax_attn.nn.primitives import (
 __all__ = [
     "Buffer",
     "ClassificationHead",
+    "Conv",
     "DropPath",
     "Dropout",
     "Embedding",
