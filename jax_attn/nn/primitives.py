@@ -137,8 +137,8 @@ def _wide_product_jvp(multiply: Callable[..., jax.Array], primals: Any, tangents
 class Conv(nnx.Conv):
     """A convolution over the axes before the last, initialised as `torch.nn.Conv1d` and `Conv2d`.
 
-    `kernel` is `(*kernel_size, in_features / groups, out_features)`. Features are the last axis, as everywhere
-    in JAX; torch has them behind the batch.
+    `kernel` is `(*kernel_size, in_features / groups, out_features)`. Features are the last axis of input and
+    output, as everywhere in JAX; torch has them behind the batch.
 
     Args:
         in_features: features of the input.

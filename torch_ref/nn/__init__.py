@@ -1,43 +1,9 @@
 """The torch twins of the modules that models are built from."""
 
-from torch_ref.nn.attention import (
-    AdditiveAttention,
-    AttentionPooling,
-    FourierMixing,
-    GatedDeltaNet,
-    LatentAttention,
-    LinearAttention,
-    LinformerAttention,
-    MultiHeadAttention,
-    MultiplicativeAttention,
-    NystromAttention,
-    PerformerAttention,
-    TalkingHeads,
-)
-from torch_ref.nn.layers import (
-    ClassificationHead,
-    DropPath,
-    Embeddings,
-    Encoder,
-    EncoderLayer,
-    FeedForward,
-    GatedFeedForward,
-    LayerScale,
-    MixtureOfExperts,
-    Pooler,
-    RouterLosses,
-)
-from torch_ref.nn.positions import (
-    AlibiPositions,
-    AttentionPositions,
-    LearnedPositions,
-    RotaryPositions,
-    SinusoidalPositions,
-)
-from torch_ref.nn.primitives import (
-    RMSNorm,
-    make_norm,
-)
+from torch_ref.nn.attention import (AdditiveAttention, AttentionPooling, FourierMixing, GatedDeltaNet, LatentAttention, LinearAttention, LinformerAttention, MultiHeadAttention, MultiplicativeAttention, NystromAttention, PerformerAttention, TalkingHeads,)
+from torch_ref.nn.layers import (ClassificationHead, DropPath, Embeddings, Encoder, EncoderLayer, FeedForward, GatedFeedForward, LayerScale, MixtureOfExperts, Pooler, RouterLosses,)
+from torch_ref.nn.positions import (AlibiPositions, AttentionPositions, LearnedPositions, RotaryPositions, SinusoidalPositions,)
+from torch_ref.nn.primitives import (RMSNorm, make_norm,)
 
 __all__ = [
     "AdditiveAttention",
