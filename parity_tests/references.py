@@ -28,6 +28,11 @@ def assert_equals(ours: nnx.Module, theirs: torch.nn.Module, cases: Sequence[Cas
 
 @contextmanager
 def float32_lifted() -> Generator[None]:
-    """Within it, a function of torch that asks for float32 computes in float64."""
-    with lifted_torch(Places()):
-        yield
+    """Within it, a function of torch that asks for float32, or takes it by default, computes in float64."""
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        with lifted_torch(Places()):
+            yield
+    finally:
+        torch.set_default_dtype(default)

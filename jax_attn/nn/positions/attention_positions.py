@@ -99,3 +99,14 @@ def token_positions(mask: Bool[Array, "*b t"], padding: int = 0) -> Int[Array, "
         padding: the position of what is none; -1 says so to positions that are added to tokens.
     """
     return jnp.where(mask, jnp.cumsum(mask, axis=-1) - 1, padding)
+
+
+def require_token_positions(positions: Int[Array, "..."], shape: tuple[int, ...]) -> None:
+    """Raise ValueError unless positions are integers, one for each token of an input `(t, d)` or `(b, t, d)`."""
+    if not jnp.issubdtype(positions.dtype, jnp.integer):
+        raise ValueError(f"positions must be integers, got {positions.dtype}")
+    fits = {shape[-2:-1], shape[:-1], (1, *shape[-2:-1])[-len(shape) + 1 :]}
+    if positions.shape not in fits:
+        raise ValueError(
+            f"positions must have shape {' or '.join(map(str, sorted(fits)))}, got {positions.shape}"
+        )
