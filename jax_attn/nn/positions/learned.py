@@ -13,7 +13,7 @@ from jax_attn.nn.primitives import Embedding
 class LearnedPositions(Embedding):
     """Adds a learned vector to each token, one per position: `x[t] + embedding[offset + t]`.
 
-    RoBERTa's is `LearnedPositions(514, d, offset=2, padding_idx=1)`, and OPT's has an offset of 2, too. Both are called
+    RoBERTa's is `LearnedPositions(514, d, offset=2, padding_idx=1)`; OPT's has an offset of 2, too. Both are called
     with `positions=token_positions(mask, padding=-1)`.
 
     Parameters: `embedding` `(num_embeddings, embedding_dim)`, drawn from N(0, 1).
