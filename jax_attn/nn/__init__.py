@@ -2,7 +2,7 @@
 
 from jax_attn.nn.attention import (AdditiveAttention, AttentionPooling, AttentionWeights, ContextCache, DeltaNetCache, FourierMixing, GatedDeltaNet, KVCache, LatentAttention, LinearAttention, LinformerAttention, MultiHeadAttention, MultiplicativeAttention, NystromAttention, PerformerAttention, TalkingHeads, capture_attention_weights,)
 from jax_attn.nn.layers import (ClassificationHead, DropPath, Embeddings, Encoder, EncoderLayer, FeedForward, GatedFeedForward, LayerScale, MixtureOfExperts, Pooler, RouterLosses,)
-from jax_attn.nn.positions import (AlibiPositions, AttentionPositions, LearnedPositions, Places, RotaryPositions, SinusoidalPositions, token_positions,)
+from jax_attn.nn.positions import (AlibiPositions, AttentionPositions, AxialRotaryPositions, DynamicNTKScaling, LearnedPositions, LinearScaling, Llama3Scaling, LongRopeScaling, Places, RotaryPositions, RotaryScaling, ShawPositions, SinusoidalPositions, T5Positions, YarnScaling, token_positions,)
 from jax_attn.nn.primitives import (Buffer, Conv, Dropout, Embedding, LayerNorm, Linear, RMSNorm, RandomBuffer, make_norm,)
 
 __all__ = [
@@ -11,6 +11,7 @@ __all__ = [
     "AttentionPooling",
     "AttentionPositions",
     "AttentionWeights",
+    "AxialRotaryPositions",
     "Buffer",
     "ClassificationHead",
     "ContextCache",
@@ -18,6 +19,7 @@ __all__ = [
     "DeltaNetCache",
     "DropPath",
     "Dropout",
+    "DynamicNTKScaling",
     "Embedding",
     "Embeddings",
     "Encoder",
@@ -33,7 +35,10 @@ __all__ = [
     "LearnedPositions",
     "Linear",
     "LinearAttention",
+    "LinearScaling",
     "LinformerAttention",
+    "Llama3Scaling",
+    "LongRopeScaling",
     "MixtureOfExperts",
     "MultiHeadAttention",
     "MultiplicativeAttention",
@@ -44,9 +49,13 @@ __all__ = [
     "RMSNorm",
     "RandomBuffer",
     "RotaryPositions",
+    "RotaryScaling",
     "RouterLosses",
+    "ShawPositions",
     "SinusoidalPositions",
+    "T5Positions",
     "TalkingHeads",
+    "YarnScaling",
     "capture_attention_weights",
     "make_norm",
     "token_positions",

@@ -2,7 +2,7 @@
 
 from torch_ref.nn.attention import (AdditiveAttention, AttentionPooling, FourierMixing, GatedDeltaNet, LatentAttention, LinearAttention, LinformerAttention, MultiHeadAttention, MultiplicativeAttention, NystromAttention, PerformerAttention, TalkingHeads,)
 from torch_ref.nn.layers import (ClassificationHead, DropPath, Embeddings, Encoder, EncoderLayer, FeedForward, GatedFeedForward, LayerScale, MixtureOfExperts, Pooler, RouterLosses,)
-from torch_ref.nn.positions import (AlibiPositions, AttentionPositions, LearnedPositions, RotaryPositions, SinusoidalPositions,)
+from torch_ref.nn.positions import (AlibiPositions, AttentionPositions, AxialRotaryPositions, DynamicNTKScaling, LearnedPositions, LinearScaling, Llama3Scaling, LongRopeScaling, RotaryPositions, RotaryScaling, ShawPositions, SinusoidalPositions, T5Positions, YarnScaling,)
 from torch_ref.nn.primitives import (RMSNorm, make_norm,)
 
 __all__ = [
@@ -10,8 +10,10 @@ __all__ = [
     "AlibiPositions",
     "AttentionPooling",
     "AttentionPositions",
+    "AxialRotaryPositions",
     "ClassificationHead",
     "DropPath",
+    "DynamicNTKScaling",
     "Embeddings",
     "Encoder",
     "EncoderLayer",
@@ -23,7 +25,10 @@ __all__ = [
     "LayerScale",
     "LearnedPositions",
     "LinearAttention",
+    "LinearScaling",
     "LinformerAttention",
+    "Llama3Scaling",
+    "LongRopeScaling",
     "MixtureOfExperts",
     "MultiHeadAttention",
     "MultiplicativeAttention",
@@ -32,9 +37,13 @@ __all__ = [
     "Pooler",
     "RMSNorm",
     "RotaryPositions",
+    "RotaryScaling",
     "RouterLosses",
+    "ShawPositions",
     "SinusoidalPositions",
+    "T5Positions",
     "TalkingHeads",
+    "YarnScaling",
     "make_norm",
 ]
 
