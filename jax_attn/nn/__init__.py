@@ -3,6 +3,7 @@
 from jax_attn.nn.attention import (
     AttentionWeights,
     ContextCache,
+    DisentangledAttention,
     KVCache,
     LatentAttention,
     MultiHeadAttention,
@@ -43,6 +44,7 @@ __all__ = [
     "Buffer",
     "ClassificationHead",
     "ContextCache",
+    "DisentangledAttention",
     "Dropout",
     "Embedding",
     "Embeddings",

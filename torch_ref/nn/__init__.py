@@ -1,6 +1,7 @@
 """The torch twins of the modules that models are built from."""
 
 from torch_ref.nn.attention import (
+    DisentangledAttention,
     LatentAttention,
     MultiHeadAttention,
     TalkingHeads,
@@ -29,6 +30,7 @@ __all__ = [
     "AlibiPositions",
     "AttentionPositions",
     "ClassificationHead",
+    "DisentangledAttention",
     "Embeddings",
     "Encoder",
     "EncoderLayer",

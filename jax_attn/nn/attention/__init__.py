@@ -1,6 +1,7 @@
 """The attention modules that models are built from."""
 
 from jax_attn.nn.attention.cache import ContextCache, KVCache
+from jax_attn.nn.attention.disentangled import DisentangledAttention
 from jax_attn.nn.attention.latent import LatentAttention
 from jax_attn.nn.attention.multi_head import MultiHeadAttention
 from jax_attn.nn.attention.talking_heads import TalkingHeads
@@ -9,6 +10,7 @@ from jax_attn.nn.attention.weights import AttentionWeights, capture_attention_we
 __all__ = [
     "AttentionWeights",
     "ContextCache",
+    "DisentangledAttention",
     "KVCache",
     "LatentAttention",
     "MultiHeadAttention",

@@ -1,10 +1,12 @@
 """The torch twins: the attention modules that models are built from."""
 
+from torch_ref.nn.attention.disentangled import DisentangledAttention
 from torch_ref.nn.attention.latent import LatentAttention
 from torch_ref.nn.attention.multi_head import MultiHeadAttention
 from torch_ref.nn.attention.talking_heads import TalkingHeads
 
 __all__ = [
+    "DisentangledAttention",
     "LatentAttention",
     "MultiHeadAttention",
     "TalkingHeads",
