@@ -1,15 +1,10 @@
 """The attention modules that models are built from."""
 
 from jax_attn.nn.attention.additive import AdditiveAttention
-from jax_attn.nn.attention.cache import (
-    ContextCache,
-    KVCache,
-)
+from jax_attn.nn.attention.cache import (ContextCache, KVCache,)
+from jax_attn.nn.attention.disentangled import DisentangledAttention
 from jax_attn.nn.attention.fourier import FourierMixing
-from jax_attn.nn.attention.gated_delta import (
-    DeltaNetCache,
-    GatedDeltaNet,
-)
+from jax_attn.nn.attention.gated_delta import (DeltaNetCache, GatedDeltaNet,)
 from jax_attn.nn.attention.latent import LatentAttention
 from jax_attn.nn.attention.linear import LinearAttention
 from jax_attn.nn.attention.linformer import LinformerAttention
@@ -19,10 +14,7 @@ from jax_attn.nn.attention.nystrom import NystromAttention
 from jax_attn.nn.attention.performer import PerformerAttention
 from jax_attn.nn.attention.pooling import AttentionPooling
 from jax_attn.nn.attention.talking_heads import TalkingHeads
-from jax_attn.nn.attention.weights import (
-    AttentionWeights,
-    capture_attention_weights,
-)
+from jax_attn.nn.attention.weights import (AttentionWeights, capture_attention_weights,)
 
 __all__ = [
     "AdditiveAttention",
@@ -30,6 +22,7 @@ __all__ = [
     "AttentionWeights",
     "ContextCache",
     "DeltaNetCache",
+    "DisentangledAttention",
     "FourierMixing",
     "GatedDeltaNet",
     "KVCache",

@@ -1,6 +1,7 @@
 """The torch twins: the attention modules that models are built from."""
 
 from torch_ref.nn.attention.additive import AdditiveAttention
+from torch_ref.nn.attention.disentangled import DisentangledAttention
 from torch_ref.nn.attention.fourier import FourierMixing
 from torch_ref.nn.attention.gated_delta import GatedDeltaNet
 from torch_ref.nn.attention.latent import LatentAttention
@@ -16,6 +17,7 @@ from torch_ref.nn.attention.talking_heads import TalkingHeads
 __all__ = [
     "AdditiveAttention",
     "AttentionPooling",
+    "DisentangledAttention",
     "FourierMixing",
     "GatedDeltaNet",
     "LatentAttention",
