@@ -1,9 +1,53 @@
 """The torch twins of the modules that models are built from."""
 
-from torch_ref.nn.attention import (AdditiveAttention, AttentionPooling, DisentangledAttention, FourierMixing, GatedDeltaNet, LatentAttention, LinearAttention, LinformerAttention, MultiHeadAttention, MultiplicativeAttention, NystromAttention, PerformerAttention, TalkingHeads,)
-from torch_ref.nn.layers import (ClassificationHead, DropPath, Embeddings, Encoder, EncoderLayer, FeedForward, GatedFeedForward, LayerScale, MixtureOfExperts, Pooler, RouterLosses,)
-from torch_ref.nn.positions import (AlibiPositions, AttentionPositions, AxialRotaryPositions, DynamicNTKScaling, LearnedPositions, LinearScaling, Llama3Scaling, LongRopeScaling, RotaryPositions, RotaryScaling, ShawPositions, SinusoidalPositions, T5Positions, YarnScaling,)
-from torch_ref.nn.primitives import (RMSNorm, make_norm,)
+from torch_ref.nn.attention import (
+    AdditiveAttention,
+    AttentionPooling,
+    DisentangledAttention,
+    FourierMixing,
+    GatedDeltaNet,
+    LatentAttention,
+    LinearAttention,
+    LinformerAttention,
+    MultiHeadAttention,
+    MultiplicativeAttention,
+    NystromAttention,
+    PerformerAttention,
+    TalkingHeads,
+)
+from torch_ref.nn.layers import (
+    ClassificationHead,
+    DropPath,
+    Embeddings,
+    Encoder,
+    EncoderLayer,
+    FeedForward,
+    GatedFeedForward,
+    LayerScale,
+    MixtureOfExperts,
+    Pooler,
+    RouterLosses,
+)
+from torch_ref.nn.positions import (
+    AlibiPositions,
+    AttentionPositions,
+    AxialRotaryPositions,
+    DynamicNTKScaling,
+    LearnedPositions,
+    LinearScaling,
+    Llama3Scaling,
+    LongRopeScaling,
+    RotaryPositions,
+    RotaryScaling,
+    ShawPositions,
+    SinusoidalPositions,
+    T5Positions,
+    YarnScaling,
+)
+from torch_ref.nn.primitives import (
+    RMSNorm,
+    make_norm,
+)
 
 __all__ = [
     "AdditiveAttention",
