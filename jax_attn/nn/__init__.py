@@ -10,11 +10,15 @@ from jax_attn.nn.attention import (
 )
 from jax_attn.nn.layers import (
     ClassificationHead,
+    Decoder,
+    DecoderCache,
+    DecoderLayer,
     Embeddings,
     Encoder,
     EncoderLayer,
     FeedForward,
     Pooler,
+    Stack,
 )
 from jax_attn.nn.positions import (
     AlibiPositions,
@@ -42,6 +46,9 @@ __all__ = [
     "Buffer",
     "ClassificationHead",
     "ContextCache",
+    "Decoder",
+    "DecoderCache",
+    "DecoderLayer",
     "Dropout",
     "Embedding",
     "Embeddings",
@@ -58,6 +65,7 @@ __all__ = [
     "RMSNorm",
     "RotaryPositions",
     "SinusoidalPositions",
+    "Stack",
     "TalkingHeads",
     "capture_attention_weights",
     "make_norm",

@@ -6,11 +6,14 @@ from torch_ref.nn.attention import (
 )
 from torch_ref.nn.layers import (
     ClassificationHead,
+    Decoder,
+    DecoderLayer,
     Embeddings,
     Encoder,
     EncoderLayer,
     FeedForward,
     Pooler,
+    Stack,
 )
 from torch_ref.nn.positions import (
     AlibiPositions,
@@ -28,6 +31,8 @@ __all__ = [
     "AlibiPositions",
     "AttentionPositions",
     "ClassificationHead",
+    "Decoder",
+    "DecoderLayer",
     "Embeddings",
     "Encoder",
     "EncoderLayer",
@@ -38,6 +43,7 @@ __all__ = [
     "RMSNorm",
     "RotaryPositions",
     "SinusoidalPositions",
+    "Stack",
     "TalkingHeads",
     "make_norm",
 ]

@@ -1,19 +1,26 @@
-"""Layers: embeddings, feed-forward, encoder, poolers and heads."""
+"""Layers: embeddings, feed-forward, encoder, decoder, poolers and heads."""
 
 from jax_attn.nn.layers.classification_head import ClassificationHead
+from jax_attn.nn.layers.decoder import Decoder
+from jax_attn.nn.layers.decoder_layer import DecoderCache, DecoderLayer
 from jax_attn.nn.layers.embeddings import Embeddings
 from jax_attn.nn.layers.encoder import Encoder
 from jax_attn.nn.layers.encoder_layer import EncoderLayer
 from jax_attn.nn.layers.feed_forward import FeedForward
 from jax_attn.nn.layers.pooler import Pooler
+from jax_attn.nn.layers.stack import Stack
 
 __all__ = [
     "ClassificationHead",
+    "Decoder",
+    "DecoderCache",
+    "DecoderLayer",
     "Embeddings",
     "Encoder",
     "EncoderLayer",
     "FeedForward",
     "Pooler",
+    "Stack",
 ]
 
 

@@ -1,19 +1,25 @@
-"""The torch twins: layers: embeddings, feed-forward, encoder, poolers and heads."""
+"""The torch twins: layers: embeddings, feed-forward, encoder, decoder, poolers and heads."""
 
 from torch_ref.nn.layers.classification_head import ClassificationHead
+from torch_ref.nn.layers.decoder import Decoder
+from torch_ref.nn.layers.decoder_layer import DecoderLayer
 from torch_ref.nn.layers.embeddings import Embeddings
 from torch_ref.nn.layers.encoder import Encoder
 from torch_ref.nn.layers.encoder_layer import EncoderLayer
 from torch_ref.nn.layers.feed_forward import FeedForward
 from torch_ref.nn.layers.pooler import Pooler
+from torch_ref.nn.layers.stack import Stack
 
 __all__ = [
     "ClassificationHead",
+    "Decoder",
+    "DecoderLayer",
     "Embeddings",
     "Encoder",
     "EncoderLayer",
     "FeedForward",
     "Pooler",
+    "Stack",
 ]
 
 
