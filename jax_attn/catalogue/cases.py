@@ -42,6 +42,11 @@ def token_cases(
     return cases
 
 
+def batched_token_cases(width: int) -> list[Case]:
+    """Those of the usual cases that are of one shape, for a row beside others of its class."""
+    return token_cases(width)[:3]
+
+
 def mask_cases(
     width: int, tokens: int = 5, batch: int = 3, *, name: str = "mask", seed: int = 1
 ) -> list[Case]:
@@ -58,6 +63,19 @@ def mask_cases(
         Case("pairs", (x,), {name: pairs}, EXACT),
         Case("unbatched padding", (x[1],), {name: padding[1]}, EXACT),
         Case("unbatched pairs", (x[0],), {name: pairs[0]}, EXACT),
+    ]
+
+
+def routing_cases(width: int, tokens: int = 5, batch: int = 3, *, seed: int = 7) -> list[Case]:
+    """Calls of a mixture of experts: alone, and with padding and the router's losses."""
+    x = np.random.default_rng(seed).standard_normal((batch, tokens, width))
+    padding = np.arange(tokens) < np.linspace(tokens, 0, batch).astype(int)[:, None]
+    losses = {"mask": padding, "return_losses": True}
+    return [
+        Case("plain", (x,)),
+        Case("padding, with losses", (x,), losses),
+        Case("unbatched, with losses", (x[0],), {"return_losses": True}, EXACT),
+        Case("one token", (x[:, :1],), lanes=EXACT),
     ]
 
 

@@ -1,31 +1,35 @@
 """The torch twins of the modules that models are built from."""
 
-from torch_ref.nn.attention import (
-    MultiHeadAttention,
-    TalkingHeads,
-)
-from torch_ref.nn.layers import (
     ClassificationHead,
     Decoder,
     DecoderLayer,
+    MultiHeadAttention,
+    TalkingHeads,
+)
+from torch_ref.nn.attention import (
+from torch_ref.nn.attention import MultiHeadAttention
+from torch_ref.nn.layers import (
     Embeddings,
     Encoder,
     EncoderLayer,
     FeedForward,
-    Pooler,
-    Stack,
-)
-from torch_ref.nn.positions import (
     AlibiPositions,
     AttentionPositions,
+    GatedFeedForward,
     LearnedPositions,
-    RotaryPositions,
-    SinusoidalPositions,
-)
-from torch_ref.nn.primitives import (
+    MixtureOfExperts,
+    Pooler,
     RMSNorm,
+    RotaryPositions,
+    RouterLosses,
+    SinusoidalPositions,
+    Stack,
     make_norm,
 )
+from torch_ref.nn.positions import (
+from torch_ref.nn.positions import LearnedPositions, SinusoidalPositions
+from torch_ref.nn.primitives import (
+from torch_ref.nn.primitives import RMSNorm, make_norm
 
 __all__ = [
     "AlibiPositions",
@@ -37,11 +41,14 @@ __all__ = [
     "Encoder",
     "EncoderLayer",
     "FeedForward",
+    "GatedFeedForward",
     "LearnedPositions",
+    "MixtureOfExperts",
     "MultiHeadAttention",
     "Pooler",
     "RMSNorm",
     "RotaryPositions",
+    "RouterLosses",
     "SinusoidalPositions",
     "Stack",
     "TalkingHeads",

@@ -7,6 +7,8 @@ from jax_attn.nn.layers.embeddings import Embeddings
 from jax_attn.nn.layers.encoder import Encoder
 from jax_attn.nn.layers.encoder_layer import EncoderLayer
 from jax_attn.nn.layers.feed_forward import FeedForward
+from jax_attn.nn.layers.gated_feed_forward import GatedFeedForward
+from jax_attn.nn.layers.mixture_of_experts import MixtureOfExperts, RouterLosses
 from jax_attn.nn.layers.pooler import Pooler
 from jax_attn.nn.layers.stack import Stack
 
@@ -19,7 +21,10 @@ __all__ = [
     "Encoder",
     "EncoderLayer",
     "FeedForward",
+    "GatedFeedForward",
+    "MixtureOfExperts",
     "Pooler",
+    "RouterLosses",
     "Stack",
 ]
 

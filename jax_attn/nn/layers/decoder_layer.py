@@ -122,8 +122,7 @@ class DecoderLayer(EncoderLayer):
             "cross_attention_output_norm": cross_attention is not None and norm_placement == "sandwich",
         }
         self.cross_attention_norm, self.cross_attention_output_norm = (
-            make_norm(norm, embed_dim, eps, **options) if is_wanted else None
-            for is_wanted in wanted.values()
+            make_norm(norm, embed_dim, eps, **options) if is_wanted else None for is_wanted in wanted.values()
         )
 
     def __call__(  # ty: ignore[invalid-method-override]
@@ -179,7 +178,9 @@ class DecoderLayer(EncoderLayer):
                 self-attention cannot be computed token by token.
         """
         self._check(context, None)
-        of_context = None if self.cross_attention is None else self.cross_attention.init_context_cache(context)
+        of_context = (
+            None if self.cross_attention is None else self.cross_attention.init_context_cache(context)
+        )
         return DecoderCache(self.attention.init_cache(batch, length, dtype), of_context)
 
     def _check(self, context: Any, cache: DecoderCache | None) -> None:

@@ -159,4 +159,3 @@ def require_width(name: str, part: Any, embed_dim: int) -> Any:
     if width != embed_dim:
         raise ValueError(f"{name} must be for embed_dim={embed_dim}, got one for {width}")
     return part
-

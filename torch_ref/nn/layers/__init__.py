@@ -7,6 +7,8 @@ from torch_ref.nn.layers.embeddings import Embeddings
 from torch_ref.nn.layers.encoder import Encoder
 from torch_ref.nn.layers.encoder_layer import EncoderLayer
 from torch_ref.nn.layers.feed_forward import FeedForward
+from torch_ref.nn.layers.gated_feed_forward import GatedFeedForward
+from torch_ref.nn.layers.mixture_of_experts import MixtureOfExperts, RouterLosses
 from torch_ref.nn.layers.pooler import Pooler
 from torch_ref.nn.layers.stack import Stack
 
@@ -18,7 +20,10 @@ __all__ = [
     "Encoder",
     "EncoderLayer",
     "FeedForward",
+    "GatedFeedForward",
+    "MixtureOfExperts",
     "Pooler",
+    "RouterLosses",
     "Stack",
 ]
 

@@ -39,8 +39,7 @@ class Decoder(Stack):
         sizes = embed_dim, num_heads, hidden_dim, activation, norm_placement
         rest = dropout, attention_dropout, eps, norm
         layers = [
-            DecoderLayer(*sizes, *rest, context_dim=context_dim, **layer_arguments)
-            for _ in range(num_layers)
+            DecoderLayer(*sizes, *rest, context_dim=context_dim, **layer_arguments) for _ in range(num_layers)
         ]
         super().__init__(layers, make_norm(norm, embed_dim, eps) if final_norm else None)
 

@@ -15,9 +15,7 @@ class Stack(nn.Module):
     Source: Vaswani et al. (arXiv 1706.03762), section 3.1.
     """
 
-    def __init__(
-        self, layers: Sequence[Any], norm: Any = None, *, scan: bool = False, remat: bool = False
-    ):
+    def __init__(self, layers: Sequence[Any], norm: Any = None, *, scan: bool = False, remat: bool = False):
         super().__init__()
         self.layers = nn.ModuleList(layers)
         self.norm = norm
