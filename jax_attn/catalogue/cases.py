@@ -94,6 +94,30 @@ def cross_cases(width: int, tokens: int = 5, others: int = 7, batch: int = 3, *,
     ]
 
 
+def sequence_cases(width: int, tokens: int = 11, batch: int = 3, *, seed: int = 7) -> list[Case]:
+    """Calls of an attention that knows where tokens stand: padding on the left, packed segments, far positions."""
+    rng = np.random.default_rng(seed)
+    x = rng.standard_normal((batch, tokens, width))
+    place = np.arange(tokens)
+    starts = np.linspace(0, tokens, batch).astype(int)[:, None]  # the last sequence is nothing but padding
+    left = place >= starts
+    segments = np.broadcast_to(place * 3 // tokens, (batch, tokens))
+    return [
+        Case("plain", (x,)),
+        Case("one token", (x[:, :1],), lanes=EXACT),
+        Case("padding on the left", (x,), {"mask": left, "positions": (place - starts) * left}, EXACT),
+        Case("packed", (x,), {"segment_ids": segments, "positions": np.stack([place % 4] * batch)}, EXACT),
+        Case("far positions", (x,), {"positions": 100_003 + np.stack([place] * batch)}, EXACT),
+    ]
+
+
+def option_cases(width: int, tokens: int = 5, batch: int = 3) -> list[Case]:
+    """A call as it comes, and one with a mask that closes a row."""
+    plain, *_ = token_cases(width, tokens, batch)
+    _, pairs, *_ = mask_cases(width, tokens, batch)
+    return [plain, pairs]
+
+
 def query_key_value_cases(
     embed_dim: int,
     kdim: int | None = None,

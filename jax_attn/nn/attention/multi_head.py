@@ -168,7 +168,8 @@ class MultiHeadAttention(nnx.Module):
             None if qk_norm is None else make_norm(qk_norm, head_dim, qk_norm_eps, **options) for _ in "qk"
         )
         self.off_by_one = sinks == "off_by_one"
-        self.sinks = nnx.Param(jnp.zeros(num_heads, param_dtype)) if sinks == "learned" else None
+        drawn = rngs.params.normal((num_heads,), param_dtype) if sinks == "learned" else None
+        self.sinks = None if drawn is None else nnx.Param(drawn)
         gates = {None: 0, "head": num_heads, "element": num_heads * head_dim}[gate]
         self.gate_proj = Linear(embed_dim, gates, "q" in biases, **options) if gates else None
         self.talking_heads = TalkingHeads(num_heads, **options) if talking_heads else None
