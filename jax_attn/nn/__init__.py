@@ -1,47 +1,47 @@
 """The modules that models are built from: primitives, positions, attention and layers."""
 
+from jax_attn.nn.attention import (
     AttentionWeights,
-    ClassificationHead,
     ContextCache,
-    Decoder,
-    DecoderCache,
-    DecoderLayer,
     KVCache,
     MultiHeadAttention,
     TalkingHeads,
     capture_attention_weights,
 )
-from jax_attn.nn.attention import (
-from jax_attn.nn.attention import MultiHeadAttention
 from jax_attn.nn.layers import (
+    ClassificationHead,
+    Decoder,
+    DecoderCache,
+    DecoderLayer,
     Embeddings,
     Encoder,
     EncoderLayer,
     FeedForward,
+    GatedFeedForward,
+    MixtureOfExperts,
+    Pooler,
+    RouterLosses,
+    Stack,
+    deepnorm_scales,
+)
+from jax_attn.nn.positions import (
     AlibiPositions,
     AttentionPositions,
+    LearnedPositions,
+    Places,
+    RotaryPositions,
+    SinusoidalPositions,
+    token_positions,
+)
+from jax_attn.nn.primitives import (
     Buffer,
     Dropout,
     Embedding,
-    GatedFeedForward,
     LayerNorm,
-    LearnedPositions,
     Linear,
-    MixtureOfExperts,
-    Places,
-    Pooler,
     RMSNorm,
-    RotaryPositions,
-    RouterLosses,
-    SinusoidalPositions,
-    Stack,
     make_norm,
-    token_positions,
 )
-from jax_attn.nn.positions import (
-from jax_attn.nn.positions import LearnedPositions, SinusoidalPositions
-from jax_attn.nn.primitives import (
-from jax_attn.nn.primitives import Buffer, Dropout, Embedding, LayerNorm, Linear, RMSNorm, make_norm
 
 __all__ = [
     "AlibiPositions",
@@ -75,6 +75,7 @@ __all__ = [
     "Stack",
     "TalkingHeads",
     "capture_attention_weights",
+    "deepnorm_scales",
     "make_norm",
     "token_positions",
 ]

@@ -1,35 +1,34 @@
 """The torch twins of the modules that models are built from."""
 
-    ClassificationHead,
-    Decoder,
-    DecoderLayer,
+from torch_ref.nn.attention import (
     MultiHeadAttention,
     TalkingHeads,
 )
-from torch_ref.nn.attention import (
-from torch_ref.nn.attention import MultiHeadAttention
 from torch_ref.nn.layers import (
+    ClassificationHead,
+    Decoder,
+    DecoderLayer,
     Embeddings,
     Encoder,
     EncoderLayer,
     FeedForward,
-    AlibiPositions,
-    AttentionPositions,
     GatedFeedForward,
-    LearnedPositions,
     MixtureOfExperts,
     Pooler,
-    RMSNorm,
-    RotaryPositions,
     RouterLosses,
-    SinusoidalPositions,
     Stack,
-    make_norm,
 )
 from torch_ref.nn.positions import (
-from torch_ref.nn.positions import LearnedPositions, SinusoidalPositions
+    AlibiPositions,
+    AttentionPositions,
+    LearnedPositions,
+    RotaryPositions,
+    SinusoidalPositions,
+)
 from torch_ref.nn.primitives import (
-from torch_ref.nn.primitives import RMSNorm, make_norm
+    RMSNorm,
+    make_norm,
+)
 
 __all__ = [
     "AlibiPositions",

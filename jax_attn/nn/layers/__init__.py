@@ -1,5 +1,6 @@
 """Layers: embeddings, feed-forward, encoder, decoder, poolers and heads."""
 
+from jax_attn.functional.deepnorm import deepnorm_scales
 from jax_attn.nn.layers.classification_head import ClassificationHead
 from jax_attn.nn.layers.decoder import Decoder
 from jax_attn.nn.layers.decoder_layer import DecoderCache, DecoderLayer
@@ -26,6 +27,7 @@ __all__ = [
     "Pooler",
     "RouterLosses",
     "Stack",
+    "deepnorm_scales",
 ]
 
 

@@ -100,7 +100,7 @@ class Decoder(Stack):
         super().__init__(layers, last, scan=scan, remat=remat)
         self.embed_dim = embed_dim
 
-    def __call__(  # ty: ignore[invalid-method-override]
+    def __call__(
         self,
         x: Float[Array, "*b t d"],
         context: Float[Array, "*b s k"] | None = None,

@@ -125,7 +125,7 @@ class DecoderLayer(EncoderLayer):
             make_norm(norm, embed_dim, eps, **options) if is_wanted else None for is_wanted in wanted.values()
         )
 
-    def __call__(  # ty: ignore[invalid-method-override]
+    def __call__(  # ty: ignore[incompatible-method-override]
         self,
         x: Float[Array, "*b t d"],
         context: Float[Array, "*b s k"] | None = None,

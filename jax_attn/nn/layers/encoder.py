@@ -90,7 +90,7 @@ class Encoder(Stack):
         super().__init__(layers, last, scan=scan, remat=remat)
         self.embed_dim = embed_dim
 
-    def __call__(  # ty: ignore[invalid-method-override]
+    def __call__(
         self, x: Float[Array, "*b t d"], mask: Bool[Array, "..."] | None = None, **options: Any
     ) -> Float[Array, "*b t d"]:
         """`(t, d)` or `(b, t, d)` to the same shape; mask and options as in `EncoderLayer`."""

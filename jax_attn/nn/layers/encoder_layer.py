@@ -30,8 +30,8 @@ class EncoderLayer(nnx.Module):
 
     Where there is a layer scale, `f` is `γ f`; and dropout and stochastic depth act on `f` while training.
 
-    Parameters: `attention.…` and `feed_forward.…`, as those modules have them; `attention_norm` and
-    `feed_forward_norm` (not with "parallel"); `attention_output_norm` and `feed_forward_output_norm` with "sandwich".
+    Parameters: `attention.…` and `feed_forward.…`, as they have them; `attention_norm`; `feed_forward_norm`,
+    but with "parallel"; with "sandwich" `attention_output_norm` and `feed_forward_output_norm`.
 
     Args:
         embed_dim: width of input and output.
@@ -53,8 +53,8 @@ class EncoderLayer(nnx.Module):
         param_dtype: dtype of the parameters.
 
     Raises:
-        ValueError: `norm_placement`, `norm` or `activation` is not known, `num_heads` does not divide `embed_dim`, a
-            size is missing or that of a part is another, `residual_scale` is given where it has no meaning, or
+        ValueError: `norm_placement`, `norm` or `activation` is not known, `num_heads` does not divide `embed_dim`,
+            a size is missing or that of a part is another, `residual_scale` is given where it has no meaning, or
             input or mask has a wrong shape.
 
     Source: Vaswani et al. (arXiv 1706.03762), section 3.1; pre-norm: Xiong et al. (2002.04745); sandwich: Gemma 2

@@ -43,7 +43,7 @@ class Decoder(Stack):
         ]
         super().__init__(layers, make_norm(norm, embed_dim, eps) if final_norm else None)
 
-    def forward(  # ty: ignore[invalid-method-override]
+    def forward(
         self,
         x: Tensor,
         context: Tensor | None = None,

@@ -60,7 +60,7 @@ class DecoderLayer(EncoderLayer):
             if norm_placement == "sandwich":
                 self.cross_attention_output_norm = make_norm(norm, embed_dim, eps)
 
-    def forward(  # ty: ignore[invalid-method-override]
+    def forward(  # ty: ignore[incompatible-method-override]
         self,
         x: Tensor,
         context: Tensor | None = None,

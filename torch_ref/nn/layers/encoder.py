@@ -40,8 +40,6 @@ class Encoder(Stack):
         layers = [EncoderLayer(*sizes, *rest, **layer_arguments) for _ in range(num_layers)]
         super().__init__(layers, make_norm(norm, embed_dim, eps) if final_norm else None)
 
-    def forward(  # ty: ignore[invalid-method-override]
-        self, x: Tensor, mask: Tensor | None = None, **options: Any
-    ) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor | None = None, **options: Any) -> Tensor:
         """`(t, d)` or `(b, t, d)` to the same shape; mask and options as in `EncoderLayer`."""
         return super().forward(x, mask, **options)

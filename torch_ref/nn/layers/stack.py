@@ -17,7 +17,7 @@ class Stack(nn.Module):
 
     def __init__(self, layers: Sequence[Any], norm: Any = None, *, scan: bool = False, remat: bool = False):
         super().__init__()
-        self.layers = nn.ModuleList(layers)
+        self.layers: Any = nn.ModuleList(layers)
         self.norm = norm
 
     def forward(self, x: Tensor, *shared: Any, cache: Any = None, **options: Any) -> Any:
