@@ -15,6 +15,7 @@ from jax_attn.catalogue.cases import (
     token_id_cases,
 )
 from jax_attn.catalogue.twin import ATTENTION_PAPER, BERT, NLP_TRANSFORMERS, Part, Twin
+from jax_attn.functional.deepnorm import deepnorm_scales
 from jax_attn.parity.cases import Case
 
 GLU_VARIANTS = "Shazeer (arXiv 2002.05202)"
@@ -184,6 +185,22 @@ LAYERS = [
         ),
         partial(routing_cases, 37),
     ),
+    Twin(
+        "layer-scale",
+        "nn.layers.layer_scale:LayerScale",
+        "a learned factor for each feature",
+        "Touvron et al. (arXiv 2103.17239)",
+        dict(embed_dim=37, initial=0.3),
+        partial(token_cases, 37),
+    ),
+    Twin(
+        "drop-path",
+        "nn.layers.drop_path:DropPath",
+        "a sequence is zeroed whole, by chance",
+        "Huang et al. (arXiv 1603.09382)",
+        dict(p=0.3),
+        partial(token_cases, 37),
+    ),
     *(
         Twin(
             f"encoder-layer-{placement}",
@@ -194,6 +211,22 @@ LAYERS = [
             partial(encoder_layer_cases, 91),
         )
         for placement, source in {"post": ATTENTION_PAPER, "pre": "Xiong et al. (arXiv 2002.04745)"}.items()
+    ),
+    Twin(
+        "encoder-layer-scaled",
+        "nn.layers.encoder_layer:EncoderLayer",
+        "pre-norm, branches that are scaled and left out by chance",
+        "DINOv2 (arXiv 2304.07193)",
+        dict(DECODER_LAYER, norm_placement="pre", layer_scale=0.1, drop_path=0.3),
+        partial(decoder_only_cases, 26),
+    ),
+    Twin(
+        "encoder-layer-deepnorm",
+        "nn.layers.encoder_layer:EncoderLayer",
+        "post-norm with skip connections that weigh more than branches",
+        "DeepNorm (arXiv 2203.00555)",
+        dict(DECODER_LAYER, residual_scale=deepnorm_scales(encoder_layers=24)["encoder"][0]),
+        partial(decoder_only_cases, 26),
     ),
     Twin(
         "encoder",

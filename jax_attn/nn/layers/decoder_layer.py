@@ -9,6 +9,7 @@ from jaxtyping import Array, Bool, Float
 
 from jax_attn.nn.attention.multi_head import MultiHeadAttention
 from jax_attn.nn.layers.encoder_layer import EncoderLayer, require_given, require_width
+from jax_attn.nn.layers.layer_scale import LayerScale
 from jax_attn.nn.primitives import make_norm
 
 
@@ -35,8 +36,8 @@ class DecoderLayer(EncoderLayer):
 
     Without a context it is a layer of a GPT; the other norm placements are as in `EncoderLayer`.
 
-    Parameters: as `EncoderLayer`, and with a context `cross_attention.…`, `cross_attention_norm`, and
-    `cross_attention_output_norm` with "sandwich".
+    Parameters: as `EncoderLayer`, and with a context `cross_attention.…`, `cross_attention_norm`,
+    `cross_attention_output_norm` with "sandwich", `cross_attention_scale` with `layer_scale`.
 
     Args:
         embed_dim: width of input and output.
@@ -49,6 +50,8 @@ class DecoderLayer(EncoderLayer):
         eps: epsilon of the norms; None is the default of their class.
         norm: kind of the norms, as in `make_norm`.
         residual_scale: `α` of post-norm, as in `EncoderLayer`.
+        layer_scale: initial value of a learned factor for each feature of a branch; None is no such factor.
+        drop_path: probability of going by a branch with a whole sequence, while training.
         attention: the self-attention, built; it has to be causal. None is a `MultiHeadAttention`.
         feed_forward: what each token goes through, built. None is a `FeedForward`.
         context_dim: width of the context; None is no context, unless `cross_attention` is given.
@@ -77,6 +80,8 @@ class DecoderLayer(EncoderLayer):
         eps: float | None = 1e-5,
         norm: str = "layer",
         residual_scale: float = 1.0,
+        layer_scale: float | None = None,
+        drop_path: float = 0.0,
         attention: Any = None,
         feed_forward: Any = None,
         context_dim: int | None = None,
@@ -105,6 +110,8 @@ class DecoderLayer(EncoderLayer):
             eps,
             norm,
             residual_scale,
+            layer_scale,
+            drop_path,
             attention,
             feed_forward,
             **options,
@@ -117,12 +124,13 @@ class DecoderLayer(EncoderLayer):
         if cross_attention is not None and self.is_parallel:
             raise ValueError(f"norm_placement={norm_placement!r} is for layers without a context")
         self.cross_attention = require_width("cross_attention", cross_attention, embed_dim)
-        wanted = {
-            "cross_attention_norm": cross_attention is not None,
-            "cross_attention_output_norm": cross_attention is not None and norm_placement == "sandwich",
-        }
+        there = cross_attention is not None
         self.cross_attention_norm, self.cross_attention_output_norm = (
-            make_norm(norm, embed_dim, eps, **options) if is_wanted else None for is_wanted in wanted.values()
+            make_norm(norm, embed_dim, eps, **options) if wanted else None
+            for wanted in (there, there and norm_placement == "sandwich")
+        )
+        self.cross_attention_scale = (
+            LayerScale(embed_dim, layer_scale, **options) if there and layer_scale is not None else None
         )
 
     def __call__(  # ty: ignore[incompatible-method-override]

@@ -9,7 +9,9 @@ from jaxtyping import Array, Bool, Float
 
 from jax_attn.functional.checks import require_known
 from jax_attn.nn.attention.multi_head import MultiHeadAttention
+from jax_attn.nn.layers.drop_path import DropPath
 from jax_attn.nn.layers.feed_forward import FeedForward
+from jax_attn.nn.layers.layer_scale import LayerScale
 from jax_attn.nn.primitives import Dropout, make_norm
 
 NORM_PLACEMENTS = ("post", "pre", "sandwich", "parallel", "parallel_two_norms")
@@ -28,10 +30,11 @@ class EncoderLayer(nnx.Module):
     "parallel_two_norms"  the same, and the feed-forward has a norm of its own         GPT-NeoX, Falcon
     ===================== ============================================================ ==========================
 
-    Where there is a layer scale, `f` is `γ f`; and dropout and stochastic depth act on `f` while training.
+    With a `layer_scale` what is added is `γ` times as much, and while training `drop_path` leaves it out by chance.
 
     Parameters: `attention.…` and `feed_forward.…`, as they have them; `attention_norm`; `feed_forward_norm`,
-    but with "parallel"; with "sandwich" `attention_output_norm` and `feed_forward_output_norm`.
+    but with "parallel"; with "sandwich" `attention_output_norm` and `feed_forward_output_norm`; with `layer_scale`
+    `attention_scale` and `feed_forward_scale`.
 
     Args:
         embed_dim: width of input and output.
@@ -44,6 +47,8 @@ class EncoderLayer(nnx.Module):
         eps: epsilon of the norms; None is the default of their class.
         norm: kind of the norms: "layer", "layer_without_bias", "rms" or "rms_unit_offset", as in `make_norm`.
         residual_scale: `α` of post-norm; DeepNorm's is given by `deepnorm_scales`.
+        layer_scale: initial value of `γ`, a learned factor for each feature of a branch; None is no such factor.
+        drop_path: probability of going by a branch with a whole sequence, while training.
         attention: the self-attention, built: whatever is called as `attention(x, mask=mask)`. None is a
             `MultiHeadAttention` of the sizes above.
         feed_forward: what each token goes through, built, its own dropout with it, as `feed_forward(x)`. None is
@@ -58,7 +63,8 @@ class EncoderLayer(nnx.Module):
             input or mask has a wrong shape.
 
     Source: Vaswani et al. (arXiv 1706.03762), section 3.1; pre-norm: Xiong et al. (2002.04745); sandwich: Gemma 2
-    (2408.00118); parallel: GPT-J, PaLM (2204.02311); DeepNorm: Wang et al. (2203.00555).
+    (2408.00118); parallel: GPT-J, PaLM (2204.02311); DeepNorm: Wang et al. (2203.00555); layer scale: Touvron et
+    al. (2103.17239); stochastic depth: Huang et al. (1603.09382).
     """
 
     def __init__(
@@ -73,6 +79,8 @@ class EncoderLayer(nnx.Module):
         eps: float | None = 1e-12,
         norm: str = "layer",
         residual_scale: float = 1.0,
+        layer_scale: float | None = None,
+        drop_path: float = 0.0,
         attention: Any = None,
         feed_forward: Any = None,
         *,
@@ -105,7 +113,11 @@ class EncoderLayer(nnx.Module):
             make_norm(norm, embed_dim, eps, **options) if norm_placement == "sandwich" else None
             for _ in range(2)
         )
+        self.attention_scale, self.feed_forward_scale = (
+            None if layer_scale is None else LayerScale(embed_dim, layer_scale, **options) for _ in range(2)
+        )
         self.dropout = Dropout(dropout, rngs=rngs)
+        self.drop_path = DropPath(drop_path, rngs=rngs) if drop_path else None
 
     @property
     def is_parallel(self) -> bool:
@@ -140,6 +152,9 @@ class EncoderLayer(nnx.Module):
         """`x` with the output of a branch added to it."""
         if self.norm_placement == "sandwich":
             output = getattr(self, f"{branch}_output_norm")(output)
+        scale = getattr(self, f"{branch}_scale")
+        output = output if scale is None else scale(output)
+        output = output if self.drop_path is None else self.drop_path(output)
         if self.norm_placement != "post":
             return x + output
         x = x if self.residual_scale == 1.0 else x * self.residual_scale

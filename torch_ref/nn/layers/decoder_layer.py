@@ -2,10 +2,11 @@
 
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from torch_ref.nn.attention.multi_head import MultiHeadAttention
 from torch_ref.nn.layers.encoder_layer import EncoderLayer
+from torch_ref.nn.layers.layer_scale import LayerScale
 from torch_ref.nn.primitives import make_norm
 
 
@@ -29,6 +30,8 @@ class DecoderLayer(EncoderLayer):
         eps: float | None = 1e-5,
         norm: str = "layer",
         residual_scale: float = 1.0,
+        layer_scale: float | None = None,
+        drop_path: float = 0.0,
         attention: Any = None,
         feed_forward: Any = None,
         context_dim: int | None = None,
@@ -47,6 +50,8 @@ class DecoderLayer(EncoderLayer):
             eps,
             norm,
             residual_scale,
+            layer_scale,
+            drop_path,
             attention,
             feed_forward,
         )
@@ -59,6 +64,9 @@ class DecoderLayer(EncoderLayer):
             self.cross_attention_norm = make_norm(norm, embed_dim, eps)
             if norm_placement == "sandwich":
                 self.cross_attention_output_norm = make_norm(norm, embed_dim, eps)
+            self.cross_attention_scale = (
+                nn.Identity() if layer_scale is None else LayerScale(embed_dim, layer_scale)
+            )
 
     def forward(  # ty: ignore[incompatible-method-override]
         self,
@@ -79,17 +87,12 @@ class DecoderLayer(EncoderLayer):
         attended = self.attention(self.normed("attention", x), mask=mask, **options)
         if cache is not None:
             attended, cache = attended
-        attended = self.dropout(attended)
-        if self.norm_placement.startswith("parallel"):
-            norm = "attention" if self.norm_placement == "parallel" else "feed_forward"
-            x = x + attended + self.feed_forward(self.normed(norm, x))
-        else:
-            x = self.added("attention", x, attended)
-            if self.cross_attention is not None:
-                attended = self.cross_attention(self.normed("cross_attention", x), context, context_mask)
-                x = self.added("cross_attention", x, self.dropout(attended))
-            x = self.added("feed_forward", x, self.feed_forward(self.normed("feed_forward", x)))
-        return x if cache is None else (x, cache)
+        after = self.added("attention", x, self.dropout(attended))
+        if self.cross_attention is not None:
+            attended = self.cross_attention(self.normed("cross_attention", after), context, context_mask)
+            after = self.added("cross_attention", after, self.dropout(attended))
+        output = self.feed(x, after)
+        return output if cache is None else (output, cache)
 
     def init_cache(self, batch: int) -> Any:
         """The keys and values of no tokens."""

@@ -5,7 +5,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from torch_ref.nn.attention.multi_head import MultiHeadAttention
+from torch_ref.nn.layers.drop_path import DropPath
 from torch_ref.nn.layers.feed_forward import FeedForward
+from torch_ref.nn.layers.layer_scale import LayerScale
 from torch_ref.nn.primitives import make_norm
 
 
@@ -30,6 +32,8 @@ class EncoderLayer(nn.Module):
         eps: float | None = 1e-12,
         norm: str = "layer",
         residual_scale: float = 1.0,
+        layer_scale: float | None = None,
+        drop_path: float = 0.0,
         attention: Any = None,
         feed_forward: Any = None,
     ):
@@ -43,6 +47,7 @@ class EncoderLayer(nn.Module):
         self.attention = attention
         self.feed_forward = feed_forward
         self.dropout = nn.Dropout(dropout)
+        self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
         norms = {
             "post": ["attention_norm", "feed_forward_norm"],
             "pre": ["attention_norm", "feed_forward_norm"],
@@ -57,15 +62,22 @@ class EncoderLayer(nn.Module):
         }
         for name in norms[norm_placement]:
             setattr(self, name, make_norm(norm, embed_dim, eps))
+        self.attention_scale, self.feed_forward_scale = (
+            nn.Identity() if layer_scale is None else LayerScale(embed_dim, layer_scale) for _ in range(2)
+        )
 
     def forward(self, x: Tensor, mask: Tensor | None = None, **options: Any) -> Tensor:
         """`(t, d)` or `(b, t, d)` to the same shape; mask and options as in `MultiHeadAttention`."""
         attended = self.dropout(self.attention(self.normed("attention", x), mask=mask, **options))
-        if self.norm_placement.startswith("parallel"):
-            norm = "attention" if self.norm_placement == "parallel" else "feed_forward"
-            return x + attended + self.feed_forward(self.normed(norm, x))
-        x = self.added("attention", x, attended)
-        return self.added("feed_forward", x, self.feed_forward(self.normed("feed_forward", x)))
+        return self.feed(x, self.added("attention", x, attended))
+
+    def feed(self, x: Tensor, after: Tensor) -> Tensor:
+        """The last branch: it reads what the attentions left, or side by side with them what they read."""
+        if self.norm_placement == "parallel":
+            read = self.normed("attention", x)
+        else:
+            read = self.normed("feed_forward", x if self.norm_placement == "parallel_two_norms" else after)
+        return self.added("feed_forward", after, self.feed_forward(read))
 
     def normed(self, branch: str, x: Tensor) -> Tensor:
         """What a branch reads."""
@@ -73,8 +85,9 @@ class EncoderLayer(nn.Module):
 
     def added(self, branch: str, x: Tensor, output: Tensor) -> Tensor:
         """`x` with the output of a branch added to it."""
-        if self.norm_placement == "post":
-            return getattr(self, f"{branch}_norm")(x * self.residual_scale + output)
         if self.norm_placement == "sandwich":
             output = getattr(self, f"{branch}_output_norm")(output)
+        output = self.drop_path(getattr(self, f"{branch}_scale")(output))
+        if self.norm_placement == "post":
+            return getattr(self, f"{branch}_norm")(x * self.residual_scale + output)
         return x + output
