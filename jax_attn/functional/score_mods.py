@@ -8,8 +8,9 @@ from collections.abc import Callable
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
+from jax_attn.functional.buckets import t5_bucket
 from jax_attn.functional.checks import require_cap
 
 ScoreMod = Callable[[Array, Array, Array, Array, Array], Array]
@@ -86,32 +87,6 @@ def relative_bias(table: Float[Array, "N R"]) -> ScoreMod:
         return score + table[h, jnp.clip(kv_idx - q_idx, -reach, reach) + reach]
 
     return score_mod
-
-
-def t5_bucket(
-    relative_position: Int[Array, "..."],
-    bidirectional: bool = True,
-    num_buckets: int = 32,
-    max_distance: int = 128,
-) -> Int[Array, "..."]:
-    """The bucket of a distance `kv_idx - q_idx`: exact when near, logarithmic when far.
-
-    Half of the buckets are for each direction if `bidirectional`; otherwise the future shares bucket 0.
-
-    Source: T5 (arXiv 1910.10683), section 2.1, and its published code.
-    """
-    offset = 0
-    if bidirectional:
-        num_buckets //= 2
-        offset = jnp.where(relative_position > 0, num_buckets, 0)
-        distance = abs(relative_position)
-    else:
-        distance = jnp.maximum(-relative_position, 0)
-    exact = num_buckets // 2
-    # The logarithm is taken in float32, as in the published code, so that edges fall alike.
-    steps = jnp.log(jnp.maximum(distance, 1).astype(jnp.float32) / exact) / math.log(max_distance / exact)
-    far = exact + (steps * (num_buckets - exact)).astype(jnp.int32)
-    return offset + jnp.where(distance < exact, distance, jnp.minimum(far, num_buckets - 1))
 
 
 def t5_bias(

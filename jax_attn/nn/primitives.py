@@ -45,8 +45,12 @@ class Buffer(nnx.Variable[Any]):
     """A constant that belongs to a module: saved and loaded with it, never trained.
 
     The counterpart of torch's `register_buffer`. It has a type of its own so that
-    `nnx.Optimizer(..., wrt=nnx.Param)` and `nnx.grad` pass it by.
+    `nnx.Optimizer(..., wrt=nnx.Param)` and `nnx.grad` pass it by. A checkpoint must hold the same values.
     """
+
+
+class RandomBuffer(Buffer):
+    """A buffer whose values are drawn, such as random features: a checkpoint brings its own."""
 
 
 def uniform_within(bound: float) -> Initializer:
@@ -133,8 +137,8 @@ def _wide_product_jvp(multiply: Callable[..., jax.Array], primals: Any, tangents
 class Conv(nnx.Conv):
     """A convolution over the axes before the last, initialised as `torch.nn.Conv1d` and `Conv2d`.
 
-    `kernel` is `(*kernel_size, in_features / groups, out_features)`. Features are the last axis of input and output,
-    as everywhere in JAX; torch has them behind the batch.
+    `kernel` is `(*kernel_size, in_features / groups, out_features)`. Features are the last axis of input and
+    output, as everywhere in JAX; torch has them behind the batch.
 
     Args:
         in_features: features of the input.

@@ -42,3 +42,18 @@ NORMS: dict[str, Callable[..., nn.Module]] = {
 def make_norm(kind: str, width: int, eps: float | None = None) -> Any:
     """Build a normalisation by its name; see `jax_attn.nn.primitives.make_norm`."""
     return NORMS[kind](width, **({} if eps is None else {"eps": eps}))
+
+
+def masked_softmax(scores: Tensor, mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
+    """Softmax of scores `(b, n, t, s)` over the keys that may be seen; 0 where none may.
+
+    `mask` is `(b, s)`, `(b, t, s)` or `(b, n, t, s)`, True = attend.
+    """
+    allowed = torch.ones_like(scores, dtype=torch.bool)
+    if is_causal:
+        allowed = allowed.tril()
+    if mask is not None:
+        allowed = allowed & mask.reshape(mask.shape[0], *(1,) * (4 - mask.ndim), *mask.shape[1:])
+    closed = ~allowed.any(dim=-1, keepdim=True)  # there the softmax would be NaN
+    scores = scores.masked_fill(~allowed, -torch.inf).masked_fill(closed, 0.0)
+    return torch.softmax(scores, dim=-1).masked_fill(closed, 0.0)

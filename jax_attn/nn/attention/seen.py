@@ -82,6 +82,15 @@ def four_axes(mask: Bool[Array, "..."], shape: Shape) -> Bool[Array, "b n t s"]:
     return {2: mask[:, None, None], 3: mask[:, None], 4: mask}[mask.ndim]
 
 
+def real_tokens(mask: Bool[Array, "..."] | None, batch: int, tokens: int) -> Bool[Array, "b t"] | None:
+    """Which of the tokens that go into a cache are no padding; None where all are real."""
+    return (
+        None
+        if mask is None
+        else jnp.broadcast_to(four_axes(mask, (batch, 1, 1, tokens))[:, 0, 0], (batch, tokens))
+    )
+
+
 def both(first: Array | None, second: Array | None) -> Array | None:
     """What two masks allow, where None allows everything."""
     return first if second is None else second if first is None else jnp.logical_and(first, second)

@@ -189,7 +189,7 @@ class DecoderLayer(EncoderLayer):
         of_context = (
             None if self.cross_attention is None else self.cross_attention.init_context_cache(context)
         )
-        return DecoderCache(self.attention.init_cache(batch, length, dtype), of_context)
+        return DecoderCache(self.attention.init_cache(batch, length, dtype=dtype), of_context)
 
     def _check(self, context: Any, cache: DecoderCache | None) -> None:
         """Raise ValueError unless there is a context where one is needed, and only there."""

@@ -1,0 +1,75 @@
+"""What attentions of every projection do alike, once they have queries, keys and values."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jaxtyping import Array, Float
+
+from jax_attn.functional.attention import dot_product_attention
+from jax_attn.nn.attention.weights import AttentionWeights, sees_weights
+
+
+def attend(
+    module: Any,
+    query: Float[Array, "B T N H"],
+    key: Float[Array, "B S K H"],
+    value: Float[Array, "B S K Hv"],
+    return_weights: bool,
+    **options: Any,
+) -> tuple[Array, Array | None]:
+    """Attend with the dropout and the implementation of `module`, and keep the weights for who captures them.
+
+    Args:
+        module: has `dropout` and `implementation`.
+        return_weights: whether the weights are needed.
+        options: of `dot_product_attention`.
+
+    Returns:
+        the heads' outputs `(B, T, N, Hv)`, and their weights `(B, N, T, S)` if needed.
+    """
+    captured = sees_weights(module)
+    output, weights = compute(module, query, key, value, return_weights or captured, **options)
+    if captured:
+        module.sow(AttentionWeights, "weights", weights)
+    return output, weights if return_weights else None
+
+
+def compute(
+    module: Any, query: Array, key: Array, value: Array, return_weights: bool, **options: Any
+) -> tuple[Array, Array | None]:
+    """As `attend`, without keeping the weights."""
+    dropout = module.dropout
+    rate = 0.0 if dropout.deterministic else dropout.rate
+    result: Any = dot_product_attention(
+        query,
+        key.astype(query.dtype),
+        value.astype(query.dtype),
+        dropout_rate=rate,
+        dropout_key=dropout.rngs() if rate > 0 else None,
+        implementation=module.implementation,
+        return_weights=return_weights,
+        **options,
+    )
+    return result if return_weights else (result, None)
+
+
+def call_unbatched(
+    module: Callable[..., Any], x: Float[Array, "t d"], cache: Any, shared: dict[str, Any], **given: Any
+) -> Any:
+    """Call an attention on a sequence without a batch axis, as a batch of one.
+
+    Args:
+        module: takes `(b, t, d)`.
+        x: the sequence.
+        cache: has to be None: a cache has a batch axis.
+        shared: arguments that have no batch axis in a batch either.
+        given: arguments that have one, or are None.
+
+    Raises:
+        ValueError: there is a cache.
+    """
+    if cache is not None:
+        raise ValueError(f"x must have a batch axis where there is a cache, got shape {x.shape}")
+    batched = {name: None if part is None else part[None] for name, part in given.items()}
+    return jax.tree.map(lambda part: part[0], module(x[None], **batched, **shared))
