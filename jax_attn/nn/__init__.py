@@ -63,8 +63,8 @@ from jax_attn.nn.primitives import (
     Embedding,
     LayerNorm,
     Linear,
-    RMSNorm,
     RandomBuffer,
+    RMSNorm,
     make_norm,
 )
 
