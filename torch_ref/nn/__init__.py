@@ -1,62 +1,9 @@
 """The torch twins of the modules that models are built from."""
 
-from torch_ref.nn.attention import (
-    AdditiveAttention,
-    AttentionPooling,
-    DisentangledAttention,
-    FourierMixing,
-    GatedDeltaNet,
-    LatentAttention,
-    LinearAttention,
-    LinformerAttention,
-    MultiHeadAttention,
-    MultiplicativeAttention,
-    NystromAttention,
-    PerformerAttention,
-    TalkingHeads,
-)
-from torch_ref.nn.layers import (
-    CausalLMHead,
-    ClassificationHead,
-    ConvolutionStem,
-    DropPath,
-    Embeddings,
-    Encoder,
-    EncoderLayer,
-    FeedForward,
-    GatedFeedForward,
-    LayerScale,
-    MaskedLMHead,
-    MixtureOfExperts,
-    PatchEmbeddings,
-    Pooler,
-    RegressionHead,
-    RouterLosses,
-    SpanHead,
-    SpanLogits,
-    TiedHead,
-    TokenClassificationHead,
-)
-from torch_ref.nn.positions import (
-    AlibiPositions,
-    AttentionPositions,
-    AxialRotaryPositions,
-    DynamicNTKScaling,
-    LearnedPositions,
-    LinearScaling,
-    Llama3Scaling,
-    LongRopeScaling,
-    RotaryPositions,
-    RotaryScaling,
-    ShawPositions,
-    SinusoidalPositions,
-    T5Positions,
-    YarnScaling,
-)
-from torch_ref.nn.primitives import (
-    RMSNorm,
-    make_norm,
-)
+from torch_ref.nn.attention import (AdditiveAttention, AttentionPooling, DisentangledAttention, FourierMixing, GatedDeltaNet, LatentAttention, LinearAttention, LinformerAttention, MultiHeadAttention, MultiplicativeAttention, NystromAttention, PerformerAttention, TalkingHeads,)
+from torch_ref.nn.layers import (CausalLMHead, ClassificationHead, ConvolutionStem, Decoder, DecoderLayer, DropPath, Embeddings, Encoder, EncoderLayer, FeedForward, GatedFeedForward, LayerScale, MaskedLMHead, MixtureOfExperts, PatchEmbeddings, Pooler, RegressionHead, RouterLosses, SpanHead, SpanLogits, Stack, TiedHead, TokenClassificationHead,)
+from torch_ref.nn.positions import (AlibiPositions, AttentionPositions, AxialRotaryPositions, DynamicNTKScaling, LearnedPositions, LinearScaling, Llama3Scaling, LongRopeScaling, RotaryPositions, RotaryScaling, ShawPositions, SinusoidalPositions, T5Positions, YarnScaling,)
+from torch_ref.nn.primitives import (RMSNorm, make_norm,)
 
 __all__ = [
     "AdditiveAttention",
@@ -67,6 +14,8 @@ __all__ = [
     "CausalLMHead",
     "ClassificationHead",
     "ConvolutionStem",
+    "Decoder",
+    "DecoderLayer",
     "DisentangledAttention",
     "DropPath",
     "DynamicNTKScaling",
@@ -102,6 +51,7 @@ __all__ = [
     "SinusoidalPositions",
     "SpanHead",
     "SpanLogits",
+    "Stack",
     "T5Positions",
     "TalkingHeads",
     "TiedHead",

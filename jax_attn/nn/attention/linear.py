@@ -119,8 +119,14 @@ class LinearAttention(nnx.Module):
             return output, linear_attention_weights(queries, keys, mask, is_causal)
         return output if cache is None or after is None else (output, after)
 
-    def init_cache(self, batch: int, dtype: DTypeLike = jnp.float32) -> Float[Array, "b n h h1"]:
-        """The state before the first token: sums `(batch, num_heads, head_dim, head_dim + 1)`, float32 at least."""
+    def init_cache(
+        self, batch: int, length: int | None = None, dtype: DTypeLike | None = None
+    ) -> Float[Array, "b n h h1"]:
+        """The state before the first token, of one size for any `length`.
+
+        Sums `(batch, num_heads, head_dim, head_dim + 1)`, in `dtype`, but float32 at least.
+        """
+        dtype = jnp.float32 if dtype is None else dtype
         return empty_state(batch, self.num_heads, self.head_dim, self.head_dim, jnp.dtype(dtype))
 
     def _check(
