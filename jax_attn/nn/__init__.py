@@ -3,10 +3,12 @@
 from jax_attn.nn.attention import (
     AttentionWeights,
     ContextCache,
+    DifferentialAttention,
     DisentangledAttention,
     KVCache,
     LatentAttention,
     MultiHeadAttention,
+    RelativeAttention,
     TalkingHeads,
     capture_attention_weights,
 )
@@ -44,6 +46,7 @@ __all__ = [
     "Buffer",
     "ClassificationHead",
     "ContextCache",
+    "DifferentialAttention",
     "DisentangledAttention",
     "Dropout",
     "Embedding",
@@ -60,6 +63,7 @@ __all__ = [
     "Places",
     "Pooler",
     "RMSNorm",
+    "RelativeAttention",
     "RotaryPositions",
     "SinusoidalPositions",
     "TalkingHeads",

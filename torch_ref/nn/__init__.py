@@ -1,9 +1,11 @@
 """The torch twins of the modules that models are built from."""
 
 from torch_ref.nn.attention import (
+    DifferentialAttention,
     DisentangledAttention,
     LatentAttention,
     MultiHeadAttention,
+    RelativeAttention,
     TalkingHeads,
 )
 from torch_ref.nn.layers import (
@@ -30,6 +32,7 @@ __all__ = [
     "AlibiPositions",
     "AttentionPositions",
     "ClassificationHead",
+    "DifferentialAttention",
     "DisentangledAttention",
     "Embeddings",
     "Encoder",
@@ -40,6 +43,7 @@ __all__ = [
     "MultiHeadAttention",
     "Pooler",
     "RMSNorm",
+    "RelativeAttention",
     "RotaryPositions",
     "SinusoidalPositions",
     "TalkingHeads",

@@ -255,7 +255,7 @@ class MultiHeadAttention(nnx.Module):
             heads = heads if more is None else heads + more
         if captured:
             self.sow(AttentionWeights, "weights", weights)
-        output = self.out_proj(self._gated(heads, x).reshape(*x.shape[:2], -1))
+        output = self.out_proj(self._gated(heads, x).reshape(*x.shape[:2], self.num_heads * self.head_dim))
         asked = [*([weights] if return_weights else []), *([cache] if cache is not None else [])]
         return (output, *asked) if asked else output
 
