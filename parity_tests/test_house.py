@@ -39,7 +39,7 @@ TORCH_ONLY = {"device", "dtype"}
 # What has no twin, and why: files, or classes of a file.
 WITHOUT_TWIN: dict[str, str] = {
     f"nn/primitives.py:{name}": "torch has this layer itself: ours takes over torch's own defaults"
-    for name in ("Linear", "Embedding", "LayerNorm", "Dropout")
+    for name in ("Linear", "Conv", "Embedding", "LayerNorm", "Dropout")
 }
 
 

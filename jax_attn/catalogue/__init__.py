@@ -5,6 +5,7 @@ built, and the inputs that stress it. Sizes are primes and all different, so tha
 """
 
 from jax_attn.catalogue.attention import ATTENTION
+from jax_attn.catalogue.attention_kinds import ATTENTION_KINDS
 from jax_attn.catalogue.attention_projections import ATTENTION_PROJECTIONS
 from jax_attn.catalogue.ladder import LADDER
 from jax_attn.catalogue.layers import LAYERS
@@ -15,7 +16,16 @@ from jax_attn.catalogue.twin import Twin
 
 CATALOGUE: dict[str, Twin] = {
     twin.name: twin
-    for twin in [*LADDER, *PRIMITIVES, *POSITIONS, *ATTENTION, *ATTENTION_PROJECTIONS, *LAYERS, *MODELS]
+    for twin in [
+        *LADDER,
+        *PRIMITIVES,
+        *POSITIONS,
+        *ATTENTION,
+        *ATTENTION_KINDS,
+        *ATTENTION_PROJECTIONS,
+        *LAYERS,
+        *MODELS,
+    ]
 }
 
 __all__ = ["CATALOGUE", "Twin"]

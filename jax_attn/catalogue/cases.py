@@ -42,6 +42,11 @@ def token_cases(
     return cases
 
 
+def batched_token_cases(width: int) -> list[Case]:
+    """Those of the usual cases that are of one shape, for a row beside others of its class."""
+    return token_cases(width)[:3]
+
+
 def mask_cases(
     width: int, tokens: int = 5, batch: int = 3, *, name: str = "mask", seed: int = 1
 ) -> list[Case]:
@@ -61,6 +66,19 @@ def mask_cases(
     ]
 
 
+def routing_cases(width: int, tokens: int = 5, batch: int = 3, *, seed: int = 7) -> list[Case]:
+    """Calls of a mixture of experts: alone, and with padding and the router's losses."""
+    x = np.random.default_rng(seed).standard_normal((batch, tokens, width))
+    padding = np.arange(tokens) < np.linspace(tokens, 0, batch).astype(int)[:, None]
+    losses = {"mask": padding, "return_losses": True}
+    return [
+        Case("plain", (x,)),
+        Case("padding, with losses", (x,), losses),
+        Case("unbatched, with losses", (x[0],), {"return_losses": True}, EXACT),
+        Case("one token", (x[:, :1],), lanes=EXACT),
+    ]
+
+
 def cross_cases(width: int, tokens: int = 5, others: int = 7, batch: int = 3, *, seed: int = 2) -> list[Case]:
     """Calls with a `context` of another length than the input, with and without a mask over it."""
     rng = np.random.default_rng(seed)
@@ -74,6 +92,30 @@ def cross_cases(width: int, tokens: int = 5, others: int = 7, batch: int = 3, *,
         Case("pairs of each head", (x, context), {"mask": pairs[:, None]}),
         Case("unbatched", (x[0], context[0]), {"mask": pairs[0]}, EXACT),
     ]
+
+
+def sequence_cases(width: int, tokens: int = 11, batch: int = 3, *, seed: int = 7) -> list[Case]:
+    """Calls of an attention that knows where tokens stand: padding on the left, packed segments, far positions."""
+    rng = np.random.default_rng(seed)
+    x = rng.standard_normal((batch, tokens, width))
+    place = np.arange(tokens)
+    starts = np.linspace(0, tokens, batch).astype(int)[:, None]  # the last sequence is nothing but padding
+    left = place >= starts
+    segments = np.broadcast_to(place * 3 // tokens, (batch, tokens))
+    return [
+        Case("plain", (x,)),
+        Case("one token", (x[:, :1],), lanes=EXACT),
+        Case("padding on the left", (x,), {"mask": left, "positions": (place - starts) * left}, EXACT),
+        Case("packed", (x,), {"segment_ids": segments, "positions": np.stack([place % 4] * batch)}, EXACT),
+        Case("far positions", (x,), {"positions": 100_003 + np.stack([place] * batch)}, EXACT),
+    ]
+
+
+def option_cases(width: int, tokens: int = 5, batch: int = 3) -> list[Case]:
+    """A call as it comes, and one with a mask that closes a row."""
+    plain, *_ = token_cases(width, tokens, batch)
+    _, pairs, *_ = mask_cases(width, tokens, batch)
+    return [plain, pairs]
 
 
 def query_key_value_cases(
@@ -189,6 +231,50 @@ def token_id_cases(
         Case("unbatched", (plain[0],), lanes=EXACT),
         Case("one token", (ids(batch, 1),), lanes=EXACT),
         Case("full context", (ids(batch, context),), lanes=EXACT),
+    ]
+
+
+def batched_id_cases(vocab_size: int) -> list[Case]:
+    """Token ids alone, of one shape, for a row beside others of its class."""
+    plain, _, repeated, *_ = token_id_cases(vocab_size, context=5)
+    return [plain, repeated]
+
+
+def grid_cases(shape: tuple[int, ...], batch: int = 3, *, seed: int = 8) -> list[Case]:
+    """Calls of a module that takes images `(b, h, w, c)` or spectrograms `(b, t, c)`, here of one shape."""
+    x = np.random.default_rng(seed).standard_normal((batch, *shape))
+    return [
+        Case("plain", (x,)),
+        Case("large mean", (10.0 + x,)),
+        Case("unbatched", (x[0],), lanes=EXACT),
+    ]
+
+
+def table_cases(
+    width: int,
+    vocab_size: int,
+    table_width: int | None = None,
+    tokens: int = 5,
+    batch: int = 3,
+    *,
+    seed: int = 9,
+) -> list[Case]:
+    """Calls of a head with vectors and the table of the embeddings, which may be narrower."""
+    draw = np.random.default_rng(seed).standard_normal
+    x = draw((batch, tokens, width))
+    table = draw((vocab_size, width if table_width is None else table_width))
+    return [Case("plain", (x, table)), Case("unbatched", (x[0], table), lanes=EXACT)]
+
+
+def pooling_cases(width: int, tokens: int = 5, batch: int = 3, *, seed: int = 10) -> list[Case]:
+    """Calls with and without a mask of padding: behind, in front, and of nothing else."""
+    x = np.random.default_rng(seed).standard_normal((batch, tokens, width))
+    mask = np.arange(tokens) < np.linspace(tokens, 0, batch).astype(int)[:, None]
+    mask[0, 0] = False
+    return [
+        Case("plain", (x,)),
+        Case("padding", (x,), {"mask": mask}),
+        Case("unbatched padding", (x[1],), {"mask": mask[1]}, EXACT),
     ]
 
 

@@ -60,6 +60,13 @@ def require_last_dim(
         raise ValueError(f"{name} must have shape {shapes}, got {tuple(shape)}")
 
 
+def require_context(context: Sequence[int], x: Sequence[int], width: int) -> None:
+    """A ValueError unless a context's shape is that of `x` but for its length, and `width` wide."""
+    require_last_dim("context", context, width, ndims=(len(x),))
+    if len(x) == 3 and context[0] != x[0]:
+        raise ValueError(f"context must have the batch size of x, {x[0]}, got {context[0]}")
+
+
 def require_boolean_mask(name: str, mask: Any, shapes: Sequence[tuple[int, ...]]) -> None:
     """A ValueError unless `mask` is a boolean array of one of `shapes`."""
     dtype = getattr(mask, "dtype", type(mask).__name__)

@@ -8,6 +8,7 @@ their defaults alone, and take torch's argument names:
 leaf            torch's default, used here                  NNX's default
 ==============  ==========================================  =====================================
 `Linear`        kernel and bias U(±1/sqrt(d_in))            kernel LeCun normal, bias 0
+`Conv`          the same, `d_in` of all that it looks at    the same; padding "SAME", not 0
 `Embedding`     N(0, 1), and zeros at `padding_idx`         N(0, 1/features)
 `LayerNorm`     eps 1e-5, variance in two passes            eps 1e-6, E[x²] - E[x]² (cancels)
 ==============  ==========================================  =====================================
@@ -15,6 +16,7 @@ leaf            torch's default, used here                  NNX's default
 `RMSNorm` is a class of its own, because its scale may be counted from 1.
 """
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -28,7 +30,12 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from jax_attn.functional.checks import require_known, require_positive, require_probability
+from jax_attn.functional.checks import (
+    require_divisible,
+    require_known,
+    require_positive,
+    require_probability,
+)
 from jax_attn.functional.normalize import rms_normalize
 
 Initializer = Callable[..., jax.Array]
@@ -38,8 +45,12 @@ class Buffer(nnx.Variable[Any]):
     """A constant that belongs to a module: saved and loaded with it, never trained.
 
     The counterpart of torch's `register_buffer`. It has a type of its own so that
-    `nnx.Optimizer(..., wrt=nnx.Param)` and `nnx.grad` pass it by.
+    `nnx.Optimizer(..., wrt=nnx.Param)` and `nnx.grad` pass it by. A checkpoint must hold the same values.
     """
+
+
+class RandomBuffer(Buffer):
+    """A buffer whose values are drawn, such as random features: a checkpoint brings its own."""
 
 
 def uniform_within(bound: float) -> Initializer:
@@ -88,15 +99,21 @@ class Linear(nnx.Linear):
         """`(..., in_features)` to `(..., out_features)`."""
         x, kernel = self.promote_dtype((inputs, self.kernel[...]), dtype=self.dtype)
         multiply = partial(_product, precision=self.precision, out_sharding=out_sharding)
-        if self.bias is None:
-            return multiply(x, kernel)
-        if jnp.finfo(x.dtype).bits >= 32:
-            return multiply(x, kernel) + self.bias[...].astype(x.dtype)
-        # In 16 bits the sum is made in float32. Forward, it is rounded once, so that its sign is right and a
-        # ReLU lets the same values through. Backward, a bias's gradient adds up over all tokens, and 16 bits
-        # would lose more with every one.
-        y = _wide_product(x, kernel, multiply) + self.bias[...].astype(jnp.float32)
-        return y.astype(x.dtype)
+        return _affine(x, kernel, self.bias, multiply)
+
+
+def _affine(
+    x: jax.Array, kernel: jax.Array, bias: nnx.Param | None, multiply: Callable[..., jax.Array]
+) -> jax.Array:
+    """`multiply(x, kernel) + bias`."""
+    if bias is None:
+        return multiply(x, kernel)
+    if jnp.finfo(x.dtype).bits >= 32:
+        return multiply(x, kernel) + bias[...].astype(x.dtype)
+    # In 16 bits the sum is made in float32. Forward, it is rounded once, so that its sign is right and a
+    # ReLU lets the same values through. Backward, a bias's gradient adds up over all tokens, and 16 bits
+    # would lose more with every one.
+    return (_wide_product(x, kernel, multiply) + bias[...].astype(jnp.float32)).astype(x.dtype)
 
 
 def _product(x: jax.Array, kernel: jax.Array, **options: Any) -> jax.Array:
@@ -115,6 +132,87 @@ def _wide_product_jvp(multiply: Callable[..., jax.Array], primals: Any, tangents
     return _wide_product(x, kernel, multiply), (multiply(dx, kernel) + multiply(x, dkernel)).astype(
         jnp.float32
     )
+
+
+class Conv(nnx.Conv):
+    """A convolution over the axes before the last, initialised as `torch.nn.Conv1d` and `Conv2d`.
+
+    `kernel` is `(*kernel_size, in_features / groups, out_features)`. Features are the last axis of input and
+    output, as everywhere in JAX; torch has them behind the batch.
+
+    Args:
+        in_features: features of the input.
+        out_features: features of the output.
+        kernel_size: length of the kernel along each axis: one number for a sequence, two for an image.
+        stride: step along each axis.
+        padding: zeros before and after each axis. (Torch's padding of 1 is not "SAME" where the stride is not 1.)
+        groups: into how many groups the features fall, each of which sees its own only.
+        bias: whether one is added.
+        rngs: source of the initial weights.
+        dtype: dtype to compute in; None is the common dtype of input and parameters.
+        param_dtype: dtype of the parameters.
+
+    Raises:
+        ValueError: `groups` does not divide both numbers of features.
+
+    Source: `torch.nn.Conv2d`.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        kernel_size: tuple[int, ...],
+        stride: int | tuple[int, ...] = 1,
+        padding: int = 0,
+        groups: int = 1,
+        bias: bool = True,
+        *,
+        rngs: nnx.Rngs,
+        dtype: DTypeLike | None = None,
+        param_dtype: DTypeLike = jnp.float32,
+    ):
+        require_divisible("out_features", out_features, "groups", groups)
+        inputs = require_divisible("in_features", in_features, "groups", groups) * math.prod(kernel_size)
+        init = uniform_within(inputs**-0.5)
+        super().__init__(
+            in_features,
+            out_features,
+            kernel_size,
+            (stride,) * len(kernel_size) if isinstance(stride, int) else stride,
+            padding=[(padding, padding)] * len(kernel_size),
+            feature_group_count=groups,
+            use_bias=bias,
+            dtype=dtype,
+            param_dtype=param_dtype,
+            kernel_init=init,
+            bias_init=init,
+            rngs=rngs,
+        )
+
+    def __call__(self, inputs: jax.Array, out_sharding: Any = None) -> jax.Array:
+        """`(b, *axes, in_features)`, or without `b`, to the same with `out_features`."""
+        ndim = len(self.kernel_size) + 1
+        if inputs.ndim not in (ndim, ndim + 1) or inputs.shape[-1] != self.in_features:
+            axes = ", ".join("thw"[-len(self.kernel_size) :])
+            shape = f"{axes}, {self.in_features})"
+            raise ValueError(f"inputs must have shape ({shape} or (b, {shape}, got {inputs.shape}")
+        x, kernel = self.promote_dtype((inputs, self.kernel[...]), dtype=self.dtype)
+        convolve = partial(
+            _convolution,
+            window_strides=self.strides,
+            padding=self.padding,
+            feature_group_count=self.feature_group_count,
+            out_sharding=out_sharding,
+        )
+        y = _affine(x if x.ndim > ndim else x[None], kernel, self.bias, convolve)
+        return y if x.ndim > ndim else y[0]
+
+
+def _convolution(x: jax.Array, kernel: jax.Array, **options: Any) -> jax.Array:
+    axes = "HWD"[: x.ndim - 2]
+    layouts = (f"N{axes}C", f"{axes}IO", f"N{axes}C")
+    return jax.lax.conv_general_dilated(x, kernel, dimension_numbers=layouts, **options)
 
 
 class Embedding(nnx.Embed):

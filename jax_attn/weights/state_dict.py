@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from jax_attn.nn.primitives import Buffer
+from jax_attn.nn.primitives import Buffer, RandomBuffer
 from jax_attn.weights.errors import NamesError, StateDictError
 from jax_attn.weights.fitting import fit, ties
 from jax_attn.weights.remedies import remedies, renaming, transposing
@@ -155,6 +155,11 @@ def _current(slot: Slot) -> list[np.ndarray]:
     return slot.to_torch(np.asarray(slot.variable.get_value()))
 
 
+def _is_computed(variable: nnx.Variable) -> bool:
+    """Whether it is a constant that the module computes, and a checkpoint can but confirm."""
+    return isinstance(variable, Buffer) and not isinstance(variable, RandomBuffer)
+
+
 def _is_abstract(variable: nnx.Variable) -> bool:
     return isinstance(variable.get_value(), jax.ShapeDtypeStruct)
 
@@ -205,7 +210,7 @@ def _place_errors(
         yield f"shape: {key} is {_shape(given)}, expected {_shape(shape)}"
     elif not _holds(slot.dtype, array):
         yield f"dtype: {key} is {array.dtype}, expected {slot.dtype}"
-    elif isinstance(slot.variable, Buffer) and not _is_abstract(slot.variable):
+    elif _is_computed(slot.variable) and not _is_abstract(slot.variable):
         if not _same(array.astype(slot.dtype), _current(slot)[layer]):
             yield f"buffer: {key} differs from the constant that the module computes"
     elif strict and jnp.issubdtype(array.dtype, jnp.inexact):

@@ -220,7 +220,7 @@ def test_bad_arguments_are_refused():
             {"num_attention_heads": 3},
             "embed_dim must be divisible by num_heads, got embed_dim=26 and num_heads=3",
         ),
-        ({"hidden_act": "swish"}, "activation must be one of gelu, .*, got 'swish'"),
+        ({"hidden_act": "gleu"}, "activation must be one of gelu, .*, got 'gleu'"),
         ({"norm_placement": "sandwich"}, "norm_placement must be one of post, pre, got 'sandwich'"),
         ({"hidden_dropout_prob": 2.0}, r"dropout must be a probability between 0 and 1, got dropout=2\.0"),
     ):

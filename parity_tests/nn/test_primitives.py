@@ -7,8 +7,9 @@ import pytest
 import torch
 from flax import nnx
 
-from jax_attn.nn.primitives import Embedding, LayerNorm, RMSNorm, make_norm
+from jax_attn.nn.primitives import Conv, Embedding, LayerNorm, RMSNorm, make_norm
 from jax_attn.parity.cases import Case
+from jax_attn.parity.compare import compare_cases
 from jax_attn.weights import load_state_dict, state_dict
 from parity_tests.contract import TwinContract, assert_close
 from parity_tests.references import assert_equals
@@ -61,6 +62,24 @@ def test_a_tied_head_trains_the_padding_row():
 def test_a_padding_row_outside_the_table_is_refused(padding_idx):
     with pytest.raises(ValueError, match=f"padding_idx must be within num_embeddings=7, got {padding_idx}"):
         Embedding(7, 3, padding_idx, rngs=nnx.Rngs(0))
+
+
+@pytest.mark.parametrize(
+    ("kernel_size", "options"), [((3,), {"stride": 2, "padding": 1}), ((2, 3), {"groups": 2, "bias": False})]
+)
+def test_convolutions_are_torchs(kernel_size, options):
+    """In every lane; of the initial weights, the bounds."""
+    kind = torch.nn.Conv1d if len(kernel_size) == 1 else torch.nn.Conv2d
+    ours, theirs = Conv(6, 10, kernel_size, **options, rngs=nnx.Rngs(0)), kind(6, 10, kernel_size, **options)
+    bound = float(theirs.weight.detach().abs().max())
+    assert 0.9 * bound < np.abs(ours.kernel[...]).max() < 1.1 * bound
+    x = np.random.default_rng(0).standard_normal((3, *(7, 5)[: len(kernel_size)], 6))
+
+    def channels_first(module, x):
+        return module(x.movedim(-1, -len(kernel_size) - 1)).movedim(-len(kernel_size) - 1, -1)
+
+    cases = [Case("plain", (x,)), Case("unbatched", (x[0],), lanes=("float64",))]
+    compare_cases(ours, theirs, cases, call_torch=channels_first).assert_passed()
 
 
 class TestRMSNorm(TwinContract):
@@ -132,3 +151,14 @@ def test_bad_norms_and_bad_input_are_refused():
         RMSNorm(0, rngs=nnx.Rngs(0))
     with pytest.raises(ValueError, match=r"x must have shape \(..., 7\), got \(3, 5\)"):
         RMSNorm(7, rngs=nnx.Rngs(0))(jnp.ones((3, 5)))
+
+
+def test_bad_convolutions_and_bad_input_are_refused():
+    with pytest.raises(
+        ValueError, match="in_features must be divisible by groups, got in_features=5 and groups=2"
+    ):
+        Conv(5, 6, (3,), groups=2, rngs=nnx.Rngs(0))
+    with pytest.raises(
+        ValueError, match=r"inputs must have shape \(h, w, 5\) or \(b, h, w, 5\), got \(4, 5\)"
+    ):
+        Conv(5, 6, (2, 3), rngs=nnx.Rngs(0))(jnp.ones((4, 5)))

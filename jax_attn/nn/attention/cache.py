@@ -25,7 +25,7 @@ class KVCache:
 
     Attributes:
         key: `(B, L, K, H)`, rotated already.
-        value: `(B, L, K, Hv)`.
+        value: `(B, L, K, H)`.
         length: `(B,)`, how many tokens of each sequence were seen.
         rolling: whether the newest token takes the place of the oldest.
     """
@@ -57,13 +57,11 @@ class KVCache:
         return self.key.shape[1]
 
     def check(self, batch: int, tokens: int, heads: int, widths: tuple[int, int]) -> None:
-        """Raise ValueError where the cache is for other shapes, or would overflow (not known under `jit`)."""
-        shapes = tuple((batch, self.size, heads, width) for width in widths)
-        if (self.key.shape, self.value.shape) != shapes:
-            raise ValueError(
-                f"the cache must hold keys {shapes[0]} and values {shapes[1]} for this module and batch, "
-                f"got {self.key.shape} and {self.value.shape}"
-            )
+        """Raise ValueError where the cache is for another batch or module, or `tokens` more do not fit.
+
+        Under `jit` it is not known how full it is: there, what does not fit is not kept.
+        """
+        check_shapes(self, batch, heads, widths)
         if self.rolling or isinstance(self.length, Tracer):
             return
         longest = int(self.length.max())
@@ -73,14 +71,14 @@ class KVCache:
             )
 
     def next_positions(self, batch: int, tokens: int, real: Bool[Array, "B T"] | None) -> Int[Array, "B T"]:
-        """The positions of the next tokens, counted without padding, which gets -1."""
+        """The positions `(batch, tokens)` of the next tokens, counted without padding, which gets -1."""
         if real is None:
             return self.length[:, None] + jnp.arange(tokens)
         counted = self.length[:, None] + jnp.cumsum(real, axis=1) - 1
         return jnp.where(real, counted, -1)
 
     def append(
-        self, key: Float[Array, "B T K H"], value: Float[Array, "B T K Hv"], positions: Int[Array, "B T"]
+        self, key: Float[Array, "B T K H"], value: Float[Array, "B T K H"], positions: Int[Array, "B T"]
     ) -> tuple["KVCache", Array, Array, Places]:
         """Keep tokens, and say what their queries look at.
 
@@ -89,7 +87,10 @@ class KVCache:
         Returns:
             the new cache, all keys and values that are needed, and the places of queries and keys.
         """
-        tokens, length = key.shape[1], jnp.maximum(self.length, positions.max(axis=1, initial=-1) + 1)
+        tokens, seen = key.shape[1], positions.max(axis=1, initial=-1) + 1
+        length = jnp.maximum(
+            self.length, seen.astype(self.length.dtype)
+        )  # as it was, so that a scan carries it
         slots = positions % self.size if self.rolling else positions
         kept = (positions >= 0) & (positions >= length[:, None] - self.size if self.rolling else True)
         slots = jnp.where(kept, slots, self.size)  # outside: dropped
@@ -127,8 +128,22 @@ class ContextCache:
 
     Attributes:
         key: `(B, S, K, H)`, rotated already.
-        value: `(B, S, K, Hv)`.
+        value: `(B, S, K, H)`.
     """
 
     key: Leaf
     value: Leaf
+
+    def check(self, batch: int, heads: int, widths: tuple[int, int]) -> None:
+        """Raise ValueError where the cache is for another batch or module."""
+        check_shapes(self, batch, heads, widths)
+
+
+def check_shapes(cache: KVCache | ContextCache, batch: int, heads: int, widths: tuple[int, int]) -> None:
+    """Raise ValueError unless the cache holds keys and values of these shapes."""
+    shapes = tuple((batch, cache.key.shape[1], heads, width) for width in widths)
+    if (cache.key.shape, cache.value.shape) != shapes:
+        raise ValueError(
+            f"the cache must hold keys {shapes[0]} and values {shapes[1]} for this module and batch, "
+            f"got {cache.key.shape} and {cache.value.shape}"
+        )

@@ -13,7 +13,7 @@ from jax_attn.functional.attention import Implementation
 from jax_attn.functional.checks import require_divisible
 from jax_attn.functional.dtypes import accumulator
 from jax_attn.functional.normalize import rms_normalize
-from jax_attn.nn.attention.multi_head import MultiHeadAttention
+from jax_attn.nn.attention.multi_head import MultiHeadAttention, Tokens
 from jax_attn.nn.positions.attention_positions import AttentionPositions
 
 
@@ -107,13 +107,13 @@ class DifferentialAttention(MultiHeadAttention):
         first, second = jnp.split(of_both.astype(wide), 2, axis=axis)
         return first - factor * second
 
-    def _attend(
-        self, query: Array, key: Array, value: Array, return_weights: bool, **options: Any
+    def _attention(
+        self, query: Array, tokens: Tokens, return_weights: bool, options: dict[str, Any]
     ) -> tuple[Array, Array | None]:
         """The heads' outputs, and the differences of their weights if asked for."""
-        pairs = jnp.concatenate(jnp.split(value, 2, axis=2), axis=-1)  # (B, S, K / 2, 2 H)
-        of_both = jnp.tile(pairs, (1, 1, 2, 1))
-        output, weights = super()._attend(query, key, of_both, return_weights, **options)
+        pairs = jnp.concatenate(jnp.split(tokens.value, 2, axis=2), axis=-1)  # (B, S, K / 2, 2 H)
+        of_both = tokens._replace(value=jnp.tile(pairs, (1, 1, 2, 1)))
+        output, weights = super()._attention(query, of_both, return_weights, options)
         heads = rms_normalize(self.difference(output, axis=2), self.norm_eps) * (1 - self.lambda_init)
         if weights is not None:
             weights = self.difference(weights, axis=1).astype(weights.dtype)

@@ -1,14 +1,14 @@
 """The attention that models are built from: many heads, on one sequence or across two."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
-from jax_attn.functional.attention import Implementation, dot_product_attention
+from jax_attn.functional.attention import Implementation
 from jax_attn.functional.block_mask import MaskMod
 from jax_attn.functional.checks import (
     require_cap,
@@ -19,6 +19,7 @@ from jax_attn.functional.checks import (
 )
 from jax_attn.functional.dispatch import has_many_scores
 from jax_attn.functional.score_mods import ScoreMod
+from jax_attn.nn.attention.attend import call_unbatched, compute
 from jax_attn.nn.attention.cache import ContextCache, KVCache
 from jax_attn.nn.attention.seen import both, four_axes, real_tokens, what_is_seen
 from jax_attn.nn.attention.talking_heads import TalkingHeads
@@ -168,7 +169,8 @@ class MultiHeadAttention(nnx.Module):
             None if qk_norm is None else make_norm(qk_norm, head_dim, qk_norm_eps, **options) for _ in "qk"
         )
         self.off_by_one = sinks == "off_by_one"
-        self.sinks = nnx.Param(jnp.zeros(num_heads, param_dtype)) if sinks == "learned" else None
+        drawn = rngs.params.normal((num_heads,), param_dtype) if sinks == "learned" else None
+        self.sinks = None if drawn is None else nnx.Param(drawn)
         gates = {None: 0, "head": num_heads, "element": num_heads * head_dim}[gate]
         self.gate_proj = Linear(embed_dim, gates, "q" in biases, **options) if gates else None
         self.talking_heads = TalkingHeads(num_heads, **options) if talking_heads else None
@@ -208,53 +210,40 @@ class MultiHeadAttention(nnx.Module):
         """
         require_last_dim("x", x.shape, self.embed_dim)
         if x.ndim == 2:  # a batch of one
-            if cache is not None:
-                raise ValueError(f"x must have a batch axis where there is a cache, got shape {x.shape}")
-            given = (context, mask, value, bias, positions, context_positions, segment_ids)
-            context, mask, *rest = (None if part is None else part[None] for part in given)
-            names = ("value", "bias", "positions", "context_positions", "segment_ids")
-            named: Any = dict(zip(names, rest, strict=True))
-            result = self(x[None], context, mask, **named, return_weights=return_weights)
-            return tuple(part[0] for part in result) if return_weights else result[0]
-        self._check(x, context, value, cache, positions, segment_ids)
-
-        query, places = self.split_heads(self.q_proj(x)), Places(positions, context_positions)
+            return call_unbatched(
+                self,
+                x,
+                cache,
+                {"return_weights": return_weights},
+                context=context,
+                mask=mask,
+                value=value,
+                bias=bias,
+                positions=positions,
+                context_positions=context_positions,
+                segment_ids=segment_ids,
+            )
+        self._check_context(x, context)
+        if cache is not None:
+            self._check_cached(
+                x, cache, context=context, value=value, segment_ids=segment_ids, positions=positions
+            )
+        query = self.split_heads(self.q_proj(x))
         query = query if self.q_norm is None else self.q_norm(query)
         if isinstance(cache, ContextCache):
-            key, values = cache.key, cache.value
+            tokens = Tokens(cache.key, cache.value, Places(positions, context_positions))
         elif isinstance(cache, KVCache):
-            cache.check(*x.shape[:2], self.num_kv_heads, (self.head_dim, self.head_dim))
-            at = cache.next_positions(*x.shape[:2], real_tokens(mask, *x.shape[:2]))
-            cache, key, values, places = cache.append(*self._keys_and_values(x, x, at), at)
+            tokens, cache = self._cached(x, mask, cache)
             mask = None
         else:
-            of_context = context_positions if context is not None else positions
-            context = x if context is None else context
-            key, values = self._keys_and_values(context, context if value is None else value, of_context)
-            places = Places(positions, of_context)
-        query = query if self.positions is None else self.positions.rotate(query, places.query)
+            tokens = self._tokens(x, context, value, positions, context_positions)
+        query = query if self.positions is None else self.positions.rotate(query, tokens.places.query)
 
-        scores = (x.shape[0], self.num_heads, x.shape[1], key.shape[1])
-        mask = None if mask is None else four_axes(mask, scores)
-        seen = what_is_seen(
-            scores,
-            places,
-            is_causal=self.is_causal,
-            window=self.window,
-            mask_mod=self.mask_mod,
-            by_position=isinstance(cache, KVCache),
-            in_blocks=has_many_scores(query, key),
+        by_position = isinstance(cache, KVCache)
+        seen = self._seen(query, tokens, mask, by_position)
+        heads, weights = self._attend(
+            query, tokens, return_weights, bias=bias, segment_ids=segment_ids, **seen
         )
-        seen["mask"] = both(mask, seen.get("mask"))
-        changes = {"bias": bias, "score_mod": self._score_mod(query, places), "segment_ids": segment_ids}
-        captured = sees_weights(self)
-        needs = return_weights or captured or (self.positions is not None and self.positions.needs_weights)
-        heads, weights = self._attend(query, key, values, needs, **seen, **changes)
-        if self.positions is not None and weights is not None:
-            more = self.positions.values(weights, places)
-            heads = heads if more is None else heads + more
-        if captured:
-            self.sow(AttentionWeights, "weights", weights)
         output = self.out_proj(self._gated(heads, x).reshape(*x.shape[:2], self.num_heads * self.head_dim))
         asked = [*([weights] if return_weights else []), *([cache] if cache is not None else [])]
         return (output, *asked) if asked else output
@@ -272,10 +261,9 @@ class MultiHeadAttention(nnx.Module):
         if self.positions is not None and self.positions.why_no_cache is not None:
             raise ValueError(self.positions.why_no_cache)
         dtype = dtype or self.dtype or self.param_dtype
-        rolling = self.window is not None and self.window < length
-        length = min(length, self.window) if self.window is not None else length
-        widths = (self.head_dim, self.head_dim)
-        return KVCache.empty(batch, length, self.num_kv_heads, widths, dtype, rolling)
+        window = length if self.window is None else self.window
+        sizes = min(length, window), self.num_kv_heads, (self.head_dim, self.head_dim)
+        return KVCache.empty(batch, *sizes, dtype, rolling=window < length)
 
     def init_context_cache(
         self,
@@ -285,26 +273,55 @@ class MultiHeadAttention(nnx.Module):
     ) -> ContextCache:
         """The keys and values of a context, computed once for all tokens that attend to it."""
         require_last_dim("context", context.shape, self.kdim, ndims=(3,))
-        return ContextCache(
-            *self._keys_and_values(context, context if value is None else value, context_positions)
-        )
+        return ContextCache(*self._keys_and_values(context, value, context_positions))
 
     def split_heads(self, projected: Float[Array, "b t nh"]) -> Float[Array, "b t n h"]:
         """Neighbouring features make up a head."""
         heads = projected.shape[-1] // self.head_dim
         return projected.reshape(*projected.shape[:2], heads, self.head_dim)
 
+    def _tokens(self, x: Array, context: Any, value: Any, positions: Any, context_positions: Any) -> "Tokens":
+        """What is attended to where there is no cache: the context, or `x` itself."""
+        if context is None:
+            context, context_positions = x, positions
+        keys_and_values = self._keys_and_values(context, value, context_positions)
+        return Tokens(*keys_and_values, Places(positions, context_positions))
+
+    def _cached(self, x: Array, mask: Any, cache: KVCache) -> tuple["Tokens", KVCache]:
+        """The tokens of the cache with those of `x`, and the cache that holds both."""
+        batch, new = x.shape[:2]
+        positions = cache.next_positions(batch, new, real_tokens(mask, batch, new))
+        cache, key, value, places = cache.append(*self._keys_and_values(x, None, positions), positions)
+        return Tokens(key, value, places), cache
+
     def _keys_and_values(
-        self,
-        context: Float[Array, "b s k"],
-        value: Float[Array, "b s v"],
-        positions: Int[Array, "b s"] | None,
+        self, context: Float[Array, "b s k"], value: Any, positions: Int[Array, "b s"] | None
     ) -> tuple[Array, Array]:
+        value = context if value is None else value
         require_last_dim("value", value.shape, self.vdim, ndims=(3,))
         key = self.split_heads(self.k_proj(context))
         key = key if self.k_norm is None else self.k_norm(key)
         key = key if self.positions is None else self.positions.rotate(key, positions)
         return key, self.split_heads(self.v_proj(value))
+
+    def _seen(self, query: Array, tokens: "Tokens", mask: Any, by_position: bool) -> dict[str, Any]:
+        """What each query sees, and how its scores change."""
+        scores = (query.shape[0], self.num_heads, query.shape[1], tokens.key.shape[1])
+        mask = None if mask is None else four_axes(mask, scores)
+        seen = what_is_seen(
+            scores,
+            tokens.places,
+            is_causal=self.is_causal,
+            window=self.window,
+            mask_mod=self.mask_mod,
+            by_position=by_position,
+            in_blocks=has_many_scores(query, tokens.key),
+        )
+        return {
+            **seen,
+            "mask": both(mask, seen.get("mask")),
+            "score_mod": self._score_mod(query, tokens.places),
+        }
 
     def _score_mod(self, query: Float[Array, "B T N H"], places: Places) -> ScoreMod | None:
         """What positions and the score mod do to the scores, asked about indices."""
@@ -320,27 +337,32 @@ class MultiHeadAttention(nnx.Module):
         return score_mod
 
     def _attend(
-        self, query: Array, key: Array, value: Array, return_weights: bool, **options: Any
+        self, query: Array, tokens: "Tokens", return_weights: bool, **options: Any
     ) -> tuple[Array, Array | None]:
-        """The heads' outputs, and their weights if asked for."""
+        """The heads' outputs, and the weights where they are asked for, captured or needed by the positions."""
+        captured = sees_weights(self)
+        needs = self.positions is not None and self.positions.needs_weights
+        heads, weights = self._attention(query, tokens, return_weights or captured or needs, options)
+        if weights is not None and self.positions is not None:
+            more = self.positions.values(weights, tokens.places)
+            heads = heads if more is None else heads + more
+        if captured:
+            self.sow(AttentionWeights, "weights", weights)
+        return heads, weights
+
+    def _attention(
+        self, query: Array, tokens: "Tokens", return_weights: bool, options: dict[str, Any]
+    ) -> tuple[Array, Array | None]:
+        """Attention itself, with heads that talk to each other or not."""
+        key, value = tokens.key, tokens.value
         if self.talking_heads is not None:
             query, key, value = self.talking_heads.widen(query, key, value)
-        rate = 0.0 if self.dropout.deterministic else self.dropout.rate
-        sinks = jnp.zeros(self.num_heads, query.dtype) if self.off_by_one else None
-        result: Any = dot_product_attention(
-            query,
-            key.astype(query.dtype),
-            value.astype(query.dtype),
-            scale=self.scale,
-            softcap=self.softcap,
-            sinks=sinks if self.sinks is None else self.sinks[...],
-            dropout_rate=rate,
-            dropout_key=self.dropout.rngs() if rate > 0 else None,
-            implementation=self.implementation,
-            return_weights=return_weights,
-            **options,
+        options["sinks"] = jnp.zeros(self.num_heads, query.dtype) if self.off_by_one else None
+        if self.sinks is not None:
+            options["sinks"] = self.sinks[...]
+        output, weights = compute(
+            self, query, key, value, return_weights, scale=self.scale, softcap=self.softcap, **options
         )
-        output, weights = result if return_weights else (result, None)
         if self.talking_heads is None:
             return output, weights
         mixed = None if weights is None else self.talking_heads.mix_weights(weights)
@@ -352,25 +374,39 @@ class MultiHeadAttention(nnx.Module):
         gate = nnx.sigmoid(self.gate_proj(x))
         return heads * (gate[..., None] if self.gate == "head" else gate.reshape(heads.shape))
 
-    def _check(
-        self, x: Array, context: Any, value: Any, cache: Any, positions: Any, segment_ids: Any
-    ) -> None:
-        """Raise ValueError where arguments of a call do not go together."""
-        if context is not None:
-            require_last_dim("context", context.shape, self.kdim, ndims=(3,))
-            if context.shape[0] != x.shape[0]:
-                raise ValueError(
-                    f"context must have the batch size of x, {x.shape[0]}, got {context.shape[0]}"
-                )
-            if self.window is not None:
-                raise ValueError("window is a distance within one sequence: it has no meaning with a context")
-        elif cache is None and self.kdim != self.embed_dim:
-            raise ValueError(f"kdim={self.kdim} is not embed_dim={self.embed_dim}: a context must be given")
-        if cache is None:
+    def _check_context(self, x: Array, context: Array | None) -> None:
+        """Raise ValueError where there is no context and has to be one, or it does not go with `x`."""
+        if context is None:
             return
-        given = {"context": context, "value": value, "segment_ids": segment_ids}
+        require_last_dim("context", context.shape, self.kdim, ndims=(3,))
+        if context.shape[0] != x.shape[0]:
+            raise ValueError(f"context must have the batch size of x, {x.shape[0]}, got {context.shape[0]}")
+        if self.window is not None:
+            raise ValueError("window is a distance within one sequence: it has no meaning with a context")
+
+    def _check_cached(self, x: Array, cache: KVCache | ContextCache, positions: Any, **given: Any) -> None:
+        """Raise ValueError where the cache is for another call, or comes with what it holds itself."""
         if isinstance(cache, KVCache):
             given["positions"] = positions
         for name, argument in given.items():
             if argument is not None:
                 raise ValueError(f"{name} cannot be given together with a cache")
+        sizes = self.num_kv_heads, (self.head_dim, self.head_dim)
+        if isinstance(cache, KVCache):
+            cache.check(*x.shape[:2], *sizes)
+        else:
+            cache.check(x.shape[0], *sizes)
+
+
+class Tokens(NamedTuple):
+    """What queries look at.
+
+    Attributes:
+        key: `(B, S, K, H)`, normalised and rotated.
+        value: `(B, S, K, H)`.
+        places: where the queries and these keys stand.
+    """
+
+    key: Array
+    value: Array
+    places: Places

@@ -84,7 +84,11 @@ def four_axes(mask: Bool[Array, "..."], shape: Shape) -> Bool[Array, "b n t s"]:
 
 def real_tokens(mask: Bool[Array, "..."] | None, batch: int, tokens: int) -> Bool[Array, "b t"] | None:
     """Which of the tokens that go into a cache are no padding; None where all are real."""
-    return None if mask is None else four_axes(mask, (batch, 1, 1, tokens))[:, 0, 0]
+    return (
+        None
+        if mask is None
+        else jnp.broadcast_to(four_axes(mask, (batch, 1, 1, tokens))[:, 0, 0], (batch, tokens))
+    )
 
 
 def both(first: Array | None, second: Array | None) -> Array | None:

@@ -5,6 +5,8 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from jax_attn.functional.checks import require_positive
+
 
 class TalkingHeads(nnx.Module):
     """Mix the scores of all heads before the softmax, and their weights after it.
@@ -13,11 +15,11 @@ class TalkingHeads(nnx.Module):
     `S'_n = [before[n, 1] q_1, ..., before[n, N] q_N] · [k_1, ..., k_N]`, mixed scores are those of wider heads that
     share one key, and likewise weights and values. So every implementation computes them, at N times the products.
 
-    Parameters: `before` and `after` `(num_heads, num_heads)`, the identity at first.
+    Parameters: `before` and `after` `(num_heads, num_heads)`, drawn from U(±1/sqrt(num_heads)).
 
     Args:
         num_heads: number of query heads.
-        rngs: not used: nothing is drawn.
+        rngs: source of the initial weights.
         dtype: not used; the mixing is computed in the dtype of the heads.
         param_dtype: dtype of the parameters.
 
@@ -32,8 +34,12 @@ class TalkingHeads(nnx.Module):
         dtype: DTypeLike | None = None,
         param_dtype: DTypeLike = jnp.float32,
     ):
-        self.before = nnx.Param(jnp.eye(num_heads, dtype=param_dtype))
-        self.after = nnx.Param(jnp.eye(num_heads, dtype=param_dtype))
+        require_positive("num_heads", num_heads)
+        bound = num_heads**-0.5
+        self.before, self.after = (
+            nnx.Param(rngs.params.uniform((num_heads, num_heads), param_dtype, -bound, bound))
+            for _ in range(2)
+        )
 
     def widen(
         self, query: Float[Array, "B T N H"], key: Float[Array, "B S K H"], value: Float[Array, "B S K Hv"]

@@ -5,6 +5,8 @@ import pytest
 from flax import nnx
 from hypothesis import given
 
+from jax_attn.catalogue import CATALOGUE
+from jax_attn.catalogue.attention import MULTI_HEAD
 from jax_attn.nn.attention.multi_head import MultiHeadAttention
 from jax_attn.weights.state_dict import load_state_dict
 from parity_tests.contract import TwinContract
@@ -23,13 +25,7 @@ from parity_tests.from_scratch.properties import (
 
 
 class TestMultiHeadAttention(TwinContract):
-    rows = (
-        "attention",
-        "attention-masked",
-        "attention-cross",
-        "attention-grouped",
-        "attention-multi-query",
-    )
+    rows = tuple(name for name, twin in CATALOGUE.items() if twin.where == MULTI_HEAD)
 
 
 def attention(num_kv_heads: int | None = None, **options) -> MultiHeadAttention:
@@ -82,12 +78,13 @@ def test_each_head_may_have_a_mask_of_its_own():
 
 @jax.enable_x64(True)
 def test_causal_is_a_triangle_from_the_top_left():
-    module, x, context = attention(), draw(3, 5, 26), draw(3, 7, 26, seed=1)
-    assert_causal(lambda x: module(x, is_causal=True), x)
+    causal, module = attention(is_causal=True), attention()
+    x, context = draw(3, 5, 26), draw(3, 7, 26, seed=1)
+    assert_causal(causal, x)
     triangle = jnp.tril(jnp.ones((1, 5, 7), bool))
-    assert_same(module(x, context, is_causal=True), module(x, context, triangle))
+    assert_same(causal(x, context), module(x, context, triangle))
     keys = jnp.arange(7) != 2
-    assert_same(module(x, context, keys[None], is_causal=True), module(x, context, triangle & keys))
+    assert_same(causal(x, context, keys[None]), module(x, context, triangle & keys))
 
 
 @jax.enable_x64(True)

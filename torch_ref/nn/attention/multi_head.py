@@ -77,7 +77,7 @@ class MultiHeadAttention(nn.Module):
         self.q_norm, self.k_norm = (
             None if qk_norm is None else make_norm(qk_norm, head_dim, qk_norm_eps) for _ in "qk"
         )
-        self.sinks = nn.Parameter(torch.zeros(num_heads)) if sinks == "learned" else None
+        self.sinks = nn.Parameter(torch.randn(num_heads)) if sinks == "learned" else None
         gates = {None: 0, "head": num_heads, "element": num_heads * head_dim}[gate]
         self.gate_proj = nn.Linear(embed_dim, gates, "q" in biases) if gates else None
         self.talking_heads = TalkingHeads(num_heads) if talking_heads else None

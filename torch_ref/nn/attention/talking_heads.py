@@ -14,8 +14,10 @@ class TalkingHeads(nn.Module):
 
     def __init__(self, num_heads: int):
         super().__init__()
-        self.before = nn.Parameter(torch.eye(num_heads))
-        self.after = nn.Parameter(torch.eye(num_heads))
+        bound = num_heads**-0.5
+        self.before, self.after = (
+            nn.Parameter(torch.empty(num_heads, num_heads).uniform_(-bound, bound)) for _ in range(2)
+        )
 
     def mix(self, scores: Tensor) -> Tensor:
         """The mixed scores."""

@@ -14,7 +14,14 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu_tanh": gelu_tanh,
     "gelu_new": gelu_tanh,
     "gelu_pytorch_tanh": gelu_tanh,
+    "quick_gelu": lambda x: x * torch.sigmoid(1.702 * x),
+    "silu": F.silu,
+    "swish": F.silu,
     "relu": torch.relu,
+    "relu2": lambda x: torch.relu(x).square(),
+    "sigmoid": torch.sigmoid,
+    "tanh": torch.tanh,
+    "linear": lambda x: x,
 }
 
 
@@ -26,11 +33,18 @@ class FeedForward(nn.Module):
     Source: Vaswani et al. (arXiv 1706.03762), section 3.3.
     """
 
-    def __init__(self, embed_dim: int, hidden_dim: int, activation: str = "gelu", dropout: float = 0.0):
+    def __init__(
+        self,
+        embed_dim: int,
+        hidden_dim: int,
+        activation: str = "gelu",
+        dropout: float = 0.0,
+        bias: bool = True,
+    ):
         super().__init__()
         self.activation = ACTIVATIONS[activation]
-        self.up = nn.Linear(embed_dim, hidden_dim)
-        self.down = nn.Linear(hidden_dim, embed_dim)
+        self.up = nn.Linear(embed_dim, hidden_dim, bias)
+        self.down = nn.Linear(hidden_dim, embed_dim, bias)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -1,0 +1,245 @@
+"""The gated delta rule as a layer: a memory of fixed size in place of keys and values."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+from jaxtyping import Array, Bool, Float
+
+from jax_attn.functional.checks import (
+    require_boolean_mask,
+    require_divisible,
+    require_last_dim,
+    require_positive,
+)
+from jax_attn.functional.delta_rule import chunked_gated_delta_rule, empty_memory, recurrent_gated_delta_rule
+from jax_attn.functional.dtypes import accumulator
+from jax_attn.nn.primitives import Linear, uniform_within
+
+
+class DeltaNetCache(NamedTuple):
+    """What decoding needs to know of the tokens before.
+
+    Attributes:
+        inputs: `(b, conv_size - 1, channels)`, the last inputs of the convolution.
+        memory: `(b, num_heads, head_dim, value_head_dim)`.
+    """
+
+    inputs: Array
+    memory: Array
+
+
+class GatedDeltaNet(nnx.Module):
+    """Linear attention whose memory fades, and is corrected by what each token adds to it.
+
+    `q, k, v = silu(conv(x W))`, the convolution short, causal and of each channel alone; `q` and `k` are
+    normalised to length 1, and `q` is divided by `sqrt(head_dim)`. With `beta = σ(x W_beta)` and the decay
+    `exp(-exp(A_log) softplus(x W_decay + dt_bias))` of each head, the gated delta rule
+    (`functional/delta_rule.py`) gives the heads; the output is `(rms_norm(heads) · silu(x W_gate)) W_out`. Tokens
+    come in order, so that no positions are needed.
+
+    Parameters: `q_proj` and `k_proj` kernels `(embed_dim, num_qk_heads * head_dim)`, `v_proj` and `gate_proj`
+    `(embed_dim, num_heads * value_head_dim)`, `beta_proj` and `decay_proj` `(embed_dim, num_heads)`, `out_proj`
+    `(num_heads * value_head_dim, embed_dim)`, all without bias; `conv` kernel `(conv_size, 1, channels)`, the
+    channels being those of q, k and v in this order; `A_log` and `dt_bias` `(num_heads,)`; `norm` scale
+    `(value_head_dim,)`.
+
+    Args:
+        embed_dim: width of input and output.
+        num_heads: number of values' heads, each with a memory.
+        num_qk_heads: number of heads of queries and keys; it divides `num_heads`, and None is as many.
+        head_dim: width of a query and a key; None is `embed_dim / num_heads`.
+        value_head_dim: width of a value; None is `head_dim`.
+        conv_size: how many tokens the convolution sees, its own included.
+        eps: added to the mean square in the norm.
+        chunk_size: how many tokens are computed at once; it changes nothing but the speed.
+        rngs: source of the initial weights.
+        dtype: dtype to compute in; None is the common dtype of input and parameters.
+        param_dtype: dtype of the parameters.
+
+    Raises:
+        ValueError: heads that do not divide, a size below 1, an input of another width or rank, a mask that is
+            not boolean or does not fit, or a cache of other sizes.
+
+    Source: Yang et al. (arXiv 2412.06464); norm, gate and grouped heads as in Qwen3-Next.
+    """
+
+    def __init__(
+        self,
+        embed_dim: int,
+        num_heads: int,
+        num_qk_heads: int | None = None,
+        head_dim: int | None = None,
+        value_head_dim: int | None = None,
+        conv_size: int = 4,
+        eps: float = 1e-6,
+        chunk_size: int = 64,
+        *,
+        rngs: nnx.Rngs,
+        dtype: DTypeLike | None = None,
+        param_dtype: DTypeLike = jnp.float32,
+    ):
+        self.embed_dim = embed_dim
+        self.num_heads = num_heads
+        self.num_qk_heads = num_heads if num_qk_heads is None else num_qk_heads
+        self.head_dim = _head_dim(embed_dim, num_heads, head_dim)
+        self.value_head_dim = self.head_dim if value_head_dim is None else value_head_dim
+        self.chunk_size = chunk_size
+        require_divisible("num_heads", num_heads, "num_qk_heads", self.num_qk_heads)
+        require_positive("value_head_dim", self.value_head_dim)
+        require_positive("conv_size", conv_size)
+        require_positive("chunk_size", chunk_size)
+
+        def linear(inputs: int, outputs: int) -> Linear:
+            return Linear(inputs, outputs, bias=False, rngs=rngs, dtype=dtype, param_dtype=param_dtype)
+
+        self.key_width = self.num_qk_heads * self.head_dim
+        self.value_width = num_heads * self.value_head_dim
+        self.q_proj = linear(embed_dim, self.key_width)
+        self.k_proj = linear(embed_dim, self.key_width)
+        self.v_proj = linear(embed_dim, self.value_width)
+        self.gate_proj = linear(embed_dim, self.value_width)
+        self.beta_proj = linear(embed_dim, num_heads)
+        self.decay_proj = linear(embed_dim, num_heads)
+        self.out_proj = linear(self.value_width, embed_dim)
+        channels = 2 * self.key_width + self.value_width
+        self.conv = _ShortConv(channels, conv_size, rngs=rngs, dtype=dtype, param_dtype=param_dtype)
+        self.norm = _GatedRMSNorm(self.value_head_dim, eps, param_dtype=param_dtype)
+        # The decay's rate and the time that a token takes, as in Mamba 2: from 1 to 16, and from 0.001 to 0.1.
+        rates = jax.random.uniform(rngs.params(), (num_heads,), param_dtype, 1, 16)
+        times = jnp.exp(
+            jax.random.uniform(rngs.params(), (num_heads,), param_dtype, jnp.log(1e-3), jnp.log(0.1))
+        )
+        self.A_log = nnx.Param(jnp.log(rates))
+        self.dt_bias = nnx.Param(times + jnp.log(-jnp.expm1(-times)))  # softplus gives the time back
+
+    def __call__(
+        self,
+        x: Float[Array, "*b t d"],
+        mask: Bool[Array, "*b t"] | None = None,
+        *,
+        cache: DeltaNetCache | None = None,
+    ) -> Array | tuple[Array, DeltaNetCache]:
+        """Each token sees itself and those before it.
+
+        Args:
+            x: `(b, t, embed_dim)`, or `(t, embed_dim)`, and then nothing below has a batch axis either.
+            mask: True = a token, False = padding, which is taken for zeros. Padding stands on the left where a
+                cache goes on after it: on the right it would fade the memory.
+            cache: what `init_cache` or the last call gave: `x` is what comes after it.
+
+        Returns:
+            `(b, t, embed_dim)`, with a cache `(output, cache)`.
+        """
+        require_last_dim("x", x.shape, self.embed_dim)
+        if x.ndim == 2:  # a batch of one
+            cache = None if cache is None else DeltaNetCache(*(part[None] for part in cache))
+            result = self(x[None], None if mask is None else mask[None], cache=cache)
+            return jax.tree.map(lambda array: array[0], result)
+        if mask is not None:
+            require_boolean_mask("mask", mask, [x.shape[:2]])
+            x = jnp.where(mask[..., None], x, 0)
+        if cache is not None:
+            self._check_cache(cache, x.shape[0])
+
+        inputs = jnp.concatenate([self.q_proj(x), self.k_proj(x), self.v_proj(x)], axis=-1)
+        mixed, last = self.conv(inputs, None if cache is None else cache.inputs)
+        wide = accumulator(x.dtype)
+        query, key, value = jnp.split(jax.nn.silu(mixed), [self.key_width, 2 * self.key_width], axis=-1)
+        query, key = (_unit(self._heads(part, self.num_qk_heads).astype(wide)) for part in (query, key))
+        repeats = self.num_heads // self.num_qk_heads
+        rate = jnp.exp(self.A_log[...].astype(wide))
+        step = jax.nn.softplus(self.decay_proj(x).astype(wide) + self.dt_bias[...].astype(wide))
+        operands = (
+            jnp.repeat(query, repeats, axis=2) * self.head_dim**-0.5,
+            jnp.repeat(key, repeats, axis=2),
+            self._heads(value, self.num_heads),
+            -rate * step,
+            jax.nn.sigmoid(self.beta_proj(x).astype(wide)),
+        )
+        before = None if cache is None else cache.memory
+        if x.shape[1] == 1:
+            heads, memory = recurrent_gated_delta_rule(*operands, before)
+        else:
+            heads, memory = chunked_gated_delta_rule(*operands, before, self.chunk_size)
+        heads = self.norm(heads, self._heads(self.gate_proj(x), self.num_heads))
+        output = self.out_proj(heads.reshape(*x.shape[:2], self.value_width))
+        return output if cache is None else (output, DeltaNetCache(last, memory))
+
+    def init_cache(self, batch: int, dtype: DTypeLike = jnp.float32) -> DeltaNetCache:
+        """The state before the first token: zeros; `dtype` is what is computed in, the memory float32 at least."""
+        channels = 2 * self.key_width + self.value_width
+        inputs = jnp.zeros((batch, self.conv.size - 1, channels), dtype)
+        memory = empty_memory(batch, self.num_heads, self.head_dim, self.value_head_dim, jnp.dtype(dtype))
+        return DeltaNetCache(inputs, memory)
+
+    def _check_cache(self, cache: DeltaNetCache, batch: int) -> None:
+        for name, given, expected in zip(
+            DeltaNetCache._fields, cache, jax.eval_shape(lambda: self.init_cache(batch)), strict=True
+        ):
+            if given.shape != expected.shape:
+                raise ValueError(f"cache.{name} must have shape {expected.shape}, got {given.shape}")
+
+    def _heads(self, features: Array, heads: int) -> Array:
+        """Neighbouring features make up a head."""
+        return features.reshape(*features.shape[:2], heads, features.shape[-1] // heads)
+
+
+def _head_dim(embed_dim: int, num_heads: int, head_dim: int | None) -> int:
+    """Return `head_dim`, or `embed_dim / num_heads` for None."""
+    if head_dim is None:
+        return require_divisible("embed_dim", embed_dim, "num_heads", num_heads)
+    require_positive("num_heads", num_heads)
+    require_positive("head_dim", head_dim)
+    return head_dim
+
+
+def _unit(x: Array) -> Array:
+    return x * jax.lax.rsqrt(jnp.sum(x * x, axis=-1, keepdims=True) + 1e-6)
+
+
+class _ShortConv(nnx.Conv):
+    """A causal convolution of each channel alone: `y[t] = Σ_i kernel[i] x[t - size + 1 + i]`."""
+
+    def __init__(
+        self, channels: int, size: int, *, rngs: nnx.Rngs, dtype: DTypeLike | None, param_dtype: DTypeLike
+    ):
+        super().__init__(
+            channels,
+            channels,
+            (size,),
+            padding="CAUSAL",
+            feature_group_count=channels,
+            use_bias=False,
+            kernel_init=uniform_within(size**-0.5),
+            dtype=dtype,
+            param_dtype=param_dtype,
+            rngs=rngs,
+        )
+        self.size = size
+
+    # A few shifted products: XLA's CPU takes long over a convolution with as many groups as channels.
+    def __call__(self, x: Array, before: Array | None) -> tuple[Array, Array]:  # ty: ignore[incompatible-method-override]
+        """The output, and the last `size - 1` inputs, which come before the next."""
+        (batch, tokens, channels), past = x.shape, self.size - 1
+        x, kernel = self.promote_dtype((x, self.kernel[...]), dtype=self.dtype)
+        before = jnp.zeros((batch, past, channels), x.dtype) if before is None else before.astype(x.dtype)
+        inputs = jnp.concatenate([before, x], axis=1)
+        wide = inputs.astype(accumulator(x.dtype))
+        y = sum(wide[:, i : i + tokens] * kernel[i, 0].astype(wide.dtype) for i in range(self.size))
+        return y.astype(x.dtype), inputs[:, tokens:]
+
+
+class _GatedRMSNorm(nnx.Module):
+    """`x / sqrt(mean(x²) + eps) · scale · silu(gate)` over the last axis, in float32 for 16 bits."""
+
+    def __init__(self, features: int, eps: float, *, param_dtype: DTypeLike):
+        self.eps = eps
+        self.scale = nnx.Param(jnp.ones((features,), param_dtype))
+
+    def __call__(self, x: Array, gate: Array) -> Array:
+        wide, gates, scale = (a.astype(accumulator(x.dtype)) for a in (x, gate, self.scale[...]))
+        normed = wide * jax.lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + self.eps)
+        return (normed * scale * jax.nn.silu(gates)).astype(x.dtype)

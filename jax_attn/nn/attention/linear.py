@@ -1,0 +1,153 @@
+"""Attention in linear time: weights that are products of features, with no softmax."""
+
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+from jaxtyping import Array, Bool, Float
+
+from jax_attn.functional.checks import (
+    require_boolean_mask,
+    require_context,
+    require_divisible,
+    require_last_dim,
+    require_positive,
+)
+from jax_attn.functional.linear_attention import (
+    chunked_linear_attention,
+    elu_features,
+    empty_state,
+    linear_attention,
+    linear_attention_weights,
+    recurrent_linear_attention,
+)
+from jax_attn.nn.primitives import Linear
+
+
+class LinearAttention(nnx.Module):
+    """Multi-head attention with the weights `φ(q) · φ(k) / Σ φ(q) · φ(k)`, `φ(x) = elu(x) + 1`.
+
+    Time and memory grow with the length, not with its square: keys and values are summed up once for all
+    queries. Causal attention goes chunk by chunk; decoding keeps the sum, whose size no length changes. The
+    denominator is as the formula has it; the authors' code adds 1e-6 to it.
+
+    Parameters: `q_proj`, `k_proj`, `v_proj` and `out_proj` kernels `(embed_dim, embed_dim)`, and a bias each
+    with `bias`.
+
+    Args:
+        embed_dim: width of input and output.
+        num_heads: number of heads; it divides `embed_dim`.
+        bias: whether the four projections have a bias.
+        chunk_size: how many tokens of causal attention are computed at once; it changes nothing but the speed.
+        rngs: source of the initial weights.
+        dtype: dtype to compute in; None is the common dtype of input and parameters.
+        param_dtype: dtype of the parameters.
+
+    Raises:
+        ValueError: `num_heads` does not divide `embed_dim`, an input has another width or rank, the mask is
+            not boolean or does not fit, or there is a cache where it has no meaning or of other sizes.
+
+    Source: Katharopoulos et al. (arXiv 2006.16236).
+    """
+
+    def __init__(
+        self,
+        embed_dim: int,
+        num_heads: int,
+        bias: bool = True,
+        chunk_size: int = 64,
+        *,
+        rngs: nnx.Rngs,
+        dtype: DTypeLike | None = None,
+        param_dtype: DTypeLike = jnp.float32,
+    ):
+        require_positive("chunk_size", chunk_size)
+        self.embed_dim = embed_dim
+        self.num_heads = num_heads
+        self.head_dim = require_divisible("embed_dim", embed_dim, "num_heads", num_heads)
+        self.chunk_size = chunk_size
+
+        def linear() -> Linear:
+            return Linear(embed_dim, embed_dim, bias=bias, rngs=rngs, dtype=dtype, param_dtype=param_dtype)
+
+        self.q_proj, self.k_proj, self.v_proj, self.out_proj = linear(), linear(), linear(), linear()
+
+    def __call__(
+        self,
+        x: Float[Array, "*b t d"],
+        context: Float[Array, "*b s d"] | None = None,
+        mask: Bool[Array, "..."] | None = None,
+        is_causal: bool = False,
+        *,
+        cache: Float[Array, "*b n h h1"] | None = None,
+        return_weights: bool = False,
+    ) -> Array | tuple[Array, Array]:
+        """Attend from `x` to `context`, or to `x` itself.
+
+        Args:
+            x: `(b, t, embed_dim)`, or `(t, embed_dim)`, and then nothing below has a batch axis either.
+            context: `(b, s, embed_dim)`; None is self-attention, with `s = t`.
+            mask: True = attend, `(b, s)`: which keys may be seen.
+            is_causal: a query sees the keys up to its own position only.
+            cache: what `init_cache` or the last call gave: `x` is what comes after it, and sees itself causally.
+            return_weights: whether to return the weights too, which takes time and memory `t · s`.
+
+        Returns:
+            `(b, t, embed_dim)`; where a query may attend to nothing, the bias of `out_proj`. With a cache
+            `(output, cache)`; with `return_weights` `(output, weights)`, the weights `(b, num_heads, t, s)`.
+        """
+        if x.ndim == 2:  # a batch of one
+            context, mask, cache = (
+                None if given is None else given[None] for given in (context, mask, cache)
+            )
+            result = self(x[None], context, mask, is_causal, cache=cache, return_weights=return_weights)
+            return (result[0][0], result[1][0]) if isinstance(result, tuple) else result[0]
+
+        self._check(x, context, mask, is_causal, cache, return_weights)
+        context = x if context is None else context
+        queries = elu_features(self._heads(self.q_proj(x)))
+        keys = elu_features(self._heads(self.k_proj(context)))
+        values = self._heads(self.v_proj(context))
+
+        if not (is_causal or cache is not None):
+            heads, after = linear_attention(queries, keys, values, mask), None
+        elif x.shape[1] == 1:
+            heads, after = recurrent_linear_attention(queries, keys, values, mask, cache)
+        else:
+            heads, after = chunked_linear_attention(queries, keys, values, mask, cache, self.chunk_size)
+        output = self.out_proj(heads.reshape(x.shape))
+        if return_weights:
+            return output, linear_attention_weights(queries, keys, mask, is_causal)
+        return output if cache is None or after is None else (output, after)
+
+    def init_cache(self, batch: int, dtype: DTypeLike = jnp.float32) -> Float[Array, "b n h h1"]:
+        """The state before the first token: sums `(batch, num_heads, head_dim, head_dim + 1)`, float32 at least."""
+        return empty_state(batch, self.num_heads, self.head_dim, self.head_dim, jnp.dtype(dtype))
+
+    def _check(
+        self,
+        x: Array,
+        context: Array | None,
+        mask: Array | None,
+        is_causal: bool,
+        cache: Array | None,
+        return_weights: bool,
+    ) -> None:
+        require_last_dim("x", x.shape, self.embed_dim)
+        if context is not None:
+            require_context(context.shape, x.shape, self.embed_dim)
+            if is_causal or cache is not None:
+                raise ValueError("is_causal and cache are of self-attention: context must be None with them")
+        if mask is not None:
+            require_boolean_mask("mask", mask, [(x if context is None else context).shape[:2]])
+        if cache is not None:
+            expected = (x.shape[0], self.num_heads, self.head_dim, self.head_dim + 1)
+            if cache.shape != expected:
+                raise ValueError(f"cache must have shape {expected}, got {cache.shape}")
+            if return_weights:
+                raise ValueError(
+                    "return_weights needs every key, and a cache has their sum: pass one of them"
+                )
+
+    def _heads(self, projected: Array) -> Array:
+        """Neighbouring features make up a head."""
+        return projected.reshape(*projected.shape[:2], self.num_heads, self.head_dim)

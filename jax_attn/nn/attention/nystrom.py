@@ -1,0 +1,165 @@
+"""Attention in linear time, by way of a few landmarks among queries and keys."""
+
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+from jaxtyping import Array, Bool, Float
+
+from jax_attn.functional.checks import (
+    require_boolean_mask,
+    require_divisible,
+    require_last_dim,
+    require_positive,
+)
+from jax_attn.functional.dtypes import accumulator
+from jax_attn.functional.nystrom import iterative_inverse, segment_means
+from jax_attn.functional.softmax import masked_softmax
+from jax_attn.nn.primitives import Linear, uniform_within
+
+
+class NystromAttention(nnx.Module):
+    """Multi-head attention `softmax(Q K̃ᵀ) softmax(Q̃ K̃ᵀ)⁺ softmax(Q̃ Kᵀ) V`, products over `sqrt(head_dim)`.
+
+    The landmarks `Q̃` and `K̃` are the means of segments of neighbours. There are at most `num_landmarks`
+    segments, all of one length but the last; from as many landmarks as tokens on, this is plain softmax
+    attention. The inverse is iterated, each head and sequence by itself (the authors' code can also begin
+    with one scale for the whole batch, whose sequences then change one another's outputs). With
+    `conv_kernel_size` a convolution of the values over the tokens, one filter for each head, is added to the
+    heads. There is no causal form: a landmark holds later tokens.
+
+    Masked tokens are left out of the landmarks, the keys and the convolution; transformers' Nystromformer masks
+    the keys alone.
+
+    Parameters: `q_proj`, `k_proj`, `v_proj` and `out_proj` kernels `(embed_dim, embed_dim)`, and a bias each
+    with `bias`; `conv` kernel `(conv_kernel_size, 1, 1, num_heads)`.
+
+    Args:
+        embed_dim: width of input and output.
+        num_heads: number of heads; it divides `embed_dim`.
+        num_landmarks: the most landmarks.
+        conv_kernel_size: how many tokens the convolution sees, an odd number; None is no convolution.
+        iterations: of the inverse.
+        bias: whether the four projections have a bias.
+        rngs: source of the initial weights.
+        dtype: dtype to compute in; None is the common dtype of input and parameters.
+        param_dtype: dtype of the parameters.
+
+    Raises:
+        ValueError: `num_heads` does not divide `embed_dim`, a size is below 1, the kernel is even, the input
+            has another width or rank, or the mask is not boolean or does not fit.
+
+    Source: Xiong et al. (arXiv 2102.03902).
+    """
+
+    def __init__(
+        self,
+        embed_dim: int,
+        num_heads: int,
+        num_landmarks: int = 64,
+        conv_kernel_size: int | None = None,
+        iterations: int = 6,
+        bias: bool = True,
+        *,
+        rngs: nnx.Rngs,
+        dtype: DTypeLike | None = None,
+        param_dtype: DTypeLike = jnp.float32,
+    ):
+        self.embed_dim = embed_dim
+        self.num_heads = num_heads
+        self.head_dim = require_divisible("embed_dim", embed_dim, "num_heads", num_heads)
+        self.num_landmarks = num_landmarks
+        self.iterations = iterations
+        require_positive("num_landmarks", num_landmarks)
+        require_positive("iterations", iterations)
+        if conv_kernel_size is not None and not (conv_kernel_size > 0 and conv_kernel_size % 2):
+            raise ValueError(f"conv_kernel_size must be odd and above 0, got {conv_kernel_size}")
+
+        def linear() -> Linear:
+            return Linear(embed_dim, embed_dim, bias=bias, rngs=rngs, dtype=dtype, param_dtype=param_dtype)
+
+        self.q_proj, self.k_proj, self.v_proj, self.out_proj = linear(), linear(), linear(), linear()
+        self.conv = (
+            None
+            if conv_kernel_size is None
+            else nnx.Conv(
+                num_heads,
+                num_heads,
+                (conv_kernel_size, 1),
+                padding=((conv_kernel_size // 2, conv_kernel_size // 2), (0, 0)),
+                feature_group_count=num_heads,
+                use_bias=False,
+                kernel_init=uniform_within(conv_kernel_size**-0.5),
+                dtype=dtype,
+                param_dtype=param_dtype,
+                rngs=rngs,
+            )
+        )
+
+    def __call__(
+        self,
+        x: Float[Array, "*b t d"],
+        mask: Bool[Array, "*b t"] | None = None,
+        *,
+        return_weights: bool = False,
+    ) -> Array | tuple[Array, Array]:
+        """Every token attends to every token.
+
+        Args:
+            x: `(b, t, embed_dim)`, or `(t, embed_dim)`, and then the mask has no batch axis either.
+            mask: True = attend, `(b, t)`: which tokens may be seen.
+            return_weights: whether to return the weights too, which takes time and memory `t²`.
+
+        Returns:
+            `(b, t, embed_dim)`; where nothing may be attended to, the bias of `out_proj`. With `return_weights`
+            `(output, weights)`, the weights `(b, num_heads, t, t)`, without the convolution; their rows sum to 1
+            only about, and some may be negative.
+        """
+        require_last_dim("x", x.shape, self.embed_dim)
+        if mask is not None:
+            require_boolean_mask("mask", mask, [x.shape[:-1]])
+        if x.ndim == 2:  # a batch of one
+            result = self(x[None], None if mask is None else mask[None], return_weights=return_weights)
+            return (result[0][0], result[1][0]) if isinstance(result, tuple) else result[0]
+
+        values = self._heads(self.v_proj(x))
+        if mask is not None:
+            values = jnp.where(mask[..., None, None], values, 0)
+        wide = accumulator(values.dtype)
+        queries, keys = (
+            self._heads(linear(x)).astype(wide) * self.head_dim**-0.25
+            for linear in (self.q_proj, self.k_proj)
+        )
+        factors = self._factors(queries, keys, mask)
+        heads = values.astype(wide).swapaxes(1, 2)
+        for factor in reversed(factors):
+            heads = factor @ heads
+        heads = heads.swapaxes(1, 2).astype(values.dtype)
+        if self.conv is not None:
+            heads = heads + self.conv(values.swapaxes(2, 3)).swapaxes(2, 3)
+        output = self.out_proj(heads.reshape(x.shape))
+        if not return_weights:
+            return output
+        weights = factors[0]
+        for factor in factors[1:]:
+            weights = weights @ factor
+        return output, weights.astype(output.dtype)
+
+    def _factors(self, queries: Array, keys: Array, mask: Array | None) -> list[Array]:
+        """The matrices whose product is the weights, `(b, n, ., .)`: three, or the weights by themselves."""
+        of_keys = None if mask is None else mask[:, None, None]
+        size = max(1, -(-queries.shape[1] // self.num_landmarks))
+        if size == 1:
+            return [_softmax(queries, keys, of_keys)]
+        (q_marks, marked), (k_marks, _) = (segment_means(each, mask, size) for each in (queries, keys))
+        of_marks = marked[:, None, None]
+        between = jnp.where(marked[:, None, :, None], _softmax(q_marks, k_marks, of_marks), 0)
+        inverse = iterative_inverse(between, self.iterations)
+        return [_softmax(queries, k_marks, of_marks), inverse, _softmax(q_marks, keys, of_keys)]
+
+    def _heads(self, projected: Float[Array, "b t nh"]) -> Float[Array, "b t n h"]:
+        """Neighbouring features make up a head."""
+        return projected.reshape(*projected.shape[:2], self.num_heads, self.head_dim)
+
+
+def _softmax(query: Array, key: Array, allowed: Array | None) -> Array:
+    return masked_softmax(jnp.einsum("btnh,bsnh->bnts", query, key), allowed)

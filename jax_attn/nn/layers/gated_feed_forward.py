@@ -1,0 +1,72 @@
+"""The feed-forward layer with a gate: three linear layers that every token goes through on its own."""
+
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from jax_attn.functional.activations import ACTIVATIONS
+from jax_attn.functional.checks import require_known, require_last_dim, require_positive
+from jax_attn.nn.primitives import Dropout, Linear
+
+
+class GatedFeedForward(nnx.Module):
+    """`dropout((activation(x W_gate) * (x W_up)) W_down)`, for each token alone.
+
+    ======================  =============================================
+    activation              name of the layer
+    ======================  =============================================
+    "sigmoid"               GLU
+    "relu"                  ReGLU
+    "gelu", "gelu_tanh"     GeGLU (ModernBERT with erf, Gemma with tanh)
+    "silu"                  SwiGLU (Llama, Mistral, Qwen)
+    "linear"                bilinear
+    ======================  =============================================
+
+    Parameters: `gate` and `up` kernel `(embed_dim, hidden_dim)`, `down` kernel `(hidden_dim, embed_dim)`, and with
+    `bias` theirs.
+
+    Args:
+        embed_dim: width of input and output.
+        hidden_dim: width in between; two thirds of an ungated layer's give as many parameters.
+        activation: of the gate, as above, or another name that `FeedForward` knows.
+        dropout: probability of dropping an output while training.
+        bias: whether the three linear layers have one.
+        rngs: source of the initial weights and of dropout.
+        dtype: dtype to compute in; None is the common dtype of input and parameters.
+        param_dtype: dtype of the parameters.
+
+    Raises:
+        ValueError: the activation is not known, a width is not positive, or the input is not `(t, embed_dim)` or
+            `(b, t, embed_dim)`.
+
+    Source: Shazeer (arXiv 2002.05202).
+    """
+
+    def __init__(
+        self,
+        embed_dim: int,
+        hidden_dim: int,
+        activation: str = "silu",
+        dropout: float = 0.0,
+        bias: bool = False,
+        *,
+        rngs: nnx.Rngs,
+        dtype: DTypeLike | None = None,
+        param_dtype: DTypeLike = jnp.float32,
+    ):
+        require_known("activation", activation, ACTIVATIONS)
+        require_positive("embed_dim", embed_dim)
+        require_positive("hidden_dim", hidden_dim)
+        self.embed_dim = embed_dim
+        self.activation = activation
+        self.gate = Linear(embed_dim, hidden_dim, bias, rngs=rngs, dtype=dtype, param_dtype=param_dtype)
+        self.up = Linear(embed_dim, hidden_dim, bias, rngs=rngs, dtype=dtype, param_dtype=param_dtype)
+        self.down = Linear(hidden_dim, embed_dim, bias, rngs=rngs, dtype=dtype, param_dtype=param_dtype)
+        self.dropout = Dropout(dropout, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "*b t d"]) -> Float[Array, "*b t d"]:
+        """`(t, d)` or `(b, t, d)` to the same shape."""
+        require_last_dim("x", x.shape, self.embed_dim)
+        gate = ACTIVATIONS[self.activation](self.gate(x))
+        return self.dropout(self.down(gate * self.up(x)))
