@@ -15,7 +15,10 @@ from jax_attn.nn.attention.gated_delta import (
 from jax_attn.nn.attention.latent import LatentAttention
 from jax_attn.nn.attention.linear import LinearAttention
 from jax_attn.nn.attention.linformer import LinformerAttention
-from jax_attn.nn.attention.multi_head import (MultiHeadAttention, Tokens,)
+from jax_attn.nn.attention.multi_head import (
+    MultiHeadAttention,
+    Tokens,
+)
 from jax_attn.nn.attention.multiplicative import MultiplicativeAttention
 from jax_attn.nn.attention.nystrom import NystromAttention
 from jax_attn.nn.attention.performer import PerformerAttention
