@@ -37,18 +37,22 @@ FLOORS = (
 TORCH_ONLY = {"device", "dtype"}
 
 # What has no twin, and why: files, or classes of a file.
-WITHOUT_TWIN: dict[str, str] = {
-    f"nn/primitives.py:{name}": "torch has this layer itself: ours takes over torch's own defaults"
-    for name in ("Linear", "Conv", "Embedding", "LayerNorm", "Dropout")
-} | {
-    f"nn/attention/{file}.py": f"{why}; a twin writes its scores and weights out"
-    for file, why in {
-        "attend": "how a projection's heads are computed",
-        "cache": "what is kept for decoding: torch's twins append to tuples",
-        "seen": "how masks are said where blocks are skipped",
-        "weights": "how weights are captured: torch has forward hooks",
-    }.items()
-} | {"nn/positions/attention_positions.py:Places": "the torch twin holds all positions, as tensors"}
+WITHOUT_TWIN: dict[str, str] = (
+    {
+        f"nn/primitives.py:{name}": "torch has this layer itself: ours takes over torch's own defaults"
+        for name in ("Linear", "Conv", "Embedding", "LayerNorm", "Dropout")
+    }
+    | {
+        f"nn/attention/{file}.py": f"{why}; a twin writes its scores and weights out"
+        for file, why in {
+            "attend": "how a projection's heads are computed",
+            "cache": "what is kept for decoding: torch's twins append to tuples",
+            "seen": "how masks are said where blocks are skipped",
+            "weights": "how weights are captured: torch has forward hooks",
+        }.items()
+    }
+    | {"nn/positions/attention_positions.py:Places": "the torch twin holds all positions, as tensors"}
+)
 
 
 def modules(tree: str, rooms: tuple[str, ...] = ROOMS) -> set[str]:
