@@ -1,10 +1,10 @@
 """The modules that models are built from: primitives, positions, attention and layers."""
 
-from jax_attn.nn.attention import (
-    MultiHeadAttention,
-)
+from jax_attn.nn.attention import MultiHeadAttention
 from jax_attn.nn.layers import (
+    CausalLMHead,
     ClassificationHead,
+    ConvolutionStem,
     DropPath,
     Embeddings,
     Encoder,
@@ -12,29 +12,26 @@ from jax_attn.nn.layers import (
     FeedForward,
     GatedFeedForward,
     LayerScale,
+    MaskedLMHead,
     MixtureOfExperts,
+    PatchEmbeddings,
     Pooler,
+    RegressionHead,
     RouterLosses,
+    SpanHead,
+    SpanLogits,
+    TiedHead,
+    TokenClassificationHead,
 )
-from jax_attn.nn.positions import (
-    LearnedPositions,
-    SinusoidalPositions,
-)
-from jax_attn.nn.primitives import (
-    Buffer,
-    Conv,
-    Dropout,
-    Embedding,
-    LayerNorm,
-    Linear,
-    RMSNorm,
-    make_norm,
-)
+from jax_attn.nn.positions import LearnedPositions, SinusoidalPositions
+from jax_attn.nn.primitives import Buffer, Conv, Dropout, Embedding, LayerNorm, Linear, RMSNorm, make_norm
 
 __all__ = [
     "Buffer",
+    "CausalLMHead",
     "ClassificationHead",
     "Conv",
+    "ConvolutionStem",
     "DropPath",
     "Dropout",
     "Embedding",
@@ -47,12 +44,19 @@ __all__ = [
     "LayerScale",
     "LearnedPositions",
     "Linear",
+    "MaskedLMHead",
     "MixtureOfExperts",
     "MultiHeadAttention",
+    "PatchEmbeddings",
     "Pooler",
     "RMSNorm",
+    "RegressionHead",
     "RouterLosses",
     "SinusoidalPositions",
+    "SpanHead",
+    "SpanLogits",
+    "TiedHead",
+    "TokenClassificationHead",
     "make_norm",
 ]
 

@@ -1,10 +1,10 @@
 """The torch twins of the modules that models are built from."""
 
-from torch_ref.nn.attention import (
-    MultiHeadAttention,
-)
+from torch_ref.nn.attention import MultiHeadAttention
 from torch_ref.nn.layers import (
+    CausalLMHead,
     ClassificationHead,
+    ConvolutionStem,
     DropPath,
     Embeddings,
     Encoder,
@@ -12,21 +12,24 @@ from torch_ref.nn.layers import (
     FeedForward,
     GatedFeedForward,
     LayerScale,
+    MaskedLMHead,
     MixtureOfExperts,
+    PatchEmbeddings,
     Pooler,
+    RegressionHead,
     RouterLosses,
+    SpanHead,
+    SpanLogits,
+    TiedHead,
+    TokenClassificationHead,
 )
-from torch_ref.nn.positions import (
-    LearnedPositions,
-    SinusoidalPositions,
-)
-from torch_ref.nn.primitives import (
-    RMSNorm,
-    make_norm,
-)
+from torch_ref.nn.positions import LearnedPositions, SinusoidalPositions
+from torch_ref.nn.primitives import RMSNorm, make_norm
 
 __all__ = [
+    "CausalLMHead",
     "ClassificationHead",
+    "ConvolutionStem",
     "DropPath",
     "Embeddings",
     "Encoder",
@@ -35,12 +38,19 @@ __all__ = [
     "GatedFeedForward",
     "LayerScale",
     "LearnedPositions",
+    "MaskedLMHead",
     "MixtureOfExperts",
     "MultiHeadAttention",
+    "PatchEmbeddings",
     "Pooler",
     "RMSNorm",
+    "RegressionHead",
     "RouterLosses",
     "SinusoidalPositions",
+    "SpanHead",
+    "SpanLogits",
+    "TiedHead",
+    "TokenClassificationHead",
     "make_norm",
 ]
 
