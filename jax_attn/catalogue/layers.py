@@ -2,6 +2,9 @@
 
 from dataclasses import replace
 from functools import partial
+from typing import Any
+
+import numpy as np
 
 from jax_attn.catalogue.cases import (
     EXACT,
@@ -15,7 +18,8 @@ from jax_attn.catalogue.cases import (
     token_cases,
     token_id_cases,
 )
-from jax_attn.catalogue.twin import ATTENTION_PAPER, BERT, NLP_TRANSFORMERS, Twin
+from jax_attn.catalogue.twin import ATTENTION_PAPER, BERT, NLP_TRANSFORMERS, Part, Twin
+from jax_attn.functional.deepnorm import deepnorm_scales
 from jax_attn.parity.cases import Case
 
 GLU_VARIANTS = "Shazeer (arXiv 2002.05202)"
@@ -34,6 +38,63 @@ def encoder_cases(width: int) -> list[Case]:
     ]
     return [*batched, replace(padding, lanes=EXACT)]
 
+
+def decoder_cases(
+    width: int, context_dim: int, tokens: int = 5, others: int = 7, batch: int = 3
+) -> list[Case]:
+    """Calls with a context of another length, with and without padding in both."""
+    rng = np.random.default_rng(7)
+    x = rng.standard_normal((batch, tokens, width))
+    context = rng.standard_normal((batch, others, context_dim))
+    masks = {
+        name: np.arange(size) < np.linspace(size, 0, batch).astype(int)[:, None]
+        for name, size in {"mask": tokens, "context_mask": others}.items()
+    }
+    return [
+        Case("plain", (x, context)),
+        Case("padding in both", (x, context), masks, EXACT),
+        Case("unbatched", (x[0], context[0]), lanes=EXACT),
+    ]
+
+
+def decoder_only_cases(width: int) -> list[Case]:
+    """Calls without a context: plain, and padded."""
+    plain, *_ = token_cases(width)
+    padding, *_ = mask_cases(width)
+    return [plain, replace(padding, lanes=EXACT)]
+
+
+DECODER_LAYER = dict(embed_dim=26, num_heads=2, hidden_dim=29, dropout=0.2, attention_dropout=0.3)
+DECODER = dict(DECODER_LAYER, num_layers=2, context_dim=37)
+
+
+def rotary_attention(**options: Any) -> Part:
+    """Causal, grouped, with rotary positions and heads of a width of their own."""
+    sizes = dict(embed_dim=23, num_heads=6, num_kv_heads=2, head_dim=4, bias=False, dropout=0.3)
+    positions = Part("nn.positions.rotary:RotaryPositions", head_dim=4)
+    return Part(
+        "nn.attention.multi_head:MultiHeadAttention", **sizes, is_causal=True, positions=positions, **options
+    )
+
+
+def gated_layer(activation: str, attention: Part, **options: Any) -> dict[str, Any]:
+    """The arguments of a decoder layer of these parts."""
+    feed_forward = Part(
+        "nn.layers.gated_feed_forward:GatedFeedForward", embed_dim=23, hidden_dim=29, activation=activation
+    )
+    return dict(embed_dim=23, attention=attention, feed_forward=feed_forward, eps=1e-6, **options)
+
+
+LLAMA_LAYER = gated_layer("silu", rotary_attention(), norm_placement="pre", norm="rms")
+GEMMA_LAYERS = [
+    gated_layer(
+        "gelu_tanh",
+        rotary_attention(window=window, softcap=2.0),
+        norm_placement="sandwich",
+        norm="rms_unit_offset",
+    )
+    for window in (3, None)
+]
 
 LAYERS = [
     Twin(
@@ -212,6 +273,22 @@ LAYERS = [
         for placement, source in {"post": ATTENTION_PAPER, "pre": "Xiong et al. (arXiv 2002.04745)"}.items()
     ),
     Twin(
+        "encoder-layer-scaled",
+        "nn.layers.encoder_layer:EncoderLayer",
+        "pre-norm, branches that are scaled and left out by chance",
+        "DINOv2 (arXiv 2304.07193)",
+        dict(DECODER_LAYER, norm_placement="pre", layer_scale=0.1, drop_path=0.3),
+        partial(decoder_only_cases, 26),
+    ),
+    Twin(
+        "encoder-layer-deepnorm",
+        "nn.layers.encoder_layer:EncoderLayer",
+        "post-norm with skip connections that weigh more than branches",
+        "DeepNorm (arXiv 2203.00555)",
+        dict(DECODER_LAYER, residual_scale=deepnorm_scales(encoder_layers=24)["encoder"][0]),
+        partial(decoder_only_cases, 26),
+    ),
+    Twin(
         "encoder",
         "nn.layers.encoder:Encoder",
         "encoder layers one after another",
@@ -234,6 +311,57 @@ LAYERS = [
         "Xiong et al. (arXiv 2002.04745)",
         dict(ENCODER_LAYER, num_layers=2, norm_placement="pre", final_norm=True, scan=True, remat=True),
         partial(encoder_cases, 91),
+    ),
+    Twin(
+        "decoder-layer",
+        "nn.layers.decoder_layer:DecoderLayer",
+        "causal attention, attention to a context, feed-forward",
+        ATTENTION_PAPER,
+        dict(DECODER_LAYER, context_dim=37),
+        partial(decoder_cases, 26, 37),
+    ),
+    Twin(
+        "decoder-layer-llama",
+        "nn.layers.decoder_layer:DecoderLayer",
+        "rotary GQA and SwiGLU between RMS norms, without a context",
+        "Llama 2 (arXiv 2307.09288)",
+        LLAMA_LAYER,
+        partial(decoder_only_cases, 23),
+    ),
+    Twin(
+        "decoder-layer-parallel",
+        "nn.layers.decoder_layer:DecoderLayer",
+        "attention and feed-forward side by side after one norm",
+        "PaLM (arXiv 2204.02311)",
+        dict(LLAMA_LAYER, norm_placement="parallel"),
+        partial(decoder_only_cases, 23),
+    ),
+    Twin(
+        "decoder",
+        "nn.layers.decoder:Decoder",
+        "decoder layers one after another",
+        ATTENTION_PAPER,
+        DECODER,
+        partial(decoder_cases, 26, 37),
+    ),
+    Twin(
+        "decoder-pre-scanned",
+        "nn.layers.decoder:Decoder",
+        "the same in pre-norm as one stacked layer and a loop, recomputed backwards",
+        "Xiong et al. (arXiv 2002.04745)",
+        dict(DECODER, norm_placement="pre", final_norm=True, scan=True, remat=True),
+        partial(decoder_cases, 26, 37),
+    ),
+    Twin(
+        "stack",
+        "nn.layers.stack:Stack",
+        "any layers one after another: here with a window and without, norms before and after each branch",
+        "Gemma 2 (arXiv 2408.00118)",
+        dict(
+            layers=[Part("nn.layers.decoder_layer:DecoderLayer", **layer) for layer in GEMMA_LAYERS],
+            norm=Part("nn.primitives:RMSNorm", normalized_shape=23, unit_offset=True),
+        ),
+        partial(decoder_only_cases, 23),
     ),
     Twin(
         "pooler",

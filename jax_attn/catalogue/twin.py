@@ -42,11 +42,14 @@ def locate(package: str, where: str) -> Any:
 
 
 def built(arguments: Mapping[str, Any], package: str, **own: Any) -> dict[str, Any]:
-    """The arguments with the parts among them built."""
-    return {
-        name: value.build(package, **own) if isinstance(value, Part) else value
-        for name, value in arguments.items()
-    }
+    """The arguments with the parts among them built, and those in lists."""
+
+    def build(value: Any) -> Any:
+        if isinstance(value, list):
+            return [build(each) for each in value]
+        return value.build(package, **own) if isinstance(value, Part) else value
+
+    return {name: build(value) for name, value in arguments.items()}
 
 
 @dataclass(frozen=True)
