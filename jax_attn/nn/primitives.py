@@ -36,7 +36,7 @@ from jax_attn.functional.checks import (
     require_positive,
     require_probability,
 )
-from jax_attn.functional.dtypes import accumulator
+from jax_attn.functional.normalize import rms_normalize
 
 Initializer = Callable[..., jax.Array]
 
@@ -357,9 +357,9 @@ class RMSNorm(nnx.Module):
         if x.shape[-1:] != self.scale.shape:
             raise ValueError(f"x must have shape (..., {self.scale.shape[0]}), got {x.shape}")
         x, scale = promote_dtype((x, self.scale[...]), dtype=self.dtype)
-        wide, scale = (array.astype(accumulator(x.dtype)) for array in (x, scale))
-        inverse = jax.lax.rsqrt(jnp.mean(wide**2, axis=-1, keepdims=True) + self.eps)
-        return (wide * inverse * (1 + scale if self.unit_offset else scale)).astype(x.dtype)
+        normalized = rms_normalize(x, self.eps)
+        scale = scale.astype(normalized.dtype)
+        return (normalized * (1 + scale if self.unit_offset else scale)).astype(x.dtype)
 
 
 NORMS: dict[str, Callable[..., nnx.Module]] = {

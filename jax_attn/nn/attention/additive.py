@@ -7,6 +7,7 @@ from jaxtyping import Array, Bool, Float
 
 from jax_attn.functional.checks import require_context, require_last_dim, require_positive
 from jax_attn.functional.given_scores import attend_by_scores, pairs_allowed, seen_alone
+from jax_attn.nn.attention.weights import keep_weights
 from jax_attn.nn.primitives import Linear
 
 
@@ -86,4 +87,5 @@ class AdditiveAttention(nnx.Module):
         context = seen_alone(context, allowed)
         hidden = jnp.tanh(self.q_proj(x)[..., :, None, :] + self.k_proj(context)[..., None, :, :])
         output, weights = attend_by_scores(self.score_proj(hidden)[..., 0], context, allowed)
+        keep_weights(self, weights)
         return (output, weights) if return_weights else output

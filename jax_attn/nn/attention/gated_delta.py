@@ -1,6 +1,6 @@
 """The gated delta rule as a layer: a memory of fixed size in place of keys and values."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,8 @@ from jax_attn.functional.checks import (
 )
 from jax_attn.functional.delta_rule import chunked_gated_delta_rule, empty_memory, recurrent_gated_delta_rule
 from jax_attn.functional.dtypes import accumulator
-from jax_attn.nn.primitives import Linear, uniform_within
+from jax_attn.nn.attention.attend import call_unbatched
+from jax_attn.nn.primitives import Linear, RMSNorm, uniform_within
 
 
 class DeltaNetCache(NamedTuple):
@@ -87,6 +88,7 @@ class GatedDeltaNet(nnx.Module):
         self.head_dim = _head_dim(embed_dim, num_heads, head_dim)
         self.value_head_dim = self.head_dim if value_head_dim is None else value_head_dim
         self.chunk_size = chunk_size
+        self.cache_dtype = param_dtype if dtype is None else dtype
         require_divisible("num_heads", num_heads, "num_qk_heads", self.num_qk_heads)
         require_positive("value_head_dim", self.value_head_dim)
         require_positive("conv_size", conv_size)
@@ -106,7 +108,7 @@ class GatedDeltaNet(nnx.Module):
         self.out_proj = linear(self.value_width, embed_dim)
         channels = 2 * self.key_width + self.value_width
         self.conv = _ShortConv(channels, conv_size, rngs=rngs, dtype=dtype, param_dtype=param_dtype)
-        self.norm = _GatedRMSNorm(self.value_head_dim, eps, param_dtype=param_dtype)
+        self.norm = RMSNorm(self.value_head_dim, eps, rngs=rngs, dtype=dtype, param_dtype=param_dtype)
         # The decay's rate and the time that a token takes, as in Mamba 2: from 1 to 16, and from 0.001 to 0.1.
         rates = jax.random.uniform(rngs.params(), (num_heads,), param_dtype, 1, 16)
         times = jnp.exp(
@@ -121,7 +123,7 @@ class GatedDeltaNet(nnx.Module):
         mask: Bool[Array, "*b t"] | None = None,
         *,
         cache: DeltaNetCache | None = None,
-    ) -> Array | tuple[Array, DeltaNetCache]:
+    ) -> Any:
         """Each token sees itself and those before it.
 
         Args:
@@ -134,12 +136,11 @@ class GatedDeltaNet(nnx.Module):
             `(b, t, embed_dim)`, with a cache `(output, cache)`.
         """
         require_last_dim("x", x.shape, self.embed_dim)
-        if x.ndim == 2:  # a batch of one
-            cache = None if cache is None else DeltaNetCache(*(part[None] for part in cache))
-            result = self(x[None], None if mask is None else mask[None], cache=cache)
-            return jax.tree.map(lambda array: array[0], result)
         if mask is not None:
-            require_boolean_mask("mask", mask, [x.shape[:2]])
+            require_boolean_mask("mask", mask, [x.shape[:-1]])
+        if x.ndim == 2:
+            return call_unbatched(self, x, cache, {}, mask=mask)
+        if mask is not None:
             x = jnp.where(mask[..., None], x, 0)
         if cache is not None:
             self._check_cache(cache, x.shape[0])
@@ -164,7 +165,8 @@ class GatedDeltaNet(nnx.Module):
             heads, memory = recurrent_gated_delta_rule(*operands, before)
         else:
             heads, memory = chunked_gated_delta_rule(*operands, before, self.chunk_size)
-        heads = self.norm(heads, self._heads(self.gate_proj(x), self.num_heads))
+        gate = jax.nn.silu(self._heads(self.gate_proj(x), self.num_heads).astype(wide))
+        heads = (self.norm(heads) * gate).astype(heads.dtype)
         output = self.out_proj(heads.reshape(*x.shape[:2], self.value_width))
         return output if cache is None else (output, DeltaNetCache(last, memory))
 
@@ -173,12 +175,12 @@ class GatedDeltaNet(nnx.Module):
     ) -> DeltaNetCache:
         """The state before the first token: zeros, of one size for any `length`.
 
-        `dtype` is what is computed in, None is float32; the memory is float32 at least.
+        `dtype` is what is computed in; the memory is float32 at least.
         """
-        dtype = jnp.float32 if dtype is None else dtype
+        dtype = jnp.dtype(dtype or self.cache_dtype)
         channels = 2 * self.key_width + self.value_width
         inputs = jnp.zeros((batch, self.conv.size - 1, channels), dtype)
-        memory = empty_memory(batch, self.num_heads, self.head_dim, self.value_head_dim, jnp.dtype(dtype))
+        memory = empty_memory(batch, self.num_heads, self.head_dim, self.value_head_dim, dtype)
         return DeltaNetCache(inputs, memory)
 
     def _check_cache(self, cache: DeltaNetCache, batch: int) -> None:
@@ -236,16 +238,3 @@ class _ShortConv(nnx.Conv):
         wide = inputs.astype(accumulator(x.dtype))
         y = sum(wide[:, i : i + tokens] * kernel[i, 0].astype(wide.dtype) for i in range(self.size))
         return y.astype(x.dtype), inputs[:, tokens:]
-
-
-class _GatedRMSNorm(nnx.Module):
-    """`x / sqrt(mean(x²) + eps) · scale · silu(gate)` over the last axis, in float32 for 16 bits."""
-
-    def __init__(self, features: int, eps: float, *, param_dtype: DTypeLike):
-        self.eps = eps
-        self.scale = nnx.Param(jnp.ones((features,), param_dtype))
-
-    def __call__(self, x: Array, gate: Array) -> Array:
-        wide, gates, scale = (a.astype(accumulator(x.dtype)) for a in (x, gate, self.scale[...]))
-        normed = wide * jax.lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + self.eps)
-        return (normed * scale * jax.nn.silu(gates)).astype(x.dtype)

@@ -1,5 +1,7 @@
 """Attention in linear time: weights that are products of features, with no softmax."""
 
+from typing import Any
+
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
@@ -20,6 +22,8 @@ from jax_attn.functional.linear_attention import (
     linear_attention_weights,
     recurrent_linear_attention,
 )
+from jax_attn.nn.attention.attend import call_unbatched
+from jax_attn.nn.attention.weights import keep_weights, sees_weights
 from jax_attn.nn.primitives import Linear
 
 
@@ -36,6 +40,7 @@ class LinearAttention(nnx.Module):
     Args:
         embed_dim: width of input and output.
         num_heads: number of heads; it divides `embed_dim`.
+        is_causal: a query sees the keys up to its own position only.
         bias: whether the four projections have a bias.
         chunk_size: how many tokens of causal attention are computed at once; it changes nothing but the speed.
         rngs: source of the initial weights.
@@ -44,7 +49,8 @@ class LinearAttention(nnx.Module):
 
     Raises:
         ValueError: `num_heads` does not divide `embed_dim`, an input has another width or rank, the mask is
-            not boolean or does not fit, or there is a cache where it has no meaning or of other sizes.
+            not boolean or does not fit, or there is a context or a cache where it has no meaning, or a cache of
+            other sizes.
 
     Source: Katharopoulos et al. (arXiv 2006.16236).
     """
@@ -53,6 +59,7 @@ class LinearAttention(nnx.Module):
         self,
         embed_dim: int,
         num_heads: int,
+        is_causal: bool = False,
         bias: bool = True,
         chunk_size: int = 64,
         *,
@@ -64,7 +71,9 @@ class LinearAttention(nnx.Module):
         self.embed_dim = embed_dim
         self.num_heads = num_heads
         self.head_dim = require_divisible("embed_dim", embed_dim, "num_heads", num_heads)
+        self.is_causal = is_causal
         self.chunk_size = chunk_size
+        self.cache_dtype = param_dtype if dtype is None else dtype
 
         def linear() -> Linear:
             return Linear(embed_dim, embed_dim, bias=bias, rngs=rngs, dtype=dtype, param_dtype=param_dtype)
@@ -75,77 +84,80 @@ class LinearAttention(nnx.Module):
         self,
         x: Float[Array, "*b t d"],
         context: Float[Array, "*b s d"] | None = None,
-        mask: Bool[Array, "..."] | None = None,
-        is_causal: bool = False,
+        mask: Bool[Array, "*b s"] | None = None,
         *,
-        cache: Float[Array, "*b n h h1"] | None = None,
+        cache: Float[Array, "b n h h1"] | None = None,
         return_weights: bool = False,
-    ) -> Array | tuple[Array, Array]:
+    ) -> Any:
         """Attend from `x` to `context`, or to `x` itself.
 
         Args:
             x: `(b, t, embed_dim)`, or `(t, embed_dim)`, and then nothing below has a batch axis either.
             context: `(b, s, embed_dim)`; None is self-attention, with `s = t`.
             mask: True = attend, `(b, s)`: which keys may be seen.
-            is_causal: a query sees the keys up to its own position only.
-            cache: what `init_cache` or the last call gave: `x` is what comes after it, and sees itself causally.
+            cache: what `init_cache` or the last call gave: `x` is what comes after it.
             return_weights: whether to return the weights too, which takes time and memory `t · s`.
 
         Returns:
             `(b, t, embed_dim)`; where a query may attend to nothing, the bias of `out_proj`. With a cache
             `(output, cache)`; with `return_weights` `(output, weights)`, the weights `(b, num_heads, t, s)`.
         """
-        if x.ndim == 2:  # a batch of one
-            context, mask, cache = (
-                None if given is None else given[None] for given in (context, mask, cache)
+        self._check(x, context, mask, cache, return_weights)
+        if x.ndim == 2:
+            return call_unbatched(
+                self, x, cache, {"return_weights": return_weights}, context=context, mask=mask
             )
-            result = self(x[None], context, mask, is_causal, cache=cache, return_weights=return_weights)
-            return (result[0][0], result[1][0]) if isinstance(result, tuple) else result[0]
 
-        self._check(x, context, mask, is_causal, cache, return_weights)
         context = x if context is None else context
         queries = elu_features(self._heads(self.q_proj(x)))
         keys = elu_features(self._heads(self.k_proj(context)))
         values = self._heads(self.v_proj(context))
 
-        if not (is_causal or cache is not None):
+        if not self.is_causal:
             heads, after = linear_attention(queries, keys, values, mask), None
         elif x.shape[1] == 1:
             heads, after = recurrent_linear_attention(queries, keys, values, mask, cache)
         else:
             heads, after = chunked_linear_attention(queries, keys, values, mask, cache, self.chunk_size)
         output = self.out_proj(heads.reshape(x.shape))
-        if return_weights:
-            return output, linear_attention_weights(queries, keys, mask, is_causal)
-        return output if cache is None or after is None else (output, after)
+        if cache is not None:
+            return output, after
+        if not (return_weights or sees_weights(self)):
+            return output
+        weights = linear_attention_weights(queries, keys, mask, self.is_causal)
+        keep_weights(self, weights)
+        return (output, weights) if return_weights else output
 
     def init_cache(
         self, batch: int, length: int | None = None, dtype: DTypeLike | None = None
     ) -> Float[Array, "b n h h1"]:
-        """The state before the first token, of one size for any `length`.
+        """The state before the first token: sums `(batch, num_heads, head_dim, head_dim + 1)`, float32 at least.
 
-        Sums `(batch, num_heads, head_dim, head_dim + 1)`, in `dtype`, but float32 at least.
+        It is of one size for any `length`.
+
+        Raises:
+            ValueError: the attention is not causal.
         """
-        dtype = jnp.float32 if dtype is None else dtype
-        return empty_state(batch, self.num_heads, self.head_dim, self.head_dim, jnp.dtype(dtype))
+        if not self.is_causal:
+            raise ValueError(
+                "a cache is for attention with is_causal=True: here a token sees those after it too"
+            )
+        dtype = jnp.dtype(dtype or self.cache_dtype)
+        return empty_state(batch, self.num_heads, self.head_dim, self.head_dim, dtype)
 
     def _check(
-        self,
-        x: Array,
-        context: Array | None,
-        mask: Array | None,
-        is_causal: bool,
-        cache: Array | None,
-        return_weights: bool,
+        self, x: Array, context: Array | None, mask: Array | None, cache: Array | None, return_weights: bool
     ) -> None:
         require_last_dim("x", x.shape, self.embed_dim)
         if context is not None:
             require_context(context.shape, x.shape, self.embed_dim)
-            if is_causal or cache is not None:
-                raise ValueError("is_causal and cache are of self-attention: context must be None with them")
+            if self.is_causal:
+                raise ValueError("is_causal=True is for self-attention: context must be None")
         if mask is not None:
-            require_boolean_mask("mask", mask, [(x if context is None else context).shape[:2]])
-        if cache is not None:
+            require_boolean_mask("mask", mask, [(x if context is None else context).shape[:-1]])
+        if cache is not None and x.ndim == 3:
+            if not self.is_causal:
+                raise ValueError("a cache is for attention with is_causal=True")
             expected = (x.shape[0], self.num_heads, self.head_dim, self.head_dim + 1)
             if cache.shape != expected:
                 raise ValueError(f"cache must have shape {expected}, got {cache.shape}")

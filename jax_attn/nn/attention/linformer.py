@@ -15,6 +15,7 @@ from jax_attn.functional.checks import (
 )
 from jax_attn.functional.dtypes import accumulator
 from jax_attn.functional.softmax import masked_softmax
+from jax_attn.nn.attention.weights import keep_weights
 from jax_attn.nn.primitives import Dropout, Linear
 
 SHARING = ("none", "heads", "keys and values")
@@ -130,6 +131,7 @@ class LinformerAttention(nnx.Module):
         weights = self.dropout(masked_softmax(scores * self.head_dim**-0.5)).astype(v.dtype)
         heads = jnp.einsum("...nts,...snh->...tnh", weights, v)
         output = self.out_proj(heads.reshape(x.shape))
+        keep_weights(self, weights)
         return (output, weights) if return_weights else output
 
     def _mixed(self, heads: Float[Array, "*b s n h"], lengths: nnx.Param) -> Float[Array, "*b k n h"]:

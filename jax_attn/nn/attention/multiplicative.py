@@ -7,6 +7,7 @@ from jaxtyping import Array, Bool, Float
 
 from jax_attn.functional.checks import require_context, require_last_dim, require_positive
 from jax_attn.functional.given_scores import attend_by_scores, pairs_allowed, seen_alone
+from jax_attn.nn.attention.weights import keep_weights
 from jax_attn.nn.primitives import Linear
 
 SCORES = ("dot", "general")
@@ -93,4 +94,5 @@ class MultiplicativeAttention(nnx.Module):
         keys = context if self.k_proj is None else self.k_proj(context)
         scores = jnp.einsum("...td,...sd->...ts", x.astype(keys.dtype), keys)
         output, weights = attend_by_scores(scores, context, allowed)
+        keep_weights(self, weights)
         return (output, weights) if return_weights else output

@@ -1,5 +1,7 @@
 """Attention in linear time, by way of a few landmarks among queries and keys."""
 
+from typing import Any
+
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
@@ -14,6 +16,8 @@ from jax_attn.functional.checks import (
 from jax_attn.functional.dtypes import accumulator
 from jax_attn.functional.nystrom import iterative_inverse, segment_means
 from jax_attn.functional.softmax import masked_softmax
+from jax_attn.nn.attention.attend import call_unbatched
+from jax_attn.nn.attention.weights import keep_weights, sees_weights
 from jax_attn.nn.primitives import Linear, uniform_within
 
 
@@ -101,7 +105,7 @@ class NystromAttention(nnx.Module):
         mask: Bool[Array, "*b t"] | None = None,
         *,
         return_weights: bool = False,
-    ) -> Array | tuple[Array, Array]:
+    ) -> Any:
         """Every token attends to every token.
 
         Args:
@@ -117,9 +121,8 @@ class NystromAttention(nnx.Module):
         require_last_dim("x", x.shape, self.embed_dim)
         if mask is not None:
             require_boolean_mask("mask", mask, [x.shape[:-1]])
-        if x.ndim == 2:  # a batch of one
-            result = self(x[None], None if mask is None else mask[None], return_weights=return_weights)
-            return (result[0][0], result[1][0]) if isinstance(result, tuple) else result[0]
+        if x.ndim == 2:
+            return call_unbatched(self, x, None, {"return_weights": return_weights}, mask=mask)
 
         values = self._heads(self.v_proj(x))
         if mask is not None:
@@ -137,12 +140,14 @@ class NystromAttention(nnx.Module):
         if self.conv is not None:
             heads = heads + self.conv(values.swapaxes(2, 3)).swapaxes(2, 3)
         output = self.out_proj(heads.reshape(x.shape))
-        if not return_weights:
+        if not (return_weights or sees_weights(self)):
             return output
         weights = factors[0]
         for factor in factors[1:]:
             weights = weights @ factor
-        return output, weights.astype(output.dtype)
+        weights = weights.astype(output.dtype)
+        keep_weights(self, weights)
+        return (output, weights) if return_weights else output
 
     def _factors(self, queries: Array, keys: Array, mask: Array | None) -> list[Array]:
         """The matrices whose product is the weights, `(b, n, ., .)`: three, or the weights by themselves."""

@@ -1,6 +1,7 @@
 """Softmax attention in linear time, by random features."""
 
 import math
+from typing import Any
 
 import jax.numpy as jnp
 from flax import nnx
@@ -20,6 +21,8 @@ from jax_attn.functional.linear_attention import (
     linear_attention_weights,
 )
 from jax_attn.functional.random_features import orthogonal_features, softmax_features
+from jax_attn.nn.attention.attend import call_unbatched
+from jax_attn.nn.attention.weights import keep_weights, sees_weights
 from jax_attn.nn.primitives import Linear, RandomBuffer
 
 
@@ -37,6 +40,7 @@ class PerformerAttention(nnx.Module):
         embed_dim: width of input and output.
         num_heads: number of heads; it divides `embed_dim`.
         num_features: number of random features; None is `head_dim · log(head_dim)`, rounded down, and one at least.
+        is_causal: a query sees the keys up to its own position only. There is no cache for decoding.
         bias: whether the four projections have a bias.
         eps: added to each feature, as the authors' code adds 1e-4. With 0, as in the paper, the weights are
             positive and causal attention sees nothing of later keys; the code's factor depends on all keys, and
@@ -48,7 +52,7 @@ class PerformerAttention(nnx.Module):
 
     Raises:
         ValueError: `num_heads` does not divide `embed_dim`, a size is below 1, `eps` is negative, an input has
-            another width or rank, the mask is not boolean or does not fit, or there is a context with `is_causal`.
+            another width or rank, the mask is not boolean or does not fit, or causal attention is given a context.
 
     Source: Choromanski et al. (arXiv 2009.14794).
     """
@@ -58,6 +62,7 @@ class PerformerAttention(nnx.Module):
         embed_dim: int,
         num_heads: int,
         num_features: int | None = None,
+        is_causal: bool = False,
         bias: bool = True,
         eps: float = 0.0,
         chunk_size: int = 64,
@@ -74,6 +79,7 @@ class PerformerAttention(nnx.Module):
         require_positive("chunk_size", chunk_size)
         if not eps >= 0:
             raise ValueError(f"eps must be at least 0, got eps={eps}")
+        self.is_causal = is_causal
         self.eps = eps
         self.chunk_size = chunk_size
 
@@ -90,17 +96,15 @@ class PerformerAttention(nnx.Module):
         x: Float[Array, "*b t d"],
         context: Float[Array, "*b s d"] | None = None,
         mask: Bool[Array, "*b s"] | None = None,
-        is_causal: bool = False,
         *,
         return_weights: bool = False,
-    ) -> Array | tuple[Array, Array]:
+    ) -> Any:
         """Attend from `x` to `context`, or to `x` itself.
 
         Args:
             x: `(b, t, embed_dim)`, or `(t, embed_dim)`, and then nothing below has a batch axis either.
             context: `(b, s, embed_dim)`; None is self-attention, with `s = t`.
             mask: True = attend, `(b, s)`: which keys may be seen.
-            is_causal: a query sees the keys up to its own position only.
             return_weights: whether to return the weights too, which takes time and memory `t · s`.
 
         Returns:
@@ -110,14 +114,14 @@ class PerformerAttention(nnx.Module):
         require_last_dim("x", x.shape, self.embed_dim)
         if context is not None:
             require_context(context.shape, x.shape, self.embed_dim)
-            if is_causal:
-                raise ValueError("is_causal is of self-attention: context must be None with it")
+            if self.is_causal:
+                raise ValueError("is_causal=True is for self-attention: context must be None")
         if mask is not None:
             require_boolean_mask("mask", mask, [(x if context is None else context).shape[:-1]])
-        if x.ndim == 2:  # a batch of one
-            context, mask = (None if given is None else given[None] for given in (context, mask))
-            result = self(x[None], context, mask, is_causal, return_weights=return_weights)
-            return (result[0][0], result[1][0]) if isinstance(result, tuple) else result[0]
+        if x.ndim == 2:
+            return call_unbatched(
+                self, x, None, {"return_weights": return_weights}, context=context, mask=mask
+            )
 
         context = x if context is None else context
         queries, keys = self._heads(self.q_proj(x)), self._heads(self.k_proj(context))
@@ -127,14 +131,16 @@ class PerformerAttention(nnx.Module):
         features = self.features[...]
         queries = softmax_features(queries, features, is_query=True, eps=self.eps)
         keys = softmax_features(keys, features, is_query=False, eps=self.eps)
-        if is_causal:
+        if self.is_causal:
             heads, _ = chunked_linear_attention(queries, keys, values, mask, chunk_size=self.chunk_size)
         else:
             heads = linear_attention(queries, keys, values, mask)
         output = self.out_proj(heads.reshape(x.shape))
-        if not return_weights:
+        if not (return_weights or sees_weights(self)):
             return output
-        return output, linear_attention_weights(queries, keys, mask, is_causal).astype(output.dtype)
+        weights = linear_attention_weights(queries, keys, mask, self.is_causal).astype(output.dtype)
+        keep_weights(self, weights)
+        return (output, weights) if return_weights else output
 
     def _heads(self, projected: Float[Array, "b t nh"]) -> Float[Array, "b t n h"]:
         """Neighbouring features make up a head."""

@@ -13,6 +13,7 @@ from jax_attn.functional.checks import (
 )
 from jax_attn.functional.dtypes import accumulator
 from jax_attn.functional.softmax import masked_softmax
+from jax_attn.nn.attention.weights import keep_weights
 from jax_attn.nn.primitives import Dropout, Linear
 
 
@@ -109,6 +110,7 @@ class AttentionPooling(nnx.Module):
         output = self.out_proj(heads.reshape(*heads.shape[:-2], self.embed_dim))
         if self.residual:
             output = output + queries.astype(output.dtype)
+        keep_weights(self, weights)
         return (output, weights) if return_weights else output
 
     def _heads(self, projected: Float[Array, "*b t nh"]) -> Float[Array, "*b t n h"]:

@@ -17,6 +17,12 @@ def sees_weights(module: nnx.Module) -> bool:
     return any(isinstance(kept, AttentionWeights) for kept in captures)
 
 
+def keep_weights(module: nnx.Module, weights: Array) -> None:
+    """Keep the attention weights of a call for who captures them, if anyone does."""
+    if sees_weights(module):
+        module.sow(AttentionWeights, "weights", weights)
+
+
 def capture_attention_weights(model: Callable[..., Any]) -> Callable[..., tuple[Any, dict[str, Array]]]:
     """Call a model as it is, and get the weights of all its attentions too.
 

@@ -12,6 +12,7 @@ from jax_attn.functional.linear_attention import (
     recurrent_linear_attention,
 )
 from jax_attn.nn.attention.linear import LinearAttention
+from jax_attn.nn.attention.weights import capture_attention_weights
 from parity_tests.contract import TwinContract
 from parity_tests.from_scratch.properties import assert_causal, assert_same, compiled, draw
 
@@ -77,10 +78,10 @@ def test_every_form_is_the_formula_and_has_its_gradients(is_causal):
 
 @jax.enable_x64(True)
 def test_decoding_gives_what_the_whole_text_gives():
-    module, x = attention(chunk_size=3), draw(3, 11, 26)
+    module, x = attention(is_causal=True, chunk_size=3), draw(3, 11, 26)
     mask = jnp.arange(11) >= jnp.array([[0], [4], [11]])  # padding on the left, and nothing else
     step = compiled(lambda x, mask, cache: module(x, mask=mask, cache=cache))
-    whole = compiled(lambda x, mask: module(x, mask=mask, is_causal=True))(x, mask)
+    whole = compiled(lambda x, mask: module(x, mask=mask))(x, mask)
 
     output, cache = step(
         x[:, :5], mask[:, :5], module.init_cache(3, dtype=jnp.float64)
@@ -93,13 +94,16 @@ def test_decoding_gives_what_the_whole_text_gives():
     assert_same(jnp.concatenate([*outputs, output], axis=1), whole)
     assert cache.dtype == jnp.float64
     assert cache.shape == module.init_cache(3).shape
-    assert_same(step(x[0, :5], mask[0, :5], module.init_cache(1, dtype=jnp.float64)[0])[0], whole[0, :5])
+    assert_same(compiled(module)(x[0, :5]), whole[0, :5])
+    assert module.init_cache(1).dtype == jnp.float64
     assert module.init_cache(1, dtype=jnp.bfloat16).dtype == jnp.float32
 
 
 @jax.enable_x64(True)
 def test_weights_are_returned_and_give_the_output():
     module, x, context = attention(), draw(3, 5, 26), draw(3, 7, 26, seed=1)
+    of_past = attention(is_causal=True)
+    graphdef, state = nnx.split(of_past)
     mask = jnp.arange(7) < jnp.array([[7], [3], [0]])
 
     @compiled
@@ -108,22 +112,25 @@ def test_weights_are_returned_and_give_the_output():
         output, weights = module(x, context, mask, return_weights=True)
         heads = jnp.einsum("bnts,bsnh->btnh", weights, values).reshape(3, 5, 26)
         unbatched = module(x[1], context[1], mask[1], return_weights=True)[1]
-        causal = module(x, is_causal=True, return_weights=True)[1]
-        return output, module.out_proj(heads), module(x, context, mask), weights, unbatched, causal
+        causal = of_past(x, return_weights=True)[1]
+        _, captured = capture_attention_weights(nnx.merge(graphdef, state))(x)
+        return output, module.out_proj(heads), module(x, context, mask), weights, unbatched, causal, captured
 
-    output, from_weights, without, weights, unbatched, causal = run(x, context, mask)
+    output, from_weights, without, weights, unbatched, causal, captured = run(x, context, mask)
     assert_same(output, from_weights)
     assert_same(output, without)
     assert_same(output[2], jnp.broadcast_to(module.out_proj.bias[...], (5, 26)))
     assert_same(weights.sum(-1), jnp.broadcast_to(mask.any(-1)[:, None, None], (3, 2, 5)).astype(float))
     assert_same(unbatched, weights[1])
     assert_same(causal, jnp.tril(causal))
+    assert_same(causal.sum(-1), jnp.ones((3, 2, 5)))
+    assert_same(captured[""], causal)
 
 
 @jax.enable_x64(True)
 def test_causal_attention_sees_the_past_alone_and_padding_may_hold_anything():
-    module, x = attention(chunk_size=2), draw(3, 5, 26)
-    assert_causal(lambda x: module(x, is_causal=True), x)
+    module, x = attention(), draw(3, 5, 26)
+    assert_causal(attention(is_causal=True, chunk_size=2), x)
     mask = jnp.arange(5) < jnp.array([[5], [3], [1]])
     run = compiled(jax.value_and_grad(lambda x, mask: jnp.sum(module(x, mask=mask)[1, :3] ** 2)))
     assert_same(run(jnp.where(mask[..., None], x, 1e3), mask)[0], run(x, mask)[0])
@@ -136,16 +143,24 @@ def test_bad_arguments_are_refused():
     with pytest.raises(ValueError, match="chunk_size must be at least 1, got chunk_size=0"):
         LinearAttention(26, 2, chunk_size=0, rngs=nnx.Rngs(0))
     module, x = LinearAttention(26, 2, rngs=nnx.Rngs(0)), jnp.ones((3, 5, 26))
-    cache = module.init_cache(3)
+    causal = LinearAttention(26, 2, is_causal=True, rngs=nnx.Rngs(0))
+    cache = causal.init_cache(3)
+    with pytest.raises(ValueError, match="a cache is for attention with is_causal=True"):
+        module.init_cache(3)
     for call, options, message in (
         ((x[..., :25],), {}, r"x must have shape \(t, 26\) or \(b, t, 26\), got \(3, 5, 25\)"),
         ((x, x[:2]), {}, "context must have the batch size of x, 3, got 2"),
-        ((x, x), {"is_causal": True}, "context must be None"),
-        ((x, x), {"cache": cache}, "context must be None"),
+        ((x,), {"cache": cache}, "a cache is for attention with is_causal=True"),
         ((x, None, jnp.ones((3, 4), bool)), {}, r"mask must have shape \(3, 5\), got \(3, 4\)"),
         ((x, None, jnp.ones((3, 5))), {}, "mask must be a boolean array, True = attend, got float32"),
-        ((x,), {"cache": cache[:2]}, r"cache must have shape \(3, 2, 13, 14\), got \(2, 2, 13, 14\)"),
-        ((x,), {"cache": cache, "return_weights": True}, "return_weights needs every key"),
     ):
         with pytest.raises(ValueError, match=message):
             module(*call, **options)
+    for call, options, message in (
+        ((x, x), {}, "is_causal=True is for self-attention: context must be None"),
+        ((x,), {"cache": cache[:2]}, r"cache must have shape \(3, 2, 13, 14\), got \(2, 2, 13, 14\)"),
+        ((x,), {"cache": cache, "return_weights": True}, "return_weights needs every key"),
+        ((x[0],), {"cache": cache}, "x must have a batch axis where there is a cache"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            causal(*call, **options)

@@ -21,13 +21,13 @@ def attention(**options) -> PerformerAttention:
 @pytest.mark.parametrize("is_causal", [True, False])
 @jax.enable_x64(True)
 def test_it_is_the_formula_of_the_paper(is_causal):
-    module, x = attention(chunk_size=2), draw(3, 5, 26)
+    module, x = attention(is_causal=is_causal, chunk_size=2), draw(3, 5, 26)
     mask = jnp.array([[True] * 5, [False, False, True, True, True], [False] * 5])
 
     @compiled
     def run(x, mask):
-        output, weights = module(x, mask=mask, is_causal=is_causal, return_weights=True)
-        gradient = jax.grad(lambda x: jnp.sum(module(x, mask=mask, is_causal=is_causal) ** 2))(x)
+        output, weights = module(x, mask=mask, return_weights=True)
+        gradient = jax.grad(lambda x: jnp.sum(module(x, mask=mask) ** 2))(x)
         heads = jnp.einsum("bnts,bsnh->btnh", weights, module.v_proj(x).reshape(3, 5, 2, 13))
         return output, module.out_proj(heads.reshape(3, 5, 26)), weights, gradient
 
@@ -93,8 +93,8 @@ def test_the_features_are_orthogonal_and_give_the_softmax_on_average():
 
 @jax.enable_x64(True)
 def test_causal_attention_sees_the_past_alone_and_padding_may_hold_anything():
-    module, x = attention(chunk_size=2), draw(3, 5, 26)
-    assert_causal(lambda x: module(x, is_causal=True), x)
+    module, x = attention(), draw(3, 5, 26)
+    assert_causal(attention(is_causal=True, chunk_size=2), x)
     mask = jnp.arange(5) < jnp.array([[5], [3], [1]])
     run = compiled(lambda x: module(x, mask=mask))
     assert_same(run(jnp.where(mask[..., None], x, 1e3))[mask], run(x)[mask])
@@ -114,8 +114,10 @@ def test_bad_arguments_are_refused():
     module, x = PerformerAttention(26, 2, rngs=nnx.Rngs(0)), jnp.ones((3, 5, 26))
     for call, message in (
         ((x[..., :25],), r"x must have shape \(t, 26\) or \(b, t, 26\), got \(3, 5, 25\)"),
-        ((x, x, None, True), "is_causal is of self-attention: context must be None with it"),
         ((x, None, jnp.ones((3, 4), bool)), r"mask must have shape \(3, 5\), got \(3, 4\)"),
     ):
         with pytest.raises(ValueError, match=message):
             module(*call)
+    causal = PerformerAttention(26, 2, is_causal=True, rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match="is_causal=True is for self-attention: context must be None"):
+        causal(x, x)

@@ -11,6 +11,7 @@ from jax_attn.nn.positions.learned import LearnedPositions
 from jax_attn.nn.primitives import RMSNorm
 from jax_attn.parity import tolerances
 from parity_tests.contract import TwinContract
+from parity_tests.from_scratch.properties import compiled
 from parity_tests.references import assert_equals
 
 
@@ -73,20 +74,21 @@ def test_parts_are_left_out_or_brought_along():
 
 
 def test_the_sum_is_normalised():
-    vectors = embeddings()(jnp.arange(5))
+    vectors = compiled(embeddings())(jnp.arange(5))
     np.testing.assert_allclose(vectors.mean(-1), 0, atol=1e-6)
     np.testing.assert_allclose(vectors.std(-1), 1, rtol=tolerances.SAME_FLOAT32)
 
 
 def test_without_segments_all_is_segment_0():
     module, ids = embeddings(), jnp.arange(10).reshape(2, 5)
-    np.testing.assert_array_equal(module(ids), module(ids, jnp.zeros_like(ids)))
-    assert np.abs(module(ids) - module(ids, jnp.ones_like(ids))).min() > 0
+    call = compiled(module)
+    np.testing.assert_array_equal(call(ids), call(ids, jnp.zeros_like(ids)))
+    assert np.abs(call(ids) - call(ids, jnp.ones_like(ids))).min() > 0
 
 
 @pytest.mark.parametrize("positions", ["learned", "sinusoidal"])
 def test_places_can_be_told_apart(positions):
-    vectors = np.asarray(embeddings(positions=positions)(jnp.full(11, 3)))
+    vectors = compiled(embeddings(positions=positions))(jnp.full(11, 3))
     assert len(np.unique(vectors.round(3), axis=0)) == 11
 
 

@@ -13,17 +13,23 @@ class LinearAttention(nn.Module):
     Source: Katharopoulos et al. (arXiv 2006.16236).
     """
 
-    def __init__(self, embed_dim: int, num_heads: int, bias: bool = True, chunk_size: int = 64):
+    def __init__(
+        self,
+        embed_dim: int,
+        num_heads: int,
+        is_causal: bool = False,
+        bias: bool = True,
+        chunk_size: int = 64,
+    ):
         super().__init__()
         self.num_heads = num_heads
+        self.is_causal = is_causal
         self.q_proj = nn.Linear(embed_dim, embed_dim, bias=bias)
         self.k_proj = nn.Linear(embed_dim, embed_dim, bias=bias)
         self.v_proj = nn.Linear(embed_dim, embed_dim, bias=bias)
         self.out_proj = nn.Linear(embed_dim, embed_dim, bias=bias)
 
-    def forward(
-        self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None, is_causal: bool = False
-    ) -> Tensor:
+    def forward(self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         """`(b, t, d)` and a context `(b, s, d)` to `(b, t, d)`; or all of them without `b`."""
         context = x if context is None else context
         queries = features(self.split_heads(self.q_proj(x)))
@@ -31,7 +37,7 @@ class LinearAttention(nn.Module):
         values = self.split_heads(self.v_proj(context))
 
         weights = queries @ keys.mT
-        if is_causal:
+        if self.is_causal:
             weights = weights.tril()
         if mask is not None:
             weights = weights.masked_fill(~mask[..., None, None, :], 0)

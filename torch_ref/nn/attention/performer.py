@@ -22,6 +22,7 @@ class PerformerAttention(nn.Module):
         embed_dim: int,
         num_heads: int,
         num_features: int | None = None,
+        is_causal: bool = False,
         bias: bool = True,
         eps: float = 0.0,
         chunk_size: int = 64,
@@ -31,6 +32,7 @@ class PerformerAttention(nn.Module):
         if num_features is None:
             num_features = max(1, int(head_dim * math.log(head_dim)))
         self.num_heads = num_heads
+        self.is_causal = is_causal
         self.eps = eps
         self.q_proj = nn.Linear(embed_dim, embed_dim, bias=bias)
         self.k_proj = nn.Linear(embed_dim, embed_dim, bias=bias)
@@ -38,9 +40,7 @@ class PerformerAttention(nn.Module):
         self.out_proj = nn.Linear(embed_dim, embed_dim, bias=bias)
         self.register_buffer("features", orthogonal_features(num_features, head_dim))
 
-    def forward(
-        self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None, is_causal: bool = False
-    ) -> Tensor:
+    def forward(self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         """`(b, t, d)` and a context `(b, s, d)` to `(b, t, d)`; or all of them without `b`."""
         context = x if context is None else context
         queries, keys = self.split_heads(self.q_proj(x)), self.split_heads(self.k_proj(context))
@@ -49,7 +49,7 @@ class PerformerAttention(nn.Module):
             keys = keys.masked_fill(~mask[..., None, :, None], 0)
 
         weights = self.random_features(queries, (-1,)) @ self.random_features(keys, (-1, -2)).mT
-        if is_causal:
+        if self.is_causal:
             weights = weights.tril()
         if mask is not None:
             weights = weights.masked_fill(~mask[..., None, None, :], 0)
