@@ -1,9 +1,84 @@
 """The modules that models are built from: primitives, positions, attention and layers."""
 
-from jax_attn.nn.attention import (AdditiveAttention, AttentionPooling, AttentionWeights, ContextCache, DeltaNetCache, DifferentialAttention, DisentangledAttention, FourierMixing, GatedDeltaNet, KVCache, LatentAttention, LinearAttention, LinformerAttention, MultiHeadAttention, MultiplicativeAttention, NystromAttention, PerformerAttention, RelativeAttention, TalkingHeads, Tokens, capture_attention_weights,)
-from jax_attn.nn.layers import (CausalLMHead, ClassificationHead, ConvolutionStem, Decoder, DecoderCache, DecoderLayer, DropPath, Embeddings, Encoder, EncoderLayer, FeedForward, GatedFeedForward, LayerScale, MaskedLMHead, MixtureOfExperts, PatchEmbeddings, Pooler, RegressionHead, RouterLosses, SpanHead, SpanLogits, Stack, TiedHead, TokenClassificationHead, deepnorm_scales,)
-from jax_attn.nn.positions import (AlibiPositions, AttentionPositions, AxialRotaryPositions, DynamicNTKScaling, LearnedPositions, LinearScaling, Llama3Scaling, LongRopeScaling, Places, RotaryPositions, RotaryScaling, ShawPositions, SinusoidalPositions, T5Positions, YarnScaling, token_positions,)
-from jax_attn.nn.primitives import (Buffer, Conv, Dropout, Embedding, LayerNorm, Linear, RMSNorm, RandomBuffer, make_norm,)
+from jax_attn.nn.attention import (
+    AdditiveAttention,
+    AttentionPooling,
+    AttentionWeights,
+    ContextCache,
+    DeltaNetCache,
+    DifferentialAttention,
+    DisentangledAttention,
+    FourierMixing,
+    GatedDeltaNet,
+    KVCache,
+    LatentAttention,
+    LinearAttention,
+    LinformerAttention,
+    MultiHeadAttention,
+    MultiplicativeAttention,
+    NystromAttention,
+    PerformerAttention,
+    RelativeAttention,
+    TalkingHeads,
+    Tokens,
+    capture_attention_weights,
+)
+from jax_attn.nn.layers import (
+    CausalLMHead,
+    ClassificationHead,
+    ConvolutionStem,
+    Decoder,
+    DecoderCache,
+    DecoderLayer,
+    DropPath,
+    Embeddings,
+    Encoder,
+    EncoderLayer,
+    FeedForward,
+    GatedFeedForward,
+    LayerScale,
+    MaskedLMHead,
+    MixtureOfExperts,
+    PatchEmbeddings,
+    Pooler,
+    RegressionHead,
+    RouterLosses,
+    SpanHead,
+    SpanLogits,
+    Stack,
+    TiedHead,
+    TokenClassificationHead,
+    deepnorm_scales,
+)
+from jax_attn.nn.positions import (
+    AlibiPositions,
+    AttentionPositions,
+    AxialRotaryPositions,
+    DynamicNTKScaling,
+    LearnedPositions,
+    LinearScaling,
+    Llama3Scaling,
+    LongRopeScaling,
+    Places,
+    RotaryPositions,
+    RotaryScaling,
+    ShawPositions,
+    SinusoidalPositions,
+    T5Positions,
+    YarnScaling,
+    token_positions,
+)
+from jax_attn.nn.primitives import (
+    Buffer,
+    Conv,
+    Dropout,
+    Embedding,
+    LayerNorm,
+    Linear,
+    RandomBuffer,
+    RMSNorm,
+    make_norm,
+)
 
 __all__ = [
     "AdditiveAttention",

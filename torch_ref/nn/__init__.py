@@ -1,9 +1,64 @@
 """The torch twins of the modules that models are built from."""
 
-from torch_ref.nn.attention import (AdditiveAttention, AttentionPooling, DifferentialAttention, DisentangledAttention, FourierMixing, GatedDeltaNet, LatentAttention, LinearAttention, LinformerAttention, MultiHeadAttention, MultiplicativeAttention, NystromAttention, PerformerAttention, RelativeAttention, TalkingHeads,)
-from torch_ref.nn.layers import (CausalLMHead, ClassificationHead, ConvolutionStem, Decoder, DecoderLayer, DropPath, Embeddings, Encoder, EncoderLayer, FeedForward, GatedFeedForward, LayerScale, MaskedLMHead, MixtureOfExperts, PatchEmbeddings, Pooler, RegressionHead, RouterLosses, SpanHead, SpanLogits, Stack, TiedHead, TokenClassificationHead,)
-from torch_ref.nn.positions import (AlibiPositions, AttentionPositions, AxialRotaryPositions, DynamicNTKScaling, LearnedPositions, LinearScaling, Llama3Scaling, LongRopeScaling, RotaryPositions, RotaryScaling, ShawPositions, SinusoidalPositions, T5Positions, YarnScaling,)
-from torch_ref.nn.primitives import (RMSNorm, make_norm,)
+from torch_ref.nn.attention import (
+    AdditiveAttention,
+    AttentionPooling,
+    DifferentialAttention,
+    DisentangledAttention,
+    FourierMixing,
+    GatedDeltaNet,
+    LatentAttention,
+    LinearAttention,
+    LinformerAttention,
+    MultiHeadAttention,
+    MultiplicativeAttention,
+    NystromAttention,
+    PerformerAttention,
+    RelativeAttention,
+    TalkingHeads,
+)
+from torch_ref.nn.layers import (
+    CausalLMHead,
+    ClassificationHead,
+    ConvolutionStem,
+    Decoder,
+    DecoderLayer,
+    DropPath,
+    Embeddings,
+    Encoder,
+    EncoderLayer,
+    FeedForward,
+    GatedFeedForward,
+    LayerScale,
+    MaskedLMHead,
+    MixtureOfExperts,
+    PatchEmbeddings,
+    Pooler,
+    RegressionHead,
+    RouterLosses,
+    SpanHead,
+    SpanLogits,
+    Stack,
+    TiedHead,
+    TokenClassificationHead,
+)
+from torch_ref.nn.positions import (
+    AlibiPositions,
+    AttentionPositions,
+    AxialRotaryPositions,
+    DynamicNTKScaling,
+    LearnedPositions,
+    LinearScaling,
+    Llama3Scaling,
+    LongRopeScaling,
+    RotaryPositions,
+    RotaryScaling,
+    ShawPositions,
+    SinusoidalPositions,
+    T5Positions,
+    YarnScaling,
+)
+from torch_ref.nn.primitives import RMSNorm, make_norm
 
 __all__ = [
     "AdditiveAttention",
