@@ -8,7 +8,7 @@ from flax import nnx
 
 from jax_attn.functional.dropout import keep_masks_from
 from jax_attn.nn import AlibiPositions, MultiHeadAttention, RotaryPositions, ShawPositions, T5Positions
-from parity_tests.from_scratch.properties import assert_same, draw
+from parity_tests.from_scratch.properties import assert_same, compiled, draw
 from parity_tests.nn.attention.covering import Row, covering_array
 from parity_tests.nn.attention.oracle import multi_head_attention
 
@@ -148,7 +148,8 @@ def test_there_are_enough_rows_and_they_show_every_pair():
 @jax.enable_x64(True)
 def test_it_is_the_definition(row):
     module, x = build(row), draw(BATCH, TOKENS, 26)
-    arguments, seen = masks_of(row["mask"])
+    masks, seen = masks_of(row["mask"])
+    arguments = {name: jnp.asarray(array) for name, array in masks.items()}
     keep = np.random.default_rng(2).random(seen.shape) < 1 - RATE
     expected = multi_head_attention(
         weights_of(module),
@@ -163,5 +164,6 @@ def test_it_is_the_definition(row):
         keep=keep if row["dropout"] else None,
         rate=row["dropout"],
     )
-    arguments = {name: jnp.asarray(array) for name, array in arguments.items()}
-    assert_same(run(module, row, x, arguments, keep), expected)
+    graphdef, state = nnx.split(module)
+    output = compiled(lambda state, x: run(nnx.merge(graphdef, state), row, x, arguments, keep))(state, x)
+    assert_same(output, expected)
