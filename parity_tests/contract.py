@@ -18,7 +18,7 @@ from jax_attn.catalogue import CATALOGUE
 from jax_attn.parity import tolerances
 from jax_attn.parity.cases import Case
 from jax_attn.parity.compare import compare_cases
-from jax_attn.parity.lanes import is_floating
+from jax_attn.parity.lanes import LANES, is_floating
 from jax_attn.parity.runners.quick import quick_options
 from jax_attn.weights.state_dict import load_state_dict, state_dict
 from jax_attn.weights.tensors import as_numpy
@@ -29,24 +29,46 @@ _FLOAT32 = {np.dtype(np.float64): torch.float32}
 class TwinContract:
     """The promises of a twin; `rows` are names of the catalogue.
 
-    What hangs on the class and not on its arguments is shown on one row of each class, plain and scanned; so is
-    rounding, where the slow tests are left out.
+    What hangs on the class and not on its arguments is shown on one row of each class, plain and scanned; so are
+    rounding and what a row shares with those before it, where the slow tests are left out.
     """
 
     rows: ClassVar[tuple[str, ...]] = ()
+    rounds: ClassVar[bool] = True  # False where another class shows the rounding, which holds this one whole
 
     @classmethod
     def row_of_each_class(cls) -> tuple[str, ...]:
         """The first of the rows that are of one class."""
         kinds: dict[Any, str] = {}
         for row in cls.rows:
-            twin = CATALOGUE[row]
-            kinds.setdefault((twin.where, twin.arguments.get("scan", False)), row)
+            kinds.setdefault(_kind(row), row)
         return tuple(kinds.values())
+
+    @classmethod
+    def lanes_of(cls, row: str) -> tuple[str, ...]:
+        """All lanes for the first row of a class, which shows its rounding; a stack has dropout of its own."""
+        if cls.rounds and not cls._before(row):
+            return LANES
+        return ("float64", "dropout") if row in cls.row_of_each_class() else ("float64",)
+
+    @classmethod
+    def _before(cls, row: str) -> list[str]:
+        """The rows of its class before it, plain or scanned."""
+        where = CATALOGUE[row].where
+        return [other for other in cls.rows[: cls.rows.index(row)] if CATALOGUE[other].where == where]
+
+    @classmethod
+    def new_cases(cls, row: str) -> list[Case]:
+        """The first case of the row, and those of a name that no row of its class before it has."""
+        before = cls._before(row)
+        names = {case.name for other in before for case in CATALOGUE[other].cases()}
+        first, *others = CATALOGUE[row].cases()
+        return [first, *(case for case in others if case.name not in names)]
 
     def test_every_lane_passes(self, row: str, lanes: tuple[str, ...]):
         twin = CATALOGUE[row]
-        sides = twin.flax(), twin.torch(), twin.cases()
+        cases = twin.cases() if lanes == LANES else self.new_cases(row)
+        sides = twin.flax(), twin.torch(), cases
         report = compare_cases(*sides, lanes=lanes, whole_model=twin.whole_model, title=twin.name)
         report.assert_passed()
         assert set(lanes) - {"dropout"} <= set(report.lanes)
@@ -79,7 +101,7 @@ class TwinContract:
 
         compiled = jax.jit(pure, compiler_options=quick_options())
         expected = compiled(state, case.args)
-        moved = tuple(arg + 1 if is_floating(arg) else arg for arg in case.args)
+        moved = tuple(np.asarray(arg) + 1 if is_floating(arg) else arg for arg in case.args)
         compiled(state, moved)
         assert_close(outputs(module, case.args, case), expected)
         for mode in (True, False):
@@ -92,7 +114,7 @@ class TwinContract:
         twin = CATALOGUE[row_of_each_class]
         empty = [arg[:0] for arg in twin.cases()[0].args]
         theirs = twin.torch()(*(torch.from_numpy(arg).to(_FLOAT32.get(arg.dtype)) for arg in empty))
-        ours = nnx.jit(lambda module, *args: module(*args))(twin.flax(), *map(jnp.asarray, empty))
+        ours = nnx.eval_shape(lambda module, *args: module(*args), twin.flax(), *map(jnp.asarray, empty))
         shapes = [tuple(leaf.shape) for leaf in jax.tree.leaves(theirs)]
         assert [leaf.shape for leaf in jax.tree.leaves(ours)] == shapes
 
@@ -109,6 +131,12 @@ class TwinContract:
             return jax.tree.leaves(linen.apply(variables, *case.args, rngs=keys, **case.kwargs))
 
         assert jax.eval_shape(run)
+
+
+def _kind(row: str) -> tuple[str, bool]:
+    """The class of a row, and whether it is scanned."""
+    twin = CATALOGUE[row]
+    return twin.where, twin.arguments.get("scan", False)
 
 
 def outputs(module: nnx.Module, args: Any, case: Case) -> list[jax.Array]:

@@ -1,5 +1,6 @@
 """The rows of `nn/attention/` whose queries, keys and values are made in other ways than by three projections."""
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -19,11 +20,12 @@ def placed_cases(width: int, tokens: int = 5, batch: int = 3, *, seed: int = 9) 
     x = rng.standard_normal((batch, tokens, width))
     place, starts = np.arange(tokens), np.linspace(0, tokens, batch).astype(int)[:, None]
     left = place >= starts
+    left_padding = {"mask": left, "positions": (1009 + place - starts) * left}
     pairs = rng.random((batch, tokens, tokens)) < 0.7
     pairs[0, 1] = False
     return [
         Case("plain", (x,)),
-        Case("left padding, far", (x,), {"mask": left, "positions": (1009 + place - starts) * left}, EXACT),
+        Case("left padding, far", (x,), {**left_padding, "return_weights": True}, EXACT),
         Case("unbatched pairs", (x[0],), {"mask": pairs[0]}, EXACT),
         Case("one token", (x[:, :1],), lanes=EXACT),
     ]
@@ -34,6 +36,31 @@ def rotary(head_dim: int, **options: Any) -> Part:
     return Part("nn.positions.rotary:RotaryPositions", head_dim=head_dim, **options)
 
 
+def memory_cases(width: int, tokens: int = 5, past: int = 7, batch: int = 3, *, seed: int = 11) -> list[Case]:
+    """Calls of self-attention with and without a memory: masked over keys, over pairs, and one token."""
+    plain, padded, pairs, _ = placed_cases(width, tokens, batch)
+    memory = np.random.default_rng(seed).standard_normal((batch, past, width))
+    keys = np.arange(past + tokens) >= np.linspace(0, past + tokens, batch).astype(int)[:, None]
+    (x,) = plain.args
+    return [
+        plain,
+        Case("left padding", (x,), {"mask": padded.kwargs["mask"]}, EXACT),
+        pairs,
+        Case("memory", (x, memory), {"mask": keys, "return_weights": True}, EXACT),
+        Case("one token after a memory", (x[0, :1], memory[0]), lanes=EXACT),
+    ]
+
+
+def with_table(cases: list[Case], rows: int, width: int, seed: int = 10) -> list[Case]:
+    """The calls with a table of relative embeddings as the second argument."""
+    table = np.random.default_rng(seed).standard_normal((rows, width))
+    return [replace(case, args=(*case.args, table)) for case in cases]
+
+
+DEBERTA = "He et al. (arXiv 2006.03754)"
+OF_DISENTANGLED = dict(embed_dim=39, num_heads=3, max_relative_positions=7, dropout=0.3)
+DIFFERENTIAL = "Ye et al. (arXiv 2410.05258)"
+TRANSFORMER_XL = "Dai et al. (arXiv 1901.02860)"
 LATENT = "DeepSeek-V2 (arXiv 2405.04434)"
 OF_LATENT = dict(
     embed_dim=37, num_heads=3, kv_lora_rank=17, qk_nope_head_dim=13, qk_rope_head_dim=6, v_head_dim=11
@@ -55,5 +82,61 @@ ATTENTION_PROJECTIONS = [
         LATENT,
         dict(OF_LATENT, bias=True, positions=rotary(6), scale=0.3),
         lambda: placed_cases(37)[1:3],
+    ),
+    Twin(
+        "attention-disentangled",
+        "nn.attention.disentangled:DisentangledAttention",
+        "DeBERTa: content to content, content to position, position to content",
+        DEBERTA,
+        dict(OF_DISENTANGLED, position_dropout=0.2),
+        lambda: with_table(placed_cases(39, tokens=11), 14, 39),
+    ),
+    Twin(
+        "attention-disentangled-buckets",
+        "nn.attention.disentangled:DisentangledAttention",
+        "the same in log buckets, with projections shared by content and positions",
+        "DeBERTa-v3 (arXiv 2111.09543)",
+        dict(OF_DISENTANGLED, position_buckets=4, share_att_key=True),
+        lambda: with_table(placed_cases(39, tokens=11)[:2], 8, 39),
+    ),
+    Twin(
+        "attention-differential",
+        "nn.attention.differential:DifferentialAttention",
+        "the difference of two softmaxes, each head normalised",
+        DIFFERENTIAL,
+        dict(
+            embed_dim=37,
+            num_heads=4,
+            head_dim=6,
+            dropout=0.3,
+            is_causal=True,
+            positions=rotary(6),
+            layer_index=3,
+        ),
+        partial(placed_cases, 37),
+    ),
+    Twin(
+        "attention-differential-grouped",
+        "nn.attention.differential:DifferentialAttention",
+        "the same with two pairs of query heads to a pair of keys and values",
+        DIFFERENTIAL,
+        dict(embed_dim=37, num_heads=12, num_kv_heads=4, head_dim=5, bias=False, scale=0.3),
+        lambda: placed_cases(37)[1:3],
+    ),
+    Twin(
+        "attention-relative",
+        "nn.attention.relative:RelativeAttention",
+        "Transformer-XL: content and position biases, distances, a memory",
+        TRANSFORMER_XL,
+        dict(embed_dim=38, num_heads=3, head_dim=7, dropout=0.3, is_causal=True),
+        partial(memory_cases, 38),
+    ),
+    Twin(
+        "attention-relative-both-ways",
+        "nn.attention.relative:RelativeAttention",
+        "the same where a token sees those after it too",
+        TRANSFORMER_XL,
+        dict(embed_dim=38, num_heads=2, bias=True),
+        lambda: memory_cases(38)[1:4],
     ),
 ]

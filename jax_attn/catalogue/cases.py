@@ -234,6 +234,50 @@ def token_id_cases(
     ]
 
 
+def batched_id_cases(vocab_size: int) -> list[Case]:
+    """Token ids alone, of one shape, for a row beside others of its class."""
+    plain, _, repeated, *_ = token_id_cases(vocab_size, context=5)
+    return [plain, repeated]
+
+
+def grid_cases(shape: tuple[int, ...], batch: int = 3, *, seed: int = 8) -> list[Case]:
+    """Calls of a module that takes images `(b, h, w, c)` or spectrograms `(b, t, c)`, here of one shape."""
+    x = np.random.default_rng(seed).standard_normal((batch, *shape))
+    return [
+        Case("plain", (x,)),
+        Case("large mean", (10.0 + x,)),
+        Case("unbatched", (x[0],), lanes=EXACT),
+    ]
+
+
+def table_cases(
+    width: int,
+    vocab_size: int,
+    table_width: int | None = None,
+    tokens: int = 5,
+    batch: int = 3,
+    *,
+    seed: int = 9,
+) -> list[Case]:
+    """Calls of a head with vectors and the table of the embeddings, which may be narrower."""
+    draw = np.random.default_rng(seed).standard_normal
+    x = draw((batch, tokens, width))
+    table = draw((vocab_size, width if table_width is None else table_width))
+    return [Case("plain", (x, table)), Case("unbatched", (x[0], table), lanes=EXACT)]
+
+
+def pooling_cases(width: int, tokens: int = 5, batch: int = 3, *, seed: int = 10) -> list[Case]:
+    """Calls with and without a mask of padding: behind, in front, and of nothing else."""
+    x = np.random.default_rng(seed).standard_normal((batch, tokens, width))
+    mask = np.arange(tokens) < np.linspace(tokens, 0, batch).astype(int)[:, None]
+    mask[0, 0] = False
+    return [
+        Case("plain", (x,)),
+        Case("padding", (x,), {"mask": mask}),
+        Case("unbatched padding", (x[1],), {"mask": mask[1]}, EXACT),
+    ]
+
+
 def text_cases(
     vocab_size: int, tokens: int = 5, batch: int = 3, *, context: int, segments: int = 2, seed: int = 3
 ) -> list[Case]:

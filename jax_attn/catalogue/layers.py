@@ -2,16 +2,24 @@
 
 from dataclasses import replace
 from functools import partial
+from typing import Any
+
+import numpy as np
 
 from jax_attn.catalogue.cases import (
     EXACT,
+    batched_id_cases,
     batched_token_cases,
+    grid_cases,
     mask_cases,
+    pooling_cases,
     routing_cases,
+    table_cases,
     token_cases,
     token_id_cases,
 )
-from jax_attn.catalogue.twin import ATTENTION_PAPER, BERT, NLP_TRANSFORMERS, Twin
+from jax_attn.catalogue.twin import ATTENTION_PAPER, BERT, NLP_TRANSFORMERS, Part, Twin
+from jax_attn.functional.deepnorm import deepnorm_scales
 from jax_attn.parity.cases import Case
 
 GLU_VARIANTS = "Shazeer (arXiv 2002.05202)"
@@ -31,6 +39,63 @@ def encoder_cases(width: int) -> list[Case]:
     return [*batched, replace(padding, lanes=EXACT)]
 
 
+def decoder_cases(
+    width: int, context_dim: int, tokens: int = 5, others: int = 7, batch: int = 3
+) -> list[Case]:
+    """Calls with a context of another length, with and without padding in both."""
+    rng = np.random.default_rng(7)
+    x = rng.standard_normal((batch, tokens, width))
+    context = rng.standard_normal((batch, others, context_dim))
+    masks = {
+        name: np.arange(size) < np.linspace(size, 0, batch).astype(int)[:, None]
+        for name, size in {"mask": tokens, "context_mask": others}.items()
+    }
+    return [
+        Case("plain", (x, context)),
+        Case("padding in both", (x, context), masks, EXACT),
+        Case("unbatched", (x[0], context[0]), lanes=EXACT),
+    ]
+
+
+def decoder_only_cases(width: int) -> list[Case]:
+    """Calls without a context: plain, and padded."""
+    plain, *_ = token_cases(width)
+    padding, *_ = mask_cases(width)
+    return [plain, replace(padding, lanes=EXACT)]
+
+
+DECODER_LAYER = dict(embed_dim=26, num_heads=2, hidden_dim=29, dropout=0.2, attention_dropout=0.3)
+DECODER = dict(DECODER_LAYER, num_layers=2, context_dim=37)
+
+
+def rotary_attention(**options: Any) -> Part:
+    """Causal, grouped, with rotary positions and heads of a width of their own."""
+    sizes = dict(embed_dim=23, num_heads=6, num_kv_heads=2, head_dim=4, bias=False, dropout=0.3)
+    positions = Part("nn.positions.rotary:RotaryPositions", head_dim=4)
+    return Part(
+        "nn.attention.multi_head:MultiHeadAttention", **sizes, is_causal=True, positions=positions, **options
+    )
+
+
+def gated_layer(activation: str, attention: Part, **options: Any) -> dict[str, Any]:
+    """The arguments of a decoder layer of these parts."""
+    feed_forward = Part(
+        "nn.layers.gated_feed_forward:GatedFeedForward", embed_dim=23, hidden_dim=29, activation=activation
+    )
+    return dict(embed_dim=23, attention=attention, feed_forward=feed_forward, eps=1e-6, **options)
+
+
+LLAMA_LAYER = gated_layer("silu", rotary_attention(), norm_placement="pre", norm="rms")
+GEMMA_LAYERS = [
+    gated_layer(
+        "gelu_tanh",
+        rotary_attention(window=window, softcap=2.0),
+        norm_placement="sandwich",
+        norm="rms_unit_offset",
+    )
+    for window in (3, None)
+]
+
 LAYERS = [
     Twin(
         "embeddings",
@@ -47,6 +112,62 @@ LAYERS = [
         ATTENTION_PAPER,
         dict(vocab_size=31, embed_dim=37, max_positions=11, dropout=0.2, positions="sinusoidal"),
         partial(token_id_cases, 31, context=11, segment_name="segment_ids"),
+    ),
+    Twin(
+        "embeddings-factorised",
+        "nn.layers.embeddings:Embeddings",
+        "the same in narrow tables, and a linear layer",
+        "Lan et al. (arXiv 1909.11942)",
+        dict(vocab_size=31, embed_dim=37, max_positions=11, embedding_dim=13),
+        partial(batched_id_cases, 31),
+    ),
+    Twin(
+        "embeddings-scaled",
+        "nn.layers.embeddings:Embeddings",
+        "the token's vector alone, times the root of its width",
+        "Gemma (arXiv 2403.08295)",
+        dict(
+            vocab_size=31,
+            embed_dim=37,
+            max_positions=None,
+            num_segments=0,
+            positions=None,
+            norm=None,
+            scaled=True,
+        ),
+        partial(batched_id_cases, 31),
+    ),
+    Twin(
+        "patch-embeddings",
+        "nn.layers.patch_embeddings:PatchEmbeddings",
+        "patches of an image, a class token, learned positions",
+        "Dosovitskiy et al. (arXiv 2010.11929)",
+        dict(image_size=(10, 21), patch_size=(5, 7), num_channels=3, embed_dim=37, dropout=0.2),
+        partial(grid_cases, (10, 21, 3)),
+    ),
+    Twin(
+        "patch-embeddings-alone",
+        "nn.layers.patch_embeddings:PatchEmbeddings",
+        "the same without a class token and a bias",
+        "Dosovitskiy et al. (arXiv 2010.11929)",
+        dict(image_size=10, patch_size=5, num_channels=3, embed_dim=37, class_token=False, bias=False),
+        partial(grid_cases, (10, 10, 3)),
+    ),
+    Twin(
+        "convolution-stem",
+        "nn.layers.convolution_stem:ConvolutionStem",
+        "two convolutions of a spectrogram, the second with a step of 2",
+        "Radford et al. (arXiv 2212.04356)",
+        dict(num_features=13, embed_dim=37),
+        partial(grid_cases, (7, 13)),
+    ),
+    Twin(
+        "tied-head",
+        "nn.layers.tied_head:TiedHead",
+        "scores of all tokens from the table that embeds them, with a bias",
+        "Press and Wolf (arXiv 1608.05859)",
+        dict(vocab_size=31, bias=True, softcap=3.0),
+        partial(table_cases, 37, 31),
     ),
     Twin(
         "feed-forward-gelu",
@@ -152,6 +273,22 @@ LAYERS = [
         for placement, source in {"post": ATTENTION_PAPER, "pre": "Xiong et al. (arXiv 2002.04745)"}.items()
     ),
     Twin(
+        "encoder-layer-scaled",
+        "nn.layers.encoder_layer:EncoderLayer",
+        "pre-norm, branches that are scaled and left out by chance",
+        "DINOv2 (arXiv 2304.07193)",
+        dict(DECODER_LAYER, norm_placement="pre", layer_scale=0.1, drop_path=0.3),
+        partial(decoder_only_cases, 26),
+    ),
+    Twin(
+        "encoder-layer-deepnorm",
+        "nn.layers.encoder_layer:EncoderLayer",
+        "post-norm with skip connections that weigh more than branches",
+        "DeepNorm (arXiv 2203.00555)",
+        dict(DECODER_LAYER, residual_scale=deepnorm_scales(encoder_layers=24)["encoder"][0]),
+        partial(decoder_only_cases, 26),
+    ),
+    Twin(
         "encoder",
         "nn.layers.encoder:Encoder",
         "encoder layers one after another",
@@ -176,12 +313,86 @@ LAYERS = [
         partial(encoder_cases, 91),
     ),
     Twin(
+        "decoder-layer",
+        "nn.layers.decoder_layer:DecoderLayer",
+        "causal attention, attention to a context, feed-forward",
+        ATTENTION_PAPER,
+        dict(DECODER_LAYER, context_dim=37),
+        partial(decoder_cases, 26, 37),
+    ),
+    Twin(
+        "decoder-layer-llama",
+        "nn.layers.decoder_layer:DecoderLayer",
+        "rotary GQA and SwiGLU between RMS norms, without a context",
+        "Llama 2 (arXiv 2307.09288)",
+        LLAMA_LAYER,
+        partial(decoder_only_cases, 23),
+    ),
+    Twin(
+        "decoder-layer-parallel",
+        "nn.layers.decoder_layer:DecoderLayer",
+        "attention and feed-forward side by side after one norm",
+        "PaLM (arXiv 2204.02311)",
+        dict(LLAMA_LAYER, norm_placement="parallel"),
+        partial(decoder_only_cases, 23),
+    ),
+    Twin(
+        "decoder",
+        "nn.layers.decoder:Decoder",
+        "decoder layers one after another",
+        ATTENTION_PAPER,
+        DECODER,
+        partial(decoder_cases, 26, 37),
+    ),
+    Twin(
+        "decoder-pre-scanned",
+        "nn.layers.decoder:Decoder",
+        "the same in pre-norm as one stacked layer and a loop, recomputed backwards",
+        "Xiong et al. (arXiv 2002.04745)",
+        dict(DECODER, norm_placement="pre", final_norm=True, scan=True, remat=True),
+        partial(decoder_cases, 26, 37),
+    ),
+    Twin(
+        "stack",
+        "nn.layers.stack:Stack",
+        "any layers one after another: here with a window and without, norms before and after each branch",
+        "Gemma 2 (arXiv 2408.00118)",
+        dict(
+            layers=[Part("nn.layers.decoder_layer:DecoderLayer", **layer) for layer in GEMMA_LAYERS],
+            norm=Part("nn.primitives:RMSNorm", normalized_shape=23, unit_offset=True),
+        ),
+        partial(decoder_only_cases, 23),
+    ),
+    Twin(
         "pooler",
         "nn.layers.pooler:Pooler",
         "the first token's vector, a dense layer and tanh",
         BERT,
         dict(embed_dim=37),
         partial(token_cases, 37),
+    ),
+    *(
+        Twin(
+            f"pooler-{kind}",
+            "nn.layers.pooler:Pooler",
+            summary,
+            source,
+            dict(embed_dim=37, kind=kind, dense=False),
+            partial(pooling_cases, 37),
+        )
+        for kind, summary, source in (
+            ("mean", "the mean of the tokens", "Reimers and Gurevych (arXiv 1908.10084)"),
+            ("max", "the largest value of each feature", "Reimers and Gurevych (arXiv 1908.10084)"),
+            ("last", "the last token's vector", "Radford et al., GPT (2018)"),
+        )
+    ),
+    Twin(
+        "pooler-gelu",
+        "nn.layers.pooler:Pooler",
+        "the first token's vector, a dense layer and GELU",
+        "He et al. (arXiv 2006.03654)",
+        dict(embed_dim=37, activation="gelu"),
+        partial(pooling_cases, 37),
     ),
     Twin(
         "classification-head",
@@ -190,5 +401,61 @@ LAYERS = [
         NLP_TRANSFORMERS,
         dict(embed_dim=37, num_classes=5, dropout=0.2),
         partial(token_cases, 37),
+    ),
+    Twin(
+        "classification-head-dense",
+        "nn.layers.classification_head:ClassificationHead",
+        "the mean of the tokens, a dense layer and GELU before the last",
+        "Liu et al. (arXiv 1907.11692), the head in its code",
+        dict(embed_dim=37, num_classes=5, dropout=0.2, pooling="mean", dense=True, activation="gelu"),
+        partial(pooling_cases, 37),
+    ),
+    Twin(
+        "regression-head",
+        "nn.layers.regression_head:RegressionHead",
+        "one number for a sequence",
+        BERT,
+        dict(embed_dim=37, dropout=0.2),
+        partial(pooling_cases, 37),
+    ),
+    Twin(
+        "token-classification-head",
+        "nn.layers.token_classification_head:TokenClassificationHead",
+        "dropout and a linear layer on each token",
+        BERT,
+        dict(embed_dim=37, num_classes=5, dropout=0.2),
+        partial(token_cases, 37),
+    ),
+    Twin(
+        "span-head",
+        "nn.layers.span_head:SpanHead",
+        "scores of each token as the start and as the end of an answer",
+        BERT,
+        dict(embed_dim=37),
+        partial(token_cases, 37),
+    ),
+    Twin(
+        "causal-lm-head",
+        "nn.layers.causal_lm_head:CausalLMHead",
+        "a linear layer to scores of all tokens, bounded by tanh",
+        "Gemma 2 (arXiv 2408.00118)",
+        dict(embed_dim=37, vocab_size=31, softcap=3.0),
+        partial(token_cases, 37),
+    ),
+    Twin(
+        "masked-lm-head",
+        "nn.layers.masked_lm_head:MaskedLMHead",
+        "a dense layer, GELU, norm, then scores of all tokens",
+        BERT,
+        dict(embed_dim=37, vocab_size=31, tied=False),
+        partial(token_cases, 37),
+    ),
+    Twin(
+        "masked-lm-head-tied",
+        "nn.layers.masked_lm_head:MaskedLMHead",
+        "the same from the table of narrow embeddings",
+        "Lan et al. (arXiv 1909.11942)",
+        dict(embed_dim=37, vocab_size=31, embedding_dim=13),
+        partial(table_cases, 37, 31, 13),
     ),
 ]

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
+from inspect import signature
 from typing import Any
 
 from flax import nnx
@@ -28,8 +29,10 @@ class Part:
         self.arguments = arguments
 
     def build(self, package: str, **own: Any) -> Any:
-        """The module of `package`; `own` are arguments that only this framework takes."""
-        return locate(package, self.where)(**built(self.arguments, package, **own), **own)
+        """The module of `package`; `own` are arguments that only this framework takes, where the class does."""
+        kind = locate(package, self.where)
+        taken = {name: value for name, value in own.items() if name in signature(kind.__init__).parameters}
+        return kind(**built(self.arguments, package, **own), **taken)
 
 
 def locate(package: str, where: str) -> Any:
@@ -39,11 +42,14 @@ def locate(package: str, where: str) -> Any:
 
 
 def built(arguments: Mapping[str, Any], package: str, **own: Any) -> dict[str, Any]:
-    """The arguments with the parts among them built."""
-    return {
-        name: value.build(package, **own) if isinstance(value, Part) else value
-        for name, value in arguments.items()
-    }
+    """The arguments with the parts among them built, and those in lists."""
+
+    def build(value: Any) -> Any:
+        if isinstance(value, list):
+            return [build(each) for each in value]
+        return value.build(package, **own) if isinstance(value, Part) else value
+
+    return {name: build(value) for name, value in arguments.items()}
 
 
 @dataclass(frozen=True)

@@ -55,15 +55,24 @@ def log_bucket(
     Source: DeBERTa (arXiv 2006.03754's published code, v2: `make_log_bucket_position`), which goes on counting
         where this stops, and clips to the same in its attention.
     """
-    if bucket_size < 4 or bucket_size % 2:
-        raise ValueError(f"bucket_size must be even and at least 4, got bucket_size={bucket_size}")
+    check_log_buckets(bucket_size, max_position)
     middle = bucket_size // 2
-    if max_position <= middle + 1:
-        raise ValueError(
-            f"max_position must be above bucket_size / 2 + 1 = {middle + 1}, got max_position={max_position}"
-        )
     far = np.arange(middle + 1, max_position + 1)
     steps = np.log(far / middle) / np.log((max_position - 1) / middle) * (middle - 1)
     far = np.minimum(middle + np.ceil(steps), bucket_size)
     table = jnp.asarray(np.concatenate([np.arange(middle + 1), far]), relative_position.dtype)
     return jnp.sign(relative_position) * table[jnp.minimum(abs(relative_position), max_position)]
+
+
+def check_log_buckets(
+    bucket_size: int, max_position: int, names: tuple[str, str] = ("bucket_size", "max_position")
+) -> None:
+    """Raise ValueError unless `log_bucket` takes these sizes; `names` are those of the caller's arguments."""
+    buckets, farthest = names
+    if bucket_size < 4 or bucket_size % 2:
+        raise ValueError(f"{buckets} must be even and at least 4, got {buckets}={bucket_size}")
+    least = bucket_size // 2 + 1
+    if max_position <= least:
+        raise ValueError(
+            f"{farthest} must be above {buckets} / 2 + 1 = {least}, got {farthest}={max_position}"
+        )

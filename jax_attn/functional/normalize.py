@@ -1,8 +1,10 @@
-"""Rows that are made to sum to 1, with a derivative that keeps its digits."""
+"""Rows that are normalised: to a sum of 1, with a derivative that keeps its digits, or to a mean square of 1."""
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
+
+from jax_attn.functional.dtypes import accumulator
 
 
 @jax.custom_jvp
@@ -27,3 +29,9 @@ def _normalize_rows_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[
     for _ in range(2):
         tangent = tangent - normalized * jnp.sum(tangent, axis=-1, keepdims=True)
     return normalized, tangent
+
+
+def rms_normalize(x: Float[Array, "*rows S"], eps: float) -> Float[Array, "*rows S"]:
+    """`x / sqrt(mean(x²) + eps)` over the last axis, in float32 at least."""
+    wide = x.astype(accumulator(x.dtype))
+    return wide * jax.lax.rsqrt(jnp.mean(wide**2, axis=-1, keepdims=True) + eps)

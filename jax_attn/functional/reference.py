@@ -147,6 +147,8 @@ def over_grid(
     mod: Callable[..., Array], batch: int, heads: int, queries: int, keys: int, *scores: Array
 ) -> Array:
     """A mod of scalars `([score,] b, h, q_idx, kv_idx)` at every place of `(batch, heads, queries, keys)`."""
+    if 0 in (batch, heads, queries, keys):  # a mod may index what is not there
+        return scores[0] if scores else jnp.zeros((batch, heads, queries, keys), bool)
     given = (0,) * len(scores)
     for axis in range(3, -1, -1):
         mod = jax.vmap(mod, in_axes=given + tuple(0 if other == axis else None for other in range(4)))

@@ -3,16 +3,20 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from jax_attn.functional.dtypes import accumulator
 
-def mean_pooling(hidden: Float[Array, "b t d"], attention_mask: Bool[Array, "b t"]) -> Float[Array, "b d"]:
+
+def mean_pooling(hidden: Float[Array, "*b t d"], attention_mask: Bool[Array, "*b t"]) -> Float[Array, "*b d"]:
     """The mean of the tokens that the mask keeps, `sum_t mask[t] x[t] / sum_t mask[t]`, and 0 of none.
 
+    In float32 for 16 bits.
+
     Args:
-        hidden: `(b, t, d)`, a vector for each token.
-        attention_mask: `(b, t)`, True = a token, False = padding.
+        hidden: `(b, t, d)` or `(t, d)`, a vector for each token.
+        attention_mask: `(b, t)` or `(t,)`, True = a token, False = padding.
 
     Raises:
-        ValueError: the mask is not boolean or not `(b, t)`.
+        ValueError: the mask is not boolean or has another shape.
 
     Source: Reimers and Gurevych (arXiv 1908.10084), section 3.
     """
@@ -22,9 +26,10 @@ def mean_pooling(hidden: Float[Array, "b t d"], attention_mask: Bool[Array, "b t
             f"got {attention_mask.dtype} {attention_mask.shape}"
         )
     # A padding token's vector may be anything, NaN too, so it is replaced and not multiplied by 0.
-    total = jnp.where(attention_mask[..., None], hidden, 0).sum(axis=-2)
+    wide = hidden.astype(accumulator(hidden.dtype))
+    total = jnp.where(attention_mask[..., None], wide, 0).sum(axis=-2)
     count = attention_mask.sum(axis=-1, keepdims=True)
-    return total / jnp.maximum(count, 1).astype(hidden.dtype)
+    return (total / jnp.maximum(count, 1).astype(wide.dtype)).astype(hidden.dtype)
 
 
 def cosine_similarity(a: Float[Array, "n d"], b: Float[Array, "m d"]) -> Float[Array, "n m"]:

@@ -36,7 +36,7 @@ from jax_attn.functional.checks import (
     require_positive,
     require_probability,
 )
-from jax_attn.functional.dtypes import accumulator
+from jax_attn.functional.normalize import rms_normalize
 
 Initializer = Callable[..., jax.Array]
 
@@ -137,8 +137,8 @@ def _wide_product_jvp(multiply: Callable[..., jax.Array], primals: Any, tangents
 class Conv(nnx.Conv):
     """A convolution over the axes before the last, initialised as `torch.nn.Conv1d` and `Conv2d`.
 
-    `kernel` is `(*kernel_size, in_features / groups, out_features)`. Features are the last axis, as everywhere
-    in JAX; torch has them behind the batch.
+    `kernel` is `(*kernel_size, in_features / groups, out_features)`. Features are the last axis of input and
+    output, as everywhere in JAX; torch has them behind the batch.
 
     Args:
         in_features: features of the input.
@@ -357,9 +357,9 @@ class RMSNorm(nnx.Module):
         if x.shape[-1:] != self.scale.shape:
             raise ValueError(f"x must have shape (..., {self.scale.shape[0]}), got {x.shape}")
         x, scale = promote_dtype((x, self.scale[...]), dtype=self.dtype)
-        wide, scale = (array.astype(accumulator(x.dtype)) for array in (x, scale))
-        inverse = jax.lax.rsqrt(jnp.mean(wide**2, axis=-1, keepdims=True) + self.eps)
-        return (wide * inverse * (1 + scale if self.unit_offset else scale)).astype(x.dtype)
+        normalized = rms_normalize(x, self.eps)
+        scale = scale.astype(normalized.dtype)
+        return (normalized * (1 + scale if self.unit_offset else scale)).astype(x.dtype)
 
 
 NORMS: dict[str, Callable[..., nnx.Module]] = {

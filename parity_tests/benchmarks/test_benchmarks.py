@@ -11,8 +11,22 @@ from benchmarks.products import TILE, products_and_gradients
 from parity_tests.contract import assert_close
 
 
-@pytest.mark.parametrize("mask", ["full", "causal", "padded"])
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    ("dtype", "mask"),
+    [
+        ("float32", "causal"),
+        ("bfloat16", "padded"),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in (
+                ("float32", "full"),
+                ("float32", "padded"),
+                ("bfloat16", "full"),
+                ("bfloat16", "causal"),
+            )
+        ),
+    ],
+)
 def test_attention_with_and_without_gradients(mask, dtype):
     cases = [Case(Shape(2, 37, 3, 8), backward, mask=mask, dtype=dtype) for backward in (False, True)]
     forward, backward = attention.bench_attention(cases, rounds=1)
@@ -56,6 +70,7 @@ def test_the_products_are_those_of_attention_without_the_rest(causal):
         assert_close([found], [expected])
 
 
+@pytest.mark.slow  # the test below runs all that this one does
 def test_flex_without_torchs_compiler():
     comparisons = list(flex.bench_flex(Shape(1, 530, 3, 8), compile_torch=False, rounds=1))
     assert len(comparisons) == 4
@@ -83,8 +98,11 @@ def test_torchs_flex_eager_agrees_and_without_a_compiler_says_why(monkeypatch):
     assert comparison.left_out == {flex.TORCH: "RuntimeError: no C++ compiler"}
 
 
-def test_every_variant_of_the_ladder_agrees_with_its_twin():
-    comparisons = list(ladder.bench_ladder(Shape(2, 11, 2, 8), rounds=1))
-    assert len(comparisons) == 2 * len(ladder.VARIANTS)
+@pytest.mark.parametrize("step", [4, pytest.param(1, marks=pytest.mark.slow)])
+def test_variants_of_the_ladder_agree_with_their_twins(step):
+    """Every fourth; all of them among the slow tests."""
+    variants = ladder.VARIANTS[::step]
+    comparisons = list(ladder.bench_ladder(Shape(2, 11, 2, 8), rounds=1, variants=variants))
+    assert len(comparisons) == 2 * len(variants)
     for comparison in comparisons:
         assert tuple(comparison.timings) == ladder.NAMES

@@ -20,6 +20,12 @@ def test_every_mutation_is_injected_once_or_more():
 
 
 def test_the_mutations_of_training(capsys):
+    assert main(["verify", "clip-missing", "schedule-late", "--power", "--lanes", "float64"]) == 0
+    assert "3 of 3 injections of 2 mutations caught" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_a_family_of_training(capsys):
     assert main(["verify", "clipping", "schedule-late", "--power", "--lanes", "float64"]) == 0
     assert "5 of 5 injections of 4 mutations caught" in capsys.readouterr().out
 

@@ -23,7 +23,9 @@ FOUND = {
 }
 
 
-@pytest.mark.parametrize("mistake", FOUND)
+@pytest.mark.parametrize(
+    "mistake", [pytest.param(name, marks=[pytest.mark.slow] * (name in ("gelu", "mask"))) for name in FOUND]
+)
 def test_each_mistake_is_found_in_the_first_stage_that_has_it(mistake, capsys):
     *passed, failed = stages(mistake, ["float64"])
     assert all(report.passed for report in passed)
@@ -35,17 +37,26 @@ def test_each_mistake_is_found_in_the_first_stage_that_has_it(mistake, capsys):
     assert cause in told
 
 
-def test_the_repaired_port_agrees_in_every_lane():
-    reports = stages("none", ["float64", "float32", "dropout"])
+@pytest.mark.parametrize(
+    "lanes",
+    [("float64", "dropout"), pytest.param(("float64", "float32", "dropout"), marks=pytest.mark.slow)],
+    ids=len,
+)
+def test_the_repaired_port_agrees_in_every_lane(lanes):
+    reports = stages("none", lanes)
     assert [report.title[:7] for report in reports] == ["stage 1", "stage 2", "stage 3"]
     assert all(report.passed for report in reports)
-    assert all(set(report.lanes) == {"float64", "float32", "dropout"} for report in reports)
+    assert all(set(report.lanes) == set(lanes) for report in reports)
 
 
 def test_it_is_a_file_for_diff(capsys):
     assert main(["diff", port_your_model.__file__, "--lanes", "float64"]) == 1
     out = capsys.readouterr().out
     assert "first divergence, forward: layers.0.norm1 (LayerNorm)" in out
+
+
+@pytest.mark.slow
+def test_its_training_agrees_too():
     train = ["--train", "--lanes", "float64"]
     assert main(["diff", f"{port_your_model.__file__}:repaired", *train]) == 0
 

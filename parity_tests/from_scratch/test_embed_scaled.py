@@ -3,7 +3,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from hypothesis import given
 
 from jax_attn.from_scratch.embed_scaled import EmbedScaledSelfAttention
 from parity_tests.contract import TwinContract
@@ -11,10 +10,9 @@ from parity_tests.from_scratch.properties import (
     assert_batch_independent,
     assert_permutation_equivariant,
     assert_same,
-    batches,
+    compiled,
     draw,
-    few,
-    lengths,
+    in_shapes,
 )
 
 
@@ -34,11 +32,10 @@ def test_the_scale_by_hand():
         projection.bias[...] = jnp.zeros(4)
     # scores of the first token: (2 ln 3) / sqrt(4) with itself, 0 with the other
     x = jnp.array([[(2 * np.log(3)) ** 0.5, 0, 0, 0], [0, 1.0, 0, 0]])
-    assert_same(module(x)[0], [0.75 * x[0, 0], 0.25, 0, 0])
+    assert_same(compiled(module)(x)[0], [0.75 * x[0, 0], 0.25, 0, 0])
 
 
-@few
-@given(batches, lengths)
+@in_shapes
 @jax.enable_x64(True)
 def test_order_and_company_do_not_matter(batch, tokens):
     module, x = embed_scaled(7), draw(batch, tokens, 7)

@@ -2,7 +2,6 @@ import jax
 import jax.numpy as jnp
 import pytest
 from flax import nnx
-from hypothesis import given
 
 from jax_attn.from_scratch.head import AttentionHead
 from parity_tests.contract import TwinContract
@@ -13,11 +12,9 @@ from parity_tests.from_scratch.properties import (
     assert_mask_decides,
     assert_nothing_to_attend_to_gives,
     assert_permutation_equivariant,
-    batches,
     causal_mask,
     draw,
-    few,
-    lengths,
+    in_shapes,
 )
 
 
@@ -29,8 +26,7 @@ def head() -> AttentionHead:
     return AttentionHead(7, 5, rngs=nnx.Rngs(0), param_dtype=jnp.float64)
 
 
-@few
-@given(batches, lengths)
+@in_shapes
 @jax.enable_x64(True)
 def test_order_and_company_do_not_matter(batch, tokens):
     module, x = head(), draw(batch, tokens, 7)

@@ -3,7 +3,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from hypothesis import given
 
 from jax_attn.from_scratch.multi_head_wrapper import MultiHeadAttentionWrapper
 from jax_attn.weights.state_dict import numpy_state_dict
@@ -12,10 +11,9 @@ from parity_tests.from_scratch.properties import (
     assert_batch_independent,
     assert_causal,
     assert_same,
-    batches,
+    compiled,
     draw,
-    few,
-    lengths,
+    in_shapes,
 )
 
 
@@ -29,8 +27,7 @@ def wrapper(**arguments) -> MultiHeadAttentionWrapper:
     )
 
 
-@few
-@given(batches, lengths)
+@in_shapes
 @jax.enable_x64(True)
 def test_company_does_not_matter(batch, tokens):
     assert_batch_independent(wrapper(qkv_bias=True, out_proj=True), draw(batch, tokens, 7))
@@ -44,10 +41,10 @@ def test_the_future_is_hidden():
 @jax.enable_x64(True)
 def test_heads_stand_side_by_side_and_start_apart():
     module, x = wrapper(), draw(3, 5, 7)
-    output = module(x)
+    output = compiled(module)(x)
     assert output.shape == (3, 5, 10)
-    assert_same(output[..., :5], module.heads[0](x))
-    assert_same(output[..., 5:], module.heads[1](x))
+    assert_same(output[..., :5], compiled(module.heads[0])(x))
+    assert_same(output[..., 5:], compiled(module.heads[1])(x))
     assert not np.allclose(output[..., :5], output[..., 5:])
 
 

@@ -108,7 +108,7 @@ def test_v2_to_causal_for_the_last_token():
     assert_equal_rungs(lambda x: v2(x)[..., -1, :], lambda x: causal(x)[..., -1, :], D_IN)
 
 
-@pytest.mark.parametrize("tokens", [1, 5, CONTEXT])
+@pytest.mark.parametrize("tokens", [5, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, CONTEXT))])
 @jax.enable_x64(True)
 def test_causal_to_renormalized(tokens):
     causal = build(CausalAttention, D_IN, D_OUT, CONTEXT, 0.0, qkv_bias=True)
@@ -125,7 +125,7 @@ def stacked_heads(wrapper: Weights) -> Weights:
     } | renamed(wrapper, {"out_proj": "out_proj"})
 
 
-@pytest.mark.parametrize("qkv_bias", [False, True])
+@pytest.mark.parametrize("qkv_bias", [pytest.param(False, marks=pytest.mark.slow), True])
 @jax.enable_x64(True)
 def test_wrapper_to_multi_head(qkv_bias):
     wrapper = build(MultiHeadAttentionWrapper, D_IN, HEAD_DIM, CONTEXT, 0.0, HEADS, qkv_bias, out_proj=True)
@@ -165,7 +165,7 @@ def cut_into_heads(embed: Weights) -> Weights:
     return weights
 
 
-@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("masked", [pytest.param(False, marks=pytest.mark.slow), True])
 @jax.enable_x64(True)
 def test_embed_multi_head_to_from_heads(masked):
     embed = build(EmbedMultiHeadAttention, WIDTH, HEADS)
@@ -238,7 +238,11 @@ CAUSAL_MULTI_HEAD = [
 
 @pytest.mark.parametrize(
     ("kind", "convert", "qkv_bias"),
-    [(kind, convert, bias) for kind, convert, biases in CAUSAL_MULTI_HEAD for bias in biases],
+    [
+        pytest.param(kind, convert, bias, marks=[pytest.mark.slow] * (bias != biases[-1]))
+        for kind, convert, biases in CAUSAL_MULTI_HEAD
+        for bias in biases
+    ],
     ids=lambda value: getattr(value, "__name__", str(value)),
 )
 @jax.enable_x64(True)

@@ -3,7 +3,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from hypothesis import given
 
 from jax_attn.from_scratch.sdpa import MultiHeadAttentionSDPA
 from jax_attn.from_scratch.torch_class import MultiHeadAttentionTorchClass
@@ -12,11 +11,9 @@ from parity_tests.from_scratch.properties import (
     assert_batch_independent,
     assert_causal,
     assert_same,
-    batches,
     compiled,
     draw,
-    few,
-    lengths,
+    in_shapes,
 )
 
 
@@ -32,29 +29,30 @@ def torch_class(**options) -> MultiHeadAttentionTorchClass:
     return MultiHeadAttentionTorchClass(26, 26, 2, 11, rngs=nnx.Rngs(0), param_dtype=jnp.float64, **options)
 
 
-@few
-@given(batches, lengths)
+@in_shapes
 @jax.enable_x64(True)
 def test_company_does_not_matter_and_the_first_token_sees_itself_alone(batch, tokens):
     module, x = torch_class(), draw(batch, tokens, 26)
-    assert_batch_independent(module, x)
-    value = x[:, 0] @ module.multihead_attn.in_proj_weight[52:].T
-    assert_same(compiled(module)(x)[:, 0], module.proj(module.multihead_attn.out_proj(value)))
+    together = assert_batch_independent(module, x)
+    inner = module.multihead_attn
+    values = compiled(lambda token: module.proj(inner.out_proj(token @ inner.in_proj_weight[52:].T)))
+    assert_same(together[:, 0], values(np.asarray(x)[:, 0]))
 
 
 @pytest.mark.parametrize("qkv_bias", [False, True])
 @jax.enable_x64(True)
 def test_the_future_is_hidden(qkv_bias):
-    assert_causal(torch_class(qkv_bias=qkv_bias), draw(3, 5, 26))
-    assert_causal(torch_class(qkv_bias=qkv_bias), draw(3, 11, 26))
+    assert_causal(
+        torch_class(qkv_bias=qkv_bias), draw(3, 11, 26)
+    )  # the first 5 of them, and the full context
 
 
 @pytest.mark.parametrize("qkv_bias", [False, True])
 @jax.enable_x64(True)
 def test_weights_computed_on_the_way_change_nothing(qkv_bias):
     x = draw(3, 5, 26)
-    with_weights = torch_class(qkv_bias=qkv_bias, need_weights=True)
-    assert_same(with_weights(x), torch_class(qkv_bias=qkv_bias, need_weights=False)(x))
+    ways = (torch_class(qkv_bias=qkv_bias, need_weights=need) for need in (True, False))
+    assert_same(*(compiled(module)(x) for module in ways))
 
 
 @jax.enable_x64(True)
@@ -64,15 +62,15 @@ def test_a_second_projection_folded_in_gives_the_fused_kernel():
     kernel.qkv.kernel[...] = module.multihead_attn.in_proj_weight[...].T
     kernel.proj.kernel[...] = module.multihead_attn.out_proj.kernel[...] @ module.proj.kernel[...]
     kernel.proj.bias[...] = module.proj.bias[...]
-    assert_same(module(x), kernel(x))
+    assert_same(compiled(module)(x), compiled(kernel)(x))
 
 
 @jax.enable_x64(True)
 def test_a_bias_brings_a_key_and_value_that_the_first_token_sees_too():
     module, x = torch_class(qkv_bias=True), draw(3, 5, 26)
-    before = module(x)
+    before = compiled(module)(x)
     module.multihead_attn.bias_v[...] += 1.0
-    assert np.abs(module(x) - before).max(axis=-1).min() > 1e-3
+    assert np.abs(compiled(module)(x) - before).max(axis=-1).min() > 1e-3
 
 
 def test_the_mask_is_boolean_and_the_future_in_it_true():

@@ -1,9 +1,13 @@
-"""Compiles sharded attention on 8 simulated devices, and prints as JSON what each program moves."""
+"""Compiles sharded attention on 8 simulated devices, and prints as JSON what each program moves.
+
+The programs are those of training, which hold the forward pass; with `--all` those of a forward pass alone too.
+"""
 
 import collections
 import contextlib
 import json
 import re
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +16,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jax_attn import create_block_mask, dot_product_attention, flex_attention
 from jax_attn.functional import mask_mods
 
+ALL = "--all" in sys.argv
 B, T, N, H = 8, 384, 8, 16
 DATA, HEADS = PartitionSpec("data"), PartitionSpec(None, None, "heads")
 BOTH = PartitionSpec("data", None, "heads")
@@ -25,9 +30,10 @@ def moves(f, *args) -> dict[str, int]:
 def both_passes(f, *args) -> dict[str, dict[str, int]]:
     def gradients(*args):
         output, pull = jax.vjp(f, *args)
-        return pull(output)
+        return output, pull(output)
 
-    return {"forward": moves(f, *args), "backward": moves(gradients, *args)}
+    forward = {"forward": moves(f, *args)} if ALL else {}
+    return {**forward, "backward": moves(gradients, *args)}
 
 
 def array(mesh, shape, spec, dtype=jnp.float32):
@@ -51,9 +57,13 @@ def calls(kind: AxisType) -> dict[str, dict[str, dict[str, int]]]:
             return f(q, k, v)
 
         if given:  # not differentiated: what is shared by all devices would have to be added up
-            found[name] = {"forward": moves(f, q, k, k, *given), "backward": {}}
-            fixed = lambda q, k, v, *x: jax.vjp(lambda *o: f(*o, *x), q, k, v)[1](q)  # noqa: E731
-            found[name]["backward"] = moves(fixed, q, k, k, *given)
+
+            def fixed(q, k, v, *x):
+                output, pull = jax.vjp(lambda *o: f(*o, *x), q, k, v)
+                return output, pull(q)
+
+            forward = {"forward": moves(f, q, k, k, *given)} if ALL else {}
+            found[name] = {**forward, "backward": moves(fixed, q, k, k, *given)}
         else:
             found[name] = both_passes(run, q, k, k)
 

@@ -1,5 +1,7 @@
 """dot_product_attention as a drop-in for jax.nn's, its own options, and what it refuses."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -26,43 +28,49 @@ LENGTHS = {
 }
 
 
-@pytest.mark.parametrize("implementation", ["xla", "blockwise"])
 @pytest.mark.parametrize(
     "call",
     [
         {},
-        {"scale": 0.7},
+        pytest.param({"scale": 0.7}, marks=pytest.mark.slow),
         {"bias": jnp.asarray(ARRAY)},
         {"bias": jnp.asarray(ARRAY[0])},
         {"mask": jnp.asarray(ARRAY[:, :1] > -1)},
-        {"mask": jnp.asarray(ARRAY[:1, :, :1] > -1)},
+        pytest.param({"mask": jnp.asarray(ARRAY[:1, :, :1] > -1)}, marks=pytest.mark.slow),
         {"is_causal": True},
-        {"local_window_size": 3},
+        pytest.param({"local_window_size": 3}, marks=pytest.mark.slow),
         {"local_window_size": (4, 1), "is_causal": True},
         LENGTHS,
         {"return_residual": True, "is_causal": True},
     ],
 )
-def test_is_a_drop_in_for_jax_nn(call, implementation):
+def test_is_a_drop_in_for_jax_nn(call):
     def run(f, **more):
         def loss(q, k, v):
             out = f(q, k, v, **call, **more)
             return (out[0] if isinstance(out, tuple) else out).sum(), out
 
-        return jax.tree.leaves(jax.jit(jax.grad(loss, argnums=(0, 1, 2), has_aux=True))(*operands()))
+        return jax.grad(loss, argnums=(0, 1, 2), has_aux=True)(*operands())
 
-    ours = run(dot_product_attention, implementation=implementation)
-    theirs = run(jax.nn.dot_product_attention)
-    for actual, expected in zip(ours, theirs, strict=True):
-        assert actual.shape == expected.shape
-        assert actual.dtype == expected.dtype
-        np.testing.assert_allclose(actual, expected, atol=3e-6)
+    @jax.jit
+    def everything():
+        ours = [run(dot_product_attention, implementation=name) for name in ("xla", "blockwise")]
+        return ours, run(jax.nn.dot_product_attention)
+
+    ours, theirs = everything()
+    for results in ours:
+        for actual, expected in zip(jax.tree.leaves(results), jax.tree.leaves(theirs), strict=True):
+            assert actual.shape == expected.shape
+            assert actual.dtype == expected.dtype
+            np.testing.assert_allclose(actual, expected, atol=3e-6)
 
 
 def test_without_a_batch_axis_as_jax_nn():
     q, k, v = (x[0] for x in operands())
-    ours = dot_product_attention(q, k, v, return_residual=True)
-    theirs = jax.nn.dot_product_attention(q, k, v, return_residual=True)
+    ours, theirs = (
+        jax.jit(lambda q, k, v, f=f: f(q, k, v, return_residual=True))(q, k, v)
+        for f in (dot_product_attention, jax.nn.dot_product_attention)
+    )
     for actual, expected in zip(ours, theirs, strict=True):
         np.testing.assert_allclose(actual, expected, atol=1e-6)
 
@@ -84,13 +92,18 @@ def test_the_oracle_is_the_formula():
 @pytest.mark.parametrize("implementation", ["reference", "xla"])
 def test_dropout_keeps_what_it_is_given(implementation):
     q, k, v = operands()
-    _, weights = dot_product_attention(q, k, v, return_weights=True)
     options = {"dropout_rate": 0.3, "dropout_key": KEY, "implementation": implementation}
-    with keep_masks_from(jax.random.bernoulli):
-        output, dropped = dot_product_attention(q, k, v, return_weights=True, **options)
-    keep = jax.random.bernoulli(KEY, 0.7, weights.shape)
-    np.testing.assert_allclose(dropped, jnp.where(keep, weights / 0.7, 0), atol=1e-6)
-    expected = jnp.einsum("bnts,bsnh->btnh", dropped, jnp.repeat(v, 2, axis=2))
+
+    @jax.jit
+    def both(q, k, v):
+        with keep_masks_from(jax.random.bernoulli):
+            dropping = dot_product_attention(q, k, v, return_weights=True, **options)
+        return dropping, dot_product_attention(q, k, v, return_weights=True)[1]
+
+    (output, dropped), weights = jax.tree.map(np.asarray, both(q, k, v))
+    keep = np.asarray(jax.random.bernoulli(KEY, 0.7, weights.shape))
+    np.testing.assert_allclose(dropped, np.where(keep, weights / 0.7, 0), atol=1e-6)
+    expected = np.einsum("bnts,bsnh->btnh", dropped, np.repeat(v, 2, axis=2))
     np.testing.assert_allclose(output, expected, atol=tolerances.SAME_FLOAT32)
 
 
@@ -98,17 +111,23 @@ def test_weights_of_a_row_sum_to_one_and_a_sink_takes_its_share():
     q, k, v = operands()
     for implementation in ("reference", "xla"):
         options = {"return_weights": True, "implementation": implementation}
-        _, weights = dot_product_attention(q, k, v, **options)
-        np.testing.assert_allclose(weights.sum(-1), 1, atol=1e-6)
-        _, weights = dot_product_attention(q, k, v, sinks=jnp.full(N, 3.0), **options)
-        assert (weights.sum(-1) < 0.95).all()
+
+        @jax.jit
+        def sums(q, k, v, sinks, options=options):
+            both = (dot_product_attention(q, k, v, sinks=x, **options)[1] for x in (None, sinks))
+            return [weights.sum(-1) for weights in both]
+
+        whole, rest = map(np.asarray, sums(q, k, v, jnp.full(N, 3.0)))
+        np.testing.assert_allclose(whole, 1, atol=1e-6)
+        assert (rest < 0.95).all()
 
 
 def test_float64_stays_float64():
     with jax.enable_x64(True):
         q, k, v = operands(jnp.float64)
         for implementation in ("xla", "blockwise"):
-            assert dot_product_attention(q, k, v, implementation=implementation).dtype == jnp.float64
+            attend = partial(dot_product_attention, implementation=implementation)
+            assert jax.eval_shape(attend, q, k, v).dtype == jnp.float64
 
 
 @pytest.mark.parametrize(
@@ -177,7 +196,8 @@ def test_a_scale_may_be_traced_and_learned(implementation):
 
     traced = jax.jit(total)
     ahead, behind = traced(0.5 + 1e-2), traced(0.5 - 1e-2)
-    assert float(traced(0.5)) == pytest.approx(float(total(0.5)), rel=tolerances.SAME_FLOAT32)
+    plain = jax.jit(lambda: total(0.5))()
+    assert float(traced(0.5)) == pytest.approx(float(plain), rel=tolerances.SAME_FLOAT32)
     assert float(jax.jit(jax.grad(total))(0.5)) == pytest.approx(float(ahead - behind) / 2e-2, rel=1e-2)
 
 
@@ -194,8 +214,11 @@ def test_a_bad_window_is_refused(window):
 
 @pytest.mark.unchecked_shapes
 def test_a_window_may_be_a_number_of_numpy():
-    ours = dot_product_attention(*operands(), local_window_size=np.int64(2))
-    np.testing.assert_array_equal(ours, dot_product_attention(*operands(), local_window_size=(2, 2)))
+    ours, theirs = (
+        jax.jit(partial(dot_product_attention, local_window_size=size))(*operands())
+        for size in (np.int64(2), (2, 2))
+    )
+    np.testing.assert_array_equal(ours, theirs)
 
 
 @pytest.mark.parametrize("implementation", [None, "reference", "xla", "blockwise"])

@@ -95,10 +95,16 @@ NOT_OWN = {
 }
 
 
-CASES = [(mod, True) for mod in OWN.values()] + [(mod, False) for mod in NOT_OWN.values()]
+REPEATED = ("lengths", "of all entries", "under jit")  # beside "documents" and "of a chosen entry"
 
 
-@pytest.mark.parametrize(("mask_mod", "alone"), CASES, ids=[*OWN, *NOT_OWN])
+@pytest.mark.parametrize(
+    ("mask_mod", "alone"),
+    [
+        pytest.param(mod, name in OWN, marks=[pytest.mark.slow] * (name in REPEATED), id=name)
+        for name, mod in (OWN | NOT_OWN).items()
+    ],
+)
 def test_an_array_whose_rows_belong_to_the_entries_goes_along_with_them(mask_mod, alone):
     sizes, mod = (2, 2, 11, 11), hoist(mask_mod)
     assert any(mod.by_entry(2)) == alone
@@ -131,7 +137,8 @@ def test_a_block_mask_of_one_entry_is_not_for_more(implementation):
     q, k = jnp.ones((2, 11, 6, 4)), jnp.ones((2, 11, 3, 4))
 
     def attend(block_mask):
-        return flex_attention(q, k, k, block_mask=block_mask, enable_gqa=True, implementation=implementation)
+        options = {"enable_gqa": True, "implementation": implementation}
+        return jax.eval_shape(lambda q, k: flex_attention(q, k, k, block_mask=block_mask, **options), q, k)
 
     documents = mask_mods.document(IDS)
     with pytest.raises(ValueError, match="reads b, but its block_mask has B=1 for 2 batch entries"):

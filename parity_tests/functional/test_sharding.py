@@ -8,10 +8,10 @@ import sys
 import pytest
 
 
-@pytest.fixture(scope="module")
-def moved() -> dict[str, dict[str, dict]]:
+@pytest.fixture(scope="module", params=["training", pytest.param("--all", marks=pytest.mark.slow)])
+def moved(request) -> dict[str, dict[str, dict]]:
     flags = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
-    command = [sys.executable, "-m", "parity_tests.functional.sharded_calls"]
+    command = [sys.executable, "-m", "parity_tests.functional.sharded_calls", request.param]
     ran = subprocess.run(command, env={**os.environ, "XLA_FLAGS": flags}, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr[-2000:]
     return json.loads(ran.stdout.splitlines()[-1])

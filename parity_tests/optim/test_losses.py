@@ -41,13 +41,19 @@ def classes_second(x):
 
 def assert_losses_equal(ours, theirs, x, to_torch=lambda x: x, to_jax=lambda x: x):
     """The loss, and the gradient of its sum."""
-    value, pull = jax.vjp(ours, jnp.asarray(x))
+
+    @jax.jit
+    def run(x):
+        value, pull = jax.vjp(ours, x)
+        return value, pull(jnp.ones_like(value))[0]
+
+    value, gradient = run(x)
     leaf = torch.tensor(to_torch(x), requires_grad=True)
     expected = theirs(leaf)
     expected.sum().backward()
     for a, b in (
         (value, expected.detach().numpy()),
-        (pull(jnp.ones_like(value))[0], to_jax(leaf.grad.numpy())),
+        (gradient, to_jax(leaf.grad.numpy())),
     ):
         assert a.dtype == jnp.float64
         assert a.shape == b.shape

@@ -60,7 +60,7 @@ print(json.dumps(out))
 """
 
 SIZES = (
-    '{"vocab_size": 97, "hidden_size": 1024, "num_hidden_layers": 5, "num_attention_heads": 16,'
+    '{"vocab_size": 97, "hidden_size": 1024, "num_hidden_layers": 3, "num_attention_heads": 16,'
     ' "intermediate_size": 4096, "max_position_embeddings": 16}'
 )
 
@@ -71,7 +71,7 @@ def test_loading_takes_one_copy_of_the_weights(tmp_path):
     done = subprocess.run(run, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     seen = json.loads(done.stdout)
-    assert seen["weights"] > 200e6
+    assert seen["weights"] > 150e6
     slack = 2 * seen["largest"] + 0.15 * seen["weights"]  # the tensor in hand, and the compiler's own
     assert seen["same_live"] == pytest.approx(seen["weights"], rel=0.01)
     assert seen["half_live"] == pytest.approx(seen["weights"] / 2, rel=0.01)

@@ -80,7 +80,9 @@ def test_a_round_trip_is_bitwise(dtype, d_in, d_out, seed):
     assert bits(numpy_state_dict(other)) == bits(numpy_state_dict(module))
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32", "float64"])
+@pytest.mark.parametrize(
+    "dtype", ["bfloat16", "float64", *(pytest.param(f"float{n}", marks=pytest.mark.slow) for n in (16, 32))]
+)
 @jax.enable_x64(True)
 def test_torch_loads_it_strictly_and_back(dtype):
     torch_net = TorchNet().to(getattr(torch, dtype))

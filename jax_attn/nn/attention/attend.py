@@ -28,9 +28,19 @@ def attend(
     Returns:
         the heads' outputs `(B, T, N, Hv)`, and their weights `(B, N, T, S)` if needed.
     """
+    captured = sees_weights(module)
+    output, weights = compute(module, query, key, value, return_weights or captured, **options)
+    if captured:
+        module.sow(AttentionWeights, "weights", weights)
+    return output, weights if return_weights else None
+
+
+def compute(
+    module: Any, query: Array, key: Array, value: Array, return_weights: bool, **options: Any
+) -> tuple[Array, Array | None]:
+    """As `attend`, without keeping the weights."""
     dropout = module.dropout
     rate = 0.0 if dropout.deterministic else dropout.rate
-    captured = sees_weights(module)
     result: Any = dot_product_attention(
         query,
         key.astype(query.dtype),
@@ -38,13 +48,10 @@ def attend(
         dropout_rate=rate,
         dropout_key=dropout.rngs() if rate > 0 else None,
         implementation=module.implementation,
-        return_weights=return_weights or captured,
+        return_weights=return_weights,
         **options,
     )
-    output, weights = result if return_weights or captured else (result, None)
-    if captured:
-        module.sow(AttentionWeights, "weights", weights)
-    return output, weights if return_weights else None
+    return result if return_weights else (result, None)
 
 
 def call_unbatched(

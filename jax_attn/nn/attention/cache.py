@@ -87,7 +87,10 @@ class KVCache:
         Returns:
             the new cache, all keys and values that are needed, and the places of queries and keys.
         """
-        tokens, length = key.shape[1], jnp.maximum(self.length, positions.max(axis=1, initial=-1) + 1)
+        tokens, seen = key.shape[1], positions.max(axis=1, initial=-1) + 1
+        length = jnp.maximum(
+            self.length, seen.astype(self.length.dtype)
+        )  # as it was, so that a scan carries it
         slots = positions % self.size if self.rolling else positions
         kept = (positions >= 0) & (positions >= length[:, None] - self.size if self.rolling else True)
         slots = jnp.where(kept, slots, self.size)  # outside: dropped

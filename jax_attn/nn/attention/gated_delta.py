@@ -170,8 +170,13 @@ class GatedDeltaNet(nnx.Module):
         output = self.out_proj(heads.reshape(*x.shape[:2], self.value_width))
         return output if cache is None else (output, DeltaNetCache(last, memory))
 
-    def init_cache(self, batch: int, dtype: DTypeLike | None = None) -> DeltaNetCache:
-        """The state before the first token: zeros; `dtype` is what is computed in, the memory float32 at least."""
+    def init_cache(
+        self, batch: int, length: int | None = None, dtype: DTypeLike | None = None
+    ) -> DeltaNetCache:
+        """The state before the first token: zeros, of one size for any `length`.
+
+        `dtype` is what is computed in; the memory is float32 at least.
+        """
         dtype = jnp.dtype(dtype or self.cache_dtype)
         channels = 2 * self.key_width + self.value_width
         inputs = jnp.zeros((batch, self.conv.size - 1, channels), dtype)

@@ -21,8 +21,8 @@ class LatentAttention(nnx.Module):
     """Multi-head latent attention (MLA): keys and values of all heads come from one latent vector a token.
 
     `c = norm(x W_kv_a)` is the latent, `k_i = [c W_k,i ; rotate(x W_kr)]` and `v_i = c W_v,i`, where all heads
-    share the rotary part; `q_i = [h W_q,i ; rotate(h W_qr,i)]` with `h = norm(x W_q_a)`, or `h = x`. A cache holds
-    `kv_lora_rank + qk_rope_head_dim` numbers a token, and no more.
+    share the rotary part; `q_i = [h W_q,i ; rotate(h W_qr,i)]` with `h = norm(x W_q_a)`, or `h = x`. So a cache
+    holds `kv_lora_rank + qk_rope_head_dim` numbers a token, and no more.
 
     In the absorbed form `q_i · k_i = [q_i W_k,iᵀ ; rotate(q_ri)] · [c ; k_r]`: the queries go to the latents, and
     the keys of all heads are never made. It is multi-query attention with wide heads, equal to the plain form but
@@ -30,8 +30,9 @@ class LatentAttention(nnx.Module):
 
     Parameters, with `nope`, `rope`, `v` for the three widths of a head: `q_a_proj` `(embed_dim, q_lora_rank)`,
     `q_a_norm`, `q_b_proj` `(q_lora_rank, num_heads * (nope + rope))`, or `q_proj` in place of the three;
-    `kv_a_proj` `(embed_dim, kv_lora_rank + rope)`, `kv_a_norm`, `kv_b_proj` `(kv_lora_rank, num_heads * (nope + v))`,
-    each head's key before its value; `out_proj` `(num_heads * v, embed_dim)`.
+    `kv_a_proj` `(embed_dim, kv_lora_rank + rope)`, `kv_a_norm`, `kv_b_proj`
+    `(kv_lora_rank, num_heads * (nope + v))`, each head's key before its value; `out_proj`
+    `(num_heads * v, embed_dim)`.
 
     Args:
         embed_dim: width of input and output.

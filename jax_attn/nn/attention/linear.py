@@ -128,8 +128,12 @@ class LinearAttention(nnx.Module):
         keep_weights(self, weights)
         return (output, weights) if return_weights else output
 
-    def init_cache(self, batch: int, dtype: DTypeLike | None = None) -> Float[Array, "b n h h1"]:
+    def init_cache(
+        self, batch: int, length: int | None = None, dtype: DTypeLike | None = None
+    ) -> Float[Array, "b n h h1"]:
         """The state before the first token: sums `(batch, num_heads, head_dim, head_dim + 1)`, float32 at least.
+
+        It is of one size for any `length`.
 
         Raises:
             ValueError: the attention is not causal.

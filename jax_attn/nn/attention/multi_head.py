@@ -8,7 +8,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
-from jax_attn.functional.attention import Implementation, dot_product_attention
+from jax_attn.functional.attention import Implementation
 from jax_attn.functional.block_mask import MaskMod
 from jax_attn.functional.checks import (
     require_cap,
@@ -19,7 +19,7 @@ from jax_attn.functional.checks import (
 )
 from jax_attn.functional.dispatch import has_many_scores
 from jax_attn.functional.score_mods import ScoreMod
-from jax_attn.nn.attention.attend import call_unbatched
+from jax_attn.nn.attention.attend import call_unbatched, compute
 from jax_attn.nn.attention.cache import ContextCache, KVCache
 from jax_attn.nn.attention.seen import both, four_axes, real_tokens, what_is_seen
 from jax_attn.nn.attention.talking_heads import TalkingHeads
@@ -183,8 +183,8 @@ class MultiHeadAttention(nnx.Module):
         *,
         value: Float[Array, "*b s v"] | None = None,
         bias: Float[Array, "..."] | None = None,
-        positions: Int[Array, "*b t"] | None = None,
-        context_positions: Int[Array, "*b s"] | None = None,
+        positions: Int[Array, "*#b t"] | None = None,
+        context_positions: Int[Array, "*#b s"] | None = None,
         segment_ids: Int[Array, "*b t"] | None = None,
         cache: KVCache | ContextCache | None = None,
         return_weights: bool = False,
@@ -198,8 +198,8 @@ class MultiHeadAttention(nnx.Module):
                 which query may see which. Any axis may be 1. With a cache: `(b, t)`, which tokens are no padding.
             value: `(b, s, vdim)`, what the values are made of; None is the context.
             bias: added to the scores; broadcasts against `(b, num_heads, t, s)`.
-            positions: `(b, t)`, where the tokens stand; None counts from 0, or goes on where the cache ends.
-            context_positions: `(b, s)`, the same of the context.
+            positions: `(b or 1, t)`, where the tokens stand; None counts from 0, or goes on where the cache ends.
+            context_positions: `(b or 1, s)`, the same of the context.
             segment_ids: `(b, t)`; a token sees those of its own segment, where several are packed into one row.
             cache: of `init_cache`: attend to the tokens before too; or of `init_context_cache`: to that context.
             return_weights: also return the weights `(b, num_heads, t, s)`, dropout included.
@@ -354,25 +354,15 @@ class MultiHeadAttention(nnx.Module):
         self, query: Array, tokens: "Tokens", return_weights: bool, options: dict[str, Any]
     ) -> tuple[Array, Array | None]:
         """Attention itself, with heads that talk to each other or not."""
-        key, value = (x.astype(query.dtype) for x in (tokens.key, tokens.value))
+        key, value = tokens.key, tokens.value
         if self.talking_heads is not None:
             query, key, value = self.talking_heads.widen(query, key, value)
-        rate = 0.0 if self.dropout.deterministic else self.dropout.rate
-        sinks = jnp.zeros(self.num_heads, query.dtype) if self.off_by_one else None
-        result: Any = dot_product_attention(
-            query,
-            key,
-            value,
-            scale=self.scale,
-            softcap=self.softcap,
-            sinks=sinks if self.sinks is None else self.sinks[...],
-            dropout_rate=rate,
-            dropout_key=self.dropout.rngs() if rate > 0 else None,
-            implementation=self.implementation,
-            return_weights=return_weights,
-            **options,
+        options["sinks"] = jnp.zeros(self.num_heads, query.dtype) if self.off_by_one else None
+        if self.sinks is not None:
+            options["sinks"] = self.sinks[...]
+        output, weights = compute(
+            self, query, key, value, return_weights, scale=self.scale, softcap=self.softcap, **options
         )
-        output, weights = result if return_weights else (result, None)
         if self.talking_heads is None:
             return output, weights
         mixed = None if weights is None else self.talking_heads.mix_weights(weights)

@@ -1,31 +1,42 @@
 """From a sequence of vectors to one score for each class."""
 
+from typing import Any
+
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
-from jax_attn.functional.checks import require_last_dim, require_positive
+from jax_attn.functional.activations import ACTIVATIONS
+from jax_attn.functional.checks import require_known, require_positive
+from jax_attn.nn.layers.pooler import Pooler
 from jax_attn.nn.primitives import Dropout, Linear
 
 
 class ClassificationHead(nnx.Module):
-    """`dropout(x[0]) W + b`: the first token's vector, which has attended to all others, decides.
+    """`dropout(pool(x)) W + b`; by default the first token's vector, which has attended to all others, decides.
 
-    Parameters: `linear` kernel `(embed_dim, num_classes)` and bias.
+    With `dense`, as RoBERTa and ELECTRA have it: `dropout(activation(dropout(pool(x)) W_dense + b_dense)) W + b`.
+
+    Parameters: `linear` kernel `(embed_dim, num_classes)` and bias; with `dense`, `dense` kernel `(embed_dim,
+    embed_dim)` and bias.
 
     Args:
         embed_dim: width of the input.
         num_classes: number of classes.
         dropout: probability of dropping a feature while training.
+        pooling: "first", "last", "mean" or "max", as in `Pooler`.
+        dense: whether a linear layer and the activation stand before the last layer.
+        activation: "tanh" (RoBERTa), "gelu" (ELECTRA) or another name that `FeedForward` knows.
         rngs: source of the initial weights and of dropout.
         dtype: dtype to compute in; None is the common dtype of input and parameters.
         param_dtype: dtype of the parameters.
 
     Raises:
-        ValueError: `num_classes` is not positive, or the input not `(t, embed_dim)` or `(b, t, embed_dim)`.
+        ValueError: `num_classes` is not positive, `pooling` or `activation` is not known, or input or mask has a
+            wrong shape.
 
-    Source: "Natural Language Processing with Transformers", ch. 3.
+    Source: "Natural Language Processing with Transformers", ch. 3; Liu et al. (arXiv 1907.11692), in its code.
     """
 
     def __init__(
@@ -33,17 +44,28 @@ class ClassificationHead(nnx.Module):
         embed_dim: int,
         num_classes: int,
         dropout: float = 0.0,
+        pooling: str = "first",
+        dense: bool = False,
+        activation: str = "tanh",
         *,
         rngs: nnx.Rngs,
         dtype: DTypeLike | None = None,
         param_dtype: DTypeLike = jnp.float32,
     ):
         require_positive("num_classes", num_classes)
-        self.embed_dim = embed_dim
+        require_known("activation", activation, ACTIVATIONS)
+        own: dict[str, Any] = {"rngs": rngs, "dtype": dtype, "param_dtype": param_dtype}
+        self.pooler = Pooler(embed_dim, pooling, dense=False, **own)
+        self.activation = activation
+        self.dense = Linear(embed_dim, embed_dim, **own) if dense else None
         self.dropout = Dropout(dropout, rngs=rngs)
-        self.linear = Linear(embed_dim, num_classes, rngs=rngs, dtype=dtype, param_dtype=param_dtype)
+        self.linear = Linear(embed_dim, num_classes, **own)
 
-    def __call__(self, x: Float[Array, "*b t d"]) -> Float[Array, "*b c"]:
-        """`(t, d)` to logits `(num_classes,)`, or `(b, t, d)` to `(b, num_classes)`."""
-        require_last_dim("x", x.shape, self.embed_dim)
-        return self.linear(self.dropout(x[..., 0, :]))
+    def __call__(
+        self, x: Float[Array, "*b t d"], mask: Bool[Array, "*b t"] | None = None
+    ) -> Float[Array, "*b c"]:
+        """`(t, d)` to logits `(num_classes,)`, or `(b, t, d)` to `(b, num_classes)`; the mask as in `Pooler`."""
+        pooled = self.dropout(self.pooler(x, mask))
+        if self.dense is not None:
+            pooled = self.dropout(ACTIVATIONS[self.activation](self.dense(pooled)))
+        return self.linear(pooled)

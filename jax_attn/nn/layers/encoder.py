@@ -1,6 +1,7 @@
-"""A stack of encoder layers: a list of them, or one whose leaves carry all the layers."""
+"""A stack of encoder layers of one kind."""
 
-import jax
+from typing import Any
+
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
@@ -8,35 +9,36 @@ from jaxtyping import Array, Bool, Float
 
 from jax_attn.functional.checks import require_last_dim, require_positive
 from jax_attn.nn.layers.encoder_layer import EncoderLayer
-from jax_attn.nn.primitives import LayerNorm
+from jax_attn.nn.layers.stack import Stack
+from jax_attn.nn.primitives import make_norm
 
 
-class Encoder(nnx.Module):
+class Encoder(Stack):
     """`num_layers` encoder layers, one after another: the output has the size of the input.
 
-    With `scan` the layers are one `EncoderLayer` whose every leaf has a leading axis of `num_layers`, and
-    the stack is one loop: it compiles once in place of once a layer, and a train step handles fewer arrays.
-    The numbers are those of the list, from the same seed too, dropout included.
+    What is built from other parts than these sizes say, or from layers that differ, is a `Stack` of `EncoderLayer`.
 
-    Parameters: `layers.{i}.…` as in `EncoderLayer`, or with `scan` `layers.…` with a leading layer axis (and
-    `stacked = ("layers",)` says so); `norm` with `final_norm`.
+    Parameters: `layers.{i}.…` as in `EncoderLayer`, or with `scan` `layers.…` with a leading layer axis, as in
+    `Stack`; `norm` with `final_norm`.
 
     Args:
         num_layers: number of layers.
         embed_dim: width of input and output.
         num_heads: number of attention heads; it divides `embed_dim`.
         hidden_dim: width inside the feed-forward.
-        activation: of the feed-forward: "gelu", "gelu_tanh" or "relu".
-        norm_placement: "post" or "pre".
-        final_norm: whether a layer norm follows the last layer, as pre-norm wants.
+        activation: of the feed-forward, as in `FeedForward`.
+        norm_placement: as in `EncoderLayer`.
+        final_norm: whether a norm follows the last layer, as pre-norm wants.
         dropout: probability of dropping an element of what is added to the skip connections, while training.
         attention_dropout: probability of dropping an attention weight, while training.
-        eps: epsilon of the layer norms.
-        scan: whether the layers are stacked.
+        eps: epsilon of the norms; None is the default of their class.
+        norm: kind of the norms, as in `make_norm`.
+        scan: whether the layers are stacked, as in `Stack`.
         remat: whether the backward pass computes each layer again, in place of keeping what is inside it.
         rngs: source of the initial weights and of dropout.
         dtype: dtype to compute in; None is the common dtype of input and parameters.
         param_dtype: dtype of the parameters.
+        layer_arguments: the other arguments of `EncoderLayer`, but for its parts.
 
     Raises:
         ValueError: as in `EncoderLayer`, or `num_layers` is not positive.
@@ -55,21 +57,19 @@ class Encoder(nnx.Module):
         final_norm: bool = False,
         dropout: float = 0.0,
         attention_dropout: float = 0.0,
-        eps: float = 1e-12,
+        eps: float | None = 1e-12,
+        norm: str = "layer",
         *,
         scan: bool = False,
         remat: bool = False,
         rngs: nnx.Rngs,
         dtype: DTypeLike | None = None,
         param_dtype: DTypeLike = jnp.float32,
+        **layer_arguments: Any,
     ):
         require_positive("num_layers", num_layers)
-        self.embed_dim = embed_dim
-        self.norm_placement = norm_placement
-        self.dtype = dtype
-        self.param_dtype = param_dtype
-        self.stacked = ("layers",) if scan else ()
-        self.remat = remat
+        require_no_parts(layer_arguments)
+        options: dict[str, Any] = {"rngs": rngs, "dtype": dtype, "param_dtype": param_dtype}
         layers = [
             EncoderLayer(
                 embed_dim,
@@ -80,47 +80,28 @@ class Encoder(nnx.Module):
                 dropout,
                 attention_dropout,
                 eps,
-                rngs=rngs,
-                dtype=dtype,
-                param_dtype=param_dtype,
+                norm,
+                **layer_arguments,
+                **options,
             )
             for _ in range(num_layers)
         ]
-        self.layers = stack(layers) if scan else nnx.List(layers)
-        self.norm = (
-            LayerNorm(embed_dim, eps=eps, rngs=rngs, dtype=dtype, param_dtype=param_dtype)
-            if final_norm
-            else None
-        )
+        last = make_norm(norm, embed_dim, eps, **options) if final_norm else None
+        super().__init__(layers, last, scan=scan, remat=remat)
+        self.embed_dim = embed_dim
 
     def __call__(
-        self, x: Float[Array, "*b t d"], mask: Bool[Array, "..."] | None = None
+        self, x: Float[Array, "*b t d"], mask: Bool[Array, "..."] | None = None, **options: Any
     ) -> Float[Array, "*b t d"]:
-        """`(t, d)` or `(b, t, d)` to the same shape; the mask as in `MultiHeadAttention`."""
+        """`(t, d)` or `(b, t, d)` to the same shape; mask and options as in `EncoderLayer`."""
         require_last_dim("x", x.shape, self.embed_dim)
-        # graph=False: the layers share nothing, and only so may a model merged inside `jax.grad` run them.
-        step = nnx.remat(run_layer, graph=False) if self.remat else run_layer
-        if isinstance(self.layers, nnx.List):
-            for layer in self.layers:
-                x = step(layer, x, mask)
-        else:
-            # A loop cannot widen what it carries, as the first of the layers in a list does.
-            given = jnp.promote_types(x.dtype, self.param_dtype) if self.dtype is None else self.dtype
-            x = x.astype(given if self.norm_placement == "post" else jnp.promote_types(x.dtype, given))
-            loop = nnx.scan(step, in_axes=(0, nnx.Carry, None), out_axes=nnx.Carry, graph=False)
-            x = loop(self.layers, x, mask)
-        return x if self.norm is None else self.norm(x)
+        return super().__call__(x, mask, **options)
 
 
-def run_layer(
-    layer: EncoderLayer, x: Float[Array, "*b t d"], mask: Bool[Array, "..."] | None
-) -> Float[Array, "*b t d"]:
-    """One step of the stack. A function of the module, so that JAX knows it again and compiles it once."""
-    return layer(x, mask)
-
-
-def stack(layers: list[EncoderLayer]) -> EncoderLayer:
-    """One layer whose every leaf, the dropout keys included, has a leading axis over `layers`."""
-    graphdef, *_ = nnx.split(layers[0])
-    states = [nnx.state(layer) for layer in layers]
-    return nnx.merge(graphdef, jax.tree.map(lambda *leaves: jnp.stack(leaves), *states))
+def require_no_parts(arguments: dict[str, Any]) -> None:
+    """Raise ValueError where a module is among the arguments: all layers would share it."""
+    for name, value in arguments.items():
+        if isinstance(value, nnx.Module):
+            raise ValueError(
+                f"{name} is one module, which every layer would share: build the layers and give them to Stack"
+            )

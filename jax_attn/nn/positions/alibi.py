@@ -7,8 +7,9 @@ from jaxtyping import Array, Float, Int
 
 from jax_attn.functional import score_mods
 from jax_attn.functional.checks import require_positive
+from jax_attn.functional.dtypes import accumulator
 from jax_attn.functional.score_mods import ScoreMod
-from jax_attn.nn.positions.attention_positions import AttentionPositions, Places, changed
+from jax_attn.nn.positions.attention_positions import AttentionPositions, Places, by_position, changed
 
 
 class AlibiPositions(nnx.Module, AttentionPositions):
@@ -49,18 +50,13 @@ class AlibiPositions(nnx.Module, AttentionPositions):
     def score_mod(self, query: Float[Array, "B T N H"], scale: float, places: Places) -> ScoreMod:
         """The penalty."""
         slopes = score_mods.alibi_slopes(self.num_heads)
-
-        def score_mod(score: Array, b: Array, h: Array, q_idx: Array, kv_idx: Array) -> Array:
-            distance = abs(places.distance(b, q_idx, kv_idx))
-            return score - jnp.asarray(slopes, score.dtype)[h] * distance.astype(score.dtype)
-
-        return score_mod
+        return by_position(score_mods.alibi(jnp.asarray(slopes, accumulator(query.dtype))), places)
 
     def __call__(
         self,
         scores: Float[Array, "b n t s"],
-        q_positions: Int[Array, "b t"] | None = None,
-        kv_positions: Int[Array, "b s"] | None = None,
+        q_positions: Int[Array, "#b t"] | None = None,
+        kv_positions: Int[Array, "#b s"] | None = None,
     ) -> Float[Array, "b n t s"]:
         """Scores `(b, n, t, s)` with the penalty; positions that are not given are counted from 0."""
         return changed(scores, self.score_mod(scores, 1.0, Places(q_positions, kv_positions)))

@@ -19,8 +19,8 @@ class Places:
         key: `(B, S)` or `(1, S)` likewise; below 0 where there is no token.
     """
 
-    query: Int[Array, "B T"] | None = None
-    key: Int[Array, "B S"] | None = None
+    query: Int[Array, "#B T"] | None = None
+    key: Int[Array, "#B S"] | None = None
 
     def of_query(self, b: Any, q_idx: Any) -> Any:
         """The position of a query, for a mod."""
@@ -61,7 +61,7 @@ class AttentionPositions:
     def check_heads(self, num_heads: int, head_dim: int) -> None:
         """Raise ValueError where these positions do not fit heads of this number and width."""
 
-    def rotate(self, x: Float[Array, "B T N H"], positions: Int[Array, "B T"] | None) -> Array:
+    def rotate(self, x: Float[Array, "B T N H"], positions: Int[Array, "#B T"] | None) -> Array:
         """Queries, or keys before they are cached, changed by where they stand; None counts from 0."""
         return x
 
@@ -82,10 +82,31 @@ def changed(scores: Float[Array, "B N T S"], score_mod: ScoreMod) -> Float[Array
     return over_grid(score_mod, batch, heads, queries, keys, scores)
 
 
-def token_positions(mask: Bool[Array, "*b t"]) -> Int[Array, "*b t"]:
-    """Count the real tokens of each sequence from 0 on, wherever the padding stands; padding gets 0.
+def by_position(score_mod: ScoreMod, places: Places) -> ScoreMod:
+    """A score mod that is asked about indices, of one that is about positions."""
+
+    def at_indices(score: Array, b: Array, h: Array, q_idx: Array, kv_idx: Array) -> Array:
+        return score_mod(score, b, h, places.of_query(b, q_idx), places.of_key(b, kv_idx))
+
+    return at_indices
+
+
+def token_positions(mask: Bool[Array, "*b t"], padding: int = 0) -> Int[Array, "*b t"]:
+    """Count the real tokens of each sequence from 0 on, wherever the padding stands.
 
     Args:
         mask: True = a real token.
+        padding: the position of what is none; -1 says so to positions that are added to tokens.
     """
-    return jnp.maximum(jnp.cumsum(mask, axis=-1) - 1, 0) * mask
+    return jnp.where(mask, jnp.cumsum(mask, axis=-1) - 1, padding)
+
+
+def require_token_positions(positions: Int[Array, "..."], shape: tuple[int, ...]) -> None:
+    """Raise ValueError unless positions are integers, one for each token of an input `(t, d)` or `(b, t, d)`."""
+    if not jnp.issubdtype(positions.dtype, jnp.integer):
+        raise ValueError(f"positions must be integers, got {positions.dtype}")
+    fits = {shape[-2:-1], shape[:-1], (1, *shape[-2:-1])[-len(shape) + 1 :]}
+    if positions.shape not in fits:
+        raise ValueError(
+            f"positions must have shape {' or '.join(map(str, sorted(fits)))}, got {positions.shape}"
+        )

@@ -1,13 +1,15 @@
 """Positions as angles by which queries and keys are turned."""
 
+from typing import Any
+
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from jax_attn.functional.dtypes import accumulator
 from jax_attn.nn.positions.attention_positions import AttentionPositions
+from jax_attn.nn.positions.rotary_scaling import RotaryScaling, rotary_frequencies
 
 
 class RotaryPositions(nnx.Module, AttentionPositions):
@@ -23,14 +25,16 @@ class RotaryPositions(nnx.Module, AttentionPositions):
         base: of the wavelengths, `theta` of many configurations.
         rotary_dim: how many features are turned, the first; None is all. It is even.
         interleaved: whether neighbours are pairs, as in the paper's formula, in place of the two halves.
+        scaling: how frequencies change for long texts, from `jax_attn.nn.positions`; None is not at all.
         rngs: not used; taken so that every kind of position is built alike.
         dtype: not used, as `rngs`.
         param_dtype: not used, as `rngs`.
 
     Raises:
-        ValueError: `rotary_dim` is odd or more than `head_dim`, or `head_dim` is not that of the attention.
+        ValueError: `rotary_dim` is odd or more than `head_dim`, `scaling` is for another number of pairs, or
+            `head_dim` is not that of the attention.
 
-    Source: Su et al. (arXiv 2104.09864), section 3.4.2; half-split as transformers' Llama.
+    Source: Su et al. (arXiv 2104.09864), section 3.4.2; half-split as transformers' Llama, interleaved as GPT-J.
     """
 
     def __init__(
@@ -39,6 +43,7 @@ class RotaryPositions(nnx.Module, AttentionPositions):
         base: float = 10000.0,
         rotary_dim: int | None = None,
         interleaved: bool = False,
+        scaling: RotaryScaling | None = None,
         *,
         rngs: nnx.Rngs | None = None,
         dtype: DTypeLike | None = None,
@@ -53,6 +58,10 @@ class RotaryPositions(nnx.Module, AttentionPositions):
         self.rotary_dim = width
         self.base = base
         self.interleaved = interleaved
+        self.scaling = scaling
+        if scaling is not None:
+            scaling.frequencies(base, width, 1)  # tells now what does not fit
+            self.why_no_cache = scaling.why_no_cache
 
     def check_heads(self, num_heads: int, head_dim: int) -> None:
         """One width of heads."""
@@ -62,22 +71,27 @@ class RotaryPositions(nnx.Module, AttentionPositions):
             )
 
     def rotate(
-        self, x: Float[Array, "B T N H"], positions: Int[Array, "B T"] | None
+        self, x: Float[Array, "B T N H"], positions: Int[Array, "#B T"] | None
     ) -> Float[Array, "B T N H"]:
         """The queries or keys turned."""
         return self(x, positions)
 
     def __call__(
-        self, x: Float[Array, "b t n h"], positions: Int[Array, "b t"] | None = None
+        self, x: Float[Array, "b t n h"], positions: Int[Array, "#b t"] | None = None
     ) -> Float[Array, "b t n h"]:
         """`(b, t, n, head_dim)` to the same shape, at `positions` `(b or 1, t)`, or at 0 to t-1."""
         wide = accumulator(x.dtype)
         at = jnp.arange(x.shape[1])[None] if positions is None else positions
-        frequencies = self.base ** (-np.arange(0, self.rotary_dim, 2) / self.rotary_dim)
-        angles = at[..., None, None].astype(wide) * jnp.asarray(frequencies, wide)  # (b, t, 1, r/2)
-        turned = turn(
-            x[..., : self.rotary_dim].astype(wide), jnp.cos(angles), jnp.sin(angles), self.interleaved
-        )
+        frequencies, factor = rotary_frequencies(self.base, self.rotary_dim), 1.0
+        if self.scaling is not None:
+            length: Any = x.shape[1]
+            if positions is not None:  # each row's own
+                length = (1 + positions.max(axis=1, initial=0)[:, None, None]).astype(wide)
+            frequencies = self.scaling.frequencies(self.base, self.rotary_dim, length)
+            factor = self.scaling.attention_scaling
+        angles = (at[..., None].astype(wide) * jnp.asarray(frequencies, wide))[:, :, None]  # (b, t, 1, r/2)
+        cos, sin = jnp.cos(angles) * factor, jnp.sin(angles) * factor
+        turned = turn(x[..., : self.rotary_dim].astype(wide), cos, sin, self.interleaved)
         return jnp.concatenate([turned.astype(x.dtype), x[..., self.rotary_dim :]], axis=-1)
 
 

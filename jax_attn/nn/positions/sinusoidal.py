@@ -4,15 +4,23 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
-from jax_attn.functional.checks import require_at_most, require_last_dim, require_positive
+from jax_attn.functional.checks import (
+    require_at_most,
+    require_known,
+    require_last_dim,
+    require_positive,
+)
+from jax_attn.nn.positions.attention_positions import require_token_positions
 
 
 class SinusoidalPositions(nnx.Module):
     """Adds sines and cosines of the position to each token, wavelengths from 2π to 2π · 10000.
 
-    `x[t, 2i] + sin(t / 10000^(2i / d))` and `x[t, 2i+1] + cos(t / 10000^(2i / d))`.
+    Interleaved, as in the paper: `x[t, 2i] + sin(t / 10000^(2i / d))` and `x[t, 2i+1] + cos(t / 10000^(2i / d))`.
+    In halves, as in tensor2tensor, fairseq and Whisper, with `k = d / 2`: `x[t, i] + sin(t / 10000^(i / (k-1)))`
+    and `x[t, k+i] + cos(t / 10000^(i / (k-1)))`.
 
     It has neither parameters nor buffers: the table is computed in float64 while tracing, and becomes a
     constant of the compiled program in the input's dtype.
@@ -20,20 +28,24 @@ class SinusoidalPositions(nnx.Module):
     Args:
         num_embeddings: the most tokens it takes.
         embedding_dim: width of the input.
+        layout: "interleaved" or "halves".
         rngs: not used; taken so that every kind of position is built alike.
         dtype: dtype of the output; None is the input's.
         param_dtype: not used, as `rngs`.
 
     Raises:
-        ValueError: the input is not `(t, d)` or `(b, t, d)`, or has more than `num_embeddings` tokens.
+        ValueError: the input is not `(t, d)` or `(b, t, d)`, or has more than `num_embeddings` tokens; a layout
+            that is not known, or halves of an odd width or one below 4; positions that are not integers, or do not
+            fit the input.
 
-    Source: Vaswani et al. (arXiv 1706.03762), section 3.5.
+    Source: Vaswani et al. (arXiv 1706.03762), section 3.5; halves as transformers' Whisper and Speech2Text.
     """
 
     def __init__(
         self,
         num_embeddings: int,
         embedding_dim: int,
+        layout: str = "interleaved",
         *,
         rngs: nnx.Rngs | None = None,
         dtype: DTypeLike | None = None,
@@ -41,21 +53,50 @@ class SinusoidalPositions(nnx.Module):
     ):
         require_positive("num_embeddings", num_embeddings)
         require_positive("embedding_dim", embedding_dim)
+        require_known("layout", layout, LAYOUTS)
+        if layout == "halves" and (embedding_dim % 2 or embedding_dim < 4):
+            raise ValueError(
+                f"embedding_dim must be even and at least 4 in halves, got embedding_dim={embedding_dim}"
+            )
         self.num_embeddings = num_embeddings
         self.embedding_dim = embedding_dim
+        self.layout = layout
         self.dtype = dtype
 
-    def __call__(self, x: Float[Array, "*b t d"]) -> Float[Array, "*b t d"]:
-        """`(t, d)` or `(b, t, d)` to the same shape."""
+    def __call__(
+        self, x: Float[Array, "*b t d"], positions: Int[Array, "..."] | None = None
+    ) -> Float[Array, "*b t d"]:
+        """`(t, d)` or `(b, t, d)` to the same shape.
+
+        Args:
+            x: the tokens.
+            positions: `(t,)` or `(b, t)`, where they stand; below 0 is padding, to which nothing is added, and from
+                `num_embeddings` on the output is NaN. None counts from 0.
+        """
         require_last_dim("x", x.shape, self.embedding_dim)
-        tokens = x.shape[-2]
-        require_at_most("the number of tokens", tokens, "num_embeddings", self.num_embeddings)
         x = x if self.dtype is None else x.astype(self.dtype)
-        return x + jnp.asarray(sinusoids(tokens, self.embedding_dim), x.dtype)
+        tokens, waves = x.shape[-2], LAYOUTS[self.layout]
+        if positions is None:
+            require_at_most("the number of tokens", tokens, "num_embeddings", self.num_embeddings)
+            return x + jnp.asarray(waves(tokens, self.embedding_dim), x.dtype)
+        require_token_positions(positions, x.shape)
+        table = jnp.asarray(waves(self.num_embeddings, self.embedding_dim), x.dtype)
+        rows = table.at[jnp.maximum(positions, 0)].get(mode="fill", fill_value=jnp.nan)
+        return x + jnp.where((positions < 0)[..., None], 0, rows)
 
 
 def sinusoids(tokens: int, width: int) -> np.ndarray:
-    """The table `(tokens, width)` of the formula above, in float64."""
+    """The table `(tokens, width)` of the interleaved formula above, in float64."""
     column = np.arange(width)
     angles = np.arange(tokens)[:, None] / 10000.0 ** (2 * (column // 2) / width)
     return np.where(column % 2 == 0, np.sin(angles), np.cos(angles))
+
+
+def sinusoids_in_halves(tokens: int, width: int) -> np.ndarray:
+    """The table `(tokens, width)` of the formula in halves, in float64."""
+    half = width // 2
+    angles = np.arange(tokens)[:, None] / 10000.0 ** (np.arange(half) / (half - 1))
+    return np.concatenate([np.sin(angles), np.cos(angles)], axis=1)
+
+
+LAYOUTS = {"interleaved": sinusoids, "halves": sinusoids_in_halves}

@@ -29,17 +29,21 @@ class TestSerial(AttentionContract):
     implementation = "blockwise"
 
 
+@pytest.fixture(scope="class")
+def _side_by_side():
+    """Once for all tests of a class, for whatever was compiled before is forgotten."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(attention, "_on_one_device", lambda ctx: False)
+        jax.clear_caches()
+        yield
+    jax.clear_caches()
+
+
+@pytest.mark.usefixtures("_side_by_side")
 class TestParallel(AttentionContract):
     """What several devices get, or a chip."""
 
     implementation = "blockwise"
-
-    @pytest.fixture(autouse=True)
-    def _side_by_side(self, monkeypatch):
-        monkeypatch.setattr(attention, "_on_one_device", lambda ctx: False)
-        jax.clear_caches()
-        yield
-        jax.clear_caches()
 
 
 def temporaries(f, *shapes) -> float:
@@ -55,17 +59,21 @@ def test_memory_of_forward_and_backward_is_small_and_linear():
     def peak(tokens: int) -> float:
         return temporaries(jax.grad(partial(loss, "blockwise"), argnums=(0, 1, 2)), *[(1, tokens, 8, 64)] * 3)
 
-    assert peak(4096) <= 48
-    assert peak(8192) <= 2.2 * peak(4096)
+    half, whole = peak(4096), peak(8192)
+    assert half <= 48
+    assert whole <= 2.2 * half
 
 
-def test_no_dense_matrix_of_32k():
+@pytest.mark.parametrize("tokens", [2**13, pytest.param(2**15, marks=pytest.mark.slow)])
+def test_no_dense_matrix(tokens):
+    """Nor one of booleans: of 8,192 tokens those alone are 64 MB."""
+
     def loss(q):
         return flex_attention(q, q, q, block_mask=block_mask, implementation="blockwise").sum()
 
-    block_mask = create_block_mask(sliding_window(256), None, None, 2**15, 2**15)
-    assert block_mask.sparsity() > 98
-    assert temporaries(jax.grad(loss), (1, 2**15, 1, 16)) < 64
+    block_mask = create_block_mask(sliding_window(256), None, None, tokens, tokens)
+    assert block_mask.sparsity() > 100 * (1 - 2**9 / tokens)
+    assert temporaries(jax.grad(loss), (1, tokens, 1, 16)) < tokens / 2**9
 
 
 @pytest.mark.parametrize("size", [(128, 128), (256, 512), (384, 128)])
@@ -131,7 +139,7 @@ def test_what_was_compiled_for_one_mod_is_not_used_for_another():
     q = jnp.asarray(np.random.default_rng(0).standard_normal((1, 7, 1, 3)), jnp.float32)
 
     def attend(q, score_mod, implementation):
-        return flex_attention(q, q, q, score_mod, implementation=implementation)
+        return jax.jit(lambda q: flex_attention(q, q, q, score_mod, implementation=implementation))(q)
 
     def nested(table):
         look = jax.jit(lambda i: table[i])

@@ -127,7 +127,7 @@ class KernelContract:
         mask = None if mask_mod is None else create_block_mask(mask_mod, B, None, T, S, BLOCK_SIZE=BLOCK)
         return lambda q, k, v, score_mod: self.attend(q, k, v, score_mod, mask)
 
-    @pytest.mark.parametrize("name", [slow_unless(name.startswith("by"), name) for name in CALLS])
+    @pytest.mark.parametrize("name", [slow_unless(name.startswith("by pair"), name) for name in CALLS])
     def test_equals_the_oracle_in_float64_with_all_gradients(self, name: str):
         with jax.enable_x64(True):
             expected = everything(oracle(name), name, jnp.float64)
@@ -136,7 +136,10 @@ class KernelContract:
 
     @pytest.mark.parametrize("dtype", [slow_unless(False, jnp.float32), jnp.bfloat16])
     def test_no_further_from_the_truth_than_the_oracle(self, dtype: Any):
-        """The noise ratio, with the oracle in the same dtype in the denominator."""
+        """The noise ratio, with the oracle in the same dtype in the denominator.
+
+        By position, where the test above is by pair: wrong mathematics is far above any noise.
+        """
         name = "by position"
         with jax.enable_x64(True):
             usual = everything(oracle(name), name, dtype)

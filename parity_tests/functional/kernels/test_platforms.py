@@ -48,7 +48,12 @@ def exported(f, platforms, given) -> str:
     return export.export(jax.jit(f), platforms=platforms, disabled_checks=checks)(*given).mlir_module()
 
 
-@pytest.mark.parametrize("name", CALLS)
+REPEATED = ("window", "flex")  # beside "causal" and "flex with a mod"
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in REPEATED)) for name in CALLS]
+)
 def test_a_tpu_gets_the_kernels(name):
     """Forward, dq, dk and dv: the forward pass is not computed twice."""
     assert exported(both_passes(CALLS[name]), ["tpu"], operands()).count(MOSAIC) == 3
@@ -78,7 +83,9 @@ def test_what_they_cannot_serve_is_computed_without(given, options):
         )
 
 
-@pytest.mark.parametrize("platforms", [["cuda"], ["rocm"], ["cpu", "cuda", "tpu"]])
+@pytest.mark.parametrize(
+    "platforms", [["cuda"], pytest.param(["rocm"], marks=pytest.mark.slow), ["cpu", "cuda", "tpu"]]
+)
 def test_without_cudnn_and_for_several_platforms(platforms):
     for attend in (CALLS["causal"], CALLS["flex"]):
         text = exported(both_passes(attend), platforms, operands())

@@ -109,7 +109,9 @@ def test_decoding_gives_what_the_whole_text_gives():
     step = compiled(lambda x, mask, cache: module(x, mask, cache=cache))
     whole = compiled(module)(x, mask)
 
-    output, cache = step(x[:, :5], mask[:, :5], module.init_cache(3, jnp.float64))  # a prompt, then by token
+    output, cache = step(
+        x[:, :5], mask[:, :5], module.init_cache(3, dtype=jnp.float64)
+    )  # a prompt, then by token
     outputs = [output]
     for t in range(5, 8):
         output, cache = step(x[:, t : t + 1], mask[:, t : t + 1], cache)
@@ -123,8 +125,8 @@ def test_decoding_gives_what_the_whole_text_gives():
     alone = compiled(module)
     assert_same(alone(x[1, 4:]), whole[1, 4:])  # padding on the left is as if it was not there
     assert {part.dtype for part in module.init_cache(1)} == {jnp.dtype(jnp.float64)}
-    assert module.init_cache(1, jnp.bfloat16).inputs.dtype == jnp.bfloat16
-    assert module.init_cache(1, jnp.bfloat16).memory.dtype == jnp.float32
+    assert module.init_cache(1, dtype=jnp.bfloat16).inputs.dtype == jnp.bfloat16
+    assert module.init_cache(1, dtype=jnp.bfloat16).memory.dtype == jnp.float32
 
 
 @jax.enable_x64(True)

@@ -83,7 +83,9 @@ def test_decoding_gives_what_the_whole_text_gives():
     step = compiled(lambda x, mask, cache: module(x, mask=mask, cache=cache))
     whole = compiled(lambda x, mask: module(x, mask=mask))(x, mask)
 
-    output, cache = step(x[:, :5], mask[:, :5], module.init_cache(3, jnp.float64))  # a prompt, token by token
+    output, cache = step(
+        x[:, :5], mask[:, :5], module.init_cache(3, dtype=jnp.float64)
+    )  # a prompt, token by token
     outputs = [output]
     for t in range(5, 8):
         output, cache = step(x[:, t : t + 1], mask[:, t : t + 1], cache)
@@ -94,7 +96,7 @@ def test_decoding_gives_what_the_whole_text_gives():
     assert cache.shape == module.init_cache(3).shape
     assert_same(compiled(module)(x[0, :5]), whole[0, :5])
     assert module.init_cache(1).dtype == jnp.float64
-    assert module.init_cache(1, jnp.bfloat16).dtype == jnp.float32
+    assert module.init_cache(1, dtype=jnp.bfloat16).dtype == jnp.float32
 
 
 @jax.enable_x64(True)

@@ -42,7 +42,7 @@ class Model(nnx.Module):
 
     def __init__(self, rngs):
         self.token = Embedding(13, WIDTH, 0, rngs=rngs)
-        self.encoder = Encoder(2, WIDTH, HEADS, 40, norm_placement="pre", final_norm=True, rngs=rngs)
+        self.encoder = Encoder(1, WIDTH, HEADS, 40, norm_placement="pre", final_norm=True, rngs=rngs)
 
     def __call__(self, ids):
         return self.encoder(self.token(ids))

@@ -174,7 +174,12 @@ def test_an_unknown_activation_goes_by_its_settings():
     assert (finding.flax, finding.torch) == ("leaky ReLU (0.01)", "LeakyReLU(negative_slope=0.2)")
 
 
-@pytest.mark.parametrize("row", CATALOGUE)
+FIRST = {twin.where: name for name, twin in reversed(CATALOGUE.items())}
+
+
+@pytest.mark.parametrize(
+    "row", [pytest.param(row, marks=[pytest.mark.slow] * (row not in FIRST.values())) for row in CATALOGUE]
+)
 def test_twins_have_the_same_settings(row):
     assert lint_pair(CATALOGUE[row].flax(), CATALOGUE[row].torch()) == []
 

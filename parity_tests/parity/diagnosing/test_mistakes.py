@@ -58,7 +58,12 @@ class Unscaled(FlaxTied):
     ("mistake", "mutation", "flax"),
     [
         (Tiled, "heads-shared", "query heads share a key head in another order"),
-        (Reversed, "rotary-frequencies-reversed", "from the last pair to the first"),
+        pytest.param(
+            Reversed,
+            "rotary-frequencies-reversed",
+            "from the last pair to the first",
+            marks=pytest.mark.slow,
+        ),
         (SixteenBits, "softmax-bfloat16", "softmax in bfloat16"),
         (Parallel, "block-parallel", "parallel: every branch starts from the same x"),
         (Unscaled, "embedding-unscaled", "as it is"),

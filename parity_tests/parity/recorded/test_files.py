@@ -173,7 +173,9 @@ def test_a_file_that_imports_torch_cannot_run_without_it(folder):
     assert "it takes two files" in first
 
 
-@pytest.mark.parametrize("name", ["same_inputs", "other_inputs", "other_names"])
+@pytest.mark.parametrize(
+    "name", ["other_inputs", "other_names", pytest.param("same_inputs", marks=pytest.mark.slow)]
+)
 def test_the_inputs_are_the_recorded_ones(folder, capsys, name):
     """A file whose inputs are not seeded returns others every time."""
     place, run = f"{folder / 'ported.py'}:{name}", folder / "run"

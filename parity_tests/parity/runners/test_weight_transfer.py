@@ -73,7 +73,7 @@ class FlaxCausal(nnx.Module):
         return x
 
 
-@pytest.mark.parametrize("weights", ["torch", "flax"])
+@pytest.mark.parametrize("weights", ["torch", pytest.param("flax", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     ("own_mask", "reasons"),
     [
@@ -348,7 +348,7 @@ def test_wrong_arguments_are_refused(arguments, message):
         carry(*modules, *rest)
 
 
-@pytest.mark.parametrize("pad_token_id", [0, 1, None])
+@pytest.mark.parametrize("pad_token_id", [0, pytest.param(1, marks=pytest.mark.slow), None])
 def test_a_padding_row_has_no_gradient_on_either_side(tmp_path, pad_token_id):
     """As transformers' BertModel has it; 1 is RoBERTa's."""
     transformers = pytest.importorskip("transformers")

@@ -2,20 +2,37 @@
 
 from torch import Tensor, nn
 
+from torch_ref.nn.layers.feed_forward import ACTIVATIONS
+from torch_ref.nn.layers.pooler import Pooler
+
 
 class ClassificationHead(nn.Module):
-    """`dropout(x[0]) W + b`: the first token's vector, which has attended to all others, decides.
+    """`dropout(pool(x)) W + b`; by default the first token's vector, which has attended to all others, decides.
 
-    See `jax_attn.nn.layers.classification_head.ClassificationHead`, its twin.
+    See `jax_attn.nn.layers.classification_head.ClassificationHead`, its twin, for the arguments.
 
-    Source: "Natural Language Processing with Transformers", ch. 3.
+    Source: "Natural Language Processing with Transformers", ch. 3; Liu et al. (arXiv 1907.11692), in its code.
     """
 
-    def __init__(self, embed_dim: int, num_classes: int, dropout: float = 0.0):
+    def __init__(
+        self,
+        embed_dim: int,
+        num_classes: int,
+        dropout: float = 0.0,
+        pooling: str = "first",
+        dense: bool = False,
+        activation: str = "tanh",
+    ):
         super().__init__()
+        self.pooler = Pooler(embed_dim, pooling, dense=False)
+        self.activation = ACTIVATIONS[activation]
+        self.dense = nn.Linear(embed_dim, embed_dim) if dense else None
         self.dropout = nn.Dropout(dropout)
         self.linear = nn.Linear(embed_dim, num_classes)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """`(t, d)` to logits `(num_classes,)`, or `(b, t, d)` to `(b, num_classes)`."""
-        return self.linear(self.dropout(x[..., 0, :]))
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """`(t, d)` to logits `(num_classes,)`, or `(b, t, d)` to `(b, num_classes)`; the mask as in `Pooler`."""
+        pooled = self.dropout(self.pooler(x, mask))
+        if self.dense is not None:
+            pooled = self.dropout(self.activation(self.dense(pooled)))
+        return self.linear(pooled)

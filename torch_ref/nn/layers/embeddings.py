@@ -1,44 +1,63 @@
 """From token ids to vectors: what the token is, where it stands, which segment it belongs to."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
 from torch_ref.nn.positions.learned import LearnedPositions
 from torch_ref.nn.positions.sinusoidal import SinusoidalPositions
+from torch_ref.nn.primitives import make_norm
 
-POSITIONS = {"learned": LearnedPositions, "sinusoidal": SinusoidalPositions}
+POSITIONS: dict[str, Callable[..., nn.Module]] = {
+    "learned": LearnedPositions,
+    "sinusoidal": SinusoidalPositions,
+}
 
 
 class Embeddings(nn.Module):
-    """`dropout(norm(token[ids] + segment[segment_ids] + position))`.
+    """`dropout(norm(token[ids] + segment[segment_ids] + position))`, each part of which may be left out.
 
     See `jax_attn.nn.layers.embeddings.Embeddings`, its twin, for the arguments. An id outside its table is
     an IndexError here.
 
-    Source: Devlin et al. (arXiv 1810.04805), section 3.
+    Source: Devlin et al. (arXiv 1810.04805), section 3; factorised: Lan et al. (arXiv 1909.11942), section 3.1.
     """
 
     def __init__(
         self,
         vocab_size: int,
         embed_dim: int,
-        max_positions: int,
+        max_positions: int | None,
         num_segments: int = 2,
         dropout: float = 0.0,
-        positions: str = "learned",
+        positions: str | nn.Module | None = "learned",
         eps: float = 1e-12,
         padding_idx: int | None = None,
+        norm: str | None = "layer",
+        scaled: bool = False,
+        embedding_dim: int | None = None,
     ):
         super().__init__()
-        self.token = nn.Embedding(vocab_size, embed_dim, padding_idx)
-        self.segment = nn.Embedding(num_segments, embed_dim)
-        self.position = POSITIONS[positions](max_positions, embed_dim)
-        self.norm = nn.LayerNorm(embed_dim, eps=eps)
+        width = embed_dim if embedding_dim is None else embedding_dim
+        self.scale = width**0.5 if scaled else 1
+        self.token = nn.Embedding(vocab_size, width, padding_idx)
+        self.segment = nn.Embedding(num_segments, width) if num_segments else None
+        self.position = (
+            POSITIONS[positions](max_positions, width) if isinstance(positions, str) else positions
+        )
+        self.norm = None if norm is None else make_norm(norm, width, eps)
         self.dropout = nn.Dropout(dropout)
+        self.projection = None if embedding_dim is None else nn.Linear(embedding_dim, embed_dim)
 
     def forward(self, token_ids: Tensor, segment_ids: Tensor | None = None) -> Tensor:
         """`(t,)` or `(b, t)` ids, with segment 0 throughout where none is given, to `(..., t, embed_dim)`."""
-        if segment_ids is None:
-            segment_ids = torch.zeros_like(token_ids)
-        vectors = self.token(token_ids) + self.segment(segment_ids)
-        return self.dropout(self.norm(self.position(vectors)))
+        x = self.token(token_ids) * self.scale
+        if self.segment is not None:
+            x = x + self.segment(torch.zeros_like(token_ids) if segment_ids is None else segment_ids)
+        if self.position is not None:
+            x = self.position(x)
+        if self.norm is not None:
+            x = self.norm(x)
+        x = self.dropout(x)
+        return x if self.projection is None else self.projection(x)

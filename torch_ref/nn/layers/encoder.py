@@ -1,15 +1,18 @@
-"""A stack of encoder layers."""
+"""A stack of encoder layers of one kind."""
 
-from torch import Tensor, nn
+from typing import Any
+
+from torch import Tensor
 
 from torch_ref.nn.layers.encoder_layer import EncoderLayer
+from torch_ref.nn.layers.stack import Stack
+from torch_ref.nn.primitives import make_norm
 
 
-class Encoder(nn.Module):
+class Encoder(Stack):
     """`num_layers` encoder layers, one after another: the output has the size of the input.
 
-    See `jax_attn.nn.layers.encoder.Encoder`, its twin, for the arguments. `scan` and `remat` change how that one
-    is compiled, not what it computes, and mean nothing here.
+    See `jax_attn.nn.layers.encoder.Encoder`, its twin, for the arguments.
 
     Source: Vaswani et al. (arXiv 1706.03762), section 3.1.
     """
@@ -25,22 +28,18 @@ class Encoder(nn.Module):
         final_norm: bool = False,
         dropout: float = 0.0,
         attention_dropout: float = 0.0,
-        eps: float = 1e-12,
+        eps: float | None = 1e-12,
+        norm: str = "layer",
         *,
         scan: bool = False,
         remat: bool = False,
+        **layer_arguments: Any,
     ):
-        super().__init__()
-        self.layers = nn.ModuleList(
-            EncoderLayer(
-                embed_dim, num_heads, hidden_dim, activation, norm_placement, dropout, attention_dropout, eps
-            )
-            for _ in range(num_layers)
-        )
-        self.norm = nn.LayerNorm(embed_dim, eps=eps) if final_norm else None
+        sizes = embed_dim, num_heads, hidden_dim, activation, norm_placement
+        rest = dropout, attention_dropout, eps, norm
+        layers = [EncoderLayer(*sizes, *rest, **layer_arguments) for _ in range(num_layers)]
+        super().__init__(layers, make_norm(norm, embed_dim, eps) if final_norm else None)
 
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """`(t, d)` or `(b, t, d)` to the same shape; the mask as in `MultiHeadAttention`."""
-        for layer in self.layers:
-            x = layer(x, mask)
-        return x if self.norm is None else self.norm(x)
+    def forward(self, x: Tensor, mask: Tensor | None = None, **options: Any) -> Tensor:
+        """`(t, d)` or `(b, t, d)` to the same shape; mask and options as in `EncoderLayer`."""
+        return super().forward(x, mask, **options)

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from torch_ref.nn.positions.attention_positions import AttentionPositions
+from torch_ref.nn.positions.rotary_scaling import RotaryScaling, rotary_frequencies
 
 
 class RotaryPositions(nn.Module, AttentionPositions):
@@ -15,7 +16,12 @@ class RotaryPositions(nn.Module, AttentionPositions):
     """
 
     def __init__(
-        self, head_dim: int, base: float = 10000.0, rotary_dim: int | None = None, interleaved: bool = False
+        self,
+        head_dim: int,
+        base: float = 10000.0,
+        rotary_dim: int | None = None,
+        interleaved: bool = False,
+        scaling: RotaryScaling | None = None,
     ):
         super().__init__()
         self.rotary_dim = head_dim if rotary_dim is None else rotary_dim
@@ -23,6 +29,7 @@ class RotaryPositions(nn.Module, AttentionPositions):
             raise ValueError(f"rotary_dim must be even and at most {head_dim}, got {self.rotary_dim}")
         self.base = base
         self.interleaved = interleaved
+        self.scaling = scaling
 
     def rotate(self, x: Tensor, positions: Tensor) -> Tensor:
         """The `(b, n, t, h)` queries or keys turned."""
@@ -33,14 +40,22 @@ class RotaryPositions(nn.Module, AttentionPositions):
         if positions is None:
             positions = torch.arange(x.shape[1], device=x.device)[None]
         wide = torch.promote_types(x.dtype, torch.float32)
-        pair = torch.arange(0, self.rotary_dim, 2, device=x.device, dtype=wide)
-        angles = positions[..., None, None].to(wide) * self.base ** (-pair / self.rotary_dim)
-        cos, sin = angles.cos(), angles.sin()
-        turned, rest = x[..., : self.rotary_dim].to(wide), x[..., self.rotary_dim :]
-        if self.interleaved:
-            a, b = turned[..., 0::2], turned[..., 1::2]
-            turned = torch.stack([a * cos - b * sin, b * cos + a * sin], dim=-1).flatten(-2)
+        length = (positions.amax(dim=1)[:, None, None] + 1).to(wide)
+        if self.scaling is None:
+            frequencies, factor = rotary_frequencies(self.base, self.rotary_dim, length), 1.0
         else:
-            a, b = turned.chunk(2, dim=-1)
-            turned = torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1)
-        return torch.cat([turned.to(x.dtype), rest], dim=-1)
+            frequencies = self.scaling.frequencies(self.base, self.rotary_dim, length)
+            factor = self.scaling.attention_scaling
+        angles = (positions[..., None].to(wide) * frequencies)[:, :, None]
+        x, rest = x[..., : self.rotary_dim].to(wide), x[..., self.rotary_dim :]
+        turned = turn(x, angles.cos() * factor, angles.sin() * factor, self.interleaved)
+        return torch.cat([turned.to(rest.dtype), rest], dim=-1)
+
+
+def turn(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool) -> Tensor:
+    """Turn each pair `(a, b)` of features to `(a cos - b sin, b cos + a sin)`."""
+    if interleaved:
+        a, b = x[..., 0::2], x[..., 1::2]
+        return torch.stack([a * cos - b * sin, b * cos + a * sin], dim=-1).flatten(-2)
+    a, b = x.chunk(2, dim=-1)
+    return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1)

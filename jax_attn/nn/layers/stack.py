@@ -1,0 +1,204 @@
+"""Layers one after another: a list of them, or one whose leaves carry all the layers."""
+
+from collections.abc import Sequence
+from types import FunctionType
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.core import Tracer
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Int
+
+from jax_attn.nn.attention.cache import KVCache
+
+
+class Stack(nnx.Module):
+    """`norm(layer_n(... layer_1(x)))`: layers that are given built, one after another.
+
+    With `scan` the layers, which then have to be alike, are one whose every leaf has a leading axis of layers, and
+    the stack is one loop: it compiles once in place of once a layer, and a train step handles fewer arrays. The
+    numbers are those of the list, from the same seed too, dropout included. Stacks may be layers of a stack: pairs
+    of layers that differ, as Gemma 2's, are a scanned stack of stacks of two.
+
+    Parameters: `layers.{i}.…` as the layers have them, or with `scan` `layers.…` with a leading layer axis (and
+    `stacked = ("layers",)` says so); `norm`.
+
+    Args:
+        layers: the layers, each a module of its own.
+        norm: what follows the last, as pre-norm wants; built. None is nothing.
+        scan: whether the layers are stacked.
+        remat: whether the backward pass computes each layer again, in place of keeping what is inside it.
+        rngs: taken as every module takes them; nothing is drawn.
+
+    Raises:
+        ValueError: there are no layers; one is given twice; or they are to be stacked and differ.
+
+    Source: Vaswani et al. (arXiv 1706.03762), section 3.1.
+    """
+
+    def __init__(
+        self,
+        layers: Sequence[Any],
+        norm: Any = None,
+        *,
+        scan: bool = False,
+        remat: bool = False,
+        rngs: nnx.Rngs | None = None,
+    ):
+        layers = list(layers)
+        if not layers:
+            raise ValueError("layers must hold at least one layer, got none")
+        if len({id(layer) for layer in layers}) < len(layers):
+            raise ValueError("layers must be modules of their own, got one of them twice")
+        self.stacked = ("layers",) if scan else ()
+        self.remat = remat
+        self.num_layers = len(layers)
+        self.layers = stack(layers) if scan else nnx.List(layers)
+        self.norm = norm
+
+    def __call__(self, x: Float[Array, "*b t d"], *shared: Any, cache: Any = None, **options: Any) -> Any:
+        """Run the layers; each is called as `layer(x, *shared, **options)`, with its own part of a cache.
+
+        Args:
+            x: `(t, d)` or `(b, t, d)`.
+            shared: arrays, or None, that each layer takes.
+            cache: of `init_cache`.
+            options: the same, by name.
+
+        Returns:
+            what the last layer gives, normed; with a cache, a tuple of that and the new cache.
+        """
+        # graph=False: the layers share nothing, and only so may a model merged inside `jax.grad` run them.
+        step = nnx.remat(run_layer, graph=False) if self.remat else run_layer
+        if isinstance(self.layers, nnx.List):
+            parts = []
+            for index, layer in enumerate(self.layers):
+                x, part = step(layer, x, None if cache is None else cache[index], shared, options)
+                parts.append(part)
+            new: Any = tuple(parts)
+        else:
+            _check_room(cache, x.shape[-2])
+            # A loop cannot widen what it carries, as the first of the layers in a list does.
+            x = x.astype(_dtype_after(self.layers, x, cache, shared, options))
+            axes = (0, nnx.Carry, 0, None, None)
+            loop = nnx.scan(step, in_axes=axes, out_axes=(nnx.Carry, 0), graph=False)
+            x, new = loop(self.layers, x, cache, shared, options)
+        x = x if self.norm is None else self.norm(x)
+        return x if cache is None else (x, new)
+
+    def init_cache(
+        self,
+        batch: int,
+        length: int,
+        context: Float[Array, "b s k"] | None = None,
+        dtype: DTypeLike | None = None,
+    ) -> Any:
+        """An empty cache for `length` tokens of `batch` sequences: a tuple of those of the layers.
+
+        With `scan`, that of one layer, whose every leaf has a leading axis of layers.
+
+        Args:
+            batch: number of sequences.
+            length: the most tokens that they will have.
+            context: `(batch, s, k)`, what the layers attend to beside the tokens; None is nothing.
+            dtype: dtype of keys and values; None is that of the computation.
+
+        Raises:
+            ValueError: as in the layers.
+        """
+        given = (batch, length, *(() if context is None else (context,)))
+        if isinstance(self.layers, nnx.List):
+            return tuple(layer.init_cache(*given, dtype=dtype) for layer in self.layers)
+        every = nnx.vmap(lambda layer: layer.init_cache(*given, dtype=dtype), graph=False)
+        return every(self.layers)
+
+    def reorder_cache(self, cache: Any, rows: Int[Array, "b"]) -> Any:
+        """The cache of the sequences `rows`, in that order: of the beams that go on.
+
+        >>> cache = decoder.reorder_cache(cache, jnp.array([1, 1, 0]))
+        """
+        if isinstance(self.layers, nnx.List):
+            return tuple(_rows(layer, part, rows) for layer, part in zip(self.layers, cache, strict=True))
+        return jax.vmap(lambda part: _rows(self.layers, part, rows))(cache)
+
+
+def run_layer(layer: Any, x: Array, cache: Any, shared: tuple[Any, ...], options: dict[str, Any]) -> Any:
+    """One step of the stack. A function of the module, so that JAX knows it again and compiles it once."""
+    if cache is None:
+        return layer(x, *shared, **options), None
+    return layer(x, *shared, cache=cache, **options)
+
+
+def stack(layers: Sequence[Any]) -> Any:
+    """One layer whose every leaf, the dropout keys included, has a leading axis over `layers`."""
+    first, *others = map(_settings, layers)
+    for index, settings in enumerate(others, 1):
+        differ = [name for name in first | settings if first.get(name) != settings.get(name)]
+        if differ:
+            raise ValueError(f"layers must be alike to be scanned, got {differ[0]} of layer {index} another")
+    graphdef, *_ = nnx.split(layers[0])
+    states = [nnx.state(layer) for layer in layers]
+    return nnx.merge(graphdef, jax.tree.map(lambda *leaves: jnp.stack(leaves), *states))
+
+
+def _settings(layer: nnx.Module) -> dict[str, Any]:
+    """What a layer and all below it are, but for the values of its variables."""
+    return {
+        ".".join((*map(str, path), name)): _described(value)
+        for path, node in nnx.iter_modules(layer, graph=True)
+        for name, value in vars(node).items()
+        if not name.startswith("_")
+    }
+
+
+def _described(value: Any) -> Any:
+    """Something that is equal for two values that mean the same in two layers that were built alike."""
+    if isinstance(value, nnx.Variable):
+        return type(value), jnp.shape(value.get_value())
+    if isinstance(value, bool | int | float | str | None):
+        return value
+    if isinstance(value, FunctionType):  # made anew for each layer, such as a window's mask mod
+        return value.__code__, tuple(_described(cell.cell_contents) for cell in value.__closure__ or ())
+    return type(value)
+
+
+def _rows(layer: Any, cache: Any, rows: Int[Array, "b"]) -> Any:
+    """The rows of one layer's cache."""
+    if isinstance(layer, Stack):
+        return layer.reorder_cache(cache, rows)
+    return jax.tree.map(lambda leaf: leaf[rows], cache)
+
+
+def _dtype_after(stacked: Any, x: Array, *given: Any) -> Any:
+    """The dtype of what the layers give, if they are given their own output's."""
+    graphdef, state = nnx.split(stacked)
+    if not _changes_dtypes(stacked, state, x.dtype):
+        return x.dtype
+
+    def first_layer(state: Any, x: Array, cache: Any, shared: Any, options: Any) -> Array:
+        state, cache = jax.tree.map(lambda leaf: leaf[0], (state, cache))
+        layer = nnx.merge(graphdef, state)
+        layer.eval()  # nothing is drawn
+        return run_layer(layer, x, cache, shared, options)[0]
+
+    after = jax.eval_shape(first_layer, state, x, *given).dtype
+    return jax.eval_shape(first_layer, state, x.astype(after), *given).dtype
+
+
+def _changes_dtypes(layer: Any, state: Any, dtype: Any) -> bool:
+    """Whether there is another dtype than that of the input anywhere, as a parameter's or to compute in."""
+    floating = [leaf.dtype for leaf in jax.tree.leaves(state) if jnp.issubdtype(leaf.dtype, jnp.floating)]
+    asked = [getattr(node, "dtype", None) for _, node in nnx.iter_modules(layer, graph=True)]
+    return any(other is not None and other != dtype for other in [*floating, *asked])
+
+
+def _check_room(cache: Any, tokens: int) -> None:
+    """Raise ValueError where a stacked cache would overflow, as each layer by itself does (not known in a loop)."""
+    for each in jax.tree.leaves(cache, is_leaf=lambda node: isinstance(node, KVCache)):
+        if isinstance(each, KVCache) and not isinstance(each.length, Tracer):
+            while each.key.ndim > 4:
+                each = jax.tree.map(lambda leaf: leaf[0], each)
+            batch, _, heads, width = each.key.shape
+            each.check(batch, tokens, heads, (width, each.value.shape[-1]))

@@ -1,0 +1,82 @@
+"""Positions as a bias that is learned for each bucket of distances."""
+
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Int
+
+from jax_attn.functional import score_mods
+from jax_attn.functional.checks import require_positive
+from jax_attn.functional.score_mods import ScoreMod
+from jax_attn.nn.positions.attention_positions import AttentionPositions, Places, by_position, changed
+from jax_attn.nn.primitives import Embedding
+
+
+class T5Positions(nnx.Module, AttentionPositions):
+    """`scores[h, i, j] + table[bucket(p_j - p_i), h]`: a near distance has a bucket of its own, far ones share.
+
+    T5 does not scale its scores: its attention is `MultiHeadAttention(..., scale=1.0, positions=T5Positions(...))`.
+
+    Parameters: `table.embedding` `(num_buckets, num_heads)`, drawn from N(0, 1).
+
+    Args:
+        num_heads: number of query heads.
+        num_buckets: number of buckets, half of them for each direction where `bidirectional`.
+        max_distance: from here on all distances share the last bucket.
+        bidirectional: whether keys after the query have buckets too, as in an encoder; else they share that of 0.
+        rngs: source of the initial weights.
+        dtype: dtype of the biases; None is that of the table.
+        param_dtype: dtype of the table.
+
+    Raises:
+        ValueError: `num_heads` is not positive, or not that of the attention; fewer than 2 buckets for a
+            direction, an odd number for two, or a `max_distance` that exact buckets reach.
+
+    Source: Raffel et al. (arXiv 1910.10683), section 2.1; as transformers' T5Attention.
+    """
+
+    def __init__(
+        self,
+        num_heads: int,
+        num_buckets: int = 32,
+        max_distance: int = 128,
+        bidirectional: bool = True,
+        *,
+        rngs: nnx.Rngs,
+        dtype: DTypeLike | None = None,
+        param_dtype: DTypeLike = jnp.float32,
+    ):
+        require_positive("num_heads", num_heads)
+        one_way = num_buckets // 2 if bidirectional else num_buckets
+        if one_way < 2 or (bidirectional and num_buckets % 2):
+            least = "even and at least 4 for both directions" if bidirectional else "at least 2"
+            raise ValueError(f"num_buckets must be {least}, got num_buckets={num_buckets}")
+        if max_distance <= one_way // 2:
+            raise ValueError(
+                f"max_distance must be above {one_way // 2}, the number of exact buckets, "
+                f"got max_distance={max_distance}"
+            )
+        self.num_heads = num_heads
+        self.max_distance = max_distance
+        self.bidirectional = bidirectional
+        self.table = Embedding(num_buckets, num_heads, rngs=rngs, dtype=dtype, param_dtype=param_dtype)
+
+    def check_heads(self, num_heads: int, head_dim: int) -> None:
+        """One column a head."""
+        if num_heads != self.num_heads:
+            raise ValueError(f"positions are for {self.num_heads} heads, and the attention has {num_heads}")
+
+    def score_mod(self, query: Float[Array, "B T N H"], scale: float, places: Places) -> ScoreMod:
+        """The bias of each distance."""
+        table = self.table.embedding[...]
+        table = table if self.table.dtype is None else table.astype(self.table.dtype)
+        return by_position(score_mods.t5_bias(table, self.bidirectional, self.max_distance), places)
+
+    def __call__(
+        self,
+        scores: Float[Array, "b n t s"],
+        q_positions: Int[Array, "#b t"] | None = None,
+        kv_positions: Int[Array, "#b s"] | None = None,
+    ) -> Float[Array, "b n t s"]:
+        """Scores `(b, n, t, s)` with their biases; positions that are not given are counted from 0."""
+        return changed(scores, self.score_mod(scores, 1.0, Places(q_positions, kv_positions)))

@@ -1,0 +1,81 @@
+import jax
+import jax.numpy as jnp
+import pytest
+from flax import nnx
+
+from jax_attn.nn.attention.multi_head import MultiHeadAttention
+from jax_attn.nn.layers.decoder_layer import DecoderLayer
+from jax_attn.nn.layers.encoder_layer import EncoderLayer
+from jax_attn.nn.layers.stack import Stack
+from parity_tests.contract import TwinContract
+from parity_tests.from_scratch.properties import assert_same, compiled, draw
+
+
+class TestStack(TwinContract):
+    rows = ("stack",)
+
+
+def layer(seed: int, window: int | None = None, **options) -> DecoderLayer:
+    own = {"rngs": nnx.Rngs(seed), "param_dtype": jnp.float64}
+    attention = MultiHeadAttention(8, 2, is_causal=True, window=window, **options, **own)
+    return DecoderLayer(8, hidden_dim=7, attention=attention, **own)
+
+
+@jax.enable_x64(True)
+def test_a_stack_of_stacks_is_scanned_too_and_decodes():
+    """Layers that differ in turn, as Gemma 2's: a window, and none."""
+    listed = Stack([layer(seed, None if seed % 2 else 3) for seed in range(4)])
+    pairs = [Stack([layer(seed, 3), layer(seed + 1)]) for seed in (0, 2)]
+    scanned = Stack(pairs, scan=True)
+    x = draw(2, 5, 8)
+
+    @compiled
+    def run(x):
+        cache, outputs = scanned.init_cache(2, 5), []
+        for part in (slice(0, 3), slice(3, 5)):
+            output, cache = scanned(x[:, part], cache=cache)
+            outputs.append(output)
+        rows = scanned.reorder_cache(cache, jnp.array([1, 0]))
+        return listed(x), scanned(x), jnp.concatenate(outputs, 1), (cache, rows)
+
+    expected, *others, (cache, rows) = run(x)
+    for other in others:
+        assert_same(other, expected)
+    jax.tree.map(lambda leaf, before: assert_same(leaf, before[:, ::-1]), rows, cache)
+    with pytest.raises(ValueError, match="the cache is for 5 tokens: 5 are in it, and 1 do not fit"):
+        scanned(x[:, :1], cache=cache)
+
+
+def test_bad_layers_are_refused():
+    one = EncoderLayer(8, 2, 7, rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match="layers must hold at least one layer, got none"):
+        Stack([])
+    with pytest.raises(ValueError, match="layers must be modules of their own, got one of them twice"):
+        Stack([one, one])
+
+
+@pytest.mark.parametrize(
+    ("other", "what"),
+    [
+        (lambda: layer(1, 3), "attention.window"),
+        (lambda: layer(1, mask_mod=near(2)), "attention.mask_mod"),
+        (
+            lambda: DecoderLayer(8, 2, 9, rngs=nnx.Rngs(0), param_dtype=jnp.float64),
+            "feed_forward.down.kernel",
+        ),
+    ],
+)
+@jax.enable_x64(True)
+def test_bad_stacks_of_layers_that_differ_are_refused(other, what):
+    first = layer(0, mask_mod=near(1)) if "mod" in what else layer(0)
+    alike = layer(1, mask_mod=near(1)) if "mod" in what else layer(1)
+    Stack([first, alike], scan=True)
+    with pytest.raises(
+        ValueError, match=f"layers must be alike to be scanned, got {what} of layer 1 another"
+    ):
+        Stack([first, other()], scan=True)
+
+
+def near(distance: int):
+    """A mask mod that is made anew for each layer."""
+    return lambda b, h, q_idx, kv_idx: abs(q_idx - kv_idx) <= distance

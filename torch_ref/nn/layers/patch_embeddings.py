@@ -1,0 +1,40 @@
+"""From an image to one vector for each of its patches."""
+
+import torch
+from torch import Tensor, nn
+
+
+class PatchEmbeddings(nn.Module):
+    """`dropout([class, patch_1 W + b, patch_2 W + b, ...] + position)`, patches row by row.
+
+    See `jax_attn.nn.layers.patch_embeddings.PatchEmbeddings`, its twin, for the arguments. Here too the channels
+    are the image's last axis.
+
+    Source: Dosovitskiy et al. (arXiv 2010.11929), section 3.1.
+    """
+
+    def __init__(
+        self,
+        image_size: int | tuple[int, int],
+        patch_size: int | tuple[int, int],
+        num_channels: int,
+        embed_dim: int,
+        class_token: bool = True,
+        dropout: float = 0.0,
+        bias: bool = True,
+    ):
+        super().__init__()
+        height, width = (image_size,) * 2 if isinstance(image_size, int) else image_size
+        rows, columns = (patch_size,) * 2 if isinstance(patch_size, int) else patch_size
+        self.projection = nn.Conv2d(num_channels, embed_dim, (rows, columns), (rows, columns), bias=bias)
+        vectors = (height // rows) * (width // columns) + class_token
+        self.class_token = nn.Parameter(0.02 * torch.randn(1, 1, embed_dim)) if class_token else None
+        self.position = nn.Parameter(0.02 * torch.randn(1, vectors, embed_dim))
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """`(h, w, c)` to `(number of vectors, embed_dim)`, or the same with a batch axis before."""
+        x = self.projection(images.movedim(-1, -3)).flatten(-2).transpose(-1, -2)
+        if self.class_token is not None:
+            x = torch.cat([self.class_token[0].expand(*x.shape[:-2], 1, -1), x], dim=-2)
+        return self.dropout(x + self.position[0])

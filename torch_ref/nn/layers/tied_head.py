@@ -1,0 +1,28 @@
+"""Scores of all tokens, from the table that embeds them."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class TiedHead(nn.Module):
+    """`softcap(x Eᵀ + b)`, with the table `E` of the embeddings, which the head is called with and does not own.
+
+    See `jax_attn.nn.layers.tied_head.TiedHead`, its twin.
+
+    Source: Press and Wolf (arXiv 1608.05859); Inan et al. (arXiv 1611.01462).
+    """
+
+    def __init__(self, vocab_size: int, bias: bool = False, softcap: float | None = None):
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(vocab_size)) if bias else None
+        self.softcap = softcap
+
+    def forward(self, x: Tensor, table: Tensor) -> Tensor:
+        """`(t, d)` or `(b, t, d)` and the table `(vocab_size, d)` to logits `(..., t, vocab_size)`."""
+        return soft_cap(F.linear(x, table, self.bias), self.softcap)
+
+
+def soft_cap(logits: Tensor, cap: float | None) -> Tensor:
+    """`cap * tanh(logits / cap)`; the logits themselves without a cap."""
+    return logits if cap is None else cap * torch.tanh(logits / cap)
