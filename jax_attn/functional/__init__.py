@@ -10,8 +10,16 @@ from jax_attn.functional.block_mask import (
     noop_mask,
     or_masks,
 )
+from jax_attn.functional.delta_rule import chunked_gated_delta_rule, recurrent_gated_delta_rule
 from jax_attn.functional.flex import AuxOutput, AuxRequest, flex_attention
+from jax_attn.functional.linear_attention import (
+    bidirectional_linear_attention,
+    chunked_linear_attention,
+    linear_attention_weights,
+    recurrent_linear_attention,
+)
 from jax_attn.functional.normalize import normalize_rows
+from jax_attn.functional.random_features import orthogonal_features, softmax_features
 from jax_attn.functional.reference import reference_attention
 from jax_attn.functional.sentence import cosine_similarity, mean_pooling
 from jax_attn.functional.softmax import masked_logsumexp, masked_softmax
@@ -21,11 +29,15 @@ __all__ = [
     "AuxRequest",
     "BlockMask",
     "and_masks",
+    "bidirectional_linear_attention",
+    "chunked_gated_delta_rule",
+    "chunked_linear_attention",
     "cosine_similarity",
     "create_block_mask",
     "create_mask",
     "dot_product_attention",
     "flex_attention",
+    "linear_attention_weights",
     "mask_mods",
     "masked_logsumexp",
     "masked_softmax",
@@ -33,8 +45,12 @@ __all__ = [
     "noop_mask",
     "normalize_rows",
     "or_masks",
+    "orthogonal_features",
+    "recurrent_gated_delta_rule",
+    "recurrent_linear_attention",
     "reference_attention",
     "score_mods",
+    "softmax_features",
 ]
 
 

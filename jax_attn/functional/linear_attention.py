@@ -45,7 +45,7 @@ def linear_attention_weights(
     return _divided(scores, jnp.sum(scores, axis=-1, keepdims=True)).astype(query.dtype)
 
 
-def linear_attention(
+def bidirectional_linear_attention(
     query: Float[Array, "B T N F"],
     key: Float[Array, "B S N F"],
     value: Float[Array, "B S N H"],

@@ -15,10 +15,10 @@ from jax_attn.functional.checks import (
     require_positive,
 )
 from jax_attn.functional.linear_attention import (
+    bidirectional_linear_attention,
     chunked_linear_attention,
     elu_features,
     empty_state,
-    linear_attention,
     linear_attention_weights,
     recurrent_linear_attention,
 )
@@ -114,7 +114,7 @@ class LinearAttention(nnx.Module):
         values = self._heads(self.v_proj(context))
 
         if not self.is_causal:
-            heads, after = linear_attention(queries, keys, values, mask), None
+            heads, after = bidirectional_linear_attention(queries, keys, values, mask), None
         elif x.shape[1] == 1:
             heads, after = recurrent_linear_attention(queries, keys, values, mask, cache)
         else:

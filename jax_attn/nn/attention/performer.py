@@ -16,8 +16,8 @@ from jax_attn.functional.checks import (
     require_positive,
 )
 from jax_attn.functional.linear_attention import (
+    bidirectional_linear_attention,
     chunked_linear_attention,
-    linear_attention,
     linear_attention_weights,
 )
 from jax_attn.functional.random_features import orthogonal_features, softmax_features
@@ -34,7 +34,7 @@ class PerformerAttention(nnx.Module):
 
     Parameters: `q_proj`, `k_proj`, `v_proj` and `out_proj` kernels `(embed_dim, embed_dim)`, and a bias each
     with `bias`. Buffer: `features` `(num_features, head_dim)`, orthogonal in blocks of `head_dim`; to draw others,
-    set it to what `jax_attn.functional.random_features.orthogonal_features` gives.
+    set it to what `jax_attn.functional.orthogonal_features` gives.
 
     Args:
         embed_dim: width of input and output.
@@ -134,7 +134,7 @@ class PerformerAttention(nnx.Module):
         if self.is_causal:
             heads, _ = chunked_linear_attention(queries, keys, values, mask, chunk_size=self.chunk_size)
         else:
-            heads = linear_attention(queries, keys, values, mask)
+            heads = bidirectional_linear_attention(queries, keys, values, mask)
         output = self.out_proj(heads.reshape(x.shape))
         if not (return_weights or sees_weights(self)):
             return output

@@ -5,9 +5,9 @@ import pytest
 from flax import nnx
 
 from jax_attn.functional.linear_attention import (
+    bidirectional_linear_attention,
     chunked_linear_attention,
     elu_features,
-    linear_attention,
     linear_attention_weights,
     recurrent_linear_attention,
 )
@@ -58,7 +58,7 @@ def test_every_form_is_the_formula_and_has_its_gradients(is_causal):
             lambda q, k, v: chunked_linear_attention(q, k, v, mask)[0],
         ]
     else:
-        forms += [lambda q, k, v: linear_attention(q, k, v, mask)]
+        forms += [lambda q, k, v: bidirectional_linear_attention(q, k, v, mask)]
 
     @compiled
     def run(q, k, v):
