@@ -223,9 +223,9 @@ LAYERS = [
     Twin(
         "mixture-of-experts",
         "nn.layers.mixture_of_experts:MixtureOfExperts",
-        "each token through 2 of 7 feed-forward layers, weighted by a softmax over the chosen",
+        "each token through 2 of 5 feed-forward layers, weighted by a softmax over the chosen",
         "Jiang et al. (arXiv 2401.04088)",
-        dict(embed_dim=37, hidden_dim=23, num_experts=7, dropout=0.2),
+        dict(embed_dim=37, hidden_dim=23, num_experts=5, dropout=0.2),
         partial(routing_cases, 37),
     ),
     Twin(
@@ -236,7 +236,7 @@ LAYERS = [
         dict(
             embed_dim=37,
             hidden_dim=23,
-            num_experts=7,
+            num_experts=5,
             top_k=3,
             softmax="before",
             capacity_factor=1.0,

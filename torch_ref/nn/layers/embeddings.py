@@ -40,7 +40,7 @@ class Embeddings(nn.Module):
     ):
         super().__init__()
         width = embed_dim if embedding_dim is None else embedding_dim
-        self.scale = width**0.5 if scaled else 1
+        self.scale = width**0.5 if scaled else None
         self.token = nn.Embedding(vocab_size, width, padding_idx)
         self.segment = nn.Embedding(num_segments, width) if num_segments else None
         self.position = (
@@ -52,7 +52,9 @@ class Embeddings(nn.Module):
 
     def forward(self, token_ids: Tensor, segment_ids: Tensor | None = None) -> Tensor:
         """`(t,)` or `(b, t)` ids, with segment 0 throughout where none is given, to `(..., t, embed_dim)`."""
-        x = self.token(token_ids) * self.scale
+        x = self.token(token_ids)
+        if self.scale is not None:
+            x = x * self.scale
         if self.segment is not None:
             x = x + self.segment(torch.zeros_like(token_ids) if segment_ids is None else segment_ids)
         if self.position is not None:
