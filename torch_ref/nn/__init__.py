@@ -58,10 +58,7 @@ from torch_ref.nn.positions import (
     T5Positions,
     YarnScaling,
 )
-from torch_ref.nn.primitives import (
-    RMSNorm,
-    make_norm,
-)
+from torch_ref.nn.primitives import RMSNorm, make_norm
 
 __all__ = [
     "AdditiveAttention",

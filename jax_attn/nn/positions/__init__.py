@@ -1,22 +1,10 @@
 """Positions: where a token stands, told to a model."""
 
-from jax_attn.nn.positions.alibi import (
-    AlibiPositions,
-)
-from jax_attn.nn.positions.attention_positions import (
-    AttentionPositions,
-    Places,
-    token_positions,
-)
-from jax_attn.nn.positions.axial_rotary import (
-    AxialRotaryPositions,
-)
-from jax_attn.nn.positions.learned import (
-    LearnedPositions,
-)
-from jax_attn.nn.positions.rotary import (
-    RotaryPositions,
-)
+from jax_attn.nn.positions.alibi import AlibiPositions
+from jax_attn.nn.positions.attention_positions import AttentionPositions, Places, token_positions
+from jax_attn.nn.positions.axial_rotary import AxialRotaryPositions
+from jax_attn.nn.positions.learned import LearnedPositions
+from jax_attn.nn.positions.rotary import RotaryPositions
 from jax_attn.nn.positions.rotary_scaling import (
     DynamicNTKScaling,
     LinearScaling,
@@ -25,15 +13,9 @@ from jax_attn.nn.positions.rotary_scaling import (
     RotaryScaling,
     YarnScaling,
 )
-from jax_attn.nn.positions.shaw import (
-    ShawPositions,
-)
-from jax_attn.nn.positions.sinusoidal import (
-    SinusoidalPositions,
-)
-from jax_attn.nn.positions.t5 import (
-    T5Positions,
-)
+from jax_attn.nn.positions.shaw import ShawPositions
+from jax_attn.nn.positions.sinusoidal import SinusoidalPositions
+from jax_attn.nn.positions.t5 import T5Positions
 
 __all__ = [
     "AlibiPositions",

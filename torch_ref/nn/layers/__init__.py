@@ -1,70 +1,26 @@
 """The torch twins: layers: embeddings, feed-forward, encoder, poolers and heads."""
 
-from torch_ref.nn.layers.causal_lm_head import (
-    CausalLMHead,
-)
-from torch_ref.nn.layers.classification_head import (
-    ClassificationHead,
-)
-from torch_ref.nn.layers.convolution_stem import (
-    ConvolutionStem,
-)
-from torch_ref.nn.layers.decoder import (
-    Decoder,
-)
-from torch_ref.nn.layers.decoder_layer import (
-    DecoderLayer,
-)
-from torch_ref.nn.layers.drop_path import (
-    DropPath,
-)
-from torch_ref.nn.layers.embeddings import (
-    Embeddings,
-)
-from torch_ref.nn.layers.encoder import (
-    Encoder,
-)
-from torch_ref.nn.layers.encoder_layer import (
-    EncoderLayer,
-)
-from torch_ref.nn.layers.feed_forward import (
-    FeedForward,
-)
-from torch_ref.nn.layers.gated_feed_forward import (
-    GatedFeedForward,
-)
-from torch_ref.nn.layers.layer_scale import (
-    LayerScale,
-)
-from torch_ref.nn.layers.masked_lm_head import (
-    MaskedLMHead,
-)
-from torch_ref.nn.layers.mixture_of_experts import (
-    MixtureOfExperts,
-    RouterLosses,
-)
-from torch_ref.nn.layers.patch_embeddings import (
-    PatchEmbeddings,
-)
-from torch_ref.nn.layers.pooler import (
-    Pooler,
-)
-from torch_ref.nn.layers.regression_head import (
-    RegressionHead,
-)
-from torch_ref.nn.layers.span_head import (
-    SpanHead,
-    SpanLogits,
-)
-from torch_ref.nn.layers.stack import (
-    Stack,
-)
-from torch_ref.nn.layers.tied_head import (
-    TiedHead,
-)
-from torch_ref.nn.layers.token_classification_head import (
-    TokenClassificationHead,
-)
+from torch_ref.nn.layers.causal_lm_head import CausalLMHead
+from torch_ref.nn.layers.classification_head import ClassificationHead
+from torch_ref.nn.layers.convolution_stem import ConvolutionStem
+from torch_ref.nn.layers.decoder import Decoder
+from torch_ref.nn.layers.decoder_layer import DecoderLayer
+from torch_ref.nn.layers.drop_path import DropPath
+from torch_ref.nn.layers.embeddings import Embeddings
+from torch_ref.nn.layers.encoder import Encoder
+from torch_ref.nn.layers.encoder_layer import EncoderLayer
+from torch_ref.nn.layers.feed_forward import FeedForward
+from torch_ref.nn.layers.gated_feed_forward import GatedFeedForward
+from torch_ref.nn.layers.layer_scale import LayerScale
+from torch_ref.nn.layers.masked_lm_head import MaskedLMHead
+from torch_ref.nn.layers.mixture_of_experts import MixtureOfExperts, RouterLosses
+from torch_ref.nn.layers.patch_embeddings import PatchEmbeddings
+from torch_ref.nn.layers.pooler import Pooler
+from torch_ref.nn.layers.regression_head import RegressionHead
+from torch_ref.nn.layers.span_head import SpanHead, SpanLogits
+from torch_ref.nn.layers.stack import Stack
+from torch_ref.nn.layers.tied_head import TiedHead
+from torch_ref.nn.layers.token_classification_head import TokenClassificationHead
 
 __all__ = [
     "CausalLMHead",
