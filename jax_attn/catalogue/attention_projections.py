@@ -78,9 +78,11 @@ ATTENTION_PROJECTIONS = [
     Twin(
         "attention-latent-plain-queries",
         "nn.attention.latent:LatentAttention",
-        "the same with queries from the input, in both directions",
+        "the same with queries from the input, in both directions, with ALiBi",
         LATENT,
-        dict(OF_LATENT, bias=True, positions=rotary(6), scale=0.3),
+        dict(
+            OF_LATENT, bias=True, positions=Part("nn.positions.alibi:AlibiPositions", num_heads=3), scale=0.3
+        ),
         lambda: placed_cases(37)[1:3],
     ),
     Twin(

@@ -25,7 +25,7 @@ class KVCache:
 
     Attributes:
         key: `(B, L, K, H)`, rotated already.
-        value: `(B, L, K, H)`.
+        value: `(B, L, K, Hv)`, of a width of its own in latent attention.
         length: `(B,)`, how many tokens of each sequence were seen.
         rolling: whether the newest token takes the place of the oldest.
     """
@@ -78,7 +78,7 @@ class KVCache:
         return jnp.where(real, counted, -1)
 
     def append(
-        self, key: Float[Array, "B T K H"], value: Float[Array, "B T K H"], positions: Int[Array, "B T"]
+        self, key: Float[Array, "B T K H"], value: Float[Array, "B T K Hv"], positions: Int[Array, "B T"]
     ) -> tuple["KVCache", Array, Array, Places]:
         """Keep tokens, and say what their queries look at.
 

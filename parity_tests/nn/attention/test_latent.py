@@ -8,7 +8,6 @@ from flax import nnx
 
 from jax_attn.nn.attention.latent import LatentAttention
 from jax_attn.nn.attention.weights import capture_attention_weights
-from jax_attn.nn.positions.alibi import AlibiPositions
 from jax_attn.nn.positions.rotary import RotaryPositions
 from jax_attn.nn.positions.rotary_scaling import YarnScaling, rotary_frequencies
 from jax_attn.parity.cases import Case
@@ -133,10 +132,9 @@ def test_the_form_of_fewer_products_is_taken():
         assert taken == same != other
 
 
-@pytest.mark.parametrize("options", [{}, {"positions": AlibiPositions(3)}], ids=["rotary", "alibi"])
 @jax.enable_x64(True)
-def test_token_by_token_is_at_once(options):
-    assert_decodes_as_at_once(attention(q_lora_rank=7, **options), draw(2, 9, 29))
+def test_token_by_token_is_at_once():
+    assert_decodes_as_at_once(attention(q_lora_rank=7), draw(2, 9, 29))
 
 
 @jax.enable_x64(True)
