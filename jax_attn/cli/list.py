@@ -1,25 +1,89 @@
 """`jax-attn list`: what there is to verify and to import."""
 
-from itertools import groupby
+import inspect
+from collections.abc import Iterator
+from typing import Annotated, Any
 
+import tyro
 from rich.markup import escape
 
-from jax_attn.catalogue import CATALOGUE
+from jax_attn.catalogue import CATALOGUE, Twin
+from jax_attn.catalogue.twin import Part, locate
 from jax_attn.cli.terminal import terminal
 
+ROOMS = {
+    "from_scratch": "The ladder: from dot products to FlexAttention",
+    "nn.primitives": "Primitives",
+    "nn.positions": "Positions",
+    "nn.attention": "Attention",
+    "nn.layers": "Layers",
+    "models": "Models",
+}
 
-def list_catalogue() -> int:
-    """List every variant under its class: its name, what it computes, and where it comes from.
+
+def list_catalogue(
+    markdown: Annotated[bool, tyro.conf.arg(help="print the table of docs/catalogue.md")] = False,
+) -> int:
+    """List every variant by room and class: its name, what it computes, and where it comes from.
 
     `jax-attn list | grep mask` finds those of one kind; `jax-attn verify NAME` proves one.
     """
+    if markdown:
+        print("\n".join(_markdown()))
+        return 0
     console = terminal()
     width = max(map(len, CATALOGUE))
-    for where, twins in groupby(CATALOGUE.values(), key=lambda twin: twin.where):
-        twins = list(twins)
-        console.print(f"[bold]jax_attn.{where.replace(':', '.')}[/bold]  {escape(twins[0].source)}")
-        for twin in twins:
-            own_source = "" if twin.source == twins[0].source else f" ({twin.source})"
-            console.print(f"  {twin.name:{width}}  {escape(twin.summary + own_source)}")
+    for room, classes in by_room():
+        console.print(f"[bold underline]{ROOMS[room]}[/bold underline]")
+        for where, twins in classes:
+            console.print(f"[bold]jax_attn.{where.replace(':', '.')}[/bold]  {escape(twins[0].source)}")
+            console.print(f"  [dim]{escape(first_line(where))}[/dim]")
+            for twin in twins:
+                own_source = "" if twin.source == twins[0].source else f" ({twin.source})"
+                console.print(f"  {twin.name:{width}}  {escape(twin.summary + own_source)}")
     console.print(f"\n{len(CATALOGUE)} variants; the twin of jax_attn.X is torch_ref.X")
     return 0
+
+
+def by_room() -> Iterator[tuple[str, list[tuple[str, list[Twin]]]]]:
+    """Each room with its classes, and each class with its rows."""
+    for room in ROOMS:
+        twins = [twin for twin in CATALOGUE.values() if f"{twin.where.split(':')[0]}.".startswith(f"{room}.")]
+        classes: dict[str, list[Twin]] = {}
+        for twin in twins:
+            classes.setdefault(twin.where, []).append(twin)
+        yield room, list(classes.items())
+
+
+def first_line(where: str) -> str:
+    """What the class is, or its formula: the first line of its docstring."""
+    return (inspect.getdoc(locate("jax_attn", where)) or "").splitlines()[0]
+
+
+def _markdown() -> Iterator[str]:
+    yield "# Catalogue"
+    yield ""
+    yield "Every variant (`jax-attn list --markdown`). `jax-attn verify NAME` proves one against its torch twin."
+    for room, classes in by_room():
+        yield f"\n## {ROOMS[room]}"
+        for where, twins in classes:
+            module, name = where.split(":")
+            yield f"\n**`{name}`** (`jax_attn.{module}`): {first_line(where)}\n"
+            yield "| name | what it computes | options | source |"
+            yield "|---|---|---|---|"
+            for twin in twins:
+                cells = (f"`{twin.name}`", twin.summary, f"`{_options(twin)}`", twin.source)
+                yield f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+
+
+def _options(twin: Twin) -> str:
+    return ", ".join(f"{name}={_shown(value)}" for name, value in twin.arguments.items()) or "none"
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, Part):
+        arguments = ", ".join(f"{name}={_shown(given)}" for name, given in value.arguments.items())
+        return f"{value.where.split(':')[1]}({arguments})"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_shown, value))}]"
+    return value.__name__ if callable(value) else repr(value)

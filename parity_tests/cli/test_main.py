@@ -71,6 +71,13 @@ def test_list_shows_every_variant_with_its_class_and_source(capsys):
         assert twin.source in out
 
 
+def test_the_table_of_the_documentation_is_that_of_the_catalogue(capsys):
+    status, out, _ = run(capsys, "list", "--markdown")
+    assert status == 0
+    told = (Path(__file__).parents[2] / "docs" / "catalogue.md").read_text(encoding="utf-8")
+    assert told == out, "run: jax-attn list --markdown > docs/catalogue.md"
+
+
 def test_a_variant_is_proved_in_every_lane_and_written_down(capsys, tmp_path):
     status, out, _ = run(capsys, "verify", QUICKEST, "--json", tmp_path / "proof.json")
     assert status == 0

@@ -183,8 +183,8 @@ class MultiHeadAttention(nnx.Module):
         *,
         value: Float[Array, "*b s v"] | None = None,
         bias: Float[Array, "..."] | None = None,
-        positions: Int[Array, "*b t"] | None = None,
-        context_positions: Int[Array, "*b s"] | None = None,
+        positions: Int[Array, "*#b t"] | None = None,
+        context_positions: Int[Array, "*#b s"] | None = None,
         segment_ids: Int[Array, "*b t"] | None = None,
         cache: KVCache | ContextCache | None = None,
         return_weights: bool = False,
@@ -198,8 +198,8 @@ class MultiHeadAttention(nnx.Module):
                 which query may see which. Any axis may be 1. With a cache: `(b, t)`, which tokens are no padding.
             value: `(b, s, vdim)`, what the values are made of; None is the context.
             bias: added to the scores; broadcasts against `(b, num_heads, t, s)`.
-            positions: `(b, t)`, where the tokens stand; None counts from 0, or goes on where the cache ends.
-            context_positions: `(b, s)`, the same of the context.
+            positions: `(b or 1, t)`, where the tokens stand; None counts from 0, or goes on where the cache ends.
+            context_positions: `(b or 1, s)`, the same of the context.
             segment_ids: `(b, t)`; a token sees those of its own segment, where several are packed into one row.
             cache: of `init_cache`: attend to the tokens before too; or of `init_context_cache`: to that context.
             return_weights: also return the weights `(b, num_heads, t, s)`, dropout included.

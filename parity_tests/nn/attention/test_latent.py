@@ -10,6 +10,7 @@ from jax_attn.nn.attention.latent import LatentAttention
 from jax_attn.nn.attention.weights import capture_attention_weights
 from jax_attn.nn.positions.alibi import AlibiPositions
 from jax_attn.nn.positions.rotary import RotaryPositions
+from jax_attn.nn.positions.rotary_scaling import YarnScaling, rotary_frequencies
 from jax_attn.parity.cases import Case
 from parity_tests.contract import TwinContract
 from parity_tests.from_scratch.properties import (
@@ -36,7 +37,7 @@ def attention(**options) -> LatentAttention:
     return LatentAttention(**given, rngs=nnx.Rngs(0), param_dtype=jnp.result_type(float))
 
 
-YARN = {"rope_type": "yarn", "factor": 40.0, "mscale": 1.0, "mscale_all_dim": 0.7, "rope_theta": 1e4}
+YARN = {"factor": 40.0, "mscale": 1.0, "mscale_all_dim": 0.7}
 
 
 @pytest.mark.parametrize(
@@ -45,7 +46,10 @@ YARN = {"rope_type": "yarn", "factor": 40.0, "mscale": 1.0, "mscale_all_dim": 0.
 def test_transformers_deepseek_v3_computes_the_same(rank, interleaved, yarn):
     import torch
     from transformers.models.deepseek_v3.configuration_deepseek_v3 import DeepseekV3Config
-    from transformers.models.deepseek_v3.modeling_deepseek_v3 import DeepseekV3Attention
+    from transformers.models.deepseek_v3.modeling_deepseek_v3 import (
+        DeepseekV3Attention,
+        DeepseekV3RotaryEmbedding,
+    )
 
     config = DeepseekV3Config(
         hidden_size=29,
@@ -58,19 +62,26 @@ def test_transformers_deepseek_v3_computes_the_same(rank, interleaved, yarn):
         v_head_dim=11,
         rope_interleave=interleaved,
         attention_bias=True,
-        rope_parameters=YARN if yarn else {"rope_type": "default", "rope_theta": 1e4},
+        rope_parameters={"rope_theta": 1e4, "rope_type": "default"}
+        | ({"rope_type": "yarn", "original_max_position_embeddings": 64, **YARN} if yarn else {}),
     )
     config._attn_implementation = "eager"
     scale = 19**-0.5 * (0.1 * 0.7 * math.log(40.0) + 1) ** 2 if yarn else None
-    ours = attention(
-        q_lora_rank=rank, bias=True, scale=scale, positions=RotaryPositions(6, interleaved=interleaved)
-    )
+    scaling = YarnScaling(original_length=64, **YARN) if yarn else None
+    positions = RotaryPositions(6, interleaved=interleaved, scaling=scaling)
+    ours = attention(q_lora_rank=rank, bias=True, scale=scale, positions=positions)
+
+    # Theirs are kept in float32: ours are the same in float64.
+    theirs = DeepseekV3RotaryEmbedding(config)
+    frequencies = rotary_frequencies(1e4, 6) if scaling is None else scaling.frequencies(1e4, 6, 5)
+    np.testing.assert_allclose(frequencies, theirs.inv_freq, rtol=1e-6)
 
     def call(module, x):
-        angles = torch.arange(5, dtype=x.dtype)[:, None] * 1e4 ** (-torch.arange(0, 6, 2, dtype=x.dtype) / 6)
+        angles = torch.arange(5, dtype=x.dtype)[:, None] * torch.tensor(frequencies, dtype=x.dtype)
         angles = torch.cat([angles, angles], dim=-1)[None]
+        waves = (angles.cos() * theirs.attention_scaling, angles.sin() * theirs.attention_scaling)
         later = torch.full((5, 5), -torch.inf, dtype=x.dtype).triu(1)
-        return module(x, (angles.cos(), angles.sin()), later)[0]
+        return module(x, waves, later)[0]
 
     cases = [Case("plain", (np.asarray(draw(2, 5, 29)),))]
     names = [("kv_a_proj", "kv_a_proj_with_mqa"), ("_a_norm", "_a_layernorm"), ("out_proj", "o_proj")]

@@ -23,12 +23,15 @@ class Pooler(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """`(t, d)` to `(d,)`, or `(b, t, d)` to `(b, d)`; the mask is True where a token stands."""
-        pooled = pool(self.kind, x, torch.ones(x.shape[:-1], dtype=torch.bool) if mask is None else mask)
+        pooled = pool(self.kind, x, mask)
         return pooled if self.dense is None else self.activation(self.dense(pooled))
 
 
-def pool(kind: str, x: Tensor, mask: Tensor) -> Tensor:
+def pool(kind: str, x: Tensor, mask: Tensor | None) -> Tensor:
     """The vector of the first or of the last token of the mask, or their mean or maximum; 0 of none."""
+    if mask is None and kind == "first":
+        return x[..., 0, :]
+    mask = torch.ones(x.shape[:-1], dtype=torch.bool) if mask is None else mask
     kept = mask[..., None]
     real = kept.any(-2)
     if kind == "mean":

@@ -1,0 +1,191 @@
+"""A cache is a plain value, and what is decoded with it is what the whole text gives."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import pytest
+from flax import nnx
+
+from jax_attn.nn import ContextCache, KVCache, MultiHeadAttention, RotaryPositions
+from jax_attn.parity.runners.quick import quick_options
+from parity_tests.from_scratch.properties import assert_same, compiled, draw
+
+TOKENS = 11
+
+
+def attention(**options) -> MultiHeadAttention:
+    given = {"is_causal": True, "positions": RotaryPositions(4), "head_dim": 4, **options}
+    return MultiHeadAttention(26, 6, 2, rngs=nnx.Rngs(0), param_dtype=jnp.float64, **given)
+
+
+def in_chunks(module: MultiHeadAttention, x: jax.Array, sizes: tuple[int, ...], masks=None) -> jax.Array:
+    """The outputs of the text given piece by piece."""
+    cache, outputs, done = module.init_cache(x.shape[0], TOKENS), [], 0
+    for size in sizes:
+        mask = None if masks is None else masks[:, done : done + size]
+        output, cache = module(x[:, done : done + size], mask=mask, cache=cache)
+        outputs.append(output)
+        done += size
+    return jnp.concatenate(outputs, axis=1)
+
+
+@pytest.mark.parametrize("window", [None, 1, 3, TOKENS + 2])
+@jax.enable_x64(True)
+def test_in_chunks_of_any_size_it_is_the_whole(window):
+    """Chunks that are longer than the window, too: a later token must not push out what an earlier one sees."""
+    module, x = attention(window=window), draw(3, TOKENS, 26)
+    whole, *parts = compiled(
+        lambda x: [
+            module(x),
+            *(in_chunks(module, x, sizes) for sizes in ((TOKENS,), (5, 1, 1, 4), (2, 7, 2), (1,) * TOKENS)),
+        ]
+    )(x)
+    for part in parts:
+        assert_same(part, whole)
+
+
+@pytest.mark.parametrize("window", [None, 3])
+@jax.enable_x64(True)
+def test_padding_anywhere_leaves_a_text_as_it_is_alone(window):
+    """On the left, on the right, in the middle of a chunk, and a row that takes no part in some steps."""
+    module, x = attention(window=window), draw(4, TOKENS, 26)
+    real = jnp.array(
+        [
+            [0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1],
+            [1, 1, 0, 0, 0, 0, 0, 1, 1, 1, 1],
+            [1, 0, 1, 0, 1, 1, 0, 1, 0, 1, 0],
+            [1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1],
+        ],
+        bool,
+    )
+    padded = compiled(lambda x: in_chunks(module, x, (6, 1, 1, 3), real))(x)
+    for row in range(4):
+        text = x[row, real[row]]
+        assert_same(padded[row, real[row]], compiled(module)(text))
+
+
+@jax.enable_x64(True)
+def test_a_text_is_decoded_with_one_compilation_and_in_one_scan():
+    module, x = attention(), draw(3, TOKENS, 26)
+    graphdef, state = nnx.split(module)
+    chex.clear_trace_counter()
+
+    @chex.assert_max_traces(n=1)
+    def step(state, cache, token):
+        output, cache = nnx.merge(graphdef, state)(token[:, None], cache=cache)
+        return cache, output[:, 0]
+
+    one_by_one = jax.jit(step, compiler_options=quick_options())
+    cache, outputs = module.init_cache(3, TOKENS), []
+    for t in range(TOKENS):
+        cache, output = one_by_one(state, cache, x[:, t])
+        outputs.append(output)
+    assert cache.length.tolist() == [TOKENS] * 3
+    whole = compiled(module)(x)
+    assert_same(jnp.stack(outputs, 1), whole)
+
+    chex.clear_trace_counter()
+    scan = compiled(lambda x: jax.lax.scan(lambda c, t: step(state, c, t), module.init_cache(3, TOKENS), x))
+    assert_same(scan(x.swapaxes(0, 1))[1].swapaxes(0, 1), whole)
+
+
+@jax.enable_x64(True)
+def test_beams_are_reordered_by_their_rows():
+    module, x = attention(window=4), draw(3, TOKENS, 26)
+    order = jnp.array([2, 0, 0])
+
+    @compiled
+    def decode(x):
+        _, cache = module(x[:, :7], cache=module.init_cache(3, TOKENS))
+        cache = jax.tree.map(lambda leaf: leaf[order], cache)
+        return module(x[:, 7:], cache=cache)[0]
+
+    whole = compiled(module)(jnp.concatenate([x[order, :7], x[:, 7:]], axis=1))
+    assert_same(decode(x), whole[:, 7:])
+
+
+@jax.enable_x64(True)
+def test_a_context_is_projected_once():
+    module, x, context = attention(is_causal=False), draw(3, 5, 26), draw(3, 7, 26, seed=1)
+    keys = jnp.arange(7) < jnp.array([[7], [3], [1]])
+
+    @compiled
+    def both(x, context):
+        cache = module.init_context_cache(context)
+        positions = jnp.arange(2, 5)[None]
+        late, same = module(x[:, 2:], mask=keys, cache=cache, positions=positions)
+        return module(x, context, keys)[:, 2:], late, same, cache
+
+    at_once, late, same, cache = both(x, context)
+    assert_same(late, at_once)
+    chex.assert_trees_all_equal(same, cache)
+
+
+@jax.enable_x64(True)
+def test_gradients_go_through_a_cache():
+    module, x = attention(window=3), draw(2, TOKENS, 26)
+    weight = draw(2, TOKENS, 26, seed=1)
+    cached = compiled(jax.grad(lambda x: (in_chunks(module, x, (4, 1, 6)) * weight).sum()))
+    assert_same(cached(x), compiled(jax.grad(lambda x: (module(x) * weight).sum()))(x))
+
+
+@jax.enable_x64(True)
+def test_what_a_cache_costs():
+    """A window bounds it; the dtype may be smaller than the weights'."""
+    module = attention(window=3)
+    cache = module.init_cache(5, 1000, dtype=jnp.bfloat16)
+    assert cache.key.shape == cache.value.shape == (5, 3, 2, 4)
+    assert cache.key.dtype == jnp.bfloat16
+    assert attention().init_cache(5, 1000).key.shape == (5, 1000, 2, 4)
+
+
+@jax.enable_x64(True)
+def test_bad_caches_are_refused():
+    module, x = attention(), jnp.ones((3, 5, 26))
+    cache = module.init_cache(3, 7)
+    _, fuller = module(x, cache=cache)
+    context = module.init_context_cache(x)
+    for call, message in (
+        (lambda: module(x, cache=fuller), "the cache is for 7 tokens: 5 are in it, and 5 do not fit"),
+        (
+            lambda: module(x[:2], cache=cache),
+            r"keys \(2, 7, 2, 4\) and values \(2, 7, 2, 4\) for this",
+        ),
+        (
+            lambda: module(x[:2], cache=context),
+            r"keys \(2, 5, 2, 4\) and values \(2, 5, 2, 4\) for this",
+        ),
+        (
+            lambda: attention(head_dim=6, positions=None)(x, cache=cache),
+            r"the cache must hold keys \(3, 7, 2, 6\)",
+        ),
+        (
+            lambda: module(x[0], cache=cache),
+            r"x must have a batch axis where there is a cache, got shape",
+        ),
+        (lambda: module(x, x, cache=cache), "context cannot be given together with a cache"),
+        (lambda: module(x, value=x, cache=context), "value cannot be given together with a cache"),
+        (
+            lambda: module(x, positions=jnp.ones((3, 5), int), cache=cache),
+            "positions cannot be given together",
+        ),
+        (
+            lambda: module(x, segment_ids=jnp.ones((3, 5), int), cache=cache),
+            "segment_ids cannot be given together",
+        ),
+        (lambda: module(x, mask=jnp.ones((3, 7), bool), cache=cache), "mask must have one of the shapes"),
+        (lambda: module.init_cache(0, 7), "batch must be at least 1, got batch=0"),
+        (lambda: module.init_cache(3, 0), "length must be at least 1, got length=0"),
+        (lambda: attention(is_causal=False).init_cache(3, 7), "a cache is for attention with is_causal=True"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call()
+
+
+@jax.enable_x64(True)
+def test_a_cache_is_a_tree_of_its_arrays():
+    for cache in (attention().init_cache(3, 7), attention(window=3).init_cache(3, 7)):
+        leaves, tree = jax.tree.flatten(cache)
+        assert len(leaves) == 3
+        assert isinstance(jax.tree.unflatten(tree, leaves), KVCache)
+    assert len(jax.tree.leaves(ContextCache(jnp.ones(1), jnp.ones(1)))) == 2
