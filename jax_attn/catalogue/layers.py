@@ -65,7 +65,6 @@ def decoder_only_cases(width: int) -> list[Case]:
 
 
 DECODER_LAYER = dict(embed_dim=26, num_heads=2, hidden_dim=29, dropout=0.2, attention_dropout=0.3)
-DECODER = dict(DECODER_LAYER, num_layers=2, context_dim=37)
 
 
 def rotary_attention(**options: Any) -> Part:
@@ -339,17 +338,17 @@ LAYERS = [
     Twin(
         "decoder",
         "nn.layers.decoder:Decoder",
-        "decoder layers one after another",
+        "decoder layers in pre-norm, as one stacked layer and a loop, recomputed backwards",
         ATTENTION_PAPER,
-        DECODER,
-        partial(decoder_cases, 26, 37),
-    ),
-    Twin(
-        "decoder-pre-scanned",
-        "nn.layers.decoder:Decoder",
-        "the same in pre-norm as one stacked layer and a loop, recomputed backwards",
-        "Xiong et al. (arXiv 2002.04745)",
-        dict(DECODER, norm_placement="pre", final_norm=True, scan=True, remat=True),
+        dict(
+            DECODER_LAYER,
+            num_layers=2,
+            context_dim=37,
+            norm_placement="pre",
+            final_norm=True,
+            scan=True,
+            remat=True,
+        ),
         partial(decoder_cases, 26, 37),
     ),
     Twin(

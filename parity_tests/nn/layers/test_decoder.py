@@ -26,7 +26,7 @@ from parity_tests.references import assert_equals
 
 
 class TestDecoder(TwinContract):
-    rows = ("decoder", "decoder-pre-scanned")
+    rows = ("decoder",)
 
 
 class EncoderDecoder(nnx.Module):
