@@ -484,7 +484,7 @@ def test_a_bad_folder_is_refused(tmp_path, folder):
         ),
         ({"is_decoder": True}, "is_decoder=True is not supported"),
         ({"add_cross_attention": True}, "add_cross_attention=True is not supported"),
-        ({"hidden_act": "silu"}, "hidden_act='silu' is not supported, only 'gelu'"),
+        ({"hidden_act": "mish"}, "hidden_act='mish' is not supported, only 'gelu'"),
         ({"quantization_config": {"bits": 8}}, "quantization_config={'bits': 8} is not supported"),
         ({"novelty": 1}, "novelty=1 is not known here"),
         ({"num_attention_heads": 5}, "got embed_dim=12 and num_heads=5"),
