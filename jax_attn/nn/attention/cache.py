@@ -88,9 +88,7 @@ class KVCache:
             the new cache, all keys and values that are needed, and the places of queries and keys.
         """
         tokens, seen = key.shape[1], positions.max(axis=1, initial=-1) + 1
-        length = jnp.maximum(
-            self.length, seen.astype(self.length.dtype)
-        )  # as it was, so that a scan carries it
+        length = jnp.maximum(self.length, seen.astype(self.length.dtype))  # the dtype that a scan carries
         slots = positions % self.size if self.rolling else positions
         kept = (positions >= 0) & (positions >= length[:, None] - self.size if self.rolling else True)
         slots = jnp.where(kept, slots, self.size)  # outside: dropped
@@ -108,12 +106,8 @@ class KVCache:
         # A later token of these may take the place of what an earlier one still sees: look at both.
         keys = jnp.concatenate([self.key, key.astype(self.key.dtype)], axis=1)
         values = jnp.concatenate([self.value, value.astype(self.value.dtype)], axis=1)
-        return (
-            new,
-            keys,
-            values,
-            Places(positions, jnp.concatenate([self.positions_of_slots(), positions], 1)),
-        )
+        places = Places(positions, jnp.concatenate([self.positions_of_slots(), positions], axis=1))
+        return new, keys, values, places
 
     def positions_of_slots(self) -> Int[Array, "B L"]:
         """The position whose token lies in each slot of a rolling cache; below 0 where there is none."""

@@ -218,7 +218,7 @@ class _ShortConv(nnx.Conv):
             channels,
             channels,
             (size,),
-            padding="CAUSAL",
+            padding="VALID",
             feature_group_count=channels,
             use_bias=False,
             kernel_init=uniform_within(size**-0.5),

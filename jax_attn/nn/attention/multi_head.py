@@ -78,6 +78,7 @@ class MultiHeadAttention(nnx.Module):
         sinks: what takes its share of the softmax and gives nothing: "learned" is a logit for each head,
             "off_by_one" the logit 0; None is nothing.
         gate: what `sigmoid(x W_gate)` multiplies before `out_proj`: each "head", or each "element"; None is none.
+            It has a bias where `q_proj` has one.
         talking_heads: whether scores and weights are mixed between heads, as in `TalkingHeads`.
         implementation: which one of `dot_product_attention` computes; None is the best.
         rngs: source of the initial weights and of dropout.
@@ -136,6 +137,8 @@ class MultiHeadAttention(nnx.Module):
         if gate is not None:
             require_known("gate", gate, GATES)
         if positions is not None:
+            if not isinstance(positions, AttentionPositions):
+                raise ValueError(f"positions must be an object of jax_attn.nn.positions, got {positions!r}")
             positions.check_heads(num_heads, head_dim)
         self.embed_dim = embed_dim
         self.num_heads = num_heads
@@ -283,6 +286,8 @@ class MultiHeadAttention(nnx.Module):
     def _tokens(self, x: Array, context: Any, value: Any, positions: Any, context_positions: Any) -> "Tokens":
         """What is attended to where there is no cache: the context, or `x` itself."""
         if context is None:
+            if self.kdim != self.embed_dim:
+                raise ValueError(f"context must be given where kdim={self.kdim} is not {self.embed_dim}")
             context, context_positions = x, positions
         keys_and_values = self._keys_and_values(context, value, context_positions)
         return Tokens(*keys_and_values, Places(positions, context_positions))
@@ -375,7 +380,7 @@ class MultiHeadAttention(nnx.Module):
         return heads * (gate[..., None] if self.gate == "head" else gate.reshape(heads.shape))
 
     def _check_context(self, x: Array, context: Array | None) -> None:
-        """Raise ValueError where there is no context and has to be one, or it does not go with `x`."""
+        """Raise ValueError where the context does not go with `x` or with the window."""
         if context is None:
             return
         require_last_dim("context", context.shape, self.kdim, ndims=(3,))

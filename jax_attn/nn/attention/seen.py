@@ -11,6 +11,9 @@ from jax_attn.functional.mods import arguments_read, check_mask_mod
 from jax_attn.nn.positions.attention_positions import Places
 
 Shape = tuple[int, int, int, int]  # (B, N, T, S)
+FEW_QUERIES = (
+    64  # one row of blocks or less: a mask of all pairs is small, and the same time at every position
+)
 
 
 def what_is_seen(
@@ -47,7 +50,7 @@ def what_is_seen(
         plain["local_window_size"] = (window - 1, 0 if is_causal else window - 1)
     if not mods:
         return plain
-    if not in_blocks:
+    if not in_blocks or scores[2] <= FEW_QUERIES:
         return {**plain, "mask": create_mask(and_masks(*mods), *_axes_read(and_masks(*mods), scores))}
     every = and_masks(*mods, *([] if by_position else of_order))
     return {"block_mask": create_block_mask(every, *_axes_read(every, scores))}
@@ -84,11 +87,9 @@ def four_axes(mask: Bool[Array, "..."], shape: Shape) -> Bool[Array, "b n t s"]:
 
 def real_tokens(mask: Bool[Array, "..."] | None, batch: int, tokens: int) -> Bool[Array, "b t"] | None:
     """Which of the tokens that go into a cache are no padding; None where all are real."""
-    return (
-        None
-        if mask is None
-        else jnp.broadcast_to(four_axes(mask, (batch, 1, 1, tokens))[:, 0, 0], (batch, tokens))
-    )
+    if mask is None:
+        return None
+    return jnp.broadcast_to(four_axes(mask, (batch, 1, 1, tokens))[:, 0, 0], (batch, tokens))
 
 
 def both(first: Array | None, second: Array | None) -> Array | None:

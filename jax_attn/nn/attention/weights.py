@@ -31,7 +31,7 @@ def capture_attention_weights(model: Callable[..., Any]) -> Callable[..., tuple[
     (3, 2, 5, 5)
 
     Args:
-        model: a module, or a bound method of one. Under `jax.jit`, wrap it inside of what is compiled.
+        model: a module, or a bound method of one; what is called is a copy with the same arrays.
 
     Returns:
         a function of the same arguments that returns the output, and by path of each attention that was called its
@@ -40,7 +40,7 @@ def capture_attention_weights(model: Callable[..., Any]) -> Callable[..., tuple[
     """
 
     def call(*args: Any, **kwargs: Any) -> tuple[Any, dict[str, Array]]:
-        output, captured = nnx.capture(model, AttentionWeights)(*args, **kwargs)
+        output, captured = nnx.capture(_copied(model), AttentionWeights)(*args, **kwargs)
         found: dict[str, Any] = {}
         for path, variable in nnx.to_flat_state(captured):
             values = variable.get_value()
@@ -48,3 +48,10 @@ def capture_attention_weights(model: Callable[..., Any]) -> Callable[..., tuple[
         return output, found
 
     return call
+
+
+def _copied(model: Any) -> Any:
+    """The module, or the bound method of it, in a tree of its own, to which captures may be tied."""
+    if isinstance(model, nnx.Module):
+        return nnx.merge(*nnx.split(model))
+    return getattr(_copied(model.__self__), model.__name__)

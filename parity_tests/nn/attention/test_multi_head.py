@@ -8,6 +8,7 @@ from hypothesis import given
 from jax_attn.catalogue import CATALOGUE
 from jax_attn.catalogue.attention import MULTI_HEAD
 from jax_attn.nn.attention.multi_head import MultiHeadAttention
+from jax_attn.nn.positions import AlibiPositions, RotaryPositions
 from jax_attn.weights.state_dict import load_state_dict
 from parity_tests.contract import TwinContract
 from parity_tests.from_scratch.properties import (
@@ -158,6 +159,30 @@ def test_bad_sizes_are_refused():
             MultiHeadAttention(*sizes, rngs=nnx.Rngs(0))
     with pytest.raises(ValueError, match=r"dropout must be a probability between 0 and 1, got dropout=-0\.1"):
         MultiHeadAttention(26, 2, dropout=-0.1, rngs=nnx.Rngs(0))
+
+
+def test_bad_options_are_refused():
+    for options, message in (
+        ({"window": 0}, "window must be at least 1, got window=0"),
+        ({"softcap": 0.0}, "softcap must be above 0, got softcap=0.0"),
+        ({"sinks": "some"}, "sinks must be one of learned, off_by_one, got 'some'"),
+        ({"gate": "row"}, "gate must be one of head, element, got 'row'"),
+        ({"bias": ("q", "w")}, "bias must be one of q, k, v, out, got 'w'"),
+        ({"qk_norm": "batch"}, "norm must be one of .*, got 'batch'"),
+        ({"positions": "rotary"}, "positions must be an object of jax_attn.nn.positions, got 'rotary'"),
+        ({"positions": RotaryPositions(12)}, "positions are for heads of width 12, the attention has 13"),
+        ({"positions": AlibiPositions(3)}, "positions are for 3 heads, and the attention has 2"),
+        ({"head_dim": 0}, "head_dim must be at least 1, got head_dim=0"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            MultiHeadAttention(26, 2, **options, rngs=nnx.Rngs(0))
+    x = jnp.ones((3, 5, 26))
+    with pytest.raises(
+        ValueError, match="window is a distance within one sequence: it has no meaning with a"
+    ):
+        MultiHeadAttention(26, 2, window=3, rngs=nnx.Rngs(0))(x, x)
+    with pytest.raises(ValueError, match="context must be given where kdim=7 is not 26"):
+        MultiHeadAttention(26, 2, kdim=7, rngs=nnx.Rngs(0))(x)
 
 
 def test_bad_input_is_refused():

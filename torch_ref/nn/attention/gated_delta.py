@@ -42,9 +42,7 @@ class GatedDeltaNet(nn.Module):
         self.decay_proj = nn.Linear(embed_dim, num_heads, bias=False)
         self.out_proj = nn.Linear(self.value_width, embed_dim, bias=False)
         channels = 2 * self.key_width + self.value_width
-        self.conv = nn.Conv1d(
-            channels, channels, conv_size, padding=conv_size - 1, groups=channels, bias=False
-        )
+        self.conv = nn.Conv1d(channels, channels, conv_size, groups=channels, bias=False)
         self.norm = nn.RMSNorm(value_head_dim, eps=eps)
         times = torch.exp(torch.empty(num_heads).uniform_(math.log(1e-3), math.log(0.1)))
         self.A_log = nn.Parameter(torch.empty(num_heads).uniform_(1, 16).log())
@@ -57,7 +55,7 @@ class GatedDeltaNet(nn.Module):
         if mask is not None:
             x = x.masked_fill(~mask[..., None], 0)
         inputs = torch.cat([self.q_proj(x), self.k_proj(x), self.v_proj(x)], dim=-1)
-        mixed = F.silu(self.conv(inputs.mT)[..., : x.shape[1]]).mT
+        mixed = F.silu(self.conv(F.pad(inputs.mT, (self.conv.kernel_size[0] - 1, 0)))).mT
         query, key, value = mixed.split([self.key_width, self.key_width, self.value_width], dim=-1)
         query, key = (
             unit(part.unflatten(-1, (self.num_qk_heads, -1))).repeat_interleave(

@@ -1,0 +1,66 @@
+import jax
+import jax.extend
+import jax.numpy as jnp
+import pytest
+from flax import nnx
+
+from jax_attn.nn import MultiHeadAttention, capture_attention_weights
+from parity_tests.from_scratch.properties import assert_same, compiled, draw
+
+
+class Twice(nnx.Module):
+    """One attention that is called twice, and another."""
+
+    def __init__(self, rngs: nnx.Rngs):
+        options = {"rngs": rngs, "param_dtype": jnp.float64}
+        self.shared = MultiHeadAttention(26, 2, is_causal=True, **options)
+        self.blocks = nnx.List([MultiHeadAttention(26, 2, talking_heads=True, **options)])
+
+    def __call__(self, x):
+        return self.blocks[0](self.shared(self.shared(x)))
+
+
+@pytest.mark.parametrize("graph_mode", [True, False])
+@jax.enable_x64(True)
+def test_weights_are_captured_by_path_and_leave_the_model_as_it_was(graph_mode):
+    model, x = Twice(nnx.Rngs(0)), draw(3, 5, 26)
+    with nnx.set_graph_mode(graph_mode):
+        before = jax.tree.structure(nnx.state(model)), nnx.graphdef(model)
+        output, weights = compiled(lambda x: capture_attention_weights(model)(x))(x)
+        assert (jax.tree.structure(nnx.state(model)), nnx.graphdef(model)) == before
+    assert set(weights) == {"shared", "blocks.0"}
+
+    @compiled
+    def by_hand(x):
+        once, first = model.shared(x, return_weights=True)
+        twice, second = model.shared(once, return_weights=True)
+        last, third = model.blocks[0](twice, return_weights=True)
+        return last, (first, second), third
+
+    expected, of_shared, of_block = by_hand(x)
+    assert_same(output, expected)
+    for captured, asked in zip(weights["shared"], of_shared, strict=True):
+        assert_same(captured, asked)
+    assert_same(weights["blocks.0"], of_block)
+    assert_same(of_shared[0].sum(-1), jnp.ones((3, 2, 5)))
+
+
+def test_what_does_not_fit_into_memory_is_not_computed_unless_asked():
+    """Without anyone who captures, no matrix of weights is made."""
+    module = MultiHeadAttention(8, 2, is_causal=True, rngs=nnx.Rngs(0))
+    x = jax.ShapeDtypeStruct((1, 4096, 8), jnp.float32)
+    graphdef, state = nnx.split(module)
+
+    def holds_the_matrix(function):
+        program = jax.make_jaxpr(function)(state, x).jaxpr
+        return any(out.aval.shape[-2:] == (4096, 4096) for eqn in _equations(program) for out in eqn.outvars)
+
+    assert not holds_the_matrix(lambda state, x: nnx.merge(graphdef, state)(x))
+    assert holds_the_matrix(lambda state, x: capture_attention_weights(nnx.merge(graphdef, state))(x))
+
+
+def _equations(jaxpr):
+    for eqn in jaxpr.eqns:
+        yield eqn
+        for inner in jax.extend.core.jaxprs_in_params(eqn.params):
+            yield from _equations(inner)
