@@ -89,5 +89,6 @@ class EncoderLayer(nn.Module):
             output = getattr(self, f"{branch}_output_norm")(output)
         output = self.drop_path(getattr(self, f"{branch}_scale")(output))
         if self.norm_placement == "post":
-            return getattr(self, f"{branch}_norm")(x * self.residual_scale + output)
+            x = x if self.residual_scale == 1.0 else x * self.residual_scale
+            return getattr(self, f"{branch}_norm")(x + output)
         return x + output
