@@ -19,6 +19,7 @@ from parity_tests.from_scratch.properties import (
     assert_permutation_equivariant,
     assert_same,
     batches,
+    compiled,
     draw,
     few,
     lengths,
@@ -129,8 +130,26 @@ def test_torchs_own_module_computes_the_same():
     x, context = draw(3, 5, 26), draw(3, 7, 26, seed=1)
     keys = np.arange(7) < np.array([[7], [3], [1]])
     query, key = (torch.tensor(np.asarray(array)) for array in (x, context))
-    expected, _ = theirs(query, key, key, key_padding_mask=torch.from_numpy(~keys))  # there True hides
-    assert_same(module(x, context, jnp.asarray(keys)), expected.detach())
+    hidden = torch.from_numpy(~keys)  # there True hides
+    expected, of_each_head = theirs(query, key, key, key_padding_mask=hidden, average_attn_weights=False)
+    run = compiled(lambda x, context: module(x, context, jnp.asarray(keys), return_weights=True))
+    output, weights = run(x, context)
+    assert_same(output, expected.detach())
+    assert_same(weights, of_each_head.detach())
+
+
+@jax.enable_x64(True)
+def test_torchs_own_module_with_widths_of_its_own_computes_the_same():
+    import torch
+
+    theirs = torch.nn.MultiheadAttention(26, 2, kdim=7, vdim=11, bias=False, batch_first=True).double().eval()
+    state = {f"{name}_proj.weight": getattr(theirs, f"{name}_proj_weight").detach() for name in "qkv"}
+    state["out_proj.weight"] = theirs.out_proj.weight.detach()
+    module = load_state_dict(attention(bias=False, kdim=7, vdim=11), state)
+    arrays = draw(3, 5, 26), draw(3, 4, 7, seed=1), draw(3, 4, 11, seed=2)
+    expected, _ = theirs(*(torch.tensor(np.asarray(array)) for array in arrays))
+    output = compiled(lambda x, key, value: module(x, key, value=value))(*arrays)
+    assert_same(output, expected.detach())
 
 
 @jax.enable_x64(True)
