@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from jax_attn.catalogue.cases import text_cases, token_cases
-from jax_attn.catalogue.fixtures import FIXTURES
+from jax_attn.catalogue.fixtures import FIXTURES, PARTS
 from jax_attn.catalogue.twin import Twin
 from jax_attn.parity.cases import Case
 from jax_attn.parity.mutations import MUTATIONS, Mutation, mutations_for
@@ -182,5 +182,5 @@ PAIRS = {
         num_embeddings=5,
         embedding_dim=WIDTH,
     ),
-    **{fixture: of_fixture(fixture) for fixture in OWN},
+    **{fixture: of_fixture(fixture) for fixture in (*OWN, *PARTS)},
 }
