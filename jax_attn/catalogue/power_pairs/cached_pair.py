@@ -11,7 +11,7 @@ from jax_attn.nn.attention.multi_head import MultiHeadAttention
 from jax_attn.nn.positions.rotary import RotaryPositions
 from jax_attn.parity.cases import Case
 
-SIZES = dict(embed_dim=10, num_heads=5, num_kv_heads=1, head_dim=6, is_causal=True)
+SIZES: dict[str, Any] = dict(embed_dim=10, num_heads=5, num_kv_heads=1, head_dim=6, is_causal=True)
 HEAD, PIECES = 6, (3, 1, 2)
 
 

@@ -101,6 +101,7 @@ def _halves(tensor: Any) -> Any:
 
 HALVES = Substitute(waves, _halves, ("sines, then cosines", "in turn"))
 
+
 def cached_one_on(call: TorchCall) -> Any:
     """Places that are counted on from those before are one too far."""
     if len(call.args) < 2 or not all(type(n) is int for n in call.args[:2]) or call.args[0] < 1:

@@ -143,7 +143,9 @@ class Distances:
             value = call.run()
             made[id(value)] = value, lambda distance: sign * distance, sign * value
             return value
-        sources = [made[id(value)][2] for value in _flat((*call.args, call.kwargs.values())) if id(value) in made]
+        sources = [
+            made[id(value)][2] for value in _flat((*call.args, call.kwargs.values())) if id(value) in made
+        ]
         if not sources:
             return PASS
         distance = sources[0]
