@@ -23,7 +23,13 @@ pytestmark = pytest.mark.unchecked_shapes  # for speed
 FAMILIES = "attention", "rotary", "layers", "models", "losses", "precision"
 
 
-@pytest.mark.parametrize("name", PAIRS)
+# Beside others that show the same kind of mutation, and costly to compile.
+SLOW = "attention-grouped", "feed-forward-glu", "mixture-of-experts", "encoder-layer-scaled"
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in PAIRS]
+)
 def test_every_mutation_is_caught(name):
     pair = PAIRS[name]
     lanes = ["float64", "dropout"] if name in ("layer", "image layer") else ["float64"]
