@@ -35,14 +35,14 @@ FORMULAS: dict[str, Formula] = {
     "sigmoid": lambda x: x.sigmoid(),
     "none": lambda x: x * 1,
 }
-WORDS = {"relu": "ReLU", "relu_": "ReLU", "silu": "SiLU", "silu_": "SiLU", "tanh": "tanh",
+WORDS = {"relu": "ReLU", "relu_": "ReLU", "silu": "SiLU", "silu_": "SiLU", "tanh": "tanh", "tanh_": "tanh",
          "sigmoid": "sigmoid", "sigmoid_": "sigmoid"}  # fmt: skip
 # The functions and the class that stand for each, and the fixture that has it.
 CALLED = {
     "GELU": ("gelu", "GELU"),
     "ReLU": ("relu", "relu_", "ReLU"),
     "SiLU": ("silu", "silu_", "SiLU"),
-    "tanh": ("tanh", "Tanh"),
+    "tanh": ("tanh", "tanh_", "Tanh"),
     "sigmoid": ("sigmoid", "sigmoid_", "Sigmoid"),
     "leaky ReLU": ("leaky_relu", "leaky_relu_", "LeakyReLU"),
 }
@@ -73,7 +73,28 @@ def _instead(source: str, target: str) -> Injector:
         call.hits.add(wanted, word)
         return FORMULAS[wanted](call.args[0])
 
-    return calling(CALLED[source], change)
+    return watching(_uncapped(change)) if source == "tanh" else calling(CALLED[source], change)
+
+
+def _uncapped(change: Callable[[TorchCall], Any]) -> Callable[[TorchCall], Any]:
+    """The change of a tanh that is no soft-cap: not of what was divided by a number."""
+
+    def unless(call: TorchCall) -> Any:
+        quotients = call.state.setdefault("quotients", {})
+        if divides_by_number(call):
+            value = call.run()
+            quotients[id(value)] = value
+            return value
+        of_quotient = bool(call.args) and id(call.args[0]) in quotients
+        return change(call) if call.name in CALLED["tanh"] and not of_quotient else PASS
+
+    return unless
+
+
+def divides_by_number(call: TorchCall) -> bool:
+    """Whether a call divides a tensor by a number."""
+    numbers = [value for value in call.args[1:2] if isinstance(value, int | float)]
+    return call.name in ("div", "__truediv__", "true_divide") and bool(numbers)
 
 
 def gate_and_values(call: TorchCall) -> Any:

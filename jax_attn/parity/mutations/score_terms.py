@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from jax_attn.parity.mutations.activations import divides_by_number
 from jax_attn.parity.mutations.calls import MULTIPLY, is_attention, uses
 from jax_attn.parity.mutations.injection import PASS, TorchCall, watching
 from jax_attn.parity.mutations.mutation import Injector, Mutation
@@ -27,7 +28,7 @@ def uncapped(call: TorchCall) -> Any:
     """`x` for `c tanh(x / c)`."""
     divided, bent = (call.state.setdefault(name, {}) for name in ("divided", "bent"))
     args = call.args
-    if call.name in ("div", "__truediv__", "true_divide") and _is_number(args[1]):
+    if divides_by_number(call):
         value = call.run()
         divided[id(value)] = value, args[0], float(args[1])
         return value
