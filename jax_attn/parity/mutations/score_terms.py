@@ -199,15 +199,25 @@ def _mutation(name: str, summary: str, setting: str, fits: Any, injector: Inject
     return Mutation(name, summary, setting, fits, injector, family="attention", on=on)
 
 
-HAS_DISTANCES = uses("sub", "__sub__", "__rsub__", "subtract")
+def _has_sinks(module: Any) -> bool:
+    """Whether something may be put beside scores."""
+    return is_attention(module) and uses("cat", "concat", "concatenate")(module)
+
+
+def _has_distances(module: Any) -> bool:
+    """Whether something is looked up, and something taken off something."""
+    looks_up = uses("embedding", "Embedding", "__getitem__", "index_select")(module)
+    return looks_up and uses("sub", "__sub__", "__rsub__", "subtract")(module)
+
+
 DISTANCE = "the key's place less the query's"
 
 SCORE_TERMS = [
     _mutation("softcap-missing", "scores or logits are not bounded by tanh", "soft-cap", uses("tanh"),
               watching(uncapped), "attention-softcap"),
-    _mutation("sinks-missing", "no sink takes its share of the softmax", "sinks", is_attention,
+    _mutation("sinks-missing", "no sink takes its share of the softmax", "sinks", _has_sinks,
               sinks("none", _nothing), "attention-sinks"),
-    _mutation("sinks-zero", "a sink of 0 for the learned one", "sinks", is_attention,
+    _mutation("sinks-zero", "a sink of 0 for the learned one", "sinks", _has_sinks,
               sinks("a logit of 0 beside the scores", lambda column: column * 0), "attention-sinks"),
     _mutation("score-bias-missing", "no bias is added to the scores", "score bias", is_attention,
               watching(unbiased), "attention-alibi"),
@@ -217,10 +227,10 @@ SCORE_TERMS = [
               "attention-alibi"),
     _mutation("alibi-slopes-from-zero", "ALiBi's slopes begin with 1", "ALiBi slopes", uses(*MULTIPLY),
               slopes("one step earlier", lambda n: [1.0, *published_slopes(n)[:-1]]), "attention-alibi"),
-    _mutation("distance-one-on", "distances between tokens are one more", "distances", HAS_DISTANCES,
+    _mutation("distance-one-on", "distances between tokens are one more", "distances", _has_distances,
               watching(Distances(("one more", DISTANCE), lambda d: d + 1)), "positions-t5"),
-    _mutation("distance-one-back", "distances between tokens are one less", "distances", HAS_DISTANCES,
+    _mutation("distance-one-back", "distances between tokens are one less", "distances", _has_distances,
               watching(Distances(("one less", DISTANCE), lambda d: d - 1)), "positions-t5"),
-    _mutation("distance-reversed", "distances are counted the other way", "distances", HAS_DISTANCES,
+    _mutation("distance-reversed", "distances are counted the other way", "distances", _has_distances,
               watching(Distances(("the query's place less the key's", DISTANCE), lambda d: -d)), "positions-t5"),
 ]  # fmt: skip

@@ -99,8 +99,9 @@ PAIRS = {
             *(
                 name
                 for name in on("decoder layer")
-                if name.startswith(("heads-", "padding-", "causal-", "gate-"))
+                if name.startswith(("heads-", "padding-", "causal-", "gate-", "norm-offset-"))
             ),
+            *(name for name, mutation in MUTATIONS.items() if mutation.on and set(mutation.on) <= set(PARTS)),
         ),
         embed_dim=WIDTH,
         num_heads=3,
@@ -164,7 +165,8 @@ PAIRS = {
             if mutation.name == "pooler-tanh"
             or (
                 mutation.family == "models"
-                and mutation.name not in ("position-halves", "embedding-unscaled", "tie-lost")
+                and mutation.name
+                not in ("position-halves", "embedding-unscaled", "tie-lost", "cache-position")
             )
         ],
         vocab_size=7,
