@@ -9,6 +9,7 @@ import pytest
 import torch
 from flax import nnx
 
+from jax_attn.catalogue.fixtures import PARTS
 from jax_attn.parity.cases import Case
 from jax_attn.parity.mutations import MUTATIONS, Mutation, eps_mutation, inject, mutations_for
 from jax_attn.parity.mutations.attention import heads_mutation
@@ -96,7 +97,9 @@ ELSEWHERE = "heads-shared", "heads-doubled", "padding-", "causal-", "empty-row-z
     [
         mutation
         for mutation in MUTATIONS.values()
-        if mutation.family == "attention" and not mutation.name.startswith(ELSEWHERE)
+        if mutation.family == "attention"
+        and not mutation.name.startswith(ELSEWHERE)
+        and not set(mutation.on) <= set(PARTS)
     ],
     ids=lambda mutation: mutation.name,
 )
