@@ -63,6 +63,12 @@ class Block:
         """A branch is added to the stream, or to what a norm made of it."""
         return own + branch
 
+    def multiple(self, call: TorchCall, own: Any, number: float) -> Any:
+        """The stream is multiplied by a number: a branch may be added to that."""
+        value = call.run()
+        self.stream.append(value)
+        return value
+
     def __call__(self, call: TorchCall) -> Any:
         """See what a function is to the block, and act there."""
         import torch
@@ -76,6 +82,10 @@ class Block:
                     value = self.sum(own, branch)
                     self.stream = [value]
                     return value
+        if call.name in MULTIPLY and len(call.args) > 1:
+            for own, number in (call.args[:2], call.args[1::-1]):
+                if self.at(own) and isinstance(number, int | float):
+                    return self.multiple(call, own, number)
         return self.function(call)
 
 
@@ -208,14 +218,12 @@ class BranchNormMissing(Block):
 class Unweighted(Block):
     """The skip connection is not multiplied by a number."""
 
-    def function(self, call: TorchCall) -> Any:
+    def multiple(self, call: TorchCall, own: Any, number: float) -> Any:
         """The stream for a multiple of it."""
-        if call.name in MULTIPLY and len(call.args) > 1:
-            for own, number in (call.args[:2], call.args[1::-1]):
-                if self.at(own) and isinstance(number, int | float) and number != 1:
-                    self.hits.add("x + f(x)", f"{number:g} x + f(x)")
-                    return own
-        return PASS
+        if number == 1:
+            return super().multiple(call, own, number)
+        self.hits.add("x + f(x)", f"{number:g} x + f(x)")
+        return own
 
 
 def branch_scales(module: Any) -> list[Any]:

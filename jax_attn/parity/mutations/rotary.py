@@ -213,11 +213,14 @@ def both(change: Callable[[Rotation], Rotation | None]) -> Other:
 
 
 def has_rotary(module: Any) -> bool:
-    """Whether there are rotary positions in a module, as far as the names in its code show."""
+    """Whether there are rotary positions in a module, as far as the names in its code show.
+
+    "rotate" says nothing: it is what our attention asks of all positions.
+    """
     names = functions_of(module)
     used = names & {"cos", "sin", "polar", "view_as_complex", "view_as_real", "position_embeddings", COSINES}
     return is_attention(module) and (
-        bool(used) or any("rot" in n or "rope" in n for n in map(str.lower, names))
+        bool(used) or any("rot" in n or "rope" in n for n in map(str.lower, names - {"rotate"}))
     )
 
 

@@ -95,6 +95,7 @@ PAIRS = {
                 "variance-one-pass",
                 "skip-normed",
                 "first-skip-normed",
+                "pooler-tanh",
             ),
             *(
                 name
