@@ -8,6 +8,7 @@ import numpy as np
 
 from jax_attn.catalogue import CATALOGUE
 from jax_attn.catalogue.cases import EXACT
+from jax_attn.catalogue.power_pairs.cached_pair import FlaxCached, cached_cases, torch_cached
 from jax_attn.catalogue.power_pairs.decoder_pair import FlaxDecoderLayer, decoder_cases, torch_decoder_layer
 from jax_attn.catalogue.power_pairs.edge_pair import FlaxEdges, edge_cases, torch_edges
 from jax_attn.catalogue.power_pairs.image_pair import FlaxImageLayer, image_cases, torch_image_layer
@@ -49,7 +50,16 @@ def of_row(row: str, cases: Sequence[str] = (), more: Sequence[Case] = (), **arg
     def calls() -> list[Case]:
         return [*(case for case in twin.cases() if not cases or case.name in cases), *more]
 
-    return Fixture(twin.flax, twin.torch, calls, twin.whole_model)
+    return Fixture(twin.flax, lambda: drawn(twin.torch()), calls, twin.whole_model)
+
+
+def drawn(module: Any) -> Any:
+    """A torch module whose vectors are moved: the ones and zeros that norms begin with hide much."""
+    for number, parameter in enumerate(module.parameters()):
+        if parameter.ndim == 1:
+            noise = np.random.default_rng([5, number]).standard_normal(parameter.shape)
+            parameter.data += 0.2 * parameter.new_tensor(noise)
+    return module
 
 
 def normal(name: str, *shape: int, mean: float = 0.0, size: float = 1.0) -> Case:
@@ -61,7 +71,31 @@ def normal(name: str, *shape: int, mean: float = 0.0, size: float = 1.0) -> Case
 ROWS = ("attention-masked", "torch-multihead-padding", "feed-forward-gelu", "embeddings",
         "embeddings-sinusoidal", "pooler", "classification-head")  # fmt: skip
 
+# Rows of what models are built from, each with the calls on which its own mutations show.
+PARTS: dict[str, Fixture] = {
+    "attention-grouped": of_row("attention-grouped", ("shorter than its context",)),
+    "attention-window": of_row("attention-window", ("plain", "padding on the left")),
+    "attention-rotary": of_row("attention-rotary", ("plain",), qk_norm="rms"),
+    "attention-rotary-partial": of_row("attention-rotary-partial", ("plain",)),
+    "attention-alibi": of_row("attention-alibi", ("plain",)),
+    "attention-softcap": of_row("attention-softcap", ("pairs",)),
+    "attention-sinks": of_row("attention-sinks", ("pairs",)),
+    "attention-gated": of_row("attention-gated", ("plain",)),
+    "positions-t5": of_row("positions-t5", ("plain",)),
+    "feed-forward-glu": of_row("feed-forward-glu", ("plain",)),
+    "feed-forward-geglu": of_row("feed-forward-geglu", ("plain",)),
+    "mixture-of-experts": of_row("mixture-of-experts", ("plain",)),
+    "mixture-of-experts-shared": of_row("mixture-of-experts-shared", ("plain",)),
+    "encoder-layer-scaled": of_row("encoder-layer-scaled", ("plain",)),
+    "encoder-layer-deepnorm": of_row("encoder-layer-deepnorm", ("plain",)),
+    "encoder-layer-sandwich": of_row(
+        "encoder-layer-post", ("plain",), norm_placement="sandwich", norm="rms_unit_offset", eps=1e-6
+    ),
+    "cached attention": Fixture(FlaxCached, torch_cached, cached_cases),
+}
+
 FIXTURES: dict[str, Fixture] = {
+    **PARTS,
     "encoder-layer-post": of_row("encoder-layer-post", ("plain", "tiny variance", "padding")),
     # A mean at which a variance in one pass cancels, in float64 too.
     "encoder-layer-pre": of_row(

@@ -76,7 +76,8 @@ def _fitting(trial: Trial, where: Divergence, target: Any, right: Sequence[str])
 
 
 # Mutations of what is done with submodules, which may all be right; others are sought in what may be wrong.
-AROUND = ("axes", "normalisation", "norm placement", "order of branches", "skip connection", "fused q, k, v")
+AROUND = ("axes", "normalisation", "norm placement", "order of branches", "skip connection", "fused q, k, v",
+          "QK-norm", "layer scale")  # fmt: skip
 
 
 def _without(module: Any, right: Sequence[str]) -> Any:

@@ -12,20 +12,23 @@ from jax_attn.parity.mutations.attention import ATTENTION
 from jax_attn.parity.mutations.batch_norm import BATCH_NORM
 from jax_attn.parity.mutations.convolutions import CONVOLUTIONS
 from jax_attn.parity.mutations.flattening import FLATTENINGS
+from jax_attn.parity.mutations.gates import GATES
 from jax_attn.parity.mutations.gradients import GRADIENTS
 from jax_attn.parity.mutations.layers import LAYERS
 from jax_attn.parity.mutations.losses import LOSSES
 from jax_attn.parity.mutations.masks import MASKS
 from jax_attn.parity.mutations.models import MODELS
 from jax_attn.parity.mutations.mutation import Injected, Mutation, inject
+from jax_attn.parity.mutations.norm_uses import NORM_USES
 from jax_attn.parity.mutations.norms import NORMS, eps_mutation
 from jax_attn.parity.mutations.precision import PRECISION
 from jax_attn.parity.mutations.residual import RESIDUAL
 from jax_attn.parity.mutations.rotary import ROTARY, base_mutation
+from jax_attn.parity.mutations.score_terms import SCORE_TERMS
 from jax_attn.parity.mutations.weights import WEIGHTS
 
 _FAMILIES = (
-    *(ATTENTION, MASKS, ROTARY, WEIGHTS, ACTIVATIONS),
+    *(ATTENTION, MASKS, SCORE_TERMS, ROTARY, WEIGHTS, ACTIVATIONS, GATES, NORM_USES),
     *(FLATTENINGS, NORMS, BATCH_NORM, CONVOLUTIONS, RESIDUAL, LAYERS, GRADIENTS, MODELS, LOSSES, PRECISION),
 )
 MUTATIONS: dict[str, Mutation] = {mutation.name: mutation for family in _FAMILIES for mutation in family}

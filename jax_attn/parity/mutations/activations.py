@@ -35,18 +35,20 @@ FORMULAS: dict[str, Formula] = {
     "sigmoid": lambda x: x.sigmoid(),
     "none": lambda x: x * 1,
 }
-WORDS = {"relu": "ReLU", "relu_": "ReLU", "silu": "SiLU", "silu_": "SiLU", "tanh": "tanh"}
+WORDS = {"relu": "ReLU", "relu_": "ReLU", "silu": "SiLU", "silu_": "SiLU", "tanh": "tanh", "tanh_": "tanh",
+         "sigmoid": "sigmoid", "sigmoid_": "sigmoid"}  # fmt: skip
 # The functions and the class that stand for each, and the fixture that has it.
 CALLED = {
     "GELU": ("gelu", "GELU"),
     "ReLU": ("relu", "relu_", "ReLU"),
     "SiLU": ("silu", "silu_", "SiLU"),
-    "tanh": ("tanh", "Tanh"),
+    "tanh": ("tanh", "tanh_", "Tanh"),
+    "sigmoid": ("sigmoid", "sigmoid_", "Sigmoid"),
     "leaky ReLU": ("leaky_relu", "leaky_relu_", "LeakyReLU"),
 }
 FIXTURES = {"GELU": "feed-forward-gelu", "ReLU": "feed-forward-relu", "SiLU": "decoder layer",
-            "leaky ReLU": "image layer", "tanh": "pooler"}  # fmt: skip
-EVERY = {"sigmoid"}.union(*CALLED.values())
+            "leaky ReLU": "image layer", "tanh": "pooler", "sigmoid": "feed-forward-glu"}  # fmt: skip
+EVERY = set().union(*CALLED.values())
 
 
 def word_of(call: TorchCall) -> str:
@@ -71,7 +73,28 @@ def _instead(source: str, target: str) -> Injector:
         call.hits.add(wanted, word)
         return FORMULAS[wanted](call.args[0])
 
-    return calling(CALLED[source], change)
+    return watching(_uncapped(change)) if source == "tanh" else calling(CALLED[source], change)
+
+
+def _uncapped(change: Callable[[TorchCall], Any]) -> Callable[[TorchCall], Any]:
+    """The change of a tanh that is no soft-cap: not of what was divided by a number."""
+
+    def unless(call: TorchCall) -> Any:
+        quotients = call.state.setdefault("quotients", {})
+        if divides_by_number(call):
+            value = call.run()
+            quotients[id(value)] = value
+            return value
+        of_quotient = bool(call.args) and id(call.args[0]) in quotients
+        return change(call) if call.name in CALLED["tanh"] and not of_quotient else PASS
+
+    return unless
+
+
+def divides_by_number(call: TorchCall) -> bool:
+    """Whether a call divides a tensor by a number."""
+    numbers = [value for value in call.args[1:2] if isinstance(value, int | float)]
+    return call.name in ("div", "__truediv__", "true_divide") and bool(numbers)
 
 
 def gate_and_values(call: TorchCall) -> Any:
@@ -115,11 +138,13 @@ TAKEN = [
     ("leaky-slope", "leaky ReLU", "leaky ReLU (0.01)"),
     ("relu-for-leaky", "leaky ReLU", "ReLU"),
     ("pooler-tanh", "tanh", "none"),
+    ("none-for-sigmoid", "sigmoid", "none"),
+    ("silu-for-sigmoid", "sigmoid", "SiLU"),
 ]
 
 ACTIVATIONS = [
     *(Mutation(name, f"{target} for {source}", "activation", uses(*CALLED[source]), _instead(source, target),
-               family="layers", on=(FIXTURES[source],))
+               family="layers", on=(FIXTURES[source], *(["feed-forward-geglu"] if name == "gelu-form" else [])))
       for name, source, target in TAKEN),
     Mutation("gate-swapped", "of a gated layer, the activation is taken of the other half", "activation",
              uses(*EVERY), watching(gate_and_values), family="layers", on=("decoder layer",)),

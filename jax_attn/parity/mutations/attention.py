@@ -235,7 +235,7 @@ ATTENTION = [
            points=Points(mix=joined_as_they_are), on=MASKED),
     _heads("heads-shared", "query heads share key heads in turn, not in a row, or reversed",
            points=heads_changed("query heads share a key head in another order", "in torch's order",
-                                k=shared_otherwise, v=shared_otherwise), on=DECODER),
+                                k=shared_otherwise, v=shared_otherwise), on=(*DECODER, "attention-grouped")),
     _heads("heads-halved", "half as many heads, each twice as wide",
            points=counted(lambda heads: heads // 2 if heads % 2 == 0 else heads), on=DECODER),
     _heads("heads-doubled", "twice as many heads, each half as wide",

@@ -77,6 +77,46 @@ def _of_causal(change: Callable[[Any, Any], Any]) -> Other:
     return other
 
 
+def _of_window(by: int) -> Mutation:
+    """A window is one longer, or one shorter; what is padding to all queries stays so."""
+
+    def size(hidden: Any) -> int | None:
+        far = _apart(hidden).masked_fill(hidden, -1).max().item()
+        return far + 1 if 0 < far < min(hidden.shape[-2:]) - 1 else None
+
+    def other(hidden: Any) -> Any | None:
+        window = size(hidden) if hidden.shape[-1] == hidden.shape[-2] else None
+        if window is None:
+            return None
+        if by < 0:
+            return hidden | (_apart(hidden) == window - 1)
+        ends = _apart(hidden) == window
+        if (hidden | (_after(hidden) == 0)).all():  # causal
+            ends = ends & ~_after(hidden)
+        seen = ~hidden.all(-2, keepdim=True) & ~hidden.all(-1, keepdim=True)
+        return hidden & ~(ends & seen)
+
+    def change(forward: Forward, scores: Any, plain: Any, given: Any, dim: Any) -> Any:
+        hidden, window = other(given), size(given)
+        if hidden is None or window is None or bool((hidden == given).all()):
+            return PASS
+        forward.hits.add(f"{window + by} tokens", f"{window} tokens")
+        return lowest(plain, hidden).softmax(dim).masked_fill(hidden, 0.0)
+
+    name, word = ("window-one-more", "longer") if by > 0 else ("window-one-less", "shorter")
+    return attention_mutation(
+        name, f"the window is one token {word}", "window", at_mask(change), on=("attention-window",)
+    )
+
+
+def _apart(scores: Any) -> Any:
+    """How far keys are from queries, `(t, s)`."""
+    import torch
+
+    query, key = (torch.arange(n, device=scores.device) for n in scores.shape[-2:])
+    return (key - query[:, None]).abs().expand(scores.shape)
+
+
 def _ignored(forward: Forward, scores: Any, plain: Any, hidden: Any, dim: Any) -> Any:
     forward.hits.add("no mask", "a mask")
     return plain.softmax(dim)
@@ -179,6 +219,8 @@ MASKS = [
     *_each("causal-inverted", "of a causal mask and padding, the causal mask is inverted",
            ("causal inverted, and padding", "causal and padding"),
            _of_causal(lambda future, padding: ~future | padding), "mean", on=DECODER),
+    _of_window(1),
+    _of_window(-1),
     _mask("mask-adds-1e4", "-1e4 is added in place of -inf", _added(-1e4), on=MASKED),
     _mask("mask-adds-1e9", "-1e9 is added in place of -inf", _added(-1e9), on=MASKED),
     _mask("mask-causal", "attention that is not causal hides the future, cross-attention too",

@@ -179,7 +179,8 @@ def centred(hits: Hits, norm: Any, forward: Any, x: Any, *args: Any, **kwargs: A
     return forward(x - x.mean(-1, keepdim=True), *args, **kwargs)
 
 
-def _uncentred_norms(module: Any) -> list[Any]:
+def uncentred_norms(module: Any) -> list[Any]:
+    """The normalisations that take no mean off, as far as their weights show."""
     import torch
 
     own = torch.nn.modules
@@ -228,8 +229,8 @@ NORMS = [
               normalised_by("E[x²] - E[x]²", "E[(x - E[x])²]", _one_pass), on=PRE),
     _mutation("norm-uncentred", "RMSNorm for LayerNorm", "variance", HAS_LAYER_NORM,
               normalised_by("no mean taken off", "mean taken off", _uncentred), on=POST),
-    _mutation("norm-centred", "LayerNorm for RMSNorm", "variance", _uncentred_norms,
-              wrapping(_uncentred_norms, centred), on=("decoder layer", "other norms")),
+    _mutation("norm-centred", "LayerNorm for RMSNorm", "variance", uncentred_norms,
+              wrapping(uncentred_norms, centred), on=("decoder layer", "other norms")),
     _mutation("norm-missing", "the last normalisation is left out", "normalisation", norms_of, left_out(),
               on=POST),
 ]  # fmt: skip

@@ -3,7 +3,8 @@
 from collections.abc import Callable
 from typing import Any
 
-from jax_attn.parity.mutations.injection import PASS, Hits, TorchCall, watch
+from jax_attn.parity.mutations.calls import uses
+from jax_attn.parity.mutations.injection import PASS, Hits, TorchCall, calling, watch
 from jax_attn.parity.mutations.mutation import Injector, Mutation
 from jax_attn.parity.mutations.weights import Substitute
 
@@ -100,7 +101,19 @@ def _halves(tensor: Any) -> Any:
 
 HALVES = Substitute(waves, _halves, ("sines, then cosines", "in turn"))
 
+
+def cached_one_on(call: TorchCall) -> Any:
+    """Places that are counted on from those before are one too far."""
+    if len(call.args) < 2 or not all(type(n) is int for n in call.args[:2]) or call.args[0] < 1:
+        return PASS
+    first, end, *rest = call.args
+    call.hits.add("one further than where the cache ends", "from where the cache ends")
+    return call.function(first + 1, end + 1, *rest, **call.kwargs)
+
+
 POSITIONS = [
+    Mutation("cache-position", "the places of tokens after those of a cache are one too far", "positions",
+             uses("arange"), calling(("arange",), cached_one_on), family="models", on=("cached attention",)),
     _moved("position-off-by-one", 1),
     _moved("position-off-by-two", 2),
     _moved("position-one-back", -1),

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from jax_attn.parity.mutations.injection import LOOKED_AT, PASS, Forward, Hits, TorchCall, wrap
+from jax_attn.parity.mutations.calls import MULTIPLY
+from jax_attn.parity.mutations.injection import LOOKED_AT, PASS, Forward, Hits, TorchCall, watching, wrap
 from jax_attn.parity.mutations.mutation import Injector, Mutation
 from jax_attn.parity.mutations.norms import is_norm
 
@@ -62,6 +63,12 @@ class Block:
         """A branch is added to the stream, or to what a norm made of it."""
         return own + branch
 
+    def multiple(self, call: TorchCall, own: Any, number: float) -> Any:
+        """The stream is multiplied by a number: a branch may be added to that."""
+        value = call.run()
+        self.stream.append(value)
+        return value
+
     def __call__(self, call: TorchCall) -> Any:
         """See what a function is to the block, and act there."""
         import torch
@@ -75,6 +82,10 @@ class Block:
                     value = self.sum(own, branch)
                     self.stream = [value]
                     return value
+        if call.name in MULTIPLY and len(call.args) > 1:
+            for own, number in (call.args[:2], call.args[1::-1]):
+                if self.at(own) and isinstance(number, int | float):
+                    return self.multiple(call, own, number)
         return self.function(call)
 
 
@@ -186,6 +197,59 @@ class OtherPlacement(Block):
         return norm(own + branch)
 
 
+class BranchNormMissing(Block):
+    """A branch is added as it is, not the norm of it."""
+
+    def norm(self, forward: Callable[[Any], Any], x: Any) -> Any:
+        """Remember what a norm was given."""
+        value = super().norm(forward, x)
+        if not self.at(x):
+            self.normed[id(value)] = value, x
+        return value
+
+    def sum(self, own: Any, branch: Any) -> Any:
+        """The sum with what the branch's norm was given."""
+        if id(branch) not in self.normed:
+            return own + branch
+        self.hits.add("x + f(norm(x))", "x + norm(f(norm(x)))")
+        return own + self.normed[id(branch)][1]
+
+
+class Unweighted(Block):
+    """The skip connection is not multiplied by a number."""
+
+    def multiple(self, call: TorchCall, own: Any, number: float) -> Any:
+        """The stream for a multiple of it."""
+        if number == 1:
+            return super().multiple(call, own, number)
+        self.hits.add("x + f(x)", f"{number:g} x + f(x)")
+        return own
+
+
+def branch_scales(module: Any) -> list[Any]:
+    """Vectors that are neither biases nor a norm's."""
+    return [
+        parameter
+        for child in module.modules()
+        if not is_norm(child)
+        for name, parameter in child.named_parameters(recurse=False)
+        if parameter.ndim == 1 and "bias" not in name
+    ]
+
+
+def unscaled(call: TorchCall) -> Any:
+    """A branch is not multiplied by the vector that is learned for it."""
+    if "scales" not in call.state:
+        call.state["scales"] = {id(p): p for p in branch_scales(call.forward.module)}
+    scales = call.state["scales"]
+    if call.name in MULTIPLY and len(call.args) > 1:
+        for x, scale in (call.args[:2], call.args[1::-1]):
+            if id(scale) in scales and _floats(x) and x.shape[-1:] == scale.shape:
+                call.hits.add("none", "a learned factor for each feature of a branch")
+                return x * 1
+    return PASS
+
+
 def blocks_of(module: Any) -> list[Any]:
     """The modules that have norms of their own, and something else to call."""
     found = []
@@ -246,4 +310,10 @@ RESIDUAL = [
               partial(SkipNormed, first=False), PRE),
     _mutation("first-skip-normed", "the first skip connection starts after the norm", SKIP,
               partial(SkipNormed, first=True), PRE),
+    _mutation("skip-unweighted", "the skip connection is not multiplied by a number", SKIP, Unweighted,
+              "encoder-layer-deepnorm"),
+    _mutation("branch-norm-missing", "what a branch gives is not normalised", "normalisation", BranchNormMissing,
+              "encoder-layer-sandwich"),
+    Mutation("layer-scale-missing", "branches are not multiplied by a learned factor", "layer scale",
+             branch_scales, watching(unscaled), family="layers", on=("encoder-layer-scaled",)),
 ]  # fmt: skip

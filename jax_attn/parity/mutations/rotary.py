@@ -23,17 +23,22 @@ class Rotation:
         angles: of each position and pair.
         interleaved: whether neighbours are a pair; else a feature of one half and one of the other.
         mixed: whether the angles are in the order of the other layout; this is no rotation, and is not turned back.
+        width: how many features there are.
+        last: whether the last r features are turned.
     """
 
     angles: Any
     interleaved: bool
     mixed: bool = False
+    width: int = 0
+    last: bool = False
 
     def of(self, x: Any, back: bool = False) -> Any:
         """Turn `(b, n, t, h)`, or turn it back; in float64, for the angles to be exact."""
         import torch
 
         half = self.angles.shape[-1]
+        x = x.roll(2 * half, -1) if self.last else x
         turned, rest = x[..., : 2 * half].to(self.angles), x[..., 2 * half :]
         apart = turned.unflatten(-1, (half, 2) if self.interleaved else (2, half))
         axis = -1 if self.interleaved else -2
@@ -46,7 +51,8 @@ class Rotation:
         else:
             cos, sin = self.angles.cos(), self.angles.sin() * (-1 if back else 1)
             turned = torch.stack([a * cos - b * sin, b * cos + a * sin], axis).flatten(-2)
-        return torch.cat([turned.to(x), rest], -1)
+        whole = torch.cat([turned.to(x), rest], -1)
+        return whole.roll(-2 * half, -1) if self.last else whole
 
 
 Other = Callable[[Rotation], tuple[Rotation | None, Rotation | None] | None]
@@ -73,6 +79,7 @@ class Rotary:
     def _scores(self, forward: Forward, chain: Chain, product: Any) -> Any:
         queries, keys = chain.queries, chain.keys
         rotation = _rotation(forward, queries)
+        rotation = None if rotation is None else replace(rotation, width=queries.shape[-1])
         other = None if rotation is None else self.other(rotation)
         if rotation is None or other is None or keys.shape[-1] != queries.shape[-2]:
             return product
@@ -147,11 +154,12 @@ def base_of(rotation: Rotation) -> float | None:
     return float(f"{base:.4g}") if math.isfinite(base) and base > 1 else None
 
 
-def _from_base(base: float, rotation: Rotation) -> Rotation:
-    """Angles of positions from 0, from a base."""
+def _from_base(base: float, rotation: Rotation, half: int | None = None) -> Rotation:
+    """Angles of positions from 0, from a base; `half` is the number of pairs, if it is another."""
     import torch
 
-    tokens, half = rotation.angles.shape[-2:]
+    tokens, pairs = rotation.angles.shape[-2:]
+    half = pairs if half is None else half
     exponents = torch.arange(half, dtype=torch.float64) / half
     angles = torch.arange(tokens, dtype=torch.float64)[:, None] * float(base) ** -exponents
     return replace(rotation, angles=angles.to(rotation.angles))
@@ -161,6 +169,37 @@ def _half_exponent(rotation: Rotation) -> Rotation | None:
     """`base ** -(i / d)` for `base ** -(2i / d)`."""
     base = base_of(rotation)
     return None if base is None else _from_base(base**0.5, rotation)
+
+
+def _turned(rotation: Rotation) -> int:
+    """How many features are turned."""
+    return 2 * rotation.angles.shape[-1]
+
+
+def _with_pairs(rotation: Rotation, half: int) -> Rotation | None:
+    """The same base for another number of pairs."""
+    base = base_of(rotation)
+    return None if base is None or half < 1 else _from_base(base, rotation, half)
+
+
+def _of_part(change: Callable[[Rotation], Rotation | None]) -> Callable[[Rotation], Rotation | None]:
+    """The change of a rotation of some features alone."""
+    return lambda rotation: change(rotation) if _turned(rotation) < rotation.width else None
+
+
+def _whole_exponents(rotation: Rotation) -> Rotation | None:
+    """`base ** -(2i / head_dim)` where r features are turned."""
+    base = base_of(rotation)
+    return None if base is None else _from_base(base ** (_turned(rotation) / rotation.width), rotation)
+
+
+def _one_on(rotation: Rotation) -> tuple[Rotation, Rotation] | None:
+    """Queries that stand one further on than their keys."""
+    angles = rotation.angles
+    if angles.shape[-2] < 2:
+        return None
+    step = angles[..., 1:2, :] - angles[..., :1, :]
+    return replace(rotation, angles=angles + step), rotation
 
 
 def both(change: Callable[[Rotation], Rotation | None]) -> Other:
@@ -174,11 +213,14 @@ def both(change: Callable[[Rotation], Rotation | None]) -> Other:
 
 
 def has_rotary(module: Any) -> bool:
-    """Whether there are rotary positions in a module, as far as the names in its code show."""
+    """Whether there are rotary positions in a module, as far as the names in its code show.
+
+    "rotate" says nothing: it is what our attention asks of all positions.
+    """
     names = functions_of(module)
     used = names & {"cos", "sin", "polar", "view_as_complex", "view_as_real", "position_embeddings", COSINES}
     return is_attention(module) and (
-        bool(used) or any("rot" in n or "rope" in n for n in map(str.lower, names))
+        bool(used) or any("rot" in n or "rope" in n for n in map(str.lower, names - {"rotate"}))
     )
 
 
@@ -207,11 +249,13 @@ def base_mutation(base: float, on: tuple[str, ...] = ()) -> Mutation:
     )
 
 
+WHOLE, PARTIAL = ("attention-rotary",), ("attention-rotary-partial",)
 ROTATION, FREQUENCIES, ALL = "rotary positions", "rotary frequencies", "of queries and keys"
 
 ROTARY = [
     _rotary("rotary-layout", "interleaved rotary positions for half-split ones, or the other way round",
-            "rotary layout", layout_words, both(lambda r: replace(r, interleaved=not r.interleaved))),
+            "rotary layout", layout_words, both(lambda r: replace(r, interleaved=not r.interleaved)),
+            ("decoder layer", *PARTIAL)),
     _rotary("rotary-sign", "rotary positions turn the other way", ROTATION, ("turned by -t", "turned by t"),
             both(lambda r: replace(r, angles=-r.angles))),
     _rotary("rotary-missing", "no rotary positions", ROTATION, ("none", ALL), lambda r: (None, None)),
@@ -220,7 +264,7 @@ ROTARY = [
     _rotary("rotary-missing-queries", "rotary positions of the keys alone", ROTATION,
             ("of keys alone", ALL), lambda r: (None, r)),
     base_mutation(500000.0, on=("decoder layer",)),
-    base_mutation(10000.0, on=("decoder layer 5e5",)),
+    base_mutation(10000.0, on=("decoder layer 5e5", *PARTIAL)),
     _rotary("rotary-frequencies-reversed", "rotary frequencies from the last pair to the first", FREQUENCIES,
             ("from the last pair to the first", "from the first pair to the last"),
             both(lambda r: replace(r, angles=r.angles.flip(-1)))),
@@ -228,4 +272,17 @@ ROTARY = [
             order_words, both(lambda r: replace(r, mixed=True))),
     _rotary("rotary-exponent", "the exponents of the rotary frequencies are half of what they ought to be",
             FREQUENCIES, ("base ** -(i / d)", "base ** -(2i / d)"), both(_half_exponent)),
+    _rotary("rotary-whole", "rotary positions of all features, not of the first ones alone", "rotary dimension",
+            lambda r: (f"{r.width}", f"{_turned(r)}"), both(_of_part(lambda r: _with_pairs(r, r.width // 2))),
+            PARTIAL),
+    _rotary("rotary-half", "rotary positions of the first half of the features, not of all", "rotary dimension",
+            lambda r: (f"{_turned(r) // 4 * 2}", f"{_turned(r)}"),
+            both(lambda r: _with_pairs(r, _turned(r) // 4) if _turned(r) == r.width else None), WHOLE),
+    _rotary("rotary-last", "rotary positions of the last features, not of the first", "rotary features",
+            ("the last", "the first"), both(_of_part(lambda r: replace(r, last=True))), PARTIAL),
+    _rotary("rotary-exponent-of-head", "rotary frequencies from the width of the head, though fewer are turned",
+            FREQUENCIES, ("base ** -(2i / head_dim)", "base ** -(2i / rotary_dim)"),
+            both(_of_part(_whole_exponents)), PARTIAL),
+    _rotary("rotary-one-on", "queries are turned as if they stood one further on than their keys", ROTATION,
+            ("queries one further on", "queries and keys alike"), _one_on, WHOLE),
 ]  # fmt: skip

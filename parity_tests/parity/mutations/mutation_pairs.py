@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from jax_attn.catalogue.cases import text_cases, token_cases
-from jax_attn.catalogue.fixtures import FIXTURES
+from jax_attn.catalogue.fixtures import FIXTURES, PARTS
 from jax_attn.catalogue.twin import Twin
 from jax_attn.parity.cases import Case
 from jax_attn.parity.mutations import MUTATIONS, Mutation, mutations_for
@@ -96,12 +96,14 @@ PAIRS = {
                 "variance-one-pass",
                 "skip-normed",
                 "first-skip-normed",
+                "pooler-tanh",
             ),
             *(
                 name
                 for name in on("decoder layer")
-                if name.startswith(("heads-", "padding-", "causal-", "gate-"))
+                if name.startswith(("heads-", "padding-", "causal-", "gate-", "norm-offset-"))
             ),
+            *(name for name, mutation in MUTATIONS.items() if mutation.on and set(mutation.on) <= set(PARTS)),
         ),
         embed_dim=WIDTH,
         num_heads=3,
@@ -165,7 +167,8 @@ PAIRS = {
             if mutation.name == "pooler-tanh"
             or (
                 mutation.family == "models"
-                and mutation.name not in ("position-halves", "embedding-unscaled", "tie-lost")
+                and mutation.name
+                not in ("position-halves", "embedding-unscaled", "tie-lost", "cache-position")
             )
         ],
         vocab_size=7,
@@ -183,5 +186,5 @@ PAIRS = {
         num_embeddings=5,
         embedding_dim=WIDTH,
     ),
-    **{fixture: of_fixture(fixture) for fixture in OWN},
+    **{fixture: of_fixture(fixture) for fixture in (*OWN, *PARTS)},
 }
