@@ -223,7 +223,7 @@ def test_bad_arguments_are_refused():
             "embed_dim must be divisible by num_heads, got embed_dim=26 and num_heads=3",
         ),
         ({"hidden_act": "gleu"}, "activation must be one of gelu, .*, got 'gleu'"),
-        ({"norm_placement": "sandwich"}, "norm_placement must be one of post, pre, got 'sandwich'"),
+        ({"norm_placement": "between"}, "norm_placement must be one of post, pre, .*, got 'between'"),
         ({"hidden_dropout_prob": 2.0}, r"dropout must be a probability between 0 and 1, got dropout=2\.0"),
     ):
         with pytest.raises(ValueError, match=message):
