@@ -87,7 +87,6 @@ PAIRS = {
         layer_cases,
         but=(
             *(
-                "pooler-tanh",  # its tanh is a soft-cap's, which it has not
                 "heads-doubled",
                 "empty-row-zero",
                 "block-parallel",
