@@ -8,7 +8,7 @@ from typing import Annotated, Literal, NamedTuple
 
 import tyro
 
-from benchmarks import attention, flex, ladder, sentences
+from benchmarks import attention, cached, flex, ladder, sentences
 from benchmarks.cases import CASES, LENGTHS, Case, Shape
 from benchmarks.chart import save_chart
 from benchmarks.comparison import Comparison
@@ -106,6 +106,26 @@ class Decode(Common):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Cached(Common):
+    """One more token through a whole attention with its cache, early and late in it, beside its torch twin's."""
+
+    shape: Sizes = cached.SHAPE
+    """Batch, tokens that the cache has room for, heads and width of a head."""
+    places: tuple[int, ...] = cached.PLACES
+    """How many tokens are in the cache."""
+
+    def work(self) -> Work:
+        """What is measured."""
+        shape = _shape(self.shape or cached.SHAPE)
+        if not self.places or not 0 < min(self.places) <= max(self.places) < shape.tokens:
+            raise ValueError(
+                f"places must be between 1 and {shape.tokens - 1}, got {' '.join(map(str, self.places)) or 'none'}"
+            )
+        found = cached.bench_cached(shape, places=self.places, rounds=self.rounds)
+        return Work(len(self.places), cached.NAMES, found)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Short(Common):
     """64 sequences of 128 tokens, with and without padding, as an encoder is trained and served with."""
 
@@ -172,13 +192,14 @@ class Sentences(Common):
 
 @dataclass(frozen=True, kw_only=True)
 class Everything(Common):
-    """Attention, decode, short, flex and ladder, one after the other, at their usual sizes."""
+    """Attention, decode, cached, short, flex and ladder, one after the other, at their usual sizes."""
 
 
 Benchmark = (
     Annotated[Attention, tyro.conf.subcommand("attention", prefix_name=False)]
     | Annotated[Scale, tyro.conf.subcommand("scale", prefix_name=False)]
     | Annotated[Decode, tyro.conf.subcommand("decode", prefix_name=False)]
+    | Annotated[Cached, tyro.conf.subcommand("cached", prefix_name=False)]
     | Annotated[Short, tyro.conf.subcommand("short", prefix_name=False)]
     | Annotated[Flex, tyro.conf.subcommand("flex", prefix_name=False)]
     | Annotated[Ladder, tyro.conf.subcommand("ladder", prefix_name=False)]
@@ -203,7 +224,7 @@ def bench(what: tyro.conf.OmitArgPrefixes[Benchmark] = Everything()) -> int:
     require_writable(what.plot, ".png", ".svg", ".pdf")
     name = type(what).__name__.lower()
     console = terminal()
-    kinds = (Attention, Decode, Short, Flex, Ladder)
+    kinds = (Attention, Decode, Cached, Short, Flex, Ladder)
     parts = [kind(rounds=what.rounds) for kind in kinds] if isinstance(what, Everything) else [what]
     comparisons = [done for part in parts for done in measure(console, *part.work())]
     if what.json is not None:

@@ -6,6 +6,7 @@ import torch
 import torch.nn.attention.flex_attention
 
 from benchmarks import attention, flex, ladder
+from benchmarks.cached import bench_cached
 from benchmarks.cases import CASES, Case, Shape
 from benchmarks.products import TILE, products_and_gradients
 from parity_tests.contract import assert_close
@@ -40,6 +41,12 @@ def test_attention_of_one_query_among_many_keys():
     (comparison,) = attention.bench_attention([Case(Shape(3, 1, 2, 8), keys=41, mask="full")], rounds=1)
     assert tuple(comparison.timings) == attention.NAMES
     assert (comparison.facts["tokens"], comparison.facts["keys"]) == (1, 41)
+
+
+def test_a_cached_token_is_the_same_on_both_sides():
+    found = list(bench_cached(Shape(2, 7, 3, 4), places=(1, 6), rounds=1))
+    assert [comparison.facts["in_cache"] for comparison in found] == [1, 6]
+    assert all(set(comparison.timings) == {"Flax, jitted", "torch, eager"} for comparison in found)
 
 
 def test_every_row_of_the_table_is_a_call_that_can_be_made():

@@ -66,6 +66,7 @@ def test_a_bad_size_is_refused(capsys, folder, tmp_path):
     assert "batch_size must be at least 1" in refusal(capsys, "sentences", "--batch-size", "-1")
     assert "variants must be some of" in refusal(capsys, "ladder", "--variants")
     assert "tokens must be lengths from 1 on, got 0 5" in refusal(capsys, "scale", "--tokens", 0, 5)
+    assert "places must be between 1 and 1023, got 1024" in refusal(capsys, "cached", "--places", 1024)
     assert "must end in one of .png" in refusal(capsys, "flex", "--plot", tmp_path / "chart.foo")
     missing = tmp_path / "missing" / "bench.json"
     assert "missing" in refusal(capsys, "attention", "--json", missing)
