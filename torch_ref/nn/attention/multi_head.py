@@ -112,8 +112,8 @@ class MultiHeadAttention(nn.Module):
         past = 0 if cache is None else cache[0].shape[2]
         if context is None:
             context, context_positions = x, positions
-        queries, keys = self.heads(self.q_proj(x)), self.heads(self.k_proj(context))
-        values = self.heads(self.v_proj(context if value is None else value))
+        queries, keys = self.split_heads(self.q_proj(x)), self.split_heads(self.k_proj(context))
+        values = self.split_heads(self.v_proj(context if value is None else value))
         if self.q_norm is not None and self.k_norm is not None:
             queries, keys = self.q_norm(queries), self.k_norm(keys)
         at = self.places(positions, x.shape[1], past, x)
@@ -192,7 +192,7 @@ class MultiHeadAttention(nn.Module):
         b, h = (torch.arange(size, device=scores.device) for size in scores.shape[:2])
         return b[:, None, None, None], h[:, None, None], at[:, None, :, None], of_keys[:, None, None, :]
 
-    def heads(self, projected: Tensor) -> Tensor:
+    def split_heads(self, projected: Tensor) -> Tensor:
         """`(b, t, n * h)` to `(b, n, t, h)`."""
         return projected.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from torch_ref.nn.attention.multi_head import MultiHeadAttention
 from torch_ref.nn.layers.encoder_layer import EncoderLayer
@@ -64,9 +64,7 @@ class DecoderLayer(EncoderLayer):
             self.cross_attention_norm = make_norm(norm, embed_dim, eps)
             if norm_placement == "sandwich":
                 self.cross_attention_output_norm = make_norm(norm, embed_dim, eps)
-            self.cross_attention_scale = (
-                nn.Identity() if layer_scale is None else LayerScale(embed_dim, layer_scale)
-            )
+            self.cross_attention_scale = None if layer_scale is None else LayerScale(embed_dim, layer_scale)
 
     def forward(  # ty: ignore[incompatible-method-override]
         self,

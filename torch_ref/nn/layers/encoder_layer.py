@@ -47,7 +47,7 @@ class EncoderLayer(nn.Module):
         self.attention = attention
         self.feed_forward = feed_forward
         self.dropout = nn.Dropout(dropout)
-        self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
+        self.drop_path = DropPath(drop_path) if drop_path else None
         norms = {
             "post": ["attention_norm", "feed_forward_norm"],
             "pre": ["attention_norm", "feed_forward_norm"],
@@ -63,7 +63,7 @@ class EncoderLayer(nn.Module):
         for name in norms[norm_placement]:
             setattr(self, name, make_norm(norm, embed_dim, eps))
         self.attention_scale, self.feed_forward_scale = (
-            nn.Identity() if layer_scale is None else LayerScale(embed_dim, layer_scale) for _ in range(2)
+            None if layer_scale is None else LayerScale(embed_dim, layer_scale) for _ in range(2)
         )
 
     def forward(self, x: Tensor, mask: Tensor | None = None, **options: Any) -> Tensor:
@@ -87,7 +87,9 @@ class EncoderLayer(nn.Module):
         """`x` with the output of a branch added to it."""
         if self.norm_placement == "sandwich":
             output = getattr(self, f"{branch}_output_norm")(output)
-        output = self.drop_path(getattr(self, f"{branch}_scale")(output))
+        scale = getattr(self, f"{branch}_scale")
+        output = output if scale is None else scale(output)
+        output = output if self.drop_path is None else self.drop_path(output)
         if self.norm_placement == "post":
             x = x if self.residual_scale == 1.0 else x * self.residual_scale
             return getattr(self, f"{branch}_norm")(x + output)
