@@ -11,6 +11,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 import torch
 from flax import nnx
 
@@ -103,11 +104,22 @@ class TwinContract:
         expected = compiled(state, case.args)
         moved = tuple(np.asarray(arg) + 1 if is_floating(arg) else arg for arg in case.args)
         compiled(state, moved)
-        assert_close(outputs(module, case.args, case), expected)
         for mode in (True, False):
             with nnx.set_graph_mode(mode):
                 run = nnx.jit(lambda module, args: outputs(module, args, case))
                 assert_close(run(module, case.args), expected)
+
+    @pytest.mark.slow
+    def test_without_compiling_it_is_the_same(self, row_of_each_class: str):
+        """Each operation for itself, as when a user looks at what a module gives."""
+        module = CATALOGUE[row_of_each_class].flax()
+        module.eval()
+        case = in_jax(CATALOGUE[row_of_each_class].cases()[0])
+        graphdef, state = nnx.split(module)
+        expected = jax.jit(lambda state, args: outputs(nnx.merge(graphdef, state), args, case))(
+            state, case.args
+        )
+        assert_close(outputs(module, case.args, case), expected)
 
     def test_takes_an_empty_batch(self, row_of_each_class: str):
         """As torch does: what is left of a batch when all of it was filtered out."""
