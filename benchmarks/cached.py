@@ -13,7 +13,7 @@ from benchmarks import torch_side
 from benchmarks.cases import Shape
 from benchmarks.comparison import Comparison, contest
 from benchmarks.contender import Contender
-from jax_attn.catalogue.twin import Part
+from jax_attn.models.part import Part
 from jax_attn.nn.attention.cache import KVCache
 from jax_attn.weights.state_dict import load_state_dict
 

@@ -44,6 +44,8 @@ WITHOUT_TWIN: dict[str, str] = {
     "nn/primitives.py:Embedding": TORCHS_OWN,
     "nn/primitives.py:LayerNorm": TORCHS_OWN,
     "nn/primitives.py:Dropout": TORCHS_OWN,
+    "models/part.py": "from which both twins are built",
+    "models/token_mask.py": "a check of what the user gives: a twin takes what it gets",
     "nn/attention/attend.py": "how heads are computed: a twin writes its scores and weights out",
     "nn/attention/cache.py": "what is kept for decoding: a twin appends to a tuple of keys and values",
     "nn/attention/seen.py": "how masks are said where blocks are skipped: a twin has all pairs",

@@ -14,7 +14,8 @@ from jax_attn.catalogue.cases import (
     sequence_cases,
     token_cases,
 )
-from jax_attn.catalogue.twin import ATTENTION_PAPER, Part, Twin
+from jax_attn.catalogue.twin import ATTENTION_PAPER, Twin
+from jax_attn.models.part import Part
 from jax_attn.parity.cases import Case
 
 MULTI_HEAD = "nn.attention.multi_head:MultiHeadAttention"

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from jax_attn.catalogue.cases import EXACT
-from jax_attn.catalogue.twin import Part, Twin
+from jax_attn.catalogue.twin import Twin
+from jax_attn.models.part import Part
 from jax_attn.parity.cases import Case
 
 

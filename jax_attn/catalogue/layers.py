@@ -18,8 +18,9 @@ from jax_attn.catalogue.cases import (
     token_cases,
     token_id_cases,
 )
-from jax_attn.catalogue.twin import ATTENTION_PAPER, BERT, NLP_TRANSFORMERS, Part, Twin
+from jax_attn.catalogue.twin import ATTENTION_PAPER, BERT, NLP_TRANSFORMERS, Twin
 from jax_attn.functional.deepnorm import deepnorm_scales
+from jax_attn.models.part import Part
 from jax_attn.parity.cases import Case
 
 GLU_VARIANTS = "Shazeer (arXiv 2002.05202)"

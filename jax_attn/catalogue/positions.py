@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 
 from jax_attn.catalogue.cases import EXACT, token_cases
-from jax_attn.catalogue.twin import ATTENTION_PAPER, BERT, Part, Twin
+from jax_attn.catalogue.twin import ATTENTION_PAPER, BERT, Twin
+from jax_attn.models.part import Part
 from jax_attn.parity.cases import Case
 
 ALIBI = "Press et al. (arXiv 2108.12409)"

@@ -19,8 +19,8 @@ from jax_attn.parity.cases import Case
 from jax_attn.parity.compare import compare_cases
 from jax_attn.parity.lanes import LANES
 from jax_attn.parity.report import Report
-from jax_attn.weights.bert import BERT, MODEL_TYPE, NAMES
 from jax_attn.weights.config import model_arguments, read_config
+from jax_attn.weights.families.bert import BERT, MODEL_TYPE, NAMES
 from jax_attn.weights.pretrained import from_pretrained
 from jax_attn.weights.sample import minilm_folder
 from jax_attn.weights.state_dict import state_dict

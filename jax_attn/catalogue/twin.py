@@ -2,54 +2,17 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib import import_module
-from inspect import signature
 from typing import Any
 
 from flax import nnx
 
+from jax_attn.models.part import built, locate
 from jax_attn.parity.cases import Case
 
 ATTENTION_PAPER = '"Attention Is All You Need" (arXiv 1706.03762)'
 NLP_TRANSFORMERS = '"Natural Language Processing with Transformers", ch. 3'
 BERT = "Devlin et al. (arXiv 1810.04805)"
 BUILD_LLM = '"Build a Large Language Model From Scratch", ch. 3'
-
-
-class Part:
-    """A module that is an argument of another, such as the positions of an attention: built anew on each side.
-
-    Args:
-        where: `module:Class`, as a row says it.
-        arguments: the constructor arguments of the class, the same on both sides.
-    """
-
-    def __init__(self, where: str, **arguments: Any):
-        self.where = where
-        self.arguments = arguments
-
-    def build(self, package: str, **own: Any) -> Any:
-        """The module of `package`; `own` are arguments that only this framework takes, where the class does."""
-        kind = locate(package, self.where)
-        taken = {name: value for name, value in own.items() if name in signature(kind.__init__).parameters}
-        return kind(**built(self.arguments, package, **own), **taken)
-
-
-def locate(package: str, where: str) -> Any:
-    """The class that `module:Class` names in `jax_attn` or `torch_ref`."""
-    module, name = where.split(":")
-    return getattr(import_module(f"{package}.{module}"), name)
-
-
-def built(arguments: Mapping[str, Any], package: str, **own: Any) -> dict[str, Any]:
-    """The arguments with the parts among them built, and those in lists."""
-
-    def build(value: Any) -> Any:
-        if isinstance(value, list):
-            return [build(each) for each in value]
-        return value.build(package, **own) if isinstance(value, Part) else value
-
-    return {name: build(value) for name, value in arguments.items()}
 
 
 @dataclass(frozen=True)

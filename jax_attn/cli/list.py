@@ -8,8 +8,8 @@ import tyro
 from rich.markup import escape
 
 from jax_attn.catalogue import CATALOGUE, Twin
-from jax_attn.catalogue.twin import Part, locate
 from jax_attn.cli.terminal import terminal
+from jax_attn.models.part import Part, locate
 
 ROOMS = {
     "from_scratch": "The ladder: from dot products to FlexAttention",

@@ -1,12 +1,23 @@
 """Whole models."""
 
-from jax_attn.models.bert import Bert, BertOutput
+from jax_attn.models.bert import Bert
+from jax_attn.models.causal_lm import CausalLM
+from jax_attn.models.part import Part
 from jax_attn.models.sequence_classifier import SequenceClassifier
+from jax_attn.models.task_model import TaskModel
+from jax_attn.models.text_decoder import TextCache, TextDecoder
+from jax_attn.models.text_encoder import EncoderOutput, TextEncoder
 
 __all__ = [
     "Bert",
-    "BertOutput",
+    "CausalLM",
+    "EncoderOutput",
+    "Part",
     "SequenceClassifier",
+    "TaskModel",
+    "TextCache",
+    "TextDecoder",
+    "TextEncoder",
 ]
 
 

@@ -1,32 +1,18 @@
 """BERT: an encoder that reads a text from both sides."""
 
-from typing import NamedTuple
-
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Integer
 
+from jax_attn.models.text_encoder import TextEncoder
 from jax_attn.nn.layers.embeddings import Embeddings
 from jax_attn.nn.layers.encoder import Encoder
 from jax_attn.nn.layers.pooler import Pooler
 from jax_attn.nn.primitives import Embedding, Linear
 
 
-class BertOutput(NamedTuple):
-    """What BERT returns.
-
-    Attributes:
-        last_hidden_state: `(b, t, hidden_size)`, one vector for each token.
-        pooler_output: `(b, hidden_size)`, one vector for each sequence; None without a pooling layer.
-    """
-
-    last_hidden_state: Array
-    pooler_output: Array | None
-
-
-class Bert(nnx.Module):
+class Bert(TextEncoder):
     """`pooler(encoder(embeddings(input_ids, token_type_ids), attention_mask))`.
 
     The arguments carry the names of Hugging Face's `config.json`, so its values are keyword arguments here.
@@ -91,7 +77,7 @@ class Bert(nnx.Module):
         dtype: DTypeLike | None = None,
         param_dtype: DTypeLike = jnp.float32,
     ):
-        self.embeddings = Embeddings(
+        embeddings = Embeddings(
             vocab_size,
             hidden_size,
             max_position_embeddings,
@@ -104,7 +90,7 @@ class Bert(nnx.Module):
             dtype=dtype,
             param_dtype=param_dtype,
         )
-        self.encoder = Encoder(
+        encoder = Encoder(
             num_hidden_layers,
             hidden_size,
             num_attention_heads,
@@ -121,30 +107,14 @@ class Bert(nnx.Module):
             dtype=dtype,
             param_dtype=param_dtype,
         )
-        self.pooler = (
+        pooler = (
             Pooler(hidden_size, rngs=rngs, dtype=dtype, param_dtype=param_dtype)
             if add_pooling_layer
             else None
         )
+        super().__init__(embeddings, encoder, pooler)
         if initializer_range is not None:
             draw_normal(self, initializer_range)
-
-    def __call__(
-        self,
-        input_ids: Integer[Array, "*b t"],
-        attention_mask: Bool[Array, "*b t"] | Integer[Array, "*b t"] | None = None,
-        token_type_ids: Integer[Array, "*b t"] | None = None,
-    ) -> BertOutput:
-        """Read the tokens.
-
-        Args:
-            input_ids: `(b, t)` or `(t,)`.
-            attention_mask: which tokens may be attended to: True or 1, as tokenizers give it; None is all.
-            token_type_ids: the segment of each token; None is 0 throughout.
-        """
-        mask = None if attention_mask is None else token_mask(attention_mask, input_ids.shape)
-        hidden = self.encoder(self.embeddings(input_ids, token_type_ids), mask)
-        return BertOutput(hidden, None if self.pooler is None else self.pooler(hidden))
 
 
 def draw_normal(module: nnx.Module, deviation: float) -> None:
@@ -165,14 +135,3 @@ def draw_normal(module: nnx.Module, deviation: float) -> None:
             node.kernel.set_value(deviation * 2**0.5 * jax.lax.erf_inv(uniform))
             if node.bias is not None:
                 node.bias.set_value(jnp.zeros_like(node.bias[...]))
-
-
-def token_mask(attention_mask: Bool[Array, "..."] | Integer[Array, "..."], shape: tuple[int, ...]) -> Array:
-    """A tokenizer's mask of ones and zeros, or of booleans, as booleans that tell which keys may be seen."""
-    if attention_mask.dtype != bool and not jnp.issubdtype(attention_mask.dtype, jnp.integer):
-        raise ValueError(f"attention_mask must be boolean or integers 0 and 1, got {attention_mask.dtype}")
-    if attention_mask.shape != shape:
-        raise ValueError(
-            f"attention_mask must have the shape of input_ids, {shape}, got {attention_mask.shape}"
-        )
-    return attention_mask != 0

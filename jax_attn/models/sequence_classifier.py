@@ -5,16 +5,16 @@ from typing import Any
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Float, Integer
 
 from jax_attn.models.bert import Bert, draw_normal
+from jax_attn.models.task_model import TaskModel
 from jax_attn.nn.layers.classification_head import ClassificationHead
 
 
-class SequenceClassifier(nnx.Module):
+class SequenceClassifier(TaskModel):
     """`head(bert(input_ids))`: an encoder, and a linear layer on its first token.
 
-    Parameters: `bert.…` as in `Bert`, without its pooler; `head.linear`.
+    Parameters: `model.…` as in `Bert`, without its pooler; `head.linear`.
 
     Args:
         num_classes: number of classes.
@@ -44,7 +44,7 @@ class SequenceClassifier(nnx.Module):
         param_dtype: DTypeLike = jnp.float32,
         **bert_arguments: Any,
     ):
-        self.bert = Bert(
+        bert = Bert(
             hidden_size=hidden_size,
             add_pooling_layer=False,
             initializer_range=initializer_range,
@@ -53,17 +53,9 @@ class SequenceClassifier(nnx.Module):
             param_dtype=param_dtype,
             **bert_arguments,
         )
-        self.head = ClassificationHead(
+        head = ClassificationHead(
             hidden_size, num_classes, classifier_dropout, rngs=rngs, dtype=dtype, param_dtype=param_dtype
         )
+        super().__init__(bert, head)
         if initializer_range is not None:
             draw_normal(self.head, initializer_range)
-
-    def __call__(
-        self,
-        input_ids: Integer[Array, "*b t"],
-        attention_mask: Bool[Array, "*b t"] | Integer[Array, "*b t"] | None = None,
-        token_type_ids: Integer[Array, "*b t"] | None = None,
-    ) -> Float[Array, "*b c"]:
-        """`(b, t)` ids to logits `(b, num_classes)`, or `(t,)` to `(num_classes,)`; called as `Bert`."""
-        return self.head(self.bert(input_ids, attention_mask, token_type_ids).last_hidden_state)

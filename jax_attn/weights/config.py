@@ -1,7 +1,8 @@
 """What a `config.json` says, and whether a model that we build from it computes what it describes."""
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+import json
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,32 @@ from typing import Any
 from jax_attn.weights.files import read_json
 
 CONFIG = "config.json"
+
+
+class NotedConfig(Mapping[str, Any]):
+    """A `config.json` that a module carries: it does not change, so that the module can be compiled."""
+
+    def __init__(self, config: Mapping[str, Any]):
+        self._text = json.dumps(dict(config), sort_keys=True)
+
+    def __getitem__(self, name: str) -> Any:
+        return json.loads(self._text)[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(json.loads(self._text))
+
+    def __len__(self) -> int:
+        return len(json.loads(self._text))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, NotedConfig) and self._text == other._text
+
+    def __hash__(self) -> int:
+        return hash(self._text)
+
+
+# Arguments of every model that change how it is compiled, and not what it computes.
+BUILDING = {"scan": False, "remat": False}
 
 # Attributes that any Hugging Face config may carry and that do not change what the model computes. Those of
 # text generation stand in old files, for models that never generate; those of tools (sentence-transformers,
@@ -70,6 +97,8 @@ class ConfigRules:
         choices: for some of them, the values that are supported.
         ordinary: attributes that are supported with this value only, as those of `ORDINARY` are.
         neutral: further attributes that do not change what the model computes.
+        prepare: from all that the file says, the same in today's words: several releases say one thing in several
+            ways, or nest it.
     """
 
     defaults: Mapping[str, Any]
@@ -77,6 +106,11 @@ class ConfigRules:
     choices: Mapping[str, Collection[Any]] = field(default_factory=dict)
     ordinary: Mapping[str, Any] = field(default_factory=dict)
     neutral: Collection[str] = ()
+    prepare: Callable[[dict[str, Any]], dict[str, Any]] = dict
+
+    def with_defaults(self, defaults: Mapping[str, Any]) -> "ConfigRules":
+        """The same rules, with further attributes that the model is built from."""
+        return replace(self, defaults={**self.defaults, **defaults})
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -111,7 +145,7 @@ def model_arguments(
         ValueError: an attribute changes the mathematics in a way that is not supported, is of a wrong type,
             or is not known, so that nobody can tell. All are named at once.
     """
-    given = {name: value for name, value in config.items() if not matches(name, ignore)}
+    given = rules.prepare({name: value for name, value in config.items() if not matches(name, ignore)})
     ordinary = {**ORDINARY, **rules.ordinary}
     errors = []
     for name, value in given.items():
@@ -134,7 +168,7 @@ def matches(name: str, patterns: Collection[str]) -> bool:
 
 
 def _value_errors(name: str, value: Any, rules: ConfigRules) -> list[str]:
-    kind = type(rules.defaults[name])
+    kind = int if name in rules.optional else type(rules.defaults[name])
     if value is None and name in rules.optional:
         return []
     accepted = (int, float) if kind is float else (kind,)

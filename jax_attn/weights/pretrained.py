@@ -3,6 +3,7 @@
 import json
 import warnings
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,11 @@ import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 
+from jax_attn.models.part import Part
 from jax_attn.nn.primitives import Buffer
-from jax_attn.weights.architecture import Architecture
-from jax_attn.weights.bert import BERT, SEQUENCE_CLASSIFIER
-from jax_attn.weights.config import CONFIG, matches, model_arguments, read_config
+from jax_attn.weights.config import BUILDING, CONFIG, NotedConfig, matches, model_arguments, read_config
+from jax_attn.weights.families import FAMILIES, family_of
+from jax_attn.weights.family import Family
 from jax_attn.weights.files import (
     SAFETENSORS,
     LazyTensors,
@@ -25,11 +27,9 @@ from jax_attn.weights.files import (
     write_safetensors,
     write_together,
 )
+from jax_attn.weights.plan import plan_for
 from jax_attn.weights.rules import Names, require_names, slots
 from jax_attn.weights.state_dict import assign, find_errors, misfit, numpy_state_dict
-
-# The first that fits a config is taken. Another architecture is one more row.
-ARCHITECTURES: tuple[Architecture, ...] = (SEQUENCE_CLASSIFIER, BERT)
 
 
 def from_pretrained(
@@ -38,15 +38,15 @@ def from_pretrained(
     dtype: DTypeLike | None = None,
     param_dtype: DTypeLike | None = None,
     seed: int = 0,
+    architecture: str | None = None,
     names: Names = (),
     ignore: Collection[str] = (),
     **overrides: Any,
 ) -> Any:
     """The model of a checkpoint folder: `config.json` with `model.safetensors` or `pytorch_model.bin`.
 
-    `model_type: "bert"` gives a `jax_attn.models.bert.Bert`, whatever head the checkpoint was trained with;
-    what `save_pretrained` wrote of a `SequenceClassifier` gives that again. The module is in eval mode, as
-    Hugging Face's is: `module.train()` turns dropout on.
+    `model_type` and `architectures` in `config.json` say what it is; of a head that is not known here it is the
+    model without it. The module is in eval mode, as Hugging Face's is: `module.train()` turns dropout on.
 
     The weights may lie in shards, and a `pytorch_model.bin` needs torch. They are mapped into memory and
     copied tensor by tensor into a module that has no weights of its own, so there is never a second copy.
@@ -60,6 +60,8 @@ def from_pretrained(
         param_dtype: dtype of the parameters; None keeps the checkpoint's (float32, or float64, where it mixes
             several).
         seed: seed of the dropout streams.
+        architecture: another class of the family, by the name that `architectures` would have, that of the family
+            left out or not: "Model" is the model without a head, "ForMaskedLM" a masked LM.
         names: pairs (pattern, replacement) that turn Hugging Face's keys into those of the file, where it has
             others. A prefix that all of them carry (`module.`, `_orig_mod.`, `model.`, ...) is taken off without.
         ignore: shell-like patterns, for those who know better: attributes of `config.json` that change
@@ -76,29 +78,20 @@ def from_pretrained(
     """
     folder = Path(folder)
     config = read_config(folder)
-    architecture = _architecture(config, folder)
-    try:
-        arguments = model_arguments(config, architecture.rules, ignore)
-    except ValueError as error:
-        raise ValueError(f"{folder / CONFIG}: {error}") from None
-
+    family = family_of(config, folder / CONFIG)
+    chosen = family.architecture(config, architecture)
     tensors = open_tensors(folder)
     tensors = tensors.without([key for key in tensors if matches(key, ignore)])
     require_names(names)
     try:
-        plan = architecture.plan(arguments, list(tensors), names)
+        plan = plan_for(family, chosen, list(tensors), names)
     except ValueError as error:
         raise ValueError(f"{folder}: {error}") from None
     tensors = tensors.without(plan.left_out)
     param_dtype = _available(_common_dtype(tensors) if param_dtype is None else np.dtype(param_dtype), folder)
-
-    def build() -> nnx.Module:
-        return architecture.module(
-            **{**plan.arguments, **overrides}, rngs=nnx.Rngs(seed), dtype=dtype, param_dtype=param_dtype
-        )
-
+    options = BuildOptions(dtype, param_dtype, ignore, overrides, plan.settings)
     try:
-        module = without_weights(build)
+        module = without_weights(lambda: build(family, chosen, config, nnx.Rngs(seed), options))
     except (ValueError, TypeError) as error:
         raise type(error)(f"{folder / CONFIG}: {error}") from None
     _load(module, tensors.astype(param_dtype), plan.names, folder)
@@ -106,6 +99,63 @@ def from_pretrained(
         warnings.warn(f"{folder}: {note}", stacklevel=2)
     module.eval()
     return module
+
+
+def from_config(
+    config: Mapping[str, Any],
+    *,
+    rngs: nnx.Rngs,
+    dtype: DTypeLike | None = None,
+    param_dtype: DTypeLike = np.float32,
+    architecture: str | None = None,
+    ignore: Collection[str] = (),
+    **overrides: Any,
+) -> Any:
+    """The model of a `config.json`, with weights drawn anew: what `from_pretrained` would load weights into.
+
+    Args:
+        config: the content of a `config.json`, with its `model_type`.
+        rngs: source of the initial weights and of dropout.
+        dtype, param_dtype, architecture, ignore, overrides: as in `from_pretrained`.
+
+    Raises:
+        ValueError: as in `from_pretrained`.
+    """
+    family = family_of(config)
+    chosen = family.architecture(config, architecture)
+    given = BuildOptions(dtype, param_dtype, ignore, overrides)
+    return build(family, chosen, config, rngs, given)
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """What the user says of a model beside its `config.json`; see `from_pretrained`."""
+
+    dtype: DTypeLike | None
+    param_dtype: DTypeLike
+    ignore: Collection[str]
+    overrides: Mapping[str, Any]
+    found: Mapping[str, Any] = field(default_factory=dict)  # what the keys of a file say: see `Plan.settings`
+
+
+def build(
+    family: Family, architecture: str, config: Mapping[str, Any], rngs: nnx.Rngs, options: BuildOptions
+) -> nnx.Module:
+    """The model of a `config.json`, which it carries from then on."""
+    part = part_of(family, architecture, config, options)
+    module = part.build("jax_attn", rngs=rngs, dtype=options.dtype, param_dtype=options.param_dtype)
+    module.config = NotedConfig({**config, "architectures": [architecture]})
+    return module
+
+
+def part_of(family: Family, architecture: str, config: Mapping[str, Any], options: BuildOptions) -> Part:
+    """The model of a `config.json` as a part, from which its torch twin is built too."""
+    overrides = dict(options.overrides)
+    building = {name: overrides.pop(name, default) for name, default in BUILDING.items()}
+    settings = model_arguments({**config, **overrides}, family.rules_for(architecture), options.ignore)
+    return family.part(
+        architecture, {**building, **dict.fromkeys(family.optional, True), **settings, **options.found}
+    )
 
 
 def save_pretrained(
@@ -129,14 +179,10 @@ def save_pretrained(
         NotADirectoryError: `folder` is a file.
     """
     folder = Path(folder)
-    architecture = next((each for each in ARCHITECTURES if type(module) is each.module), None)
-    if architecture is None:
-        known = ", ".join(each.module.__name__ for each in ARCHITECTURES)
-        raise ValueError(
-            f"save_pretrained takes {known}, got {type(module).__name__}; state_dict takes any module"
-        )
-    tensors = numpy_state_dict(module, names=architecture.names)
-    text = _config_text(architecture.describe(module), config or {}, _common_dtype(tensors))
+    family, described = _described(module)
+    architecture = described["architectures"][0]
+    tensors = numpy_state_dict(module, names=family.keys(architecture))
+    text = _config_text(described, config or {}, _common_dtype(tensors))
     _refuse_to_replace(folder)
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -147,6 +193,21 @@ def save_pretrained(
         }
     )
     return folder
+
+
+def _described(module: nnx.Module) -> tuple[Family, dict[str, Any]]:
+    """The family of a module, and its `config.json`: read off the module, or that which it was built from."""
+    for family in FAMILIES:
+        described = None if family.describe is None else family.describe(module)
+        if described is not None:
+            return family, described
+    noted = getattr(module, "config", None)
+    if isinstance(noted, NotedConfig):
+        return family_of(noted), dict(noted)
+    raise ValueError(
+        "save_pretrained takes what from_pretrained or from_config built, a Bert or a SequenceClassifier, got "
+        f"{type(module).__name__}; state_dict takes any module"
+    )
 
 
 def without_weights(build: Callable[[], nnx.Module]) -> nnx.Module:
@@ -172,14 +233,6 @@ def _load(module: nnx.Module, tensors: LazyTensors, names: Names, folder: Path) 
     if errors:
         raise misfit(f"the weights in {folder} do not fit its {CONFIG}", module, names, tensors, errors)
     assign(table, tensors)
-
-
-def _architecture(config: Mapping[str, Any], folder: Path) -> Architecture:
-    for architecture in ARCHITECTURES:
-        if architecture.is_of(config):
-            return architecture
-    known = ", ".join(sorted({name for each in ARCHITECTURES for name in each.model_types}))
-    raise ValueError(f"{folder / CONFIG}: model_type={config['model_type']!r} is not supported, only {known}")
 
 
 def _common_dtype(tensors: Mapping[str, np.ndarray]) -> np.dtype[Any]:

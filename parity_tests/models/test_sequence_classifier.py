@@ -36,7 +36,7 @@ def test_the_first_token_is_all_the_head_sees():
 
     @jax.jit
     def both(ids: jax.Array) -> tuple[jax.Array, jax.Array]:
-        return module(ids), module.head.linear(module.bert(ids).last_hidden_state[:, 0])
+        return module(ids), module.head.linear(module.model(ids).last_hidden_state[:, 0])
 
     np.testing.assert_array_equal(*both(IDS))
 

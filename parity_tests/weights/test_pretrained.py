@@ -22,7 +22,7 @@ from jax_attn.models.bert import Bert
 from jax_attn.models.sequence_classifier import SequenceClassifier
 from jax_attn.nn.primitives import Buffer, Linear
 from jax_attn.weights import StateDictError, from_pretrained, numpy_state_dict, save_pretrained
-from jax_attn.weights.bert import describe_bert
+from jax_attn.weights.families.bert import describe_bert
 from jax_attn.weights.pretrained import without_weights
 from jax_attn.weights.sample import minilm_folder
 from jax_attn.weights.tokenizer import tokenize
@@ -405,7 +405,7 @@ def test_transformers_reads_the_encoder_of_a_classifier(tmp_path):
     save_pretrained(module, tmp_path)
     theirs = transformers.BertModel.from_pretrained(tmp_path, add_pooling_layer=False)
     np.testing.assert_array_equal(
-        theirs.embeddings.word_embeddings.weight.detach(), module.bert.embeddings.token.embedding[...]
+        theirs.embeddings.word_embeddings.weight.detach(), module.model.embeddings.token.embedding[...]
     )
 
 

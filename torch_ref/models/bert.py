@@ -1,22 +1,14 @@
 """BERT: an encoder that reads a text from both sides."""
 
-from typing import NamedTuple
+from torch import nn
 
-from torch import Tensor, nn
-
+from torch_ref.models.text_encoder import TextEncoder
 from torch_ref.nn.layers.embeddings import Embeddings
 from torch_ref.nn.layers.encoder import Encoder
 from torch_ref.nn.layers.pooler import Pooler
 
 
-class BertOutput(NamedTuple):
-    """What BERT returns: a vector for each token, and one for each sequence (None without a pooler)."""
-
-    last_hidden_state: Tensor
-    pooler_output: Tensor | None
-
-
-class Bert(nn.Module):
+class Bert(TextEncoder):
     """`pooler(encoder(embeddings(input_ids, token_type_ids), attention_mask))`.
 
     See `jax_attn.models.bert.Bert`, its twin, for the arguments: those of Hugging Face's `config.json`.
@@ -46,8 +38,7 @@ class Bert(nn.Module):
         scan: bool = False,
         remat: bool = False,
     ):
-        super().__init__()
-        self.embeddings = Embeddings(
+        embeddings = Embeddings(
             vocab_size,
             hidden_size,
             max_position_embeddings,
@@ -57,7 +48,7 @@ class Bert(nn.Module):
             layer_norm_eps,
             pad_token_id,
         )
-        self.encoder = Encoder(
+        encoder = Encoder(
             num_hidden_layers,
             hidden_size,
             num_attention_heads,
@@ -71,17 +62,9 @@ class Bert(nn.Module):
             scan=scan,
             remat=remat,
         )
-        self.pooler = Pooler(hidden_size) if add_pooling_layer else None
+        super().__init__(embeddings, encoder, Pooler(hidden_size) if add_pooling_layer else None)
         if initializer_range is not None:
             draw_normal(self, initializer_range)
-
-    def forward(
-        self, input_ids: Tensor, attention_mask: Tensor | None = None, token_type_ids: Tensor | None = None
-    ) -> BertOutput:
-        """`(b, t)` or `(t,)` ids, a mask of 1 or True where a token stands, and segments, to both outputs."""
-        mask = None if attention_mask is None else attention_mask.bool()
-        hidden = self.encoder(self.embeddings(input_ids, token_type_ids), mask)
-        return BertOutput(hidden, None if self.pooler is None else self.pooler(hidden))
 
 
 def draw_normal(module: nn.Module, deviation: float) -> None:

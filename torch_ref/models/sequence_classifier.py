@@ -2,13 +2,12 @@
 
 from typing import Any
 
-from torch import Tensor, nn
-
 from torch_ref.models.bert import Bert, draw_normal
+from torch_ref.models.task_model import TaskModel
 from torch_ref.nn.layers.classification_head import ClassificationHead
 
 
-class SequenceClassifier(nn.Module):
+class SequenceClassifier(TaskModel):
     """`head(bert(input_ids))`: an encoder, and a linear layer on its first token.
 
     See `jax_attn.models.sequence_classifier.SequenceClassifier`, its twin, for the arguments.
@@ -24,19 +23,13 @@ class SequenceClassifier(nn.Module):
         initializer_range: float | None = 0.02,
         **bert_arguments: Any,
     ):
-        super().__init__()
-        self.bert = Bert(
+        bert = Bert(
             hidden_size=hidden_size,
             add_pooling_layer=False,
             initializer_range=initializer_range,
             **bert_arguments,
         )
-        self.head = ClassificationHead(hidden_size, num_classes, classifier_dropout)
+        head = ClassificationHead(hidden_size, num_classes, classifier_dropout)
+        super().__init__(bert, head)
         if initializer_range is not None:
             draw_normal(self.head, initializer_range)
-
-    def forward(
-        self, input_ids: Tensor, attention_mask: Tensor | None = None, token_type_ids: Tensor | None = None
-    ) -> Tensor:
-        """`(b, t)` ids to logits `(b, num_classes)`, or `(t,)` to `(num_classes,)`; called as `Bert`."""
-        return self.head(self.bert(input_ids, attention_mask, token_type_ids).last_hidden_state)

@@ -72,10 +72,7 @@ class KVCache:
 
     def next_positions(self, batch: int, tokens: int, real: Bool[Array, "B T"] | None) -> Int[Array, "B T"]:
         """The positions `(batch, tokens)` of the next tokens, counted without padding, which gets -1."""
-        if real is None:
-            return self.length[:, None] + jnp.arange(tokens)
-        counted = self.length[:, None] + jnp.cumsum(real, axis=1) - 1
-        return jnp.where(real, counted, -1)
+        return next_positions(self.length, tokens, real)
 
     def append(
         self, key: Float[Array, "B T K H"], value: Float[Array, "B T K Hv"], positions: Int[Array, "B T"]
@@ -131,6 +128,15 @@ class ContextCache:
     def check(self, batch: int, heads: int, widths: tuple[int, int]) -> None:
         """Raise ValueError where the cache is for another batch or module."""
         check_shapes(self, batch, heads, widths)
+
+
+def next_positions(
+    length: Int[Array, "B"], tokens: int, real: Bool[Array, "B T"] | None
+) -> Int[Array, "B T"]:
+    """The positions of the next tokens of sequences that have `length`, without padding, which gets -1."""
+    if real is None:
+        return length[:, None] + jnp.arange(tokens)
+    return jnp.where(real, length[:, None] + jnp.cumsum(real, axis=1) - 1, -1)
 
 
 def check_shapes(cache: KVCache | ContextCache, batch: int, heads: int, widths: tuple[int, int]) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Integer
+from jaxtyping import Array, Float, Int, Integer
 
 from jax_attn.functional.checks import require_at_most, require_known
 from jax_attn.functional.dtypes import accumulator
@@ -95,9 +95,18 @@ class Embeddings(nnx.Module):
         self.projection = None if embedding_dim is None else Linear(embedding_dim, embed_dim, **own)
 
     def __call__(
-        self, token_ids: Integer[Array, "*b t"], segment_ids: Integer[Array, "*b t"] | None = None
+        self,
+        token_ids: Integer[Array, "*b t"],
+        segment_ids: Integer[Array, "*b t"] | None = None,
+        positions: Int[Array, "..."] | None = None,
     ) -> Float[Array, "*b t d"]:
-        """`(t,)` or `(b, t)` ids, with segment 0 throughout where none is given, to `(..., t, embed_dim)`."""
+        """`(t,)` or `(b, t)` ids to `(..., t, embed_dim)`.
+
+        Args:
+            token_ids: the tokens.
+            segment_ids: of the same shape; None is segment 0 throughout.
+            positions: `(t,)` or of that shape, where the tokens stand; below 0 is padding. None counts from 0.
+        """
         require_ids("token_ids", token_ids)
         if self.max_positions is not None:
             require_at_most("the number of tokens", token_ids.shape[-1], "max_positions", self.max_positions)
@@ -105,7 +114,7 @@ class Embeddings(nnx.Module):
         if self.scale is not None:
             x = (x.astype(accumulator(x.dtype)) * self.scale).astype(x.dtype)
         x = self._with_segments(x, segment_ids)
-        x = x if self.position is None else self.position(x)
+        x = x if self.position is None else self.position(x, positions)
         x = self.dropout(x if self.norm is None else self.norm(x))
         return x if self.projection is None else self.projection(x)
 

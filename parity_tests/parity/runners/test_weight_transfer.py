@@ -13,7 +13,7 @@ from jax_attn.parity.locate import first_divergence
 from jax_attn.parity.runners.weight_transfer import MOST_ERRORS, carry
 from jax_attn.parity.training.compare import compare_training
 from jax_attn.weights import StateDictError, from_pretrained
-from jax_attn.weights.bert import NAMES
+from jax_attn.weights.families.bert import NAMES
 from parity_tests.parity.pairs import draw
 
 EXACT = {"lanes": ["float64"]}

@@ -50,7 +50,9 @@ class Embeddings(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.projection = None if embedding_dim is None else nn.Linear(embedding_dim, embed_dim)
 
-    def forward(self, token_ids: Tensor, segment_ids: Tensor | None = None) -> Tensor:
+    def forward(
+        self, token_ids: Tensor, segment_ids: Tensor | None = None, positions: Tensor | None = None
+    ) -> Tensor:
         """`(t,)` or `(b, t)` ids, with segment 0 throughout where none is given, to `(..., t, embed_dim)`."""
         x = self.token(token_ids)
         if self.scale is not None:
@@ -58,7 +60,7 @@ class Embeddings(nn.Module):
         if self.segment is not None:
             x = x + self.segment(torch.zeros_like(token_ids) if segment_ids is None else segment_ids)
         if self.position is not None:
-            x = self.position(x)
+            x = self.position(x, positions)
         if self.norm is not None:
             x = self.norm(x)
         x = self.dropout(x)

@@ -1,19 +1,17 @@
 """BERT checkpoints as Hugging Face lays them out: what their config says, what their tensors are called."""
 
-from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 from flax import nnx
 
 from jax_attn.models.bert import Bert
+from jax_attn.models.part import Part
 from jax_attn.models.sequence_classifier import SequenceClassifier
 from jax_attn.nn.layers.embeddings import POSITIONS
 from jax_attn.nn.layers.encoder_layer import NORM_PLACEMENTS
 from jax_attn.nn.layers.feed_forward import ACTIVATIONS
-from jax_attn.weights.architecture import Architecture, Plan
 from jax_attn.weights.config import ConfigRules
-from jax_attn.weights.rules import Names, rename
+from jax_attn.weights.family import Family, Head, Settings
 
 MODEL_TYPE = "bert"
 OWN_MODEL_TYPE = "jax_attn_bert"  # what Hugging Face's BERT cannot compute must not be taken for it
@@ -74,65 +72,26 @@ NAMES: tuple[tuple[str, str], ...] = (
 # What the first checkpoints, converted from TensorFlow, call the weight and the bias of a layer norm.
 OLD_NAMES = ((r"\bLayerNorm\.weight$", "LayerNorm.gamma"), (r"\bLayerNorm\.bias$", "LayerNorm.beta"))
 
-PREFIX = "bert."  # of the encoder's tensors, where the checkpoint has a head too
-TABLE = "embeddings.word_embeddings.weight"  # which every encoder has
-CONSTANTS = ("embeddings.position_ids", "embeddings.token_type_ids")  # 0, 1, 2, … and zeros: nothing learned
-HEADS = ("cls.", "classifier.", "qa_outputs.", "head.")  # of the tasks that a checkpoint was trained on
 GELU_TANH = "gelu_pytorch_tanh"  # Hugging Face's name for our "gelu_tanh"
 
 
-def plan_bert(arguments: dict[str, Any], keys: Sequence[str], names: Names) -> Plan:
-    """A `Bert`, whether the checkpoint is of the encoder alone or of a model with a head."""
-    in_file, prefix = names_in_file(keys, names, TABLE)
-    notes = prefix_notes(prefix.removesuffix(PREFIX))
-    outside = tuple(prefix.removesuffix(PREFIX) + head for head in HEADS)
-    heads = [key for key in keys if key.startswith(outside)]
-    if heads:
-        notes.append(f"left out the head of another task: {', '.join(heads)}")
-    has_pooler = rename("pooler.dense.weight", in_file) in keys
-    if not has_pooler:
-        notes.append("built without a pooler, since the checkpoint has none")
-    arguments = {**arguments, "add_pooling_layer": has_pooler}
-    return Plan(arguments, in_file, [*constants(keys, in_file), *heads], notes)
+def encoder(config: Settings) -> Part:
+    """The model without a head."""
+    return Part(Bert, **vars(config))
 
 
-def plan_classifier(arguments: dict[str, Any], keys: Sequence[str], names: Names) -> Plan:
-    """A `SequenceClassifier` that we saved. (Hugging Face's has a pooler before its head: another model.)"""
-    arguments = {**arguments, "num_classes": arguments["num_labels"]}
-    del arguments["num_labels"]
-    in_file, prefix = names_in_file(keys, names, PREFIX + TABLE)
-    return Plan(arguments, in_file, constants(keys, [(r"^", PREFIX), *in_file]), prefix_notes(prefix))
+def own_classifier(model: Part, config: Settings) -> Part:
+    """A `SequenceClassifier`. (Hugging Face's has a pooler before its head: another model.)"""
+    given = {name: value for name, value in model.arguments.items() if name != "add_pooling_layer"}
+    classes = given.pop("num_labels")
+    return Part(SequenceClassifier, num_classes=classes, **given)
 
 
-def names_in_file(keys: Sequence[str], names: Names, table: str) -> tuple[Names, str]:
-    """What turns our keys into those of a file, and the prefix that it gives to all of the model's.
-
-    Raises:
-        ValueError: there are several encoders in it.
-    """
-    old = OLD_NAMES if any(key.endswith("LayerNorm.gamma") for key in keys) else ()
-    in_file = [*NAMES, *old, *names]
-    table = rename(table, in_file)
-    prefixes = [key.removesuffix(table) for key in keys if key == table or key.endswith(f".{table}")]
-    if "" in prefixes or not prefixes:
-        return in_file, ""
-    if len(prefixes) > 1:
-        raise ValueError(
-            f"the file holds {len(prefixes)} encoders, under {', '.join(map(repr, prefixes))}: names=[('^', "
-            f"{prefixes[0]!r})] takes the first, and ignore=['{prefixes[1]}*'] leaves the other out"
-        )
-    return [*in_file, (r"^", prefixes[0])], prefixes[0]
-
-
-def prefix_notes(prefix: str) -> list[str]:
-    """A word on a prefix that wrappers such as DataParallel or torch.compile give to every key."""
-    return [f"took the prefix {prefix!r} off the names of the weights"] if prefix else []
-
-
-def constants(keys: Sequence[str], names: Names) -> list[str]:
-    """The keys of tensors that hold nothing learned."""
-    known = {rename(key, names) for key in CONSTANTS}
-    return [key for key in keys if key in known]
+def describe(module: Any) -> dict[str, Any] | None:
+    """The `config.json` of a `Bert` or a `SequenceClassifier`, read off the module; None of another."""
+    if type(module) is SequenceClassifier:
+        return describe_classifier(module)
+    return describe_bert(module) if type(module) is Bert else None
 
 
 def describe_bert(bert: Bert) -> dict[str, Any]:
@@ -168,7 +127,7 @@ def describe_classifier(classifier: SequenceClassifier) -> dict[str, Any]:
     """The `config.json` of a `SequenceClassifier`."""
     classes = classifier.head.linear.out_features
     return {
-        **describe_bert(classifier.bert),
+        **describe_bert(classifier.model),
         "architectures": [SequenceClassifier.__name__],
         "num_labels": classes,
         "id2label": {str(index): f"LABEL_{index}" for index in range(classes)},
@@ -176,21 +135,18 @@ def describe_classifier(classifier: SequenceClassifier) -> dict[str, Any]:
     }
 
 
-BERT = Architecture(
-    module=Bert,
+BERT = Family(
+    name="Bert",
     model_types=(MODEL_TYPE, OWN_MODEL_TYPE),
-    named=False,
     rules=RULES,
-    plan=plan_bert,
-    describe=describe_bert,
+    build=encoder,
     names=NAMES,
-)
-SEQUENCE_CLASSIFIER = Architecture(
-    module=SequenceClassifier,
-    model_types=(MODEL_TYPE, OWN_MODEL_TYPE),
-    named=True,
-    rules=replace(RULES, defaults={**RULES.defaults, **HEAD_DEFAULTS}),
-    plan=plan_classifier,
-    describe=describe_classifier,
-    names=NAMES,
+    anchor="embeddings.token.weight",
+    heads={"SequenceClassifier": Head(own_classifier, defaults=HEAD_DEFAULTS)},
+    prefix="bert.",
+    optional={"add_pooling_layer": "pooler.dense.weight"},
+    constants=("embeddings.position_ids", "embeddings.token_type_ids"),  # 0, 1, 2, … and zeros
+    others=("cls.", "classifier.", "qa_outputs.", "head."),
+    old_names=OLD_NAMES,
+    describe=describe,
 )

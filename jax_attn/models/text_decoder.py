@@ -1,0 +1,86 @@
+"""A decoder of texts: each token's vector depends on the tokens before it."""
+
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+from jaxtyping import Array, Bool, Int, Integer
+
+from jax_attn.models.token_mask import token_mask
+from jax_attn.nn.attention.cache import next_positions
+
+
+class TextCache(NamedTuple):
+    """What a decoder keeps of the tokens it has seen: a plain value.
+
+    Attributes:
+        layers: the cache of the stack.
+        length: `(b,)`, how many tokens of each sequence were seen, padding not among them.
+    """
+
+    layers: Any
+    length: Array
+
+
+class TextDecoder(nnx.Module):
+    """`decoder(embeddings(input_ids))`, of parts that are given built: a causal model without its head.
+
+    Tokens are counted without padding, wherever that stands, so a sequence gets what it would get alone.
+
+    Parameters: those of its parts, under `embeddings` and `decoder`.
+
+    Args:
+        embeddings: ids to vectors, as `Embeddings`.
+        decoder: the layers, causal, as `Decoder` or a `Stack`, with the norm behind them.
+        rngs: taken as every module takes them; nothing is drawn.
+
+    Raises:
+        ValueError: ids that are not integers or not `(b, t)`, or a mask that is neither boolean nor integer or has
+            another shape than the ids.
+
+    Source: Radford et al., "Language Models are Unsupervised Multitask Learners".
+    """
+
+    def __init__(self, embeddings: Any, decoder: Any, *, rngs: nnx.Rngs | None = None):
+        self.embeddings = embeddings
+        self.decoder = decoder
+
+    def __call__(
+        self,
+        input_ids: Integer[Array, "*b t"],
+        attention_mask: Bool[Array, "*b t"] | Integer[Array, "*b t"] | None = None,
+        *,
+        cache: TextCache | None = None,
+    ) -> Any:
+        """Read the tokens.
+
+        Args:
+            input_ids: `(b, t)` or `(t,)`; with a cache `(b, t)`, those that come next.
+            attention_mask: which of them are tokens and no padding, True or 1; None is all.
+            cache: of `init_cache`.
+
+        Returns:
+            `(b, t, d)`; with a cache, a tuple of that and the new cache.
+        """
+        real = None if attention_mask is None else token_mask(attention_mask, input_ids.shape)
+        if cache is None:
+            positions = None if real is None else jnp.where(real, jnp.cumsum(real, axis=-1) - 1, -1)
+            return self.decoder(self.embeddings(input_ids, positions=positions), mask=real)
+        positions = next_positions(cache.length, input_ids.shape[1], real)
+        x = self.embeddings(input_ids, positions=positions)
+        hidden, layers = self.decoder(x, mask=real, cache=cache.layers)
+        seen = positions.max(axis=1, initial=-1) + 1
+        return hidden, TextCache(layers, jnp.maximum(cache.length, seen.astype(cache.length.dtype)))
+
+    def init_cache(self, batch: int, length: int, dtype: DTypeLike | None = None) -> TextCache:
+        """An empty cache for `length` tokens of `batch` sequences.
+
+        Raises:
+            ValueError: the attention cannot be computed token by token, and why.
+        """
+        return TextCache(self.decoder.init_cache(batch, length, dtype=dtype), jnp.zeros(batch, jnp.int32))
+
+    def reorder_cache(self, cache: TextCache, rows: Int[Array, "b"]) -> TextCache:
+        """The cache of the sequences `rows`, in that order: of the beams that go on."""
+        return TextCache(self.decoder.reorder_cache(cache.layers, rows), cache.length[rows])

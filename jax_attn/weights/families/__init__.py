@@ -1,0 +1,33 @@
+"""The families of checkpoints, a file each: what their `config.json` says, and what their tensors are called."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from jax_attn.weights.families.bert import BERT
+from jax_attn.weights.families.llama import LLAMA
+from jax_attn.weights.family import Family
+
+FAMILIES: tuple[Family, ...] = (
+    BERT,
+    LLAMA,
+)
+
+__all__ = ["FAMILIES", "family_of"]
+
+
+def family_of(config: Mapping[str, Any], where: Path | str = "config") -> Family:
+    """The family that a `config.json` is of.
+
+    Raises:
+        ValueError: there is none of that `model_type`.
+    """
+    for family in FAMILIES:
+        if config["model_type"] in family.model_types:
+            return family
+    known = ", ".join(sorted(name for family in FAMILIES for name in family.model_types))
+    raise ValueError(f"{where}: model_type={config['model_type']!r} is not supported, only {known}")
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,113 @@
+"""What is to be known of a family of checkpoints: a table of its configuration and of its keys."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+from jax_attn.models.part import Part
+from jax_attn.weights.config import ConfigRules
+from jax_attn.weights.rules import Names, rename
+
+Settings = SimpleNamespace
+"""The attributes of a `config.json` that the model is built from, as `config.hidden_size`."""
+
+
+@dataclass(frozen=True)
+class Head:
+    """A model of the family with a head.
+
+    Attributes:
+        build: from the model without it, as a part, and the settings; its attribute `model` is that model.
+        names: what turns our keys of the head into those of the file.
+        settings: what it wants the model without it to be.
+        defaults: attributes of `config.json` that it is built from besides.
+        prefix: what the file puts before the keys of the model without it; None is the family's.
+    """
+
+    build: Callable[[Part, Settings], Part]
+    names: Names = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    prefix: str | None = None
+
+
+@dataclass(frozen=True)
+class Family:
+    """A family of models: its checkpoints are built by `build`, and loaded and saved by `names`.
+
+    Attributes:
+        name: what the classes of Hugging Face's `architectures` begin with: "Bert" of "BertModel".
+        model_types: the values of `model_type` in `config.json` that mean it.
+        rules: what `config.json` may say.
+        build: from the settings, the model without a head, as a part.
+        names: what turns our keys of that model into those of its file, also behind the `model.` of one with a head.
+        anchor: our key of a tensor that every file has; where it is found tells the prefix.
+        heads: by the name of the class in `architectures`.
+        prefix: what a file of a model with a head puts before the keys of the model without it.
+        optional: settings that are False where the file does not have that key of ours.
+        constants: keys of the file whose tensors hold nothing learned.
+        others: what the keys of other heads begin with, which are left out and told.
+        old_names: what turns the keys of today into those of the first files.
+        describe: the `config.json` of a module that was built by hand; None is that only those are saved that
+            `from_config` or `from_pretrained` made.
+    """
+
+    name: str
+    model_types: Sequence[str]
+    rules: ConfigRules
+    build: Callable[[Settings], Part]
+    names: Names
+    anchor: str
+    heads: Mapping[str, Head] = field(default_factory=dict)
+    prefix: str = ""
+    optional: Mapping[str, str] = field(default_factory=dict)
+    constants: Sequence[str] = ()
+    others: Sequence[str] = ()
+    old_names: Names = ()
+    describe: Callable[[Any], dict[str, Any] | None] | None = None
+
+    @property
+    def base(self) -> str:
+        """What Hugging Face calls the model without a head."""
+        return f"{self.name}Model"
+
+    def architecture(self, config: Mapping[str, Any], wanted: str | None = None) -> str:
+        """The name of the class to build: the one that is `wanted`, or else that of `config.json`.
+
+        A head that is not known here is none: the model without it is built.
+
+        Raises:
+            ValueError: the class that is wanted is not known.
+        """
+        known = (self.base, *self.heads)
+        if wanted is not None:
+            for name in (wanted, f"{self.name}{wanted}"):
+                if name in known:
+                    return name
+            raise ValueError(f"architecture must be one of {', '.join(known)}, got {wanted!r}")
+        return next((name for name in config.get("architectures") or () if name in known), self.base)
+
+    def rules_for(self, architecture: str) -> ConfigRules:
+        """What `config.json` may say of that class."""
+        return self.rules.with_defaults(
+            self.heads[architecture].defaults if architecture in self.heads else {}
+        )
+
+    def part(self, architecture: str, settings: Mapping[str, Any]) -> Part:
+        """The model, as a part: `part.build("jax_attn", rngs=rngs)` makes it, and "torch_ref" its twin."""
+        head = self.heads.get(architecture)
+        given = Settings(**{**settings, **({} if head is None else head.settings)})
+        return self.build(given) if head is None else head.build(self.build(given), given)
+
+    def keys(self, architecture: str) -> Names:
+        """What turns the keys of our model into those of Hugging Face's."""
+        head = self.heads.get(architecture)
+        if head is None:
+            return self.names
+        prefix = self.prefix if head.prefix is None else head.prefix
+        return (*self.names, *head.names, (r"^model\.", prefix))
+
+    def anchor_in(self, architecture: str, names: Names) -> str:
+        """The key of the anchor in a file whose keys `names` gives."""
+        return rename(f"model.{self.anchor}" if architecture in self.heads else self.anchor, names)

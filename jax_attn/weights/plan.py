@@ -1,0 +1,84 @@
+"""How the tensors of one checkpoint become a module: by which names, and what is left out."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from jax_attn.weights.family import Family
+from jax_attn.weights.rules import Names, rename
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How the tensors of one checkpoint become a module.
+
+    Attributes:
+        names: what turns our keys into those of the file; see `slots`.
+        settings: what the file's keys say of the model: parts that it has not.
+        left_out: keys of the file that the module has no use for.
+        notes: what the user should know of it, in a few words each.
+    """
+
+    names: Names
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    left_out: Sequence[str] = ()
+    notes: Sequence[str] = ()
+
+
+def plan_for(family: Family, architecture: str, keys: Sequence[str], names: Names) -> Plan:
+    """The plan for a file with these keys.
+
+    Args:
+        family: its family.
+        architecture: the class to build.
+        keys: those of the file.
+        names: the user's, applied after ours.
+
+    Raises:
+        ValueError: there are several models in it.
+    """
+    old = family.old_names if any(key.endswith(new) for _, new in family.old_names for key in keys) else ()
+    base = [*family.names, *old, *names]
+    place = outer_place(rename(family.anchor, base), keys)
+    with_head = architecture in family.heads
+    inner = family.keys(architecture)[-1][1] if with_head else family.prefix
+    outer = place.removesuffix(inner)  # what wrappers put before all keys
+    if with_head:
+        bare = place == outer  # the file of a model without a head
+        head_names = family.keys(architecture)[len(family.names) : -1]
+        in_file = [*base, *head_names, (r"^model\.", "" if bare else inner), *_prefixing(outer)]
+    else:
+        in_file = [*base, *_prefixing(place)]
+
+    notes = [f"took the prefix {outer!r} off the names of the weights"] if outer else []
+    beginnings = tuple(outer + each for each in family.others)
+    heads = [key for key in keys if key.startswith(beginnings) and not with_head]
+    if heads:
+        notes.append(f"left out the head of another task: {', '.join(heads)}")
+    settings = {}
+    for setting, key in family.optional.items():
+        in_base = rename(f"model.{key}" if with_head else key, in_file)
+        if in_base not in keys:
+            settings[setting] = False
+            if not with_head:
+                notes.append(f"built with {setting}=False, since the checkpoint has no {in_base}")
+    known = {place + constant for constant in family.constants}
+    constants = [key for key in keys if key in known]
+    return Plan(in_file, settings, [*constants, *heads], notes)
+
+
+def outer_place(anchor: str, keys: Sequence[str]) -> str:
+    """What the file puts before the key of a tensor that each has; nothing where it is not found."""
+    prefixes = [key.removesuffix(anchor) for key in keys if key == anchor or key.endswith(f".{anchor}")]
+    if "" in prefixes or not prefixes:
+        return ""
+    if len(prefixes) > 1:
+        raise ValueError(
+            f"the file holds {len(prefixes)} encoders, under {', '.join(map(repr, prefixes))}: names=[('^', "
+            f"{prefixes[0]!r})] takes the first, and ignore=['{prefixes[1]}*'] leaves the other out"
+        )
+    return prefixes[0]
+
+
+def _prefixing(prefix: str) -> Names:
+    return ((r"^", prefix),) if prefix else ()

@@ -1,0 +1,39 @@
+"""A decoder of texts: each token's vector depends on the tokens before it."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class TextDecoder(nn.Module):
+    """`decoder(embeddings(input_ids))`, of parts that are given built: a causal model without its head.
+
+    See `jax_attn.models.text_decoder.TextDecoder`, its twin, for the arguments.
+
+    Source: Radford et al., "Language Models are Unsupervised Multitask Learners".
+    """
+
+    def __init__(self, embeddings: Any, decoder: Any):
+        super().__init__()
+        self.embeddings = embeddings
+        self.decoder = decoder
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None, *, cache: Any = None) -> Any:
+        """`(b, t)` or `(t,)` ids and a mask of 1 or True where a token stands to vectors `(..., t, d)`.
+
+        With a cache, of `init_cache`, there is no padding, and what is returned is a tuple of the vectors and the
+        new cache.
+        """
+        if cache is not None:
+            length, layers = cache
+            positions = torch.arange(length, length + input_ids.shape[1])
+            hidden, layers = self.decoder(self.embeddings(input_ids, positions=positions), cache=layers)
+            return hidden, (length + input_ids.shape[1], layers)
+        mask = None if attention_mask is None else attention_mask.bool()
+        positions = None if mask is None else torch.where(mask, mask.cumsum(-1) - 1, -1)
+        return self.decoder(self.embeddings(input_ids, positions=positions), mask=mask)
+
+    def init_cache(self, batch: int) -> tuple[int, Any]:
+        """What is kept of no tokens: their number, and what the layers keep."""
+        return 0, self.decoder.init_cache(batch)
