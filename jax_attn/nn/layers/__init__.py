@@ -12,6 +12,7 @@ from jax_attn.nn.layers.encoder import Encoder
 from jax_attn.nn.layers.encoder_layer import EncoderLayer
 from jax_attn.nn.layers.feed_forward import FeedForward
 from jax_attn.nn.layers.gated_feed_forward import GatedFeedForward
+from jax_attn.nn.layers.image_classification_head import ImageClassificationHead
 from jax_attn.nn.layers.layer_scale import LayerScale
 from jax_attn.nn.layers.masked_lm_head import MaskedLMHead
 from jax_attn.nn.layers.mixture_of_experts import MixtureOfExperts, RouterLosses
@@ -36,6 +37,7 @@ __all__ = [
     "EncoderLayer",
     "FeedForward",
     "GatedFeedForward",
+    "ImageClassificationHead",
     "LayerScale",
     "MaskedLMHead",
     "MixtureOfExperts",

@@ -5,12 +5,14 @@ from pathlib import Path
 from typing import Any
 
 from jax_attn.weights.families.bert import BERT
+from jax_attn.weights.families.dinov2 import DINOV2_FAMILIES
 from jax_attn.weights.families.llama import LLAMA
 from jax_attn.weights.families.vit import VIT
 from jax_attn.weights.family import Family
 
 FAMILIES: tuple[Family, ...] = (
     BERT,
+    *DINOV2_FAMILIES,
     LLAMA,
     VIT,
 )

@@ -11,6 +11,7 @@ from torch_ref.nn.layers.encoder import Encoder
 from torch_ref.nn.layers.encoder_layer import EncoderLayer
 from torch_ref.nn.layers.feed_forward import FeedForward
 from torch_ref.nn.layers.gated_feed_forward import GatedFeedForward
+from torch_ref.nn.layers.image_classification_head import ImageClassificationHead
 from torch_ref.nn.layers.layer_scale import LayerScale
 from torch_ref.nn.layers.masked_lm_head import MaskedLMHead
 from torch_ref.nn.layers.mixture_of_experts import MixtureOfExperts, RouterLosses
@@ -34,6 +35,7 @@ __all__ = [
     "EncoderLayer",
     "FeedForward",
     "GatedFeedForward",
+    "ImageClassificationHead",
     "LayerScale",
     "MaskedLMHead",
     "MixtureOfExperts",
