@@ -11,6 +11,7 @@ from jax.core import Tracer
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
+from jax_attn.functional.checks import require_divisible
 from jax_attn.nn.attention.cache import KVCache
 
 
@@ -19,21 +20,23 @@ class Stack(nnx.Module):
 
     With `scan` the layers, which then have to be alike, are one whose every leaf has a leading axis of layers, and
     the stack is one loop: it compiles once in place of once a layer, and a train step handles fewer arrays. The
-    numbers are those of the list, from the same seed too, dropout included. Stacks may be layers of a stack: pairs
-    of layers that differ, as Gemma 2's, are a scanned stack of stacks of two.
+    numbers are those of the list, from the same seed too, dropout included. Layers that differ in turn, as Gemma 2's
+    with and without a window, are alike every `period` layers: then each step of the loop runs as many.
 
     Parameters: `layers.{i}.…` as the layers have them, or with `scan` `layers.…` with a leading layer axis (and
-    `stacked = ("layers",)` says so); `norm`.
+    `stacked = ("layers",)` says so), with a period `layers.layers.{i}.…` with an axis of periods; `norm`.
 
     Args:
         layers: the layers, each a module of its own.
         norm: what follows the last, as pre-norm wants; built. None is nothing.
         scan: whether the layers are stacked.
         remat: whether the backward pass computes each layer again, in place of keeping what is inside it.
+        period: after how many layers one is alike again, where they are stacked.
         rngs: taken as every module takes them; nothing is drawn.
 
     Raises:
-        ValueError: there are no layers; one is given twice; or they are to be stacked and differ.
+        ValueError: there are no layers; one is given twice; `period` does not divide their number; or they are to
+            be stacked and differ.
 
     Source: Vaswani et al. (arXiv 1706.03762), section 3.1.
     """
@@ -45,6 +48,7 @@ class Stack(nnx.Module):
         *,
         scan: bool = False,
         remat: bool = False,
+        period: int = 1,
         rngs: nnx.Rngs | None = None,
     ):
         layers = list(layers)
@@ -52,10 +56,12 @@ class Stack(nnx.Module):
             raise ValueError("layers must hold at least one layer, got none")
         if len({id(layer) for layer in layers}) < len(layers):
             raise ValueError("layers must be modules of their own, got one of them twice")
+        require_divisible("the number of layers", len(layers), "period", period)
         self.stacked = ("layers",) if scan else ()
+        self.period = period
         self.remat = remat
         self.num_layers = len(layers)
-        self.layers = stack(layers) if scan else nnx.List(layers)
+        self.layers = stack(_in_periods(layers, period)) if scan else nnx.List(layers)
         self.norm = norm
 
     def __call__(self, x: Float[Array, "*b t d"], *shared: Any, cache: Any = None, **options: Any) -> Any:
@@ -129,6 +135,13 @@ def run_layer(layer: Any, x: Array, cache: Any, shared: tuple[Any, ...], options
     if cache is None:
         return layer(x, *shared, **options), None
     return layer(x, *shared, cache=cache, **options)
+
+
+def _in_periods(layers: list[Any], period: int) -> list[Any]:
+    """What each step of the loop runs: a layer, or a stack of as many as differ."""
+    if period == 1:
+        return layers
+    return [Stack(layers[start : start + period]) for start in range(0, len(layers), period)]
 
 
 def stack(layers: Sequence[Any]) -> Any:
