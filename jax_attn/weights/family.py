@@ -48,7 +48,7 @@ class Family:
         heads: by the name of the class in `architectures`.
         prefix: what a file of a model with a head puts before the keys of the model without it.
         optional: settings that are False where the file does not have that key of ours.
-        constants: keys of the file whose tensors hold nothing learned.
+        constants: keys of the file whose tensors hold nothing learned, `*` standing for anything.
         others: what the keys of other heads begin with, which are left out and told.
         old_names: what turns the keys of today into those of the first files.
         describe: the `config.json` of a module that was built by hand; None is that only those are saved that
