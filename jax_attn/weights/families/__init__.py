@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from jax_attn.weights.families.bert import BERT
+from jax_attn.weights.families.deberta_v2 import DEBERTA_FAMILIES
 from jax_attn.weights.families.dinov2 import DINOV2_FAMILIES
 from jax_attn.weights.families.llama import LLAMA
 from jax_attn.weights.families.vit import VIT
@@ -12,6 +13,7 @@ from jax_attn.weights.family import Family
 
 FAMILIES: tuple[Family, ...] = (
     BERT,
+    *DEBERTA_FAMILIES,
     *DINOV2_FAMILIES,
     LLAMA,
     VIT,

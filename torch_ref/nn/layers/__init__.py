@@ -2,9 +2,11 @@
 
 from torch_ref.nn.layers.causal_lm_head import CausalLMHead
 from torch_ref.nn.layers.classification_head import ClassificationHead
+from torch_ref.nn.layers.convolution_layer import ConvolutionLayer
 from torch_ref.nn.layers.convolution_stem import ConvolutionStem
 from torch_ref.nn.layers.decoder import Decoder
 from torch_ref.nn.layers.decoder_layer import DecoderLayer
+from torch_ref.nn.layers.disentangled_encoder import DisentangledEncoder
 from torch_ref.nn.layers.drop_path import DropPath
 from torch_ref.nn.layers.embeddings import Embeddings
 from torch_ref.nn.layers.encoder import Encoder
@@ -22,13 +24,16 @@ from torch_ref.nn.layers.span_head import SpanHead, SpanLogits
 from torch_ref.nn.layers.stack import Stack
 from torch_ref.nn.layers.tied_head import TiedHead
 from torch_ref.nn.layers.token_classification_head import TokenClassificationHead
+from torch_ref.nn.layers.transformed_head import TransformedHead
 
 __all__ = [
     "CausalLMHead",
     "ClassificationHead",
+    "ConvolutionLayer",
     "ConvolutionStem",
     "Decoder",
     "DecoderLayer",
+    "DisentangledEncoder",
     "DropPath",
     "Embeddings",
     "Encoder",
@@ -48,6 +53,7 @@ __all__ = [
     "Stack",
     "TiedHead",
     "TokenClassificationHead",
+    "TransformedHead",
 ]
 
 
