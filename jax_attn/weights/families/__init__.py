@@ -8,6 +8,7 @@ from jax_attn.weights.families.bert import BERT
 from jax_attn.weights.families.deberta_v2 import DEBERTA_FAMILIES
 from jax_attn.weights.families.dinov2 import DINOV2_FAMILIES
 from jax_attn.weights.families.llama import LLAMA
+from jax_attn.weights.families.modernbert import MODERNBERT
 from jax_attn.weights.families.vit import VIT
 from jax_attn.weights.family import Family
 
@@ -16,6 +17,7 @@ FAMILIES: tuple[Family, ...] = (
     *DEBERTA_FAMILIES,
     *DINOV2_FAMILIES,
     LLAMA,
+    MODERNBERT,
     VIT,
 )
 

@@ -66,11 +66,10 @@ def assert_beside(
 
     def call_torch(module: Any, **inputs: Any) -> Any:
         returned = module(**inputs)
-        first, *others = (without_padding(returned[name], **inputs) for name in outputs)
-        return (first, *others) if others else first
+        return [without_padding(returned[name], **inputs) for name in outputs]
 
     def call_flax(module: Any, **inputs: Any) -> Any:
-        return jax.tree.map(lambda output: without_padding(output, **inputs), module(**inputs))
+        return [without_padding(output, **inputs) for output in jax.tree.leaves(module(**inputs))]
 
     report = compare_cases(
         ours,
