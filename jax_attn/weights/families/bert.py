@@ -149,7 +149,7 @@ BERT = Family(
     prefix="bert.",
     optional={"add_pooling_layer": "pooler.dense.weight"},
     constants=("embeddings.position_ids", "embeddings.token_type_ids"),  # 0, 1, 2, … and zeros
-    others=("cls.", "classifier.", "qa_outputs.", "head."),
+    others=("cls.predictions.", "cls.seq_relationship.", "classifier.", "qa_outputs.", "head."),
     old_names=OLD_NAMES,
     describe=describe,
 )

@@ -4,6 +4,7 @@ Each function gives the `Head` of one task. Where families differ is an argument
 the dropout stands. A family's `ConfigRules` have `prepare=task_settings` for the attributes that these heads read.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 from jax_attn.models.part import Part
@@ -77,11 +78,12 @@ def question_answering(
 
 def masked_lm(
     names: Names = (
-        (r"^head\.decoder\.bias$", "cls.predictions.bias"),
+        (r"^head\.tied_decoder\.", "cls.predictions."),
         (r"^head\.decoder\.", "cls.predictions.decoder."),
         (r"^head\.norm\.", "cls.predictions.transform.LayerNorm."),
         (r"^head\.", "cls.predictions.transform."),
     ),
+    doubles: Sequence[str] = ("cls.predictions.bias", "cls.predictions.decoder.bias"),
     activation: str | None = None,
 ) -> Head:
     """Scores of all tokens in the place of each, tied or not; None is the encoder's activation."""
@@ -99,4 +101,4 @@ def masked_lm(
         reads = "tokens_and_table" if config.tie_word_embeddings else "tokens"
         return Part(TaskModel, model=model, head=head, reads=reads)
 
-    return Head(build, names, {"add_pooling_layer": False}, TYING)
+    return Head(build, names, {"add_pooling_layer": False}, TYING, doubles=doubles)
