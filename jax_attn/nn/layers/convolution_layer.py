@@ -32,8 +32,8 @@ class ConvolutionLayer(nnx.Module):
         param_dtype: dtype of the parameters.
 
     Raises:
-        ValueError: `kernel_size` is even, `groups` does not divide `embed_dim`, `activation` is not known, or the mask
-            does not tell which tokens are no padding.
+        ValueError: `kernel_size` is even, `groups` does not divide `embed_dim`, `activation` is not known, or the
+            mask does not tell which tokens are no padding.
 
     Source: He et al. (arXiv 2006.03754), in the code of DeBERTa-v2, as transformers' DebertaV2.
     """

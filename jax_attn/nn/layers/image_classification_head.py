@@ -25,7 +25,8 @@ class ImageClassificationHead(nnx.Module):
         param_dtype: dtype of the parameters.
 
     Raises:
-        ValueError: a size is not positive, or the input not `(t, embed_dim)` or `(b, t, embed_dim)` with a patch in it.
+        ValueError: a size is not positive, or the input not `(t, embed_dim)` or `(b, t, embed_dim)` with a
+            patch in it.
 
     Source: Oquab et al. (arXiv 2304.07193), section 7.1, as transformers' Dinov2ForImageClassification.
     """

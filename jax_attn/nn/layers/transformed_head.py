@@ -65,8 +65,8 @@ class TransformedHead(nnx.Module):
 
         Args:
             x: `(t, d)` or `(b, t, d)`.
-            given: what else the pooler is called with, such as the mask of the tokens; without a pooler the head, such
-                as the table of the embeddings.
+            given: what else the pooler is called with, such as the mask of the tokens; without a pooler, the head,
+                such as the table of the embeddings.
         """
         require_last_dim("x", x.shape, self.embed_dim)
         if self.pooler is not None:

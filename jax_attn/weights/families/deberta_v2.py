@@ -167,7 +167,7 @@ NAMES = (
 )
 POOLER_NAMES = ((r"^head\.dense\.", "pooler.dense."), (r"^head\.linear\.", "classifier."))
 LM_NAMES = (
-    (r"^head\.decoder\.bias$", "lm_predictions.lm_head.bias"),
+    (r"^head\.tied_decoder\.", "lm_predictions.lm_head."),
     (r"^head\.norm\.", "lm_predictions.lm_head.LayerNorm."),
     (r"^head\.", "lm_predictions.lm_head."),
 )
@@ -216,9 +216,7 @@ NOT_LEGACY_LM = replace(
 )
 DEBERTA_FAMILIES = tuple(
     table
-    for family in without(
-        DEBERTA, "legacy", heads={**DEBERTA.heads, "DebertaV2ForMaskedLM": NOT_LEGACY_LM}
-    )
+    for family in without(DEBERTA, "legacy", heads={**DEBERTA.heads, "DebertaV2ForMaskedLM": NOT_LEGACY_LM})
     # Files may hold positions that are not used.
     for table in without(
         family,

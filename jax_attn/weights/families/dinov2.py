@@ -116,9 +116,7 @@ DINOV2 = Family(
     build=model,
     names=(*NAMES, *UNGATED_NAMES),
     anchor="embeddings.position",
-    heads={
-        "Dinov2ForImageClassification": Head(classifier, CLASSIFIER_NAMES, defaults={"num_labels": 2})
-    },
+    heads={"Dinov2ForImageClassification": Head(classifier, CLASSIFIER_NAMES, defaults={"num_labels": 2})},
     prefix="dinov2.",
     others=("classifier.",),
 )

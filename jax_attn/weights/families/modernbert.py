@@ -55,7 +55,9 @@ def flat(config: dict[str, Any]) -> dict[str, Any]:
         config["num_labels"] = len(config["id2label"])
     every = config.pop("global_attn_every_n_layers", 3)
     layers = range(config.get("num_hidden_layers", DEFAULTS["num_hidden_layers"]))
-    kinds = config.get("layer_types") or ["sliding_attention" if i % every else "full_attention" for i in layers]
+    kinds = config.get("layer_types") or [
+        "sliding_attention" if i % every else "full_attention" for i in layers
+    ]
     unknown = set(kinds) - set(KINDS)
     if unknown or len(kinds) != len(layers):
         raise ValueError(
@@ -67,7 +69,9 @@ def flat(config: dict[str, Any]) -> dict[str, Any]:
         given = rotary.get(kind) or {}
         scaling = given.get("rope_type", "default")
         if scaling != "default":
-            raise ValueError(f"rope_parameters: rope_type={scaling!r} of {kind} is not supported, only 'default' is")
+            raise ValueError(
+                f"rope_parameters: rope_type={scaling!r} of {kind} is not supported, only 'default' is"
+            )
         config[theta] = float(given.get("rope_theta", config.get(theta) or DEFAULTS[theta]))
     return config
 
@@ -224,7 +228,12 @@ MODERNBERT = Family(
         # Positions are not in a table; the rest is of training, and of heads that are not built.
         neutral=(
             *("max_position_embeddings", "initializer_cutoff_factor", "position_embedding_type"),
-            *("deterministic_flash_attn", "sparse_prediction", "sparse_pred_ignore_index", "repad_logits_with_grad"),
+            *(
+                "deterministic_flash_attn",
+                "sparse_prediction",
+                "sparse_pred_ignore_index",
+                "repad_logits_with_grad",
+            ),
             *("decoder_bias", "classifier_pooling", "gradient_checkpointing", "layer_norm_eps", *CLASSIFIER),
         ),
         prepare=flat,

@@ -73,7 +73,9 @@ def test_what_older_files_say_is_the_same():
     """One number for the layers that see all, and the bases by themselves."""
     flat = {name: value for name, value in SIZES.items() if name != "rope_parameters"}
     old = {"global_rope_theta": 331.0, "local_rope_theta": 17.0, "global_attn_every_n_layers": 2}
-    module = nnx.eval_shape(lambda: from_config({"model_type": "modernbert", **flat, **old}, rngs=nnx.Rngs(0)))
+    module = nnx.eval_shape(
+        lambda: from_config({"model_type": "modernbert", **flat, **old}, rngs=nnx.Rngs(0))
+    )
     attentions = [layer.attention for layer in module.encoder.layers]
     assert [attention.window for attention in attentions] == [None, 4, None]
     assert [attention.positions.base for attention in attentions] == [331.0, 17.0, 331.0]

@@ -11,7 +11,10 @@ from parity_tests.weights.families.transformers_models import assert_beside
 
 # What transformers 5 calls in memory what it writes under the names of the first release.
 ATTENTION_IN_MEMORY = [
-    *((rf"\battention\.attention\.{name}\.", f"attention.{name[0]}_proj.") for name in ("query", "key", "value")),
+    *(
+        (rf"\battention\.attention\.{name}\.", f"attention.{name[0]}_proj.")
+        for name in ("query", "key", "value")
+    ),
     (r"\battention\.output\.dense\.", "attention.o_proj."),
 ]
 IN_MEMORY = [
