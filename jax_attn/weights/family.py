@@ -41,7 +41,7 @@ class Family:
         model_types: the values of `model_type` in `config.json` that mean it.
         rules: what `config.json` may say.
         build: from the settings, the model without a head, as a part.
-        names: what turns our keys of that model into those of its file, also behind the `model.` of one with a head.
+        names: what turns our keys of that model into those of its file, behind the `model.` of one with a head too.
         anchor: our key of a tensor that every file has; where it is found tells the prefix.
         heads: by the name of the class in `architectures`.
         prefix: what a file of a model with a head puts before the keys of the model without it.

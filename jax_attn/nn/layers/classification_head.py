@@ -28,6 +28,7 @@ class ClassificationHead(nnx.Module):
         pooling: "first", "last", "mean" or "max", as in `Pooler`.
         dense: whether a linear layer and the activation stand before the last layer.
         activation: "tanh" (RoBERTa), "gelu" (ELECTRA) or another name that `FeedForward` knows.
+        bias: whether the last layer has one.
         rngs: source of the initial weights and of dropout.
         dtype: dtype to compute in; None is the common dtype of input and parameters.
         param_dtype: dtype of the parameters.
@@ -47,6 +48,7 @@ class ClassificationHead(nnx.Module):
         pooling: str = "first",
         dense: bool = False,
         activation: str = "tanh",
+        bias: bool = True,
         *,
         rngs: nnx.Rngs,
         dtype: DTypeLike | None = None,
@@ -59,7 +61,7 @@ class ClassificationHead(nnx.Module):
         self.activation = activation
         self.dense = Linear(embed_dim, embed_dim, **own) if dense else None
         self.dropout = Dropout(dropout, rngs=rngs)
-        self.linear = Linear(embed_dim, num_classes, **own)
+        self.linear = Linear(embed_dim, num_classes, bias, **own)
 
     def __call__(
         self, x: Float[Array, "*b t d"], mask: Bool[Array, "*b t"] | None = None

@@ -5,12 +5,21 @@ from pathlib import Path
 from typing import Any
 
 from jax_attn.weights.families.bert import BERT
+from jax_attn.weights.families.gemma2 import GEMMA2
+from jax_attn.weights.families.gpt2 import GPT2
 from jax_attn.weights.families.llama import LLAMA
+from jax_attn.weights.families.mistral import MISTRAL
+from jax_attn.weights.families.qwen import QWEN2, QWEN3
 from jax_attn.weights.family import Family
 
 FAMILIES: tuple[Family, ...] = (
     BERT,
+    GEMMA2,
+    GPT2,
     LLAMA,
+    MISTRAL,
+    QWEN2,
+    QWEN3,
 )
 
 __all__ = ["FAMILIES", "family_of"]

@@ -22,13 +22,14 @@ class ClassificationHead(nn.Module):
         pooling: str = "first",
         dense: bool = False,
         activation: str = "tanh",
+        bias: bool = True,
     ):
         super().__init__()
         self.pooler = Pooler(embed_dim, pooling, dense=False)
         self.activation = ACTIVATIONS[activation]
         self.dense = nn.Linear(embed_dim, embed_dim) if dense else None
         self.dropout = nn.Dropout(dropout)
-        self.linear = nn.Linear(embed_dim, num_classes)
+        self.linear = nn.Linear(embed_dim, num_classes, bias)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """`(t, d)` to logits `(num_classes,)`, or `(b, t, d)` to `(b, num_classes)`; the mask as in `Pooler`."""
