@@ -11,6 +11,7 @@ from jax_attn.catalogue.cases import (
     batched_id_cases,
     batched_token_cases,
     grid_cases,
+    hidden_patch_cases,
     mask_cases,
     pooling_cases,
     routing_cases,
@@ -95,6 +96,24 @@ GEMMA_LAYERS = [
     )
     for window in (3, None)
 ]
+T5_LAYER = dict(
+    embed_dim=23,
+    norm_placement="pre",
+    norm="rms",
+    dropout=0.2,
+    attention=Part(
+        "nn.attention.multi_head:MultiHeadAttention",
+        embed_dim=23,
+        num_heads=3,
+        head_dim=4,
+        bias=False,
+        scale=1.0,
+        dropout=0.3,
+    ),
+    feed_forward=Part(
+        "nn.layers.feed_forward:FeedForward", embed_dim=23, hidden_dim=29, activation="relu", bias=False
+    ),
+)
 
 LAYERS = [
     Twin(
@@ -154,6 +173,14 @@ LAYERS = [
         partial(grid_cases, (10, 10, 3)),
     ),
     Twin(
+        "patch-embeddings-registers",
+        "nn.layers.patch_embeddings:PatchEmbeddings",
+        "the same with registers and a mask token for hidden patches",
+        "Darcet et al. (arXiv 2309.16588)",
+        dict(image_size=10, patch_size=5, num_channels=3, embed_dim=37, num_registers=2, mask_token=True),
+        partial(hidden_patch_cases, (10, 10, 3), 4),
+    ),
+    Twin(
         "convolution-stem",
         "nn.layers.convolution_stem:ConvolutionStem",
         "two convolutions of a spectrogram, the second with a step of 2",
@@ -174,7 +201,7 @@ LAYERS = [
         "nn.layers.feed_forward:FeedForward",
         "two linear layers around GELU with erf",
         BERT,
-        dict(embed_dim=37, hidden_dim=113, activation="gelu", dropout=0.2),
+        dict(embed_dim=37, hidden_dim=113, activation="gelu", dropout=0.2, activation_dropout=0.3),
         partial(token_cases, 37),
     ),
     Twin(
@@ -206,7 +233,7 @@ LAYERS = [
         "nn.layers.gated_feed_forward:GatedFeedForward",
         "a linear layer of SiLU(x W) times x V",
         GLU_VARIANTS,
-        dict(embed_dim=37, hidden_dim=113, dropout=0.2),
+        dict(embed_dim=37, hidden_dim=113, dropout=0.2, activation_dropout=0.3),
         partial(token_cases, 37),
     ),
     *(
@@ -362,6 +389,19 @@ LAYERS = [
             norm=Part("nn.primitives:RMSNorm", normalized_shape=23, unit_offset=True),
         ),
         partial(decoder_only_cases, 23),
+    ),
+    Twin(
+        "stack-shared-positions",
+        "nn.layers.stack:Stack",
+        "layers that share one table of biases for relative positions, and dropout behind the norm",
+        "Raffel et al. (arXiv 1910.10683)",
+        dict(
+            layers=[Part("nn.layers.encoder_layer:EncoderLayer", **T5_LAYER)] * 2,
+            norm=Part("nn.primitives:RMSNorm", normalized_shape=23),
+            positions=Part("nn.positions.t5:T5Positions", num_heads=3, num_buckets=6, max_distance=5),
+            dropout=0.2,
+        ),
+        partial(encoder_layer_cases, 23),
     ),
     Twin(
         "pooler",

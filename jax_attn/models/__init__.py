@@ -7,6 +7,7 @@ from jax_attn.models.sequence_classifier import SequenceClassifier
 from jax_attn.models.task_model import TaskModel
 from jax_attn.models.text_decoder import TextCache, TextDecoder
 from jax_attn.models.text_encoder import EncoderOutput, TextEncoder
+from jax_attn.models.vision_transformer import VisionTransformer
 
 __all__ = [
     "Bert",
@@ -18,6 +19,7 @@ __all__ = [
     "TextCache",
     "TextDecoder",
     "TextEncoder",
+    "VisionTransformer",
 ]
 
 

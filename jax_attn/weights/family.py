@@ -39,6 +39,8 @@ class Family:
     Attributes:
         name: what the classes of Hugging Face's `architectures` begin with: "Bert" of "BertModel".
         model_types: the values of `model_type` in `config.json` that mean it.
+        when: other attributes that it wants to have these values: what an attribute lays out otherwise is a table of
+            its own, which stands before the one for all other values.
         rules: what `config.json` may say.
         build: from the settings, the model without a head, as a part.
         names: what turns our keys of that model into those of its file, behind the `model.` of one with a head too.
@@ -65,6 +67,7 @@ class Family:
     constants: Sequence[str] = ()
     others: Sequence[str] = ()
     old_names: Names = ()
+    when: Mapping[str, Any] = field(default_factory=dict)
     describe: Callable[[Any], dict[str, Any] | None] | None = None
 
     @property

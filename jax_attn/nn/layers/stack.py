@@ -13,6 +13,9 @@ from jaxtyping import Array, Float, Int
 
 from jax_attn.functional.checks import require_divisible
 from jax_attn.nn.attention.cache import KVCache
+from jax_attn.nn.attention.seen import real_tokens
+from jax_attn.nn.positions.attention_positions import Places
+from jax_attn.nn.primitives import Dropout
 
 
 class Stack(nnx.Module):
@@ -23,28 +26,37 @@ class Stack(nnx.Module):
     numbers are those of the list, from the same seed too, dropout included. Layers that differ in turn, as in
     Gemma 2 those with a window and those without, are alike every `period` layers: a step of the loop runs as many.
 
+    With `positions` all layers share one table of biases, as T5's and MPNet's: they are computed once, and each
+    layer's attention is called with `bias=`. With a cache they are those of where the tokens stand.
+
     Parameters: `layers.{i}.…` as the layers have them, or with `scan` `layers.…` with a leading layer axis (and
-    `stacked = ("layers",)` says so), with a period `layers.layers.{i}.…` with an axis of periods; `norm`.
+    `stacked = ("layers",)` says so), with a period `layers.layers.{i}.…` with an axis of periods; `norm`;
+    `positions`.
 
     Args:
         layers: the layers, each a module of its own.
         norm: what follows the last, as pre-norm wants; built. None is nothing.
+        positions: what the layers add to their scores, as `T5Positions`, built; the attentions have none. None is
+            nothing.
+        dropout: probability of dropping an element of the output, while training.
         scan: whether the layers are stacked.
         remat: whether the backward pass computes each layer again, in place of keeping what is inside it.
         period: after how many layers one is alike again, where they are stacked.
-        rngs: taken as every module takes them; nothing is drawn.
+        rngs: source of dropout; not needed without.
 
     Raises:
         ValueError: there are no layers; one is given twice; `period` does not divide their number; or they are to
-            be stacked and differ.
+            be stacked and differ. With `positions` a cache that does not keep all tokens.
 
-    Source: Vaswani et al. (arXiv 1706.03762), section 3.1.
+    Source: Vaswani et al. (arXiv 1706.03762), section 3.1; shared biases: Raffel et al. (1910.10683), section 2.1.
     """
 
     def __init__(
         self,
         layers: Sequence[Any],
         norm: Any = None,
+        positions: Any = None,
+        dropout: float = 0.0,
         *,
         scan: bool = False,
         remat: bool = False,
@@ -63,6 +75,8 @@ class Stack(nnx.Module):
         self.num_layers = len(layers)
         self.layers = stack(_in_periods(layers, period)) if scan else nnx.List(layers)
         self.norm = norm
+        self.positions = positions
+        self.dropout = Dropout(dropout, rngs=rngs) if dropout and rngs is not None else None
 
     def __call__(self, x: Float[Array, "*b t d"], *shared: Any, cache: Any = None, **options: Any) -> Any:
         """Run the layers; each is called as `layer(x, *shared, **options)`, with its own part of a cache.
@@ -71,11 +85,13 @@ class Stack(nnx.Module):
             x: `(t, d)` or `(b, t, d)`.
             shared: arrays, or None, that each layer takes.
             cache: of `init_cache`.
-            options: the same, by name.
+            options: the same, by name. With `positions` a mask of the tokens that go into a cache has to be `mask`.
 
         Returns:
             what the last layer gives, normed; with a cache, a tuple of that and the new cache.
         """
+        if self.positions is not None:
+            options = {**options, "bias": self._bias(x, cache, **options)}
         # graph=False: the layers share nothing, and only so may a model merged inside `jax.grad` run them.
         step = nnx.remat(run_layer, graph=False) if self.remat else run_layer
         if isinstance(self.layers, nnx.List):
@@ -92,6 +108,7 @@ class Stack(nnx.Module):
             loop = nnx.scan(step, in_axes=axes, out_axes=(nnx.Carry, 0), graph=False)
             x, new = loop(self.layers, x, cache, shared, options)
         x = x if self.norm is None else self.norm(x)
+        x = x if self.dropout is None else self.dropout(x)
         return x if cache is None else (x, new)
 
     def init_cache(
@@ -128,6 +145,21 @@ class Stack(nnx.Module):
         if isinstance(self.layers, nnx.List):
             return tuple(_rows(layer, part, rows) for layer, part in zip(self.layers, cache, strict=True))
         return jax.vmap(lambda part: _rows(self.layers, part, rows))(cache)
+
+    def _bias(
+        self, x: Array, cache: Any, *, positions: Any = None, mask: Any = None, bias: Any = 0, **others: Any
+    ) -> Array:
+        """The biases that all layers share, with one that is given."""
+        tokens = x.shape[-2]
+        if cache is None:
+            at = None if positions is None else jnp.atleast_2d(positions)
+            shared = self.positions.bias(Places(at, at), tokens, tokens)
+            return (shared[0] if x.ndim == 2 else shared) + bias
+        kept = _kept(cache)
+        if kept.rolling:
+            raise ValueError("cache must keep all tokens where layers share positions, got one that rolls")
+        places = Places(kept.next_positions(len(x), tokens, real_tokens(mask, len(x), tokens)))
+        return self.positions.bias(places, tokens, kept.size) + bias
 
 
 def run_layer(layer: Any, x: Array, cache: Any, shared: tuple[Any, ...], options: dict[str, Any]) -> Any:
@@ -209,9 +241,24 @@ def _changes_dtypes(layer: Any, state: Any, dtype: Any) -> bool:
 
 def _check_room(cache: Any, tokens: int) -> None:
     """Raise ValueError where a stacked cache would overflow, as each layer by itself does (not known in a loop)."""
-    for each in jax.tree.leaves(cache, is_leaf=lambda node: isinstance(node, KVCache)):
-        if isinstance(each, KVCache) and not isinstance(each.length, Tracer):
-            while each.key.ndim > 4:
-                each = jax.tree.map(lambda leaf: leaf[0], each)
+    for each in _of_attentions(cache):
+        if not isinstance(each.length, Tracer):
+            each = _of_one_layer(each)
             batch, _, heads, width = each.key.shape
             each.check(batch, tokens, heads, (width, each.value.shape[-1]))
+
+
+def _kept(cache: Any) -> KVCache:
+    """What the first of the layers keeps: all keep the same tokens."""
+    return _of_one_layer(next(iter(_of_attentions(cache))))
+
+
+def _of_attentions(cache: Any) -> list[KVCache]:
+    leaves = jax.tree.leaves(cache, is_leaf=lambda node: isinstance(node, KVCache))
+    return [leaf for leaf in leaves if isinstance(leaf, KVCache)]
+
+
+def _of_one_layer(cache: KVCache) -> KVCache:
+    while cache.key.ndim > 4:
+        cache = jax.tree.map(lambda leaf: leaf[0], cache)
+    return cache

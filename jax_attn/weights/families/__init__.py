@@ -10,6 +10,7 @@ from jax_attn.weights.families.gpt2 import GPT2
 from jax_attn.weights.families.llama import LLAMA
 from jax_attn.weights.families.mistral import MISTRAL
 from jax_attn.weights.families.qwen import QWEN2, QWEN3
+from jax_attn.weights.families.vit import VIT
 from jax_attn.weights.family import Family
 
 FAMILIES: tuple[Family, ...] = (
@@ -20,6 +21,7 @@ FAMILIES: tuple[Family, ...] = (
     MISTRAL,
     QWEN2,
     QWEN3,
+    VIT,
 )
 
 __all__ = ["FAMILIES", "family_of"]
@@ -32,7 +34,8 @@ def family_of(config: Mapping[str, Any], where: Path | str = "config") -> Family
         ValueError: there is none of that `model_type`.
     """
     for family in FAMILIES:
-        if config["model_type"] in family.model_types:
+        fits = all(config.get(name) == value for name, value in family.when.items())
+        if config["model_type"] in family.model_types and fits:
             return family
     known = ", ".join(sorted(name for family in FAMILIES for name in family.model_types))
     raise ValueError(f"{where}: model_type={config['model_type']!r} is not supported, only {known}")

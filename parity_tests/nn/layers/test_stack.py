@@ -8,13 +8,14 @@ from jax_attn.nn.attention.multi_head import MultiHeadAttention
 from jax_attn.nn.layers.decoder_layer import DecoderLayer
 from jax_attn.nn.layers.encoder_layer import EncoderLayer
 from jax_attn.nn.layers.stack import Stack
+from jax_attn.nn.positions.t5 import T5Positions
 from jax_attn.weights.state_dict import numpy_state_dict
 from parity_tests.contract import TwinContract
 from parity_tests.from_scratch.properties import assert_same, compiled, draw
 
 
 class TestStack(TwinContract):
-    rows = ("stack",)
+    rows = ("stack", "stack-shared-positions")
 
 
 def layer(seed: int, window: int | None = None, **options) -> DecoderLayer:
@@ -49,6 +50,42 @@ def test_layers_that_differ_in_turn_are_scanned_too_and_decode():
     jax.tree.map(lambda leaf, before: assert_same(leaf, before[:, ::-1]), rows, cache)
     with pytest.raises(ValueError, match="the cache is for 5 tokens: 5 are in it, and 1 do not fit"):
         scanned(x[:, :1], cache=cache)
+
+
+@pytest.mark.parametrize("scan", [False, True])
+@jax.enable_x64(True)
+def test_shared_positions_are_those_of_the_tokens_with_a_cache_too(scan):
+    """Chunks of two lengths, and padding between the tokens of one row, which are counted without it."""
+    own = {"rngs": nnx.Rngs(0), "param_dtype": jnp.float64}
+    positions = T5Positions(2, 4, 3, bidirectional=False, **own)
+    decoder = Stack([layer(seed, scale=1.0) for seed in range(2)], positions=positions, scan=scan)
+    alone = Stack([layer(seed, positions=None, scale=1.0) for seed in range(2)], scan=scan)
+    x = draw(2, 6, 8)
+    mask = jnp.ones((2, 6), bool).at[1, 2].set(False)
+    counted = jnp.cumsum(mask, axis=1) - 1
+
+    @compiled
+    def run(x):
+        cache, outputs = decoder.init_cache(2, 7), []
+        for part in (slice(0, 2), slice(2, 5), slice(5, 6)):
+            output, cache = decoder(x[:, part], mask=mask[:, part], cache=cache)
+            outputs.append(output)
+        whole = decoder(x, mask=mask, positions=counted)
+        return whole, jnp.concatenate(outputs, 1), decoder(x[0]), alone(x[0])
+
+    whole, chunks, first, without = run(x)
+    assert_same(chunks[mask], whole[mask])
+    assert_same(first, whole[0])
+    assert abs(first - without).max() > 0.1
+
+
+@jax.enable_x64(True)
+def test_bad_caches_beside_shared_positions_are_refused():
+    positions = T5Positions(2, rngs=nnx.Rngs(0))
+    decoder = Stack([layer(0, 3)], positions=positions)
+    cache = decoder.init_cache(2, 5)
+    with pytest.raises(ValueError, match="cache must keep all tokens where layers share positions"):
+        decoder(jnp.zeros((2, 1, 8)), cache=cache)
 
 
 def test_bad_layers_are_refused():

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 
@@ -19,6 +20,8 @@ class Stack(nn.Module):
         self,
         layers: Sequence[Any],
         norm: Any = None,
+        positions: Any = None,
+        dropout: float = 0.0,
         *,
         scan: bool = False,
         remat: bool = False,
@@ -27,9 +30,13 @@ class Stack(nn.Module):
         super().__init__()
         self.layers: Any = nn.ModuleList(layers)
         self.norm = norm
+        self.positions = positions
+        self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, *shared: Any, cache: Any = None, **options: Any) -> Any:
         """Run the layers; each is called as `layer(x, *shared, **options)`, with its own part of a cache."""
+        if self.positions is not None:
+            options["bias"] = self.bias(x, cache, options.get("positions")) + options.get("bias", 0.0)
         new = []
         for index, layer in enumerate(self.layers):
             if cache is None:
@@ -37,8 +44,17 @@ class Stack(nn.Module):
             else:
                 x, part = layer(x, *shared, cache=cache[index], **options)
                 new.append(part)
-        x = x if self.norm is None else self.norm(x)
+        x = self.dropout(x if self.norm is None else self.norm(x))
         return x if cache is None else (x, new)
+
+    def bias(self, x: Tensor, cache: Any, positions: Tensor | None) -> Tensor:
+        """The biases that all layers share; what the cache holds stands before the tokens."""
+        past = 0 if cache is None else cache[0][0].shape[2]
+        at = torch.arange(past, past + x.shape[-2], device=x.device)
+        at = at if positions is None else positions
+        of_keys = at if cache is None else torch.arange(past + x.shape[-2], device=x.device)
+        shared = self.positions.bias(x, 1.0, torch.atleast_2d(at), torch.atleast_2d(of_keys))
+        return shared[0] if x.ndim == 2 else shared
 
     def init_cache(self, batch: int) -> list[Any]:
         """What each layer keeps of no tokens."""
