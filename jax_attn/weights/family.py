@@ -46,7 +46,7 @@ class Family:
             its own, which stands before the one for all other values.
         rules: what `config.json` may say.
         build: from the settings, the model without a head, as a part.
-        names: what turns our keys of that model into those of its file, also behind the `model.` of one with a head.
+        names: what turns our keys of that model into those of its file, behind the `model.` of one with a head too.
         anchor: our key of a tensor that every file has; where it is found tells the prefix.
         heads: by the name of the class in `architectures`.
         prefix: what a file of a model with a head puts before the keys of the model without it.

@@ -9,6 +9,11 @@ from jax_attn.weights.families.deberta_v2 import DEBERTA_FAMILIES
 from jax_attn.weights.families.dinov2 import DINOV2_FAMILIES
 from jax_attn.weights.families.llama import LLAMA
 from jax_attn.weights.families.modernbert import MODERNBERT
+from jax_attn.weights.families.gemma2 import GEMMA2
+from jax_attn.weights.families.gpt2 import GPT2
+from jax_attn.weights.families.llama import LLAMA
+from jax_attn.weights.families.mistral import MISTRAL
+from jax_attn.weights.families.qwen import QWEN2, QWEN3
 from jax_attn.weights.families.vit import VIT
 from jax_attn.weights.family import Family
 
@@ -18,6 +23,12 @@ FAMILIES: tuple[Family, ...] = (
     *DINOV2_FAMILIES,
     LLAMA,
     MODERNBERT,
+    GEMMA2,
+    GPT2,
+    LLAMA,
+    MISTRAL,
+    QWEN2,
+    QWEN3,
     VIT,
 )
 
