@@ -1,5 +1,6 @@
 """DeBERTa-v2 and v3: disentangled attention, whose table of relative positions all layers share."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -206,21 +207,17 @@ DEBERTA = Family(
 )
 
 
-def without(family: Family, attribute: str, **changes: Any) -> tuple[Family, Family]:
-    """The table for files where the attribute is False, and before all the others."""
-    return replace(family, when={**family.when, attribute: False}, **changes), family
+def table(legacy: bool, biased: bool) -> Family:
+    """The table for files with these values: the masked LM is in one of two places, positions may be unused."""
+    unused = () if biased else ("embeddings.position_embeddings.weight",)
+    heads = DEBERTA.heads if legacy else {**DEBERTA.heads, "DebertaV2ForMaskedLM": LM}
+
+    def means(config: Mapping[str, Any]) -> bool:
+        return (config.get("legacy", True), config.get("position_biased_input", True)) == (legacy, biased)
+
+    return replace(DEBERTA, heads=heads, means=means, constants=(*DEBERTA.constants, *unused))
 
 
-NOT_LEGACY_LM = replace(
-    masked_lm(LM_NAMES), settings={"add_pooling_layer": False, "tie_word_embeddings": True}
-)
-DEBERTA_FAMILIES = tuple(
-    table
-    for family in without(DEBERTA, "legacy", heads={**DEBERTA.heads, "DebertaV2ForMaskedLM": NOT_LEGACY_LM})
-    # Files may hold positions that are not used.
-    for table in without(
-        family,
-        "position_biased_input",
-        constants=(*family.constants, "embeddings.position_embeddings.weight"),
-    )
-)
+# The one that is always tied.
+LM = replace(masked_lm(LM_NAMES), settings={"add_pooling_layer": False, "tie_word_embeddings": True})
+DEBERTA_FAMILIES = tuple(table(legacy, biased) for legacy in (True, False) for biased in (True, False))

@@ -1,5 +1,6 @@
 """DINOv2, with registers or without: a ViT whose branches are scaled, and whose head reads patches too."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -76,6 +77,11 @@ def feed_forward(config: Settings) -> Part:
     return Part(FeedForward, embed_dim=config.hidden_size, hidden_dim=width, activation=config.hidden_act)
 
 
+def is_gated(config: Mapping[str, Any]) -> bool:
+    """Whether the feed-forward has a gate, whose tensors have names of their own."""
+    return config.get("use_swiglu_ffn") is True
+
+
 def classifier(model: Part, config: Settings) -> Part:
     """The classifier of images, by the class token and the patches."""
     head = Part(
@@ -128,9 +134,8 @@ REGISTERED = replace(
     heads={"Dinov2WithRegistersForImageClassification": DINOV2.heads["Dinov2ForImageClassification"]},
     prefix="dinov2_with_registers.",
 )
-# The gated feed-forward's tensors have other names.
 DINOV2_FAMILIES = tuple(
     table
     for family in (DINOV2, REGISTERED)
-    for table in (replace(family, names=(*NAMES, *GATED_NAMES), when={"use_swiglu_ffn": True}), family)
+    for table in (replace(family, names=(*NAMES, *GATED_NAMES), means=is_gated), family)
 )
