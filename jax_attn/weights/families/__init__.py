@@ -12,6 +12,7 @@ from jax_attn.weights.families.gpt2 import GPT2
 from jax_attn.weights.families.llama import LLAMA
 from jax_attn.weights.families.mistral import MISTRAL
 from jax_attn.weights.families.modernbert import MODERNBERT
+from jax_attn.weights.families.mpnet import MPNET
 from jax_attn.weights.families.qwen import QWEN2, QWEN3
 from jax_attn.weights.families.vit import VIT
 from jax_attn.weights.family import Family
@@ -20,12 +21,12 @@ FAMILIES: tuple[Family, ...] = (
     BERT,
     *DEBERTA_FAMILIES,
     *DINOV2_FAMILIES,
-    LLAMA,
-    MODERNBERT,
     GEMMA2,
     GPT2,
     LLAMA,
     MISTRAL,
+    MODERNBERT,
+    MPNET,
     QWEN2,
     QWEN3,
     VIT,
