@@ -22,7 +22,13 @@ from parity_tests.references import assert_equals
 
 
 class TestEncoderLayer(TwinContract):
-    rows = ("encoder-layer-post", "encoder-layer-pre", "encoder-layer-scaled", "encoder-layer-deepnorm")
+    rows = (
+        "encoder-layer-post",
+        "encoder-layer-pre",
+        "encoder-layer-scaled",
+        "encoder-layer-deepnorm",
+        "encoder-layer-first",
+    )
 
 
 def layer(norm_placement: str, **options) -> EncoderLayer:
