@@ -205,6 +205,14 @@ LAYERS = [
         partial(hidden_patch_cases, (10, 10, 3), 4),
     ),
     Twin(
+        "patch-embeddings-resized",
+        "nn.layers.patch_embeddings:PatchEmbeddings",
+        "images of another size, over which the positions are stretched",
+        "DINOv2 (arXiv 2304.07193)",
+        dict(image_size=(10, 15), patch_size=5, num_channels=3, embed_dim=37, resize="bicubic"),
+        partial(grid_cases, (21, 20, 3)),
+    ),
+    Twin(
         "image-classification-head",
         "nn.layers.image_classification_head:ImageClassificationHead",
         "class token and mean of the patches, beside registers",

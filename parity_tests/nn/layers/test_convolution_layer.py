@@ -25,10 +25,8 @@ def layer(**options) -> ConvolutionLayer:
 
 
 def test_a_token_sees_its_neighbours_and_no_padding():
-    module, x = layer(), np.asarray(draw(1, 7, 8))
-    moved = x.copy()
-    moved[0, 3] += 1.0
-    moved[0, 6] += 1.0
+    module, x = layer(), draw(1, 7, 8)
+    moved = x.at[0, 3].add(1.0).at[0, 6].add(1.0)
     mask = jnp.arange(7)[None] < 6
     changed = (np.asarray(module(moved, mask)) != np.asarray(module(x, mask))).any(-1)
     np.testing.assert_array_equal(np.flatnonzero(changed[0]), [2, 3, 4])
@@ -37,7 +35,7 @@ def test_a_token_sees_its_neighbours_and_no_padding():
 def test_bad_arguments_and_masks_are_refused():
     with pytest.raises(ValueError, match="kernel_size must be odd, got 4"):
         layer(kernel_size=4)
-    with pytest.raises(ValueError, match="activation must be one of gelu, .*, got 'tan'"):
+    with pytest.raises(ValueError, match=r"activation must be one of gelu, .*, got 'tan'"):
         layer(activation="tan")
     with pytest.raises(ValueError, match=r"mask must have shape \(2, 7\), got \(2, 7, 7\)"):
         layer()(jnp.ones((2, 7, 8)), jnp.ones((2, 7, 7), bool))

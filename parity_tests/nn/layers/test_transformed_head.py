@@ -27,7 +27,7 @@ def test_what_else_is_given_goes_to_the_pooler_or_else_to_the_head():
 
 def test_bad_arguments_and_input_are_refused():
     own = {"rngs": nnx.Rngs(0)}
-    with pytest.raises(ValueError, match="activation must be one of gelu, .*, got 'gleu'"):
+    with pytest.raises(ValueError, match=r"activation must be one of gelu, .*, got 'gleu'"):
         TransformedHead(7, Linear(7, 3, **own), activation="gleu", **own)
     with pytest.raises(ValueError, match=r"x must have shape \(t, 7\) or \(b, t, 7\), got \(5, 8\)"):
         TransformedHead(7, Linear(7, 3, **own), **own)(jnp.ones((5, 8)))
