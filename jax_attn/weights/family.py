@@ -23,6 +23,8 @@ class Head:
         settings: what it wants the model without it to be.
         defaults: attributes of `config.json` that it is built from besides.
         prefix: what the file puts before the keys of the model without it; None is the family's.
+        optional: as in `Family`, with keys as the model with the head has them.
+        others: what the keys begin with of parts that it has not, which are left out and told.
     """
 
     build: Callable[[Part, Settings], Part]
@@ -30,6 +32,8 @@ class Head:
     settings: Mapping[str, Any] = field(default_factory=dict)
     defaults: Mapping[str, Any] = field(default_factory=dict)
     prefix: str | None = None
+    optional: Mapping[str, str] = field(default_factory=dict)
+    others: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,7 @@ class Family:
     Attributes:
         name: what the classes of Hugging Face's `architectures` begin with: "Bert" of "BertModel".
         model_types: the values of `model_type` in `config.json` that mean it.
+        means: whether it is this family by what `config.json` says besides, where several have a `model_type`.
         rules: what `config.json` may say.
         build: from the settings, the model without a head, as a part.
         names: what turns our keys of that model into those of its file, also behind the `model.` of one with a head.
@@ -62,6 +67,7 @@ class Family:
     heads: Mapping[str, Head] = field(default_factory=dict)
     prefix: str = ""
     optional: Mapping[str, str] = field(default_factory=dict)
+    means: Callable[[Mapping[str, Any]], bool] = lambda config: True
     constants: Sequence[str] = ()
     others: Sequence[str] = ()
     old_names: Names = ()

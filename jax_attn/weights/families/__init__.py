@@ -6,11 +6,13 @@ from typing import Any
 
 from jax_attn.weights.families.bert import BERT
 from jax_attn.weights.families.llama import LLAMA
+from jax_attn.weights.families.t5 import T5_FAMILIES
 from jax_attn.weights.family import Family
 
 FAMILIES: tuple[Family, ...] = (
     BERT,
     LLAMA,
+    *T5_FAMILIES,
 )
 
 __all__ = ["FAMILIES", "family_of"]
@@ -23,9 +25,9 @@ def family_of(config: Mapping[str, Any], where: Path | str = "config") -> Family
         ValueError: there is none of that `model_type`.
     """
     for family in FAMILIES:
-        if config["model_type"] in family.model_types:
+        if config["model_type"] in family.model_types and family.means(config):
             return family
-    known = ", ".join(sorted(name for family in FAMILIES for name in family.model_types))
+    known = ", ".join(sorted({name for family in FAMILIES for name in family.model_types}))
     raise ValueError(f"{where}: model_type={config['model_type']!r} is not supported, only {known}")
 
 
