@@ -180,6 +180,7 @@ ATTENTION = [
         "`torch.nn.MultiheadAttention`",
         own_width_cases,
         head_dim=5,
+        v_head_dim=11,
         kdim=29,
         vdim=31,
         out_dim=23,

@@ -11,6 +11,7 @@ from jax_attn.catalogue.cases import (
     batched_id_cases,
     batched_token_cases,
     grid_cases,
+    hidden_patch_cases,
     mask_cases,
     pooling_cases,
     routing_cases,
@@ -170,6 +171,14 @@ LAYERS = [
         "Dosovitskiy et al. (arXiv 2010.11929)",
         dict(image_size=10, patch_size=5, num_channels=3, embed_dim=37, class_token=False, bias=False),
         partial(grid_cases, (10, 10, 3)),
+    ),
+    Twin(
+        "patch-embeddings-registers",
+        "nn.layers.patch_embeddings:PatchEmbeddings",
+        "the same with registers and a mask token for hidden patches",
+        "Darcet et al. (arXiv 2309.16588)",
+        dict(image_size=10, patch_size=5, num_channels=3, embed_dim=37, num_registers=2, mask_token=True),
+        partial(hidden_patch_cases, (10, 10, 3), 4),
     ),
     Twin(
         "convolution-stem",

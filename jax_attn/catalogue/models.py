@@ -2,8 +2,12 @@
 
 from functools import partial
 
-from jax_attn.catalogue.cases import text_cases
+import numpy as np
+
+from jax_attn.catalogue.cases import EXACT, text_cases
 from jax_attn.catalogue.twin import BERT, NLP_TRANSFORMERS, Twin
+from jax_attn.models.part import Part
+from jax_attn.parity.cases import Case
 
 BERT_TINY = dict(
     vocab_size=31,
@@ -15,6 +19,68 @@ BERT_TINY = dict(
     attention_probs_dropout_prob=0.3,
     max_position_embeddings=11,
 )
+
+GPT = "Radford et al., GPT-2 (2019)"
+VOCABULARY = 31
+
+
+def decoded_cases(tokens: int = 5, batch: int = 3) -> list[Case]:
+    """Ids alone; then with padding in front and behind, and a sequence of nothing else."""
+    ids = np.random.default_rng(5).integers(VOCABULARY, size=(batch, tokens))
+    padding = np.arange(tokens) < np.array([[tokens - 2], [tokens], [0]])
+    padding[1, :2] = False
+    return [Case("plain", (ids,)), Case("padding", (ids, padding.astype(np.int64)), lanes=EXACT)]
+
+
+def embeddings(width: int, positions: int | None, segments: int = 0) -> Part:
+    """Tokens and, where `positions` are learned here, where they stand."""
+    return Part(
+        "nn.layers.embeddings:Embeddings",
+        vocab_size=VOCABULARY,
+        embed_dim=width,
+        max_positions=positions,
+        num_segments=segments,
+        positions=None if positions is None else "learned",
+        norm="layer" if segments else None,
+    )
+
+
+def text_encoder(pooler: bool = True) -> Part:
+    """A layer of an encoder."""
+    layer = Part("nn.layers.encoder_layer:EncoderLayer", embed_dim=26, num_heads=2, hidden_dim=29, dropout=0.2)
+    return Part(
+        "models.text_encoder:TextEncoder",
+        embeddings=embeddings(26, 11, segments=2),
+        encoder=Part("nn.layers.stack:Stack", layers=[layer]),
+        pooler=Part("nn.layers.pooler:Pooler", embed_dim=26) if pooler else None,
+    )
+
+
+def text_decoder(rotary: bool = False, dropout: float = 0.0) -> Part:
+    """A layer of a decoder, whose positions are rotated in its attention or learned."""
+    attention = Part(
+        "nn.attention.multi_head:MultiHeadAttention",
+        embed_dim=26,
+        num_heads=6,
+        num_kv_heads=2,
+        head_dim=4,
+        is_causal=True,
+        positions=Part("nn.positions.rotary:RotaryPositions", head_dim=4) if rotary else None,
+    )
+    layer = Part(
+        "nn.layers.decoder_layer:DecoderLayer",
+        embed_dim=26,
+        hidden_dim=29,
+        norm_placement="pre",
+        dropout=dropout,
+        attention=attention,
+    )
+    norm = Part("nn.primitives:LayerNorm", normalized_shape=26)
+    return Part(
+        "models.text_decoder:TextDecoder",
+        embeddings=embeddings(26, None if rotary else 11),
+        decoder=Part("nn.layers.stack:Stack", layers=[layer], norm=norm),
+    )
 
 
 MODELS = [
@@ -52,6 +118,86 @@ MODELS = [
         NLP_TRANSFORMERS,
         dict(BERT_TINY, num_hidden_layers=1, num_classes=5, classifier_dropout=0.2),
         partial(text_cases, 31, context=11),
+        whole_model=True,
+    ),
+    Twin(
+        "text-encoder",
+        "models.text_encoder:TextEncoder",
+        "any embeddings, layers and pooler, to a vector for each token and one for the text",
+        BERT,
+        text_encoder().arguments,
+        partial(text_cases, VOCABULARY, context=11),
+        whole_model=True,
+    ),
+    Twin(
+        "task-model",
+        "models.task_model:TaskModel",
+        "a model and what a task makes of its tokens",
+        BERT,
+        dict(
+            model=text_encoder(pooler=False),
+            head=Part("nn.layers.span_head:SpanHead", embed_dim=26),
+        ),
+        partial(text_cases, VOCABULARY, context=11),
+        whole_model=True,
+    ),
+    Twin(
+        "task-model-text",
+        "models.task_model:TaskModel",
+        "the same of the vector that its pooler made of the text",
+        BERT,
+        dict(
+            model=text_encoder(),
+            head=Part("nn.primitives:Linear", in_features=26, out_features=5),
+            reads="text",
+        ),
+        partial(text_cases, VOCABULARY, context=11),
+        whole_model=True,
+    ),
+    Twin(
+        "task-model-tied",
+        "models.task_model:TaskModel",
+        "the same of its tokens and the table of its embeddings",
+        BERT,
+        dict(
+            model=text_encoder(pooler=False),
+            head=Part("nn.layers.masked_lm_head:MaskedLMHead", embed_dim=26, vocab_size=VOCABULARY),
+            reads="tokens_and_table",
+        ),
+        partial(text_cases, VOCABULARY, context=11),
+        whole_model=True,
+    ),
+    Twin(
+        "text-decoder",
+        "models.text_decoder:TextDecoder",
+        "any embeddings and causal layers; tokens are counted without padding",
+        GPT,
+        text_decoder(dropout=0.2).arguments,
+        decoded_cases,
+        whole_model=True,
+    ),
+    Twin(
+        "causal-lm",
+        "models.causal_lm:CausalLM",
+        "a decoder and a head of its own",
+        GPT,
+        dict(
+            model=text_decoder(rotary=True),
+            head=Part("nn.layers.causal_lm_head:CausalLMHead", embed_dim=26, vocab_size=VOCABULARY),
+        ),
+        decoded_cases,
+        whole_model=True,
+    ),
+    Twin(
+        "causal-lm-tied",
+        "models.causal_lm:CausalLM",
+        "the same with the table of its embeddings for a head",
+        GPT,
+        dict(
+            model=text_decoder(),
+            head=Part("nn.layers.tied_head:TiedHead", vocab_size=VOCABULARY),
+        ),
+        decoded_cases,
         whole_model=True,
     ),
 ]

@@ -10,6 +10,7 @@ from jax_attn.models.sequence_classifier import SequenceClassifier
 from jax_attn.models.task_model import TaskModel
 from jax_attn.models.text_decoder import TextCache, TextDecoder
 from jax_attn.models.text_encoder import EncoderOutput, TextEncoder
+from jax_attn.models.vision_transformer import VisionTransformer
 
 __all__ = [
     "AudioEncoder",
@@ -25,6 +26,7 @@ __all__ = [
     "TextCache",
     "TextDecoder",
     "TextEncoder",
+    "VisionTransformer",
     "shifted_right",
 ]
 

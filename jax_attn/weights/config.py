@@ -94,6 +94,7 @@ class ConfigRules:
         defaults: the attributes that the model is built from, each with its value where the file has none.
             The type of the default is the type that is asked for.
         optional: those of them that are ids, which may be 0, or null where there is none.
+        nullable: further ones that may be null, each with its type where it is not.
         choices: for some of them, the values that are supported.
         ordinary: attributes that are supported with this value only, as those of `ORDINARY` are.
         neutral: further attributes that do not change what the model computes.
@@ -103,6 +104,7 @@ class ConfigRules:
 
     defaults: Mapping[str, Any]
     optional: Collection[str] = ()
+    nullable: Mapping[str, type] = field(default_factory=dict)
     choices: Mapping[str, Collection[Any]] = field(default_factory=dict)
     ordinary: Mapping[str, Any] = field(default_factory=dict)
     neutral: Collection[str] = ()
@@ -168,8 +170,8 @@ def matches(name: str, patterns: Collection[str]) -> bool:
 
 
 def _value_errors(name: str, value: Any, rules: ConfigRules) -> list[str]:
-    kind = int if name in rules.optional else type(rules.defaults[name])
-    if value is None and name in rules.optional:
+    kind = int if name in rules.optional else rules.nullable.get(name, type(rules.defaults[name]))
+    if value is None and (name in rules.optional or name in rules.nullable):
         return []
     accepted = (int, float) if kind is float else (kind,)
     if type(value) not in accepted:  # an exact type, since True is an int too

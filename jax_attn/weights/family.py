@@ -43,7 +43,8 @@ class Family:
     Attributes:
         name: what the classes of Hugging Face's `architectures` begin with: "Bert" of "BertModel".
         model_types: the values of `model_type` in `config.json` that mean it.
-        means: whether it is this family by what `config.json` says besides, where several have a `model_type`.
+        when: other attributes that it wants to have these values, or values for which a function says True: what an
+            attribute lays out otherwise is a table of its own, which stands before the one for all other values.
         rules: what `config.json` may say.
         build: from the settings, the model without a head, as a part.
         names: what turns our keys of that model into those of its file, also behind the `model.` of one with a head.
@@ -51,7 +52,7 @@ class Family:
         heads: by the name of the class in `architectures`.
         prefix: what a file of a model with a head puts before the keys of the model without it.
         optional: settings that are False where the file does not have that key of ours.
-        constants: keys of the file whose tensors hold nothing learned.
+        constants: keys of the file whose tensors hold nothing learned, `*` standing for anything.
         others: what the keys of other heads begin with, which are left out and told.
         old_names: what turns the keys of today into those of the first files.
         describe: the `config.json` of a module that was built by hand; None is that only those are saved that
@@ -67,10 +68,10 @@ class Family:
     heads: Mapping[str, Head] = field(default_factory=dict)
     prefix: str = ""
     optional: Mapping[str, str] = field(default_factory=dict)
-    means: Callable[[Mapping[str, Any]], bool] = lambda config: True
     constants: Sequence[str] = ()
     others: Sequence[str] = ()
     old_names: Names = ()
+    when: Mapping[str, Any] = field(default_factory=dict)
     describe: Callable[[Any], dict[str, Any] | None] | None = None
 
     @property

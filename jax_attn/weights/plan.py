@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from jax_attn.weights.config import matches
 from jax_attn.weights.family import Family
 from jax_attn.weights.rules import Names, rename
 
@@ -66,8 +67,8 @@ def plan_for(family: Family, architecture: str, keys: Sequence[str], names: Name
             settings[setting] = False
             if not with_head:
                 notes.append(f"built with {setting}=False, since the checkpoint has no {in_base}")
-    known = {place + constant for constant in family.constants}
-    constants = [key for key in keys if key in known]
+    known = [place + constant for constant in family.constants]
+    constants = [key for key in keys if matches(key, known)]
     return Plan(in_file, settings, [*constants, *heads], notes)
 
 

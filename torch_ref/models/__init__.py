@@ -9,6 +9,7 @@ from torch_ref.models.sequence_classifier import SequenceClassifier
 from torch_ref.models.task_model import TaskModel
 from torch_ref.models.text_decoder import TextDecoder
 from torch_ref.models.text_encoder import EncoderOutput, TextEncoder
+from torch_ref.models.vision_transformer import VisionTransformer
 
 __all__ = [
     "AudioEncoder",
@@ -21,6 +22,7 @@ __all__ = [
     "TaskModel",
     "TextDecoder",
     "TextEncoder",
+    "VisionTransformer",
 ]
 
 

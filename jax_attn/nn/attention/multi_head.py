@@ -53,7 +53,7 @@ class MultiHeadAttention(nnx.Module):
     `score_mod`, `bias`, mask, softmax beside the sink.
 
     Parameters: `q_proj` `(embed_dim, num_heads * head_dim)`, `k_proj` `(kdim, num_kv_heads * head_dim)`, `v_proj`
-    `(vdim, num_kv_heads * head_dim)`, `out_proj` `(num_heads * head_dim, out_dim)`, and those of the options:
+    `(vdim, num_kv_heads * v_head_dim)`, `out_proj` `(num_heads * v_head_dim, out_dim)`, and those of the options:
     `q_norm`, `k_norm`, `sinks` `(num_heads,)`, `gate_proj`, `talking_heads`, `positions`.
 
     Args:
@@ -80,6 +80,7 @@ class MultiHeadAttention(nnx.Module):
         gate: what `sigmoid(x W_gate)` multiplies before `out_proj`: each "head", or each "element"; None is none.
             It has a bias where `q_proj` has one.
         talking_heads: whether scores and weights are mixed between heads, as in `TalkingHeads`.
+        v_head_dim: width of a head's values; None is `head_dim`, that of its query and key.
         implementation: which one of `dot_product_attention` computes; None is the best.
         rngs: source of the initial weights and of dropout.
         dtype: dtype to compute in; None is the common dtype of input and parameters.
@@ -117,6 +118,7 @@ class MultiHeadAttention(nnx.Module):
         sinks: str | None = None,
         gate: str | None = None,
         talking_heads: bool = False,
+        v_head_dim: int | None = None,
         *,
         implementation: Implementation | None = None,
         rngs: nnx.Rngs,
@@ -128,6 +130,8 @@ class MultiHeadAttention(nnx.Module):
             head_dim = require_divisible("embed_dim", embed_dim, "num_heads", num_heads)
         require_divisible("num_heads", num_heads, "num_kv_heads", num_kv_heads)
         require_positive("head_dim", head_dim)
+        v_head_dim = head_dim if v_head_dim is None else v_head_dim
+        require_positive("v_head_dim", v_head_dim)
         if window is not None:
             require_positive("window", window)
         if softcap is not None:
@@ -140,10 +144,15 @@ class MultiHeadAttention(nnx.Module):
             if not isinstance(positions, AttentionPositions):
                 raise ValueError(f"positions must be an object of jax_attn.nn.positions, got {positions!r}")
             positions.check_heads(num_heads, head_dim)
+            if positions.needs_weights and v_head_dim != head_dim:
+                raise ValueError(
+                    f"v_head_dim must be head_dim={head_dim} where positions add to the values, got {v_head_dim}"
+                )
         self.embed_dim = embed_dim
         self.num_heads = num_heads
         self.num_kv_heads = num_kv_heads
         self.head_dim = head_dim
+        self.v_head_dim = v_head_dim
         self.kdim = embed_dim if kdim is None else kdim
         self.vdim = self.kdim if vdim is None else vdim
         self.is_causal = is_causal
@@ -164,9 +173,9 @@ class MultiHeadAttention(nnx.Module):
         options: dict[str, Any] = {"rngs": rngs, "dtype": dtype, "param_dtype": param_dtype}
         self.q_proj = Linear(embed_dim, num_heads * head_dim, "q" in biases, **options)
         self.k_proj = Linear(self.kdim, num_kv_heads * head_dim, "k" in biases, **options)
-        self.v_proj = Linear(self.vdim, num_kv_heads * head_dim, "v" in biases, **options)
+        self.v_proj = Linear(self.vdim, num_kv_heads * v_head_dim, "v" in biases, **options)
         width = embed_dim if out_dim is None else out_dim
-        self.out_proj = Linear(num_heads * head_dim, width, "out" in biases, **options)
+        self.out_proj = Linear(num_heads * v_head_dim, width, "out" in biases, **options)
         self.dropout = Dropout(dropout, rngs=rngs)
         self.q_norm, self.k_norm = (
             None if qk_norm is None else make_norm(qk_norm, head_dim, qk_norm_eps, **options) for _ in "qk"
@@ -174,7 +183,7 @@ class MultiHeadAttention(nnx.Module):
         self.off_by_one = sinks == "off_by_one"
         drawn = rngs.params.normal((num_heads,), param_dtype) if sinks == "learned" else None
         self.sinks = None if drawn is None else nnx.Param(drawn)
-        gates = {None: 0, "head": num_heads, "element": num_heads * head_dim}[gate]
+        gates = {None: 0, "head": num_heads, "element": num_heads * v_head_dim}[gate]
         self.gate_proj = Linear(embed_dim, gates, "q" in biases, **options) if gates else None
         self.talking_heads = TalkingHeads(num_heads, **options) if talking_heads else None
 
@@ -231,7 +240,7 @@ class MultiHeadAttention(nnx.Module):
             self._check_cached(
                 x, cache, context=context, value=value, segment_ids=segment_ids, positions=positions
             )
-        query = self.split_heads(self.q_proj(x))
+        query = self.split_heads(self.q_proj(x), self.head_dim)
         query = query if self.q_norm is None else self.q_norm(query)
         if isinstance(cache, ContextCache):
             tokens = Tokens(cache.key, cache.value, Places(positions, context_positions))
@@ -247,7 +256,7 @@ class MultiHeadAttention(nnx.Module):
         heads, weights = self._attend(
             query, tokens, return_weights, bias=bias, segment_ids=segment_ids, **seen
         )
-        output = self.out_proj(self._gated(heads, x).reshape(*x.shape[:2], self.num_heads * self.head_dim))
+        output = self.out_proj(self._gated(heads, x).reshape(*x.shape[:2], self.num_heads * self.v_head_dim))
         asked = [*([weights] if return_weights else []), *([cache] if cache is not None else [])]
         return (output, *asked) if asked else output
 
@@ -265,7 +274,7 @@ class MultiHeadAttention(nnx.Module):
             raise ValueError(self.positions.why_no_cache)
         dtype = dtype or self.dtype or self.param_dtype
         window = length if self.window is None else self.window
-        sizes = min(length, window), self.num_kv_heads, (self.head_dim, self.head_dim)
+        sizes = min(length, window), self.num_kv_heads, (self.head_dim, self.v_head_dim)
         return KVCache.empty(batch, *sizes, dtype, rolling=window < length)
 
     def init_context_cache(
@@ -278,10 +287,9 @@ class MultiHeadAttention(nnx.Module):
         require_last_dim("context", context.shape, self.kdim, ndims=(3,))
         return ContextCache(*self._keys_and_values(context, value, context_positions))
 
-    def split_heads(self, projected: Float[Array, "b t nh"]) -> Float[Array, "b t n h"]:
-        """Neighbouring features make up a head."""
-        heads = projected.shape[-1] // self.head_dim
-        return projected.reshape(*projected.shape[:2], heads, self.head_dim)
+    def split_heads(self, projected: Float[Array, "b t nh"], width: int) -> Float[Array, "b t n h"]:
+        """Neighbouring features, `width` of them, make up a head."""
+        return projected.reshape(*projected.shape[:2], projected.shape[-1] // width, width)
 
     def _tokens(self, x: Array, context: Any, value: Any, positions: Any, context_positions: Any) -> "Tokens":
         """What is attended to where there is no cache: the context, or `x` itself."""
@@ -304,10 +312,10 @@ class MultiHeadAttention(nnx.Module):
     ) -> tuple[Array, Array]:
         value = context if value is None else value
         require_last_dim("value", value.shape, self.vdim, ndims=(3,))
-        key = self.split_heads(self.k_proj(context))
+        key = self.split_heads(self.k_proj(context), self.head_dim)
         key = key if self.k_norm is None else self.k_norm(key)
         key = key if self.positions is None else self.positions.rotate(key, positions)
-        return key, self.split_heads(self.v_proj(value))
+        return key, self.split_heads(self.v_proj(value), self.v_head_dim)
 
     def _seen(self, query: Array, tokens: "Tokens", mask: Any, by_position: bool) -> dict[str, Any]:
         """What each query sees, and how its scores change."""
@@ -396,7 +404,7 @@ class MultiHeadAttention(nnx.Module):
         for name, argument in given.items():
             if argument is not None:
                 raise ValueError(f"{name} cannot be given together with a cache")
-        sizes = self.num_kv_heads, (self.head_dim, self.head_dim)
+        sizes = self.num_kv_heads, (self.head_dim, self.v_head_dim)
         if isinstance(cache, KVCache):
             cache.check(*x.shape[:2], *sizes)
         else:
@@ -408,7 +416,7 @@ class Tokens(NamedTuple):
 
     Attributes:
         key: `(B, S, K, H)`, normalised and rotated.
-        value: `(B, S, K, H)`.
+        value: `(B, S, K, Hv)`.
         places: where the queries and these keys stand.
     """
 

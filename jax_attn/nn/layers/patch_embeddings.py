@@ -7,17 +7,26 @@ import jax.numpy as jnp
 from flax import nnx
 from flax.nnx.nn.dtypes import promote_dtype
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
-from jax_attn.functional.checks import require_divisible, require_pair, require_positive
+from jax_attn.functional.checks import (
+    require_boolean_mask,
+    require_divisible,
+    require_pair,
+    require_positive,
+)
 from jax_attn.nn.primitives import Conv, Dropout
 
 
 class PatchEmbeddings(nnx.Module):
     """`dropout([class, patch_1 W + b, patch_2 W + b, ...] + position)`, patches row by row.
 
+    Registers, which have no position, stand behind the class token. With a mask token, patches may be hidden: it
+    stands in for what they would be.
+
     Parameters: `projection` kernel `(*patch_size, num_channels, embed_dim)` and bias, `class_token` `(1, 1,
-    embed_dim)`, `position` `(1, number of vectors, embed_dim)`; the last two are drawn from N(0, 0.02²).
+    embed_dim)`, `position` `(1, number of patches and class token, embed_dim)`, `registers` `(1, num_registers,
+    embed_dim)`, all drawn from N(0, 0.02²); `mask_token` `(1, embed_dim)`, initially 0.
 
     Args:
         image_size: height and width of the image, or one number for both.
@@ -27,15 +36,17 @@ class PatchEmbeddings(nnx.Module):
         class_token: whether a learned vector goes first.
         dropout: probability of dropping an output while training.
         bias: whether one is added to each patch.
+        num_registers: number of learned vectors behind the class token (DINOv2 with registers).
+        mask_token: whether there is a learned vector for hidden patches.
         rngs: source of the initial weights and of dropout.
         dtype: dtype to compute in; None is the common dtype of input and parameters.
         param_dtype: dtype of the parameters.
 
     Raises:
-        ValueError: the patch does not divide the image, a size is not positive, or the image is not `(height,
-            width, num_channels)` or a batch of those.
+        ValueError: the patch does not divide the image, a size is not positive, the image is not `(height, width,
+            num_channels)` or a batch of those, or patches are to be hidden without a mask token.
 
-    Source: Dosovitskiy et al. (arXiv 2010.11929), section 3.1.
+    Source: Dosovitskiy et al. (arXiv 2010.11929), section 3.1; registers: Darcet et al. (arXiv 2309.16588).
     """
 
     def __init__(
@@ -47,6 +58,8 @@ class PatchEmbeddings(nnx.Module):
         class_token: bool = True,
         dropout: float = 0.0,
         bias: bool = True,
+        num_registers: int = 0,
+        mask_token: bool = False,
         *,
         rngs: nnx.Rngs,
         dtype: DTypeLike | None = None,
@@ -69,10 +82,19 @@ class PatchEmbeddings(nnx.Module):
 
         self.class_token = normal(1, 1, embed_dim) if class_token else None
         self.position = normal(1, rows * columns + class_token, embed_dim)
+        self.registers = normal(1, num_registers, embed_dim) if num_registers else None
+        self.mask_token = nnx.Param(jnp.zeros((1, embed_dim), param_dtype)) if mask_token else None
         self.dropout = Dropout(dropout, rngs=rngs)
 
-    def __call__(self, images: Float[Array, "*b h w c"]) -> Float[Array, "*b n d"]:
-        """`(h, w, c)` to `(number of vectors, embed_dim)`, or the same with a batch axis before."""
+    def __call__(
+        self, images: Float[Array, "*b h w c"], hidden: Bool[Array, "*b p"] | None = None
+    ) -> Float[Array, "*b n d"]:
+        """`(h, w, c)` to `(number of vectors, embed_dim)`, or the same with a batch axis before.
+
+        Args:
+            images: `(h, w, c)` or `(b, h, w, c)`.
+            hidden: `(p,)` or `(b, p)`, True for each patch that the mask token stands in for; None is none.
+        """
         if images.ndim not in (3, 4) or images.shape[-3:] != self.image_shape:
             shape = ", ".join(map(str, self.image_shape))
             raise ValueError(f"images must have shape ({shape}) or (b, {shape}), got {images.shape}")
@@ -80,7 +102,22 @@ class PatchEmbeddings(nnx.Module):
         *batch, rows, columns, width = patches.shape
         x = patches.reshape(*batch, rows * columns, width)
         x, position = promote_dtype((x, self.position[0]), dtype=self.dtype)
-        if self.class_token is not None:
-            first = jnp.broadcast_to(self.class_token[0].astype(x.dtype), (*x.shape[:-2], 1, x.shape[-1]))
-            x = jnp.concatenate([first, x], axis=-2)
-        return self.dropout(x + position)
+        if hidden is not None:
+            x = self._with_hidden(x, hidden)
+        first = [] if self.class_token is None else [self._before(x, self.class_token)]
+        x = jnp.concatenate([*first, x], axis=-2) + position
+        if self.registers is not None:
+            registers = self._before(x, self.registers)
+            x = jnp.concatenate([x[..., : len(first), :], registers, x[..., len(first) :, :]], axis=-2)
+        return self.dropout(x)
+
+    def _with_hidden(self, x: Float[Array, "*b p d"], hidden: Bool[Array, "*b p"]) -> Float[Array, "*b p d"]:
+        if self.mask_token is None:
+            raise ValueError("hidden must be None, for there is no mask token: mask_token=False")
+        require_boolean_mask("hidden", hidden, [x.shape[:-1]])
+        return jnp.where(hidden[..., None], self.mask_token[...].astype(x.dtype), x)
+
+    @staticmethod
+    def _before(x: Float[Array, "*b p d"], tokens: nnx.Param) -> Array:
+        """Vectors that stand in every sequence."""
+        return jnp.broadcast_to(tokens[0].astype(x.dtype), (*x.shape[:-2], *tokens.shape[1:]))

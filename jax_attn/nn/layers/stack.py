@@ -11,6 +11,7 @@ from jax.core import Tracer
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
+from jax_attn.functional.checks import require_divisible
 from jax_attn.nn.attention.cache import KVCache
 from jax_attn.nn.attention.seen import real_tokens
 from jax_attn.nn.positions.attention_positions import Places
@@ -22,14 +23,15 @@ class Stack(nnx.Module):
 
     With `scan` the layers, which then have to be alike, are one whose every leaf has a leading axis of layers, and
     the stack is one loop: it compiles once in place of once a layer, and a train step handles fewer arrays. The
-    numbers are those of the list, from the same seed too, dropout included. Stacks may be layers of a stack: pairs
-    of layers that differ, as Gemma 2's, are a scanned stack of stacks of two.
+    numbers are those of the list, from the same seed too, dropout included. Layers that differ in turn, as Gemma 2's
+    with and without a window, are alike every `period` layers: then each step of the loop runs as many.
 
     With `positions` all layers share one table of biases, as T5's and MPNet's: they are computed once, and each
     layer's attention is called with `bias=`. With a cache they are those of where the tokens stand.
 
     Parameters: `layers.{i}.…` as the layers have them, or with `scan` `layers.…` with a leading layer axis (and
-    `stacked = ("layers",)` says so); `norm`; `positions`.
+    `stacked = ("layers",)` says so), with a period `layers.layers.{i}.…` with an axis of periods; `norm`;
+    `positions`.
 
     Args:
         layers: the layers, each a module of its own.
@@ -39,11 +41,12 @@ class Stack(nnx.Module):
         dropout: probability of dropping an element of the output, while training.
         scan: whether the layers are stacked.
         remat: whether the backward pass computes each layer again, in place of keeping what is inside it.
+        period: after how many layers one is alike again, where they are stacked.
         rngs: source of dropout; not needed without.
 
     Raises:
-        ValueError: there are no layers; one is given twice; or they are to be stacked and differ. With `positions`
-            a cache that does not keep all tokens.
+        ValueError: there are no layers; one is given twice; `period` does not divide their number; or they are to
+            be stacked and differ. With `positions` a cache that does not keep all tokens.
 
     Source: Vaswani et al. (arXiv 1706.03762), section 3.1; shared biases: Raffel et al. (1910.10683), section 2.1.
     """
@@ -57,6 +60,7 @@ class Stack(nnx.Module):
         *,
         scan: bool = False,
         remat: bool = False,
+        period: int = 1,
         rngs: nnx.Rngs | None = None,
     ):
         layers = list(layers)
@@ -64,10 +68,12 @@ class Stack(nnx.Module):
             raise ValueError("layers must hold at least one layer, got none")
         if len({id(layer) for layer in layers}) < len(layers):
             raise ValueError("layers must be modules of their own, got one of them twice")
+        require_divisible("the number of layers", len(layers), "period", period)
         self.stacked = ("layers",) if scan else ()
+        self.period = period
         self.remat = remat
         self.num_layers = len(layers)
-        self.layers = stack(layers) if scan else nnx.List(layers)
+        self.layers = stack(_in_periods(layers, period)) if scan else nnx.List(layers)
         self.norm = norm
         self.positions = positions
         self.dropout = Dropout(dropout, rngs=rngs) if dropout and rngs is not None else None
@@ -161,6 +167,13 @@ def run_layer(layer: Any, x: Array, cache: Any, shared: tuple[Any, ...], options
     if cache is None:
         return layer(x, *shared, **options), None
     return layer(x, *shared, cache=cache, **options)
+
+
+def _in_periods(layers: list[Any], period: int) -> list[Any]:
+    """What each step of the loop runs: a layer, or a stack of as many as differ."""
+    if period == 1:
+        return layers
+    return [Stack(layers[start : start + period]) for start in range(0, len(layers), period)]
 
 
 def stack(layers: Sequence[Any]) -> Any:

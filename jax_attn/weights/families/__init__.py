@@ -6,13 +6,17 @@ from typing import Any
 
 from jax_attn.weights.families.bert import BERT
 from jax_attn.weights.families.llama import LLAMA
-from jax_attn.weights.families.t5 import T5_FAMILIES
+from jax_attn.weights.families.t5 import MT5, T5, UMT5
+from jax_attn.weights.families.vit import VIT
 from jax_attn.weights.family import Family
 
 FAMILIES: tuple[Family, ...] = (
     BERT,
     LLAMA,
-    *T5_FAMILIES,
+    *T5,
+    *MT5,
+    *UMT5,
+    VIT,
 )
 
 __all__ = ["FAMILIES", "family_of"]
@@ -25,10 +29,15 @@ def family_of(config: Mapping[str, Any], where: Path | str = "config") -> Family
         ValueError: there is none of that `model_type`.
     """
     for family in FAMILIES:
-        if config["model_type"] in family.model_types and family.means(config):
+        fits = all(_is(config.get(name), wanted) for name, wanted in family.when.items())
+        if config["model_type"] in family.model_types and fits:
             return family
     known = ", ".join(sorted({name for family in FAMILIES for name in family.model_types}))
     raise ValueError(f"{where}: model_type={config['model_type']!r} is not supported, only {known}")
+
+
+def _is(value: Any, wanted: Any) -> bool:
+    return bool(wanted(value)) if callable(wanted) else value == wanted
 
 
 def __dir__() -> list[str]:

@@ -1,6 +1,7 @@
 """T5, its v1.1, mT5 and UMT5: relative positions that layers share, RMS norms, no biases and no scale."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -78,11 +79,14 @@ def flat(config: dict[str, Any]) -> dict[str, Any]:
     return config
 
 
-def is_gated(config: Mapping[str, Any]) -> bool:
-    """Whether the feed-forward has a gate."""
-    gated_types = ("mt5", "umt5")  # where nothing is said
-    proj = config.get("feed_forward_proj", GATED if config["model_type"] in gated_types else "relu")
+def is_gated(proj: Any) -> bool:
+    """Whether a `feed_forward_proj` has a gate."""
     return str(proj).startswith(GATED)
+
+
+def is_ungated(proj: Any) -> bool:
+    """Whether it says that there is none."""
+    return proj is not None and not is_gated(proj)
 
 
 def attention(config: Settings, is_causal: bool = False, own: bool = False, cross: bool = False) -> Part:
@@ -218,12 +222,12 @@ def names(gated: bool) -> tuple[tuple[str, str], ...]:
     )
 
 
-def family(name: str, defaults: Mapping[str, Any], gated: bool, own_positions: bool = False) -> Family:
-    """T5 or one that was made of it, with a gate in the feed-forward or none."""
-    return Family(
+def families(name: str, defaults: Mapping[str, Any], own_positions: bool = False) -> tuple[Family, Family]:
+    """T5 or one that was made of it: where its files say nothing of a gate, and where they say the opposite."""
+    gated = is_gated(defaults["feed_forward_proj"])
+    usual = Family(
         name=name,
         model_types=(name.lower(),),
-        means=lambda config: is_gated(config) is gated,
         rules=ConfigRules(
             defaults=defaults,
             choices={"feed_forward_proj": (*ACTIVATIONS, *(GATED + each for each in ACTIVATIONS))},
@@ -245,10 +249,10 @@ def family(name: str, defaults: Mapping[str, Any], gated: bool, own_positions: b
         },
         others=("lm_head.", "classification_head.", "classifier.", "qa_outputs."),
     )
+    other = {"feed_forward_proj": is_ungated if gated else is_gated}
+    return replace(usual, names=names(not gated), when=other), usual
 
 
-T5_FAMILIES = tuple(
-    family(name, defaults, gated, name == "UMT5")
-    for name, defaults in (("T5", DEFAULTS), ("MT5", MT5_DEFAULTS), ("UMT5", MT5_DEFAULTS))
-    for gated in (False, True)
-)
+T5 = families("T5", DEFAULTS)
+MT5 = families("MT5", MT5_DEFAULTS)
+UMT5 = families("UMT5", MT5_DEFAULTS, own_positions=True)

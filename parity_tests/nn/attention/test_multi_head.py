@@ -8,7 +8,7 @@ from hypothesis import given
 from jax_attn.catalogue import CATALOGUE
 from jax_attn.catalogue.attention import MULTI_HEAD
 from jax_attn.nn.attention.multi_head import MultiHeadAttention
-from jax_attn.nn.positions import AlibiPositions, RotaryPositions
+from jax_attn.nn.positions import AlibiPositions, RotaryPositions, ShawPositions
 from jax_attn.weights.state_dict import load_state_dict
 from parity_tests.contract import TwinContract
 from parity_tests.from_scratch.properties import (
@@ -192,6 +192,11 @@ def test_bad_options_are_refused():
         ({"positions": RotaryPositions(12)}, "positions are for heads of width 12, the attention has 13"),
         ({"positions": AlibiPositions(3)}, "positions are for 3 heads, and the attention has 2"),
         ({"head_dim": 0}, "head_dim must be at least 1, got head_dim=0"),
+        ({"v_head_dim": 0}, "v_head_dim must be at least 1, got v_head_dim=0"),
+        (
+            {"v_head_dim": 5, "positions": ShawPositions(13, 3, rngs=nnx.Rngs(0))},
+            "v_head_dim must be head_dim=13 where positions add to the values, got 5",
+        ),
     ):
         with pytest.raises(ValueError, match=message):
             MultiHeadAttention(26, 2, **options, rngs=nnx.Rngs(0))

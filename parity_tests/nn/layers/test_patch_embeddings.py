@@ -10,7 +10,7 @@ from parity_tests.references import assert_equals
 
 
 class TestPatchEmbeddings(TwinContract):
-    rows = ("patch-embeddings", "patch-embeddings-alone")
+    rows = ("patch-embeddings", "patch-embeddings-alone", "patch-embeddings-registers")
 
 
 def channels_first(module, images):
@@ -62,3 +62,17 @@ def test_bad_images_are_refused():
     message = r"images must have shape \(10, 10, 3\) or \(b, 10, 10, 3\), got \(2, 3, 10, 10\)"
     with pytest.raises(ValueError, match=message):
         module(jnp.ones((2, 3, 10, 10)))
+
+
+def test_patches_are_hidden_by_a_mask_token_only():
+    images, hidden = jnp.ones((2, 10, 10, 3)), jnp.zeros((2, 4), bool)
+    with pytest.raises(ValueError, match="hidden must be None, for there is no mask token"):
+        PatchEmbeddings(10, 5, 3, 7, rngs=nnx.Rngs(0))(images, hidden)
+
+
+def test_a_bad_mask_of_patches_is_refused():
+    images = jnp.ones((2, 10, 10, 3))
+    module = PatchEmbeddings(10, 5, 3, 7, mask_token=True, rngs=nnx.Rngs(0))
+    for hidden in (jnp.zeros((2, 5), bool), jnp.zeros((2, 4), int)):
+        with pytest.raises(ValueError, match=r"hidden must be .*\(2, 4\)"):
+            module(images, hidden)

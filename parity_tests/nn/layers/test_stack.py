@@ -1,5 +1,6 @@
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from flax import nnx
 
@@ -8,6 +9,7 @@ from jax_attn.nn.layers.decoder_layer import DecoderLayer
 from jax_attn.nn.layers.encoder_layer import EncoderLayer
 from jax_attn.nn.layers.stack import Stack
 from jax_attn.nn.positions.t5 import T5Positions
+from jax_attn.weights.state_dict import numpy_state_dict
 from parity_tests.contract import TwinContract
 from parity_tests.from_scratch.properties import assert_same, compiled, draw
 
@@ -23,12 +25,15 @@ def layer(seed: int, window: int | None = None, **options) -> DecoderLayer:
 
 
 @jax.enable_x64(True)
-def test_a_stack_of_stacks_is_scanned_too_and_decodes():
+def test_layers_that_differ_in_turn_are_scanned_too_and_decode():
     """Layers that differ in turn, as Gemma 2's: a window, and none."""
     listed = Stack([layer(seed, None if seed % 2 else 3) for seed in range(4)])
-    pairs = [Stack([layer(seed, 3), layer(seed + 1)]) for seed in (0, 2)]
-    scanned = Stack(pairs, scan=True)
+    scanned = Stack([layer(seed, None if seed % 2 else 3) for seed in range(4)], scan=True, period=2)
     x = draw(2, 5, 8)
+    tensors, same = numpy_state_dict(listed), numpy_state_dict(scanned)
+    assert same.keys() == tensors.keys()
+    for key, tensor in tensors.items():
+        np.testing.assert_array_equal(same[key], tensor)
 
     @compiled
     def run(x):
@@ -89,6 +94,8 @@ def test_bad_layers_are_refused():
         Stack([])
     with pytest.raises(ValueError, match="layers must be modules of their own, got one of them twice"):
         Stack([one, one])
+    with pytest.raises(ValueError, match="the number of layers must be divisible by period, got .*=1 and period=2"):
+        Stack([one], period=2)
 
 
 @pytest.mark.parametrize(

@@ -44,6 +44,7 @@ class MultiHeadAttention(nn.Module):
         sinks: str | None = None,
         gate: str | None = None,
         talking_heads: bool = False,
+        v_head_dim: int | None = None,
     ):
         super().__init__()
         num_kv_heads = num_heads if num_kv_heads is None else num_kv_heads
@@ -52,9 +53,11 @@ class MultiHeadAttention(nn.Module):
                 f"{embed_dim=}, {num_heads=} and {num_kv_heads=} must divide each other in this order"
             )
         head_dim = embed_dim // num_heads if head_dim is None else head_dim
+        v_head_dim = head_dim if v_head_dim is None else v_head_dim
         kdim = embed_dim if kdim is None else kdim
         self.num_heads = num_heads
         self.head_dim = head_dim
+        self.v_head_dim = v_head_dim
         self.queries_per_key = num_heads // num_kv_heads
         self.is_causal = is_causal
         self.window = window
@@ -69,16 +72,16 @@ class MultiHeadAttention(nn.Module):
         biases = (("q", "k", "v", "out") if bias else ()) if isinstance(bias, bool) else bias
         self.q_proj = nn.Linear(embed_dim, num_heads * head_dim, "q" in biases)
         self.k_proj = nn.Linear(kdim, num_kv_heads * head_dim, "k" in biases)
-        self.v_proj = nn.Linear(kdim if vdim is None else vdim, num_kv_heads * head_dim, "v" in biases)
+        self.v_proj = nn.Linear(kdim if vdim is None else vdim, num_kv_heads * v_head_dim, "v" in biases)
         self.out_proj = nn.Linear(
-            num_heads * head_dim, embed_dim if out_dim is None else out_dim, "out" in biases
+            num_heads * v_head_dim, embed_dim if out_dim is None else out_dim, "out" in biases
         )
         self.dropout = nn.Dropout(dropout)
         self.q_norm, self.k_norm = (
             None if qk_norm is None else make_norm(qk_norm, head_dim, qk_norm_eps) for _ in "qk"
         )
         self.sinks = nn.Parameter(torch.randn(num_heads)) if sinks == "learned" else None
-        gates = {None: 0, "head": num_heads, "element": num_heads * head_dim}[gate]
+        gates = {None: 0, "head": num_heads, "element": num_heads * v_head_dim}[gate]
         self.gate_proj = nn.Linear(embed_dim, gates, "q" in biases) if gates else None
         self.talking_heads = TalkingHeads(num_heads) if talking_heads else None
 
@@ -112,8 +115,9 @@ class MultiHeadAttention(nn.Module):
         past = 0 if cache is None else cache[0].shape[2]
         if context is None:
             context, context_positions = x, positions
-        queries, keys = self.split_heads(self.q_proj(x)), self.split_heads(self.k_proj(context))
-        values = self.split_heads(self.v_proj(context if value is None else value))
+        queries = self.split_heads(self.q_proj(x), self.head_dim)
+        keys = self.split_heads(self.k_proj(context), self.head_dim)
+        values = self.split_heads(self.v_proj(context if value is None else value), self.v_head_dim)
         if self.q_norm is not None and self.k_norm is not None:
             queries, keys = self.q_norm(queries), self.k_norm(keys)
         at = self.places(positions, x.shape[1], past, x)
@@ -152,8 +156,9 @@ class MultiHeadAttention(nn.Module):
 
     def init_cache(self, batch: int) -> tuple[Tensor, Tensor]:
         """The keys and values of no tokens."""
-        empty = self.k_proj.weight.new_zeros(batch, self.num_heads // self.queries_per_key, 0, self.head_dim)
-        return empty, empty
+        shape = batch, self.num_heads // self.queries_per_key, 0
+        new = self.k_proj.weight.new_zeros
+        return new(*shape, self.head_dim), new(*shape, self.v_head_dim)
 
     def changed(self, scores: Tensor, queries: Tensor, at: Tensor, of_keys: Tensor) -> Tensor:
         """The scores after soft-cap, positions and score mod."""
@@ -192,9 +197,10 @@ class MultiHeadAttention(nn.Module):
         b, h = (torch.arange(size, device=scores.device) for size in scores.shape[:2])
         return b[:, None, None, None], h[:, None, None], at[:, None, :, None], of_keys[:, None, None, :]
 
-    def split_heads(self, projected: Tensor) -> Tensor:
-        """`(b, t, n * h)` to `(b, n, t, h)`."""
-        return projected.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+    @staticmethod
+    def split_heads(projected: Tensor, width: int) -> Tensor:
+        """`(b, t, n * width)` to `(b, n, t, width)`."""
+        return projected.unflatten(-1, (-1, width)).transpose(1, 2)
 
     @staticmethod
     def places(positions: Tensor | None, tokens: int, past: int, like: Tensor) -> Tensor:

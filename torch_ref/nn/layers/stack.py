@@ -10,8 +10,8 @@ from torch import Tensor, nn
 class Stack(nn.Module):
     """`norm(layer_n(... layer_1(x)))`: layers that are given built, one after another.
 
-    See `jax_attn.nn.layers.stack.Stack`, its twin, for the arguments. `scan` and `remat` change how that one is
-    compiled, not what it computes, and mean nothing here.
+    See `jax_attn.nn.layers.stack.Stack`, its twin, for the arguments. `scan`, `remat` and `period` change how that
+    one is compiled, not what it computes, and mean nothing here.
 
     Source: Vaswani et al. (arXiv 1706.03762), section 3.1.
     """
@@ -25,6 +25,7 @@ class Stack(nn.Module):
         *,
         scan: bool = False,
         remat: bool = False,
+        period: int = 1,
     ):
         super().__init__()
         self.layers: Any = nn.ModuleList(layers)
