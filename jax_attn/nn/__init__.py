@@ -75,6 +75,7 @@ from jax_attn.nn.primitives import (
     Embedding,
     LayerNorm,
     Linear,
+    LoadedBuffer,
     RandomBuffer,
     RMSNorm,
     make_norm,
@@ -150,6 +151,7 @@ __all__ = [
     "YarnScaling",
     "capture_attention_weights",
     "deepnorm_scales",
+    "LoadedBuffer",
     "make_norm",
     "token_positions",
 ]

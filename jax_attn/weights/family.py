@@ -25,6 +25,8 @@ class Head:
         prefix: what the file puts before the keys of the model without it; None is the family's.
         doubles: the names of a tensor that has several of them in some files: those that the model has not are passed
             over.
+        optional: as in `Family`, with keys as the model with the head has them.
+        others: what the keys begin with of parts that it has not, which are left out and told.
     """
 
     build: Callable[[Part, Settings], Part]
@@ -33,6 +35,8 @@ class Head:
     defaults: Mapping[str, Any] = field(default_factory=dict)
     prefix: str | None = None
     doubles: Sequence[str] = ()
+    optional: Mapping[str, str] = field(default_factory=dict)
+    others: Sequence[str] = ()
 
 
 @dataclass(frozen=True)

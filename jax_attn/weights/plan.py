@@ -66,11 +66,15 @@ def plan_for(family: Family, architecture: str, keys: Sequence[str], names: Name
         in_file = [*base, *_prefixing(place)]
 
     notes = [f"took the prefix {outer!r} off the names of the weights"] if outer else []
-    beginnings = tuple(outer + each for each in family.others)
-    heads = [key for key in keys if key.startswith(beginnings) and not with_head]
+    others = family.heads[architecture].others if with_head else family.others
+    beginnings = tuple(outer + each for each in others)
+    heads = [key for key in keys if key.startswith(beginnings)]
     if heads:
         notes.append(f"left out the head of another task: {', '.join(heads)}")
     settings, parts = {}, []
+    if with_head:
+        missing = {name: rename(key, in_file) for name, key in family.heads[architecture].optional.items()}
+        settings = {name: False for name, key in missing.items() if key not in keys}
     for setting, key in family.optional.items():
         in_base = rename(f"model.{key}" if with_head else key, in_file)
         parts.append(f"{in_base.rpartition('.')[0]}.")

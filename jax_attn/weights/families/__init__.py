@@ -13,6 +13,7 @@ from jax_attn.weights.families.llama import LLAMA
 from jax_attn.weights.families.mistral import MISTRAL
 from jax_attn.weights.families.modernbert import MODERNBERT
 from jax_attn.weights.families.qwen import QWEN2, QWEN3
+from jax_attn.weights.families.t5 import MT5, T5, UMT5
 from jax_attn.weights.families.vit import VIT
 from jax_attn.weights.family import Family
 
@@ -20,14 +21,16 @@ FAMILIES: tuple[Family, ...] = (
     BERT,
     *DEBERTA_FAMILIES,
     *DINOV2_FAMILIES,
-    LLAMA,
-    MODERNBERT,
     GEMMA2,
     GPT2,
     LLAMA,
     MISTRAL,
+    MODERNBERT,
+    *MT5,
     QWEN2,
     QWEN3,
+    *T5,
+    *UMT5,
     VIT,
 )
 
