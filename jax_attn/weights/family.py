@@ -5,12 +5,22 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
+from flax import nnx
+
+from jax_attn.models.bert import draw_normal
 from jax_attn.models.part import Part
 from jax_attn.weights.config import ConfigRules
 from jax_attn.weights.rules import Names, rename
 
+INITIALIZER_RANGE = 0.02
+
 Settings = SimpleNamespace
 """The attributes of a `config.json` that the model is built from, as `config.hidden_size`."""
+
+
+def normal_weights(module: nnx.Module, config: Mapping[str, Any]) -> None:
+    """Weights from a normal distribution, as wide as `config.json` says, and biases of 0."""
+    draw_normal(module, config.get("initializer_range") or INITIALIZER_RANGE)
 
 
 @dataclass(frozen=True)
@@ -23,6 +33,10 @@ class Head:
         settings: what it wants the model without it to be.
         defaults: attributes of `config.json` that it is built from besides.
         prefix: what the file puts before the keys of the model without it; None is the family's.
+        doubles: the names of a tensor that has several of them in some files: those that the model has not are
+            passed over.
+        tied: keys of the file that repeat a tensor of the model without the head, and our key of that, where the
+            head has no such tensor of its own.
     """
 
     build: Callable[[Part, Settings], Part]
@@ -30,6 +44,8 @@ class Head:
     settings: Mapping[str, Any] = field(default_factory=dict)
     defaults: Mapping[str, Any] = field(default_factory=dict)
     prefix: str | None = None
+    doubles: Sequence[str] = ()
+    tied: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -39,11 +55,12 @@ class Family:
     Attributes:
         name: what the classes of Hugging Face's `architectures` begin with: "Bert" of "BertModel".
         model_types: the values of `model_type` in `config.json` that mean it.
-        when: other attributes that it wants to have these values: what an attribute lays out otherwise is a table of
-            its own, which stands before the one for all other values.
+        when: other attributes that it wants to have these values: what an attribute lays out otherwise is a table
+            of its own, which stands before the one for all other values.
         rules: what `config.json` may say.
         build: from the settings, the model without a head, as a part.
-        names: what turns our keys of that model into those of its file, also behind the `model.` of one with a head.
+        names: what turns our keys of that model into those of its file, also behind the `model.` of one with a
+            head.
         anchor: our key of a tensor that every file has; where it is found tells the prefix.
         heads: by the name of the class in `architectures`.
         prefix: what a file of a model with a head puts before the keys of the model without it.
@@ -53,6 +70,7 @@ class Family:
         old_names: what turns the keys of today into those of the first files.
         describe: the `config.json` of a module that was built by hand; None is that only those are saved that
             `from_config` or `from_pretrained` made.
+        draw: gives a module that was built the initial weights of the family, from its `config.json`.
     """
 
     name: str
@@ -69,6 +87,12 @@ class Family:
     old_names: Names = ()
     when: Mapping[str, Any] = field(default_factory=dict)
     describe: Callable[[Any], dict[str, Any] | None] | None = None
+    draw: Callable[[nnx.Module, Mapping[str, Any]], None] = normal_weights
+
+    @property
+    def prefixes(self) -> set[str]:
+        """What a file may put before the keys of the model without a head."""
+        return {"", self.prefix, *(head.prefix or "" for head in self.heads.values())}
 
     @property
     def base(self) -> str:

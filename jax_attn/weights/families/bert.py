@@ -77,7 +77,7 @@ GELU_TANH = "gelu_pytorch_tanh"  # Hugging Face's name for our "gelu_tanh"
 
 def encoder(config: Settings) -> Part:
     """The model without a head."""
-    return Part(Bert, **vars(config))
+    return Part(Bert, **vars(config), initializer_range=None)
 
 
 def own_classifier(model: Part, config: Settings) -> Part:
@@ -119,6 +119,7 @@ def describe_bert(bert: Bert) -> dict[str, Any]:
         "type_vocab_size": embeddings.segment.num_embeddings,
         "layer_norm_eps": embeddings.norm.epsilon,
         "pad_token_id": embeddings.token.padding_idx,
+        **({} if bert.pooler is not None else {"add_pooling_layer": False}),
         **({} if ordinary else own),
     }
 
