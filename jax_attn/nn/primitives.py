@@ -49,7 +49,11 @@ class Buffer(nnx.Variable[Any]):
     """
 
 
-class RandomBuffer(Buffer):
+class LoadedBuffer(Buffer):
+    """A buffer whose values a checkpoint brings, such as a table that it rounded in its own way."""
+
+
+class RandomBuffer(LoadedBuffer):
     """A buffer whose values are drawn, such as random features: a checkpoint brings its own."""
 
 

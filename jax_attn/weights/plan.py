@@ -66,7 +66,10 @@ def plan_for(
         in_file = [*base, *head.names, (r"^model\.", inner), *_prefixing(outer)]
     notes = [f"took the prefix {outer!r} off the names of the weights"] if outer else []
     settings = {}
-    if head is None:
+    if head is not None:
+        missing = {name: rename(key, in_file) for name, key in head.optional.items()}
+        settings = {name: False for name, key in missing.items() if key not in keys}
+    else:
         for setting, key in family.optional.items():
             if said.get(setting) is not False and rename(key, in_file) not in keys:
                 settings[setting] = False
@@ -98,7 +101,10 @@ def fitted(
     doubles = () if head is None else [plan.outer + key for key in head.doubles]
     known = [key for key in extra if matches(key, constants) or key in tied or key in doubles]
     rest = [key for key in extra if key not in known]
-    heads = [key for key in rest if key.startswith(tuple(plan.outer + each for each in family.others))]
+    others = [plan.outer + each for each in (*family.others, *(head.others if head else ()))]
+    # What is not expected of a head that the model has is an error.
+    others = [each for each in others if not any(key.startswith(each) for key in expected)]
+    heads = [key for key in rest if key.startswith(tuple(others))]
     unused = [key for key in rest if key.startswith(parts) and key not in heads]
     drawn = [] if head is None else _lacking(plan, table, shapes, own, reshaped)
     notes = list(plan.notes)

@@ -29,6 +29,7 @@ from jax_attn.weights.errors import NamesError, StateDictError
 from jax_attn.weights.families import family_of
 from jax_attn.weights.family import Family
 from jax_attn.weights.files import LazyTensors, common_dtype, is_floating, open_tensors, require_unquantized
+from jax_attn.weights.gguf import GgufFile, is_gguf
 from jax_attn.weights.plan import Plan, fitted, plan_for
 from jax_attn.weights.reading import Placement, placed, read_into, value_errors
 from jax_attn.weights.rules import Names, require_names, slots
@@ -63,7 +64,7 @@ def from_pretrained(
     prefix was taken off its keys.
 
     Args:
-        folder: the checkpoint's folder.
+        folder: the checkpoint's folder, or a GGUF file, whose weights are dequantised.
         dtype: dtype to compute in; None is that of the parameters.
         param_dtype: dtype of the parameters; None keeps the checkpoint's (float32, or float64, where it mixes
             several).
@@ -93,14 +94,14 @@ def from_pretrained(
         ModuleNotFoundError: the weights are in torch's format and torch is not installed.
     """
     folder = Path(folder)
-    config = read_config(folder)
-    family = family_of(config, folder / CONFIG)
+    where = folder if is_gguf(folder) else folder / CONFIG
+    config, tensors = _opened(folder)
+    family = family_of(config, where)
     chosen = family.architecture(config, architecture)
     require_overrides(family, chosen, overrides)
     require_names(names)
-    with _telling(folder / CONFIG):
+    with _telling(where):
         arguments = settings_of(family, chosen, config, ignore, overrides)
-    tensors = open_tensors(folder)
     tensors = tensors.without([key for key in tensors if matches(key, ignore)])
     with _telling(folder):
         require_unquantized(tensors)
@@ -111,7 +112,7 @@ def from_pretrained(
     def make() -> nnx.Module:
         return build(family, chosen, config, nnx.Rngs(seed), options)
 
-    with _telling(folder / CONFIG):
+    with _telling(where):
         module = nnx.eval_shape(make)
     table = slots(module, plan.names)
     shapes = {key: tensor.shape for key, tensor in tensors.items()}
@@ -150,6 +151,14 @@ def from_config(
     require_overrides(family, chosen, overrides)
     given = BuildOptions(dtype, param_dtype, ignore, overrides)
     return drawn(build(family, chosen, config, rngs, given), family, config)
+
+
+def _opened(path: Path) -> tuple[Mapping[str, Any], LazyTensors]:
+    """The `config.json` and the tensors of a checkpoint's folder, or what a GGUF file has in their place."""
+    if is_gguf(path):
+        file = GgufFile(path)
+        return file.config, file.tensors
+    return read_config(path), open_tensors(path)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from jax_attn.nn.primitives import Buffer, RandomBuffer
+from jax_attn.nn.primitives import Buffer, LoadedBuffer
 from jax_attn.weights.errors import NamesError, StateDictError
 from jax_attn.weights.files import is_floating
 from jax_attn.weights.fitting import fit, ties
@@ -164,7 +164,7 @@ def _current(slot: Slot) -> list[np.ndarray]:
 
 def _is_computed(variable: nnx.Variable) -> bool:
     """Whether it is a constant that the module computes, and a checkpoint can but confirm."""
-    return isinstance(variable, Buffer) and not isinstance(variable, RandomBuffer)
+    return isinstance(variable, Buffer) and not isinstance(variable, LoadedBuffer)
 
 
 def _is_abstract(variable: nnx.Variable) -> bool:

@@ -1,5 +1,6 @@
 """What a decoder does with a cache: assertions over a module, in float64."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
@@ -17,7 +18,9 @@ MASKS = {
 }
 
 
-def assert_decodes(module: Any, padding: str) -> None:
+def assert_decodes(
+    module: Any, padding: str, of_output: Callable[[Any], Any] = lambda output: output
+) -> None:
     """With a cache the pieces of a text give what the whole does, and each sequence what it gives alone."""
     mask = MASKS[padding]
 

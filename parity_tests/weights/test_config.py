@@ -28,7 +28,7 @@ def test_what_is_absent_has_its_default_and_what_is_neutral_is_passed_over():
         ("add_cross_attention", True, "True is not supported, only False is"),
         ("pruned_heads", {"1": [0]}, "{'1': [0]} is not supported, only {} is"),
         ("auto_map", {"AutoModel": "code.py"}, "{'AutoModel': 'code.py'} is not supported, only None is"),
-        ("eps", float("nan"), "nan must be a finite number"),
+        ("rate", float("nan"), "nan must be a finite number"),
         ("new_trick", 3, "3 is not known here"),
         ("act", "silu", "'silu' is not supported, only 'gelu', 'relu'"),
         ("act", ["gelu"], "['gelu'] must be of type str"),
