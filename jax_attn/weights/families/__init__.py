@@ -12,6 +12,7 @@ from jax_attn.weights.families.gpt2 import GPT2
 from jax_attn.weights.families.llama import LLAMA
 from jax_attn.weights.families.mistral import MISTRAL
 from jax_attn.weights.families.modernbert import MODERNBERT
+from jax_attn.weights.families.mpnet import MPNET
 from jax_attn.weights.families.qwen import QWEN2, QWEN3
 from jax_attn.weights.families.t5 import MT5, T5, UMT5
 from jax_attn.weights.families.vit import VIT
@@ -27,6 +28,7 @@ FAMILIES: tuple[Family, ...] = (
     MISTRAL,
     MODERNBERT,
     *MT5,
+    MPNET,
     QWEN2,
     QWEN3,
     *T5,
