@@ -23,8 +23,8 @@ class Head:
         settings: what it wants the model without it to be.
         defaults: attributes of `config.json` that it is built from besides.
         prefix: what the file puts before the keys of the model without it; None is the family's.
-        doubles: the names of a tensor that has several of them in some files: those that the model has not are passed
-            over.
+        doubles: the names of a tensor that has several of them in some files: those that the model has not are
+            passed over.
     """
 
     build: Callable[[Part, Settings], Part]

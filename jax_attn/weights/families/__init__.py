@@ -4,14 +4,23 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from jax_attn.weights.families.albert import ALBERT
 from jax_attn.weights.families.bert import BERT
+from jax_attn.weights.families.distilbert import DISTILBERT
+from jax_attn.weights.families.electra import ELECTRA
 from jax_attn.weights.families.llama import LLAMA
+from jax_attn.weights.families.roberta import ROBERTA, XLM_ROBERTA
 from jax_attn.weights.families.vit import VIT
 from jax_attn.weights.family import Family
 
 FAMILIES: tuple[Family, ...] = (
     BERT,
     LLAMA,
+    XLM_ROBERTA,
+    ROBERTA,
+    ELECTRA,
+    DISTILBERT,
+    ALBERT,
     VIT,
 )
 
