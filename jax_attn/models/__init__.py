@@ -8,8 +8,10 @@ from jax_attn.models.sequence_classifier import SequenceClassifier
 from jax_attn.models.task_model import TaskModel
 from jax_attn.models.text_decoder import TextCache, TextDecoder
 from jax_attn.models.text_encoder import EncoderOutput, TextEncoder
+from jax_attn.models.transformer import TABLE_3, Transformer, TransformerCache
 
 __all__ = [
+    "TABLE_3",
     "Beams",
     "Bert",
     "CausalLM",
@@ -22,6 +24,8 @@ __all__ = [
     "TextCache",
     "TextDecoder",
     "TextEncoder",
+    "Transformer",
+    "TransformerCache",
     "beam_search",
     "generate",
     "gnmt_penalty",

@@ -6,6 +6,7 @@ from torch_ref.models.sequence_classifier import SequenceClassifier
 from torch_ref.models.task_model import TaskModel
 from torch_ref.models.text_decoder import TextDecoder
 from torch_ref.models.text_encoder import EncoderOutput, TextEncoder
+from torch_ref.models.transformer import Transformer
 
 __all__ = [
     "Bert",
@@ -15,6 +16,7 @@ __all__ = [
     "TaskModel",
     "TextDecoder",
     "TextEncoder",
+    "Transformer",
 ]
 
 
