@@ -47,7 +47,9 @@ def embeddings(width: int, positions: int | None, segments: int = 0) -> Part:
 
 def text_encoder(pooler: bool = True) -> Part:
     """A layer of an encoder."""
-    layer = Part("nn.layers.encoder_layer:EncoderLayer", embed_dim=26, num_heads=2, hidden_dim=29, dropout=0.2)
+    layer = Part(
+        "nn.layers.encoder_layer:EncoderLayer", embed_dim=26, num_heads=2, hidden_dim=29, dropout=0.2
+    )
     return Part(
         "models.text_encoder:TextEncoder",
         embeddings=embeddings(26, 11, segments=2),

@@ -23,6 +23,8 @@ class Head:
         settings: what it wants the model without it to be.
         defaults: attributes of `config.json` that it is built from besides.
         prefix: what the file puts before the keys of the model without it; None is the family's.
+        doubles: the names of a tensor that has several of them in some files: those that the model has not are passed
+            over.
         optional: as in `Family`, with keys as the model with the head has them.
         others: what the keys begin with of parts that it has not, which are left out and told.
     """
@@ -32,6 +34,7 @@ class Head:
     settings: Mapping[str, Any] = field(default_factory=dict)
     defaults: Mapping[str, Any] = field(default_factory=dict)
     prefix: str | None = None
+    doubles: Sequence[str] = ()
     optional: Mapping[str, str] = field(default_factory=dict)
     others: Sequence[str] = ()
 

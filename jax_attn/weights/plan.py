@@ -1,6 +1,6 @@
 """How the tensors of one checkpoint become a module: by which names, and what is left out."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,12 +18,26 @@ class Plan:
         settings: what the file's keys say of the model: parts that it has not.
         left_out: keys of the file that the module has no use for.
         notes: what the user should know of it, in a few words each.
+        others: what the keys of each part begin with that a file may have and the module not.
+        doubles: keys that are passed over where the module has none of that name.
     """
 
     names: Names
     settings: Mapping[str, Any] = field(default_factory=dict)
     left_out: Sequence[str] = ()
     notes: Sequence[str] = ()
+    others: Sequence[str] = ()
+    doubles: Sequence[str] = ()
+
+    def not_for(self, expected: Collection[str], keys: Sequence[str]) -> tuple[list[str], list[str]]:
+        """Those of `keys` that a module is loaded without, whose own keys are `expected`.
+
+        Returns:
+            the keys that are passed over, and those of whole parts that the module has not.
+        """
+        beginnings = tuple(part for part in self.others if not any(key.startswith(part) for key in expected))
+        parts = [key for key in keys if key.startswith(beginnings)]
+        return [key for key in self.doubles if key not in expected], parts
 
 
 def plan_for(family: Family, architecture: str, keys: Sequence[str], names: Names) -> Plan:
@@ -52,24 +66,30 @@ def plan_for(family: Family, architecture: str, keys: Sequence[str], names: Name
         in_file = [*base, *_prefixing(place)]
 
     notes = [f"took the prefix {outer!r} off the names of the weights"] if outer else []
-    others = family.heads[architecture].others if with_head else family.others
-    beginnings = tuple(outer + each for each in others)
-    heads = [key for key in keys if key.startswith(beginnings)]
+    beginnings = tuple(outer + each for each in family.others)
+    heads = [key for key in keys if key.startswith(beginnings) and not with_head]
     if heads:
         notes.append(f"left out the head of another task: {', '.join(heads)}")
-    settings = {}
+    settings, parts = {}, []
     if with_head:
         missing = {name: rename(key, in_file) for name, key in family.heads[architecture].optional.items()}
         settings = {name: False for name, key in missing.items() if key not in keys}
     for setting, key in family.optional.items():
         in_base = rename(f"model.{key}" if with_head else key, in_file)
+        parts.append(f"{in_base.rpartition('.')[0]}.")
         if in_base not in keys:
             settings[setting] = False
             if not with_head:
                 notes.append(f"built with {setting}=False, since the checkpoint has no {in_base}")
     known = [place + constant for constant in family.constants]
     constants = [key for key in keys if matches(key, known)]
-    return Plan(in_file, settings, [*constants, *heads], notes)
+    left_out = [*constants, *heads]
+    if not with_head:
+        return Plan(in_file, settings, left_out, notes)
+    head = family.heads[architecture]
+    doubles = [outer + key for key in head.doubles]
+    others = [*beginnings, *parts, *(outer + key for key in head.others)]
+    return Plan(in_file, settings, left_out, notes, others, doubles)
 
 
 def outer_place(anchor: str, keys: Sequence[str]) -> str:

@@ -94,8 +94,11 @@ def from_pretrained(
         module = without_weights(lambda: build(family, chosen, config, nnx.Rngs(seed), options))
     except (ValueError, TypeError) as error:
         raise type(error)(f"{folder / CONFIG}: {error}") from None
-    _load(module, tensors.astype(param_dtype), plan.names, folder)
-    for note in plan.notes:
+    expected = {place.key for slot in slots(module, plan.names) for place in slot.places}
+    doubles, parts = plan.not_for(expected, list(tensors))
+    _load(module, tensors.without([*doubles, *parts]).astype(param_dtype), plan.names, folder)
+    told = [f"left out what {chosen} has not: {', '.join(parts)}"] if parts else []
+    for note in [*plan.notes, *told]:
         warnings.warn(f"{folder}: {note}", stacklevel=2)
     module.eval()
     return module

@@ -18,7 +18,9 @@ MASKS = {
 }
 
 
-def assert_decodes(module: Any, padding: str, of_output: Callable[[Any], Any] = lambda output: output) -> None:
+def assert_decodes(
+    module: Any, padding: str, of_output: Callable[[Any], Any] = lambda output: output
+) -> None:
     """With a cache the pieces of a text give what the whole does, and each sequence what it gives alone."""
     mask = MASKS[padding]
 
@@ -28,7 +30,9 @@ def assert_decodes(module: Any, padding: str, of_output: Callable[[Any], Any] = 
         for piece in np.split(WHERE, np.cumsum(PIECES)[:-1]):
             output, cache = module(ids[:, piece], mask[:, piece], cache=cache)
             outputs.append(output)
-        alone = [module(ids[row : row + 1, mask_of], cache=None) for row, mask_of in enumerate(MASKS[padding])]
+        alone = [
+            module(ids[row : row + 1, mask_of], cache=None) for row, mask_of in enumerate(MASKS[padding])
+        ]
         return module(ids, mask), jnp.concatenate(outputs, 1), alone, cache.length
 
     whole, pieces, alone, length = run(IDS, mask)

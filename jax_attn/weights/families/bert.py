@@ -11,27 +11,22 @@ from jax_attn.nn.layers.embeddings import POSITIONS
 from jax_attn.nn.layers.encoder_layer import NORM_PLACEMENTS
 from jax_attn.nn.layers.feed_forward import ACTIVATIONS
 from jax_attn.weights.config import ConfigRules
+from jax_attn.weights.families.encoder_heads import (
+    LABELS,
+    TASK_SETTINGS,
+    masked_lm,
+    question_answering,
+    sequence_classification,
+    task_settings,
+    token_classification,
+)
+from jax_attn.weights.families.encoder_parts import DEFAULTS
 from jax_attn.weights.family import Family, Head, Settings
 
 MODEL_TYPE = "bert"
 OWN_MODEL_TYPE = "jax_attn_bert"  # what Hugging Face's BERT cannot compute must not be taken for it
 
-DEFAULTS: dict[str, Any] = {
-    "vocab_size": 30522,
-    "hidden_size": 768,
-    "num_hidden_layers": 12,
-    "num_attention_heads": 12,
-    "intermediate_size": 3072,
-    "hidden_act": "gelu",
-    "hidden_dropout_prob": 0.1,
-    "attention_probs_dropout_prob": 0.1,
-    "max_position_embeddings": 512,
-    "type_vocab_size": 2,
-    "layer_norm_eps": 1e-12,
-    "pad_token_id": 0,
-}
 OWN_DEFAULTS = {"norm_placement": "post", "positions": "learned"}
-HEAD_DEFAULTS = {"num_labels": 2, "classifier_dropout": 0.1}
 
 RULES = ConfigRules(
     defaults={**DEFAULTS, **OWN_DEFAULTS},
@@ -52,6 +47,7 @@ RULES = ConfigRules(
         "pooler_size_per_head",
         "pooler_type",
     ),
+    prepare=task_settings,
 )
 
 NAMES: tuple[tuple[str, str], ...] = (
@@ -77,14 +73,15 @@ GELU_TANH = "gelu_pytorch_tanh"  # Hugging Face's name for our "gelu_tanh"
 
 def encoder(config: Settings) -> Part:
     """The model without a head."""
-    return Part(Bert, **vars(config))
+    others = {*TASK_SETTINGS} - {*RULES.defaults}
+    return Part(Bert, **{name: value for name, value in vars(config).items() if name not in others})
 
 
 def own_classifier(model: Part, config: Settings) -> Part:
     """A `SequenceClassifier`. (Hugging Face's has a pooler before its head: another model.)"""
     given = {name: value for name, value in model.arguments.items() if name != "add_pooling_layer"}
-    classes = given.pop("num_labels")
-    return Part(SequenceClassifier, num_classes=classes, **given)
+    dropout = config.classifier_dropout
+    return Part(SequenceClassifier, num_classes=config.num_labels, classifier_dropout=dropout, **given)
 
 
 def describe(module: Any) -> dict[str, Any] | None:
@@ -142,11 +139,17 @@ BERT = Family(
     build=encoder,
     names=NAMES,
     anchor="embeddings.token.weight",
-    heads={"SequenceClassifier": Head(own_classifier, defaults=HEAD_DEFAULTS)},
+    heads={
+        "BertForSequenceClassification": sequence_classification(pooled=True),
+        "BertForTokenClassification": token_classification(),
+        "BertForQuestionAnswering": question_answering(),
+        "BertForMaskedLM": masked_lm(),
+        "SequenceClassifier": Head(own_classifier, defaults=LABELS),
+    },
     prefix="bert.",
     optional={"add_pooling_layer": "pooler.dense.weight"},
     constants=("embeddings.position_ids", "embeddings.token_type_ids"),  # 0, 1, 2, … and zeros
-    others=("cls.", "classifier.", "qa_outputs.", "head."),
+    others=("cls.predictions.", "cls.seq_relationship.", "classifier.", "qa_outputs.", "head."),
     old_names=OLD_NAMES,
     describe=describe,
 )
