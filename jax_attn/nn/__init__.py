@@ -121,6 +121,7 @@ __all__ = [
     "LinearScaling",
     "LinformerAttention",
     "Llama3Scaling",
+    "LoadedBuffer",
     "LongRopeScaling",
     "MaskedLMHead",
     "MixtureOfExperts",
@@ -151,7 +152,6 @@ __all__ = [
     "YarnScaling",
     "capture_attention_weights",
     "deepnorm_scales",
-    "LoadedBuffer",
     "make_norm",
     "token_positions",
 ]

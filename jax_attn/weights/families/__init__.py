@@ -8,6 +8,7 @@ from jax_attn.weights.families.bert import BERT
 from jax_attn.weights.families.llama import LLAMA
 from jax_attn.weights.families.t5 import MT5, T5, UMT5
 from jax_attn.weights.families.vit import VIT
+from jax_attn.weights.families.whisper import WHISPER
 from jax_attn.weights.family import Family
 
 FAMILIES: tuple[Family, ...] = (
@@ -17,6 +18,7 @@ FAMILIES: tuple[Family, ...] = (
     *MT5,
     *UMT5,
     VIT,
+    WHISPER,
 )
 
 __all__ = ["FAMILIES", "family_of"]

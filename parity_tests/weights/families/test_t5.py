@@ -1,24 +1,17 @@
 """T5, mT5 and UMT5 beside transformers'."""
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
 from flax import nnx
 
-from jax_attn.models import shifted_right
 from jax_attn.parity.cases import Case
-from jax_attn.weights import from_config, from_pretrained
-from parity_tests.from_scratch.properties import assert_same, compiled
+from jax_attn.weights import from_pretrained
 from parity_tests.weights.families.encoder_decoders import (
     SOURCE,
     SOURCE_IDS,
-    TARGET_IDS,
     VOCAB,
     assert_family,
-    call_ours,
-    call_theirs,
 )
 from parity_tests.weights.families.transformers_models import drawn
 
