@@ -46,11 +46,10 @@ class Family:
     Attributes:
         name: what the classes of Hugging Face's `architectures` begin with: "Bert" of "BertModel".
         model_types: the values of `model_type` in `config.json` that mean it.
-        when: other attributes that it wants to have these values, or values for which a function says True: what an
-            attribute lays out otherwise is a table of its own, which stands before the one for all other values.
+        means: whether it is this family by what `config.json` says besides, where several have a `model_type`.
         rules: what `config.json` may say.
         build: from the settings, the model without a head, as a part.
-        names: what turns our keys of that model into those of its file, also behind the `model.` of one with a head.
+        names: what turns our keys of that model into those of its file, behind the `model.` of one with a head too.
         anchor: our key of a tensor that every file has; where it is found tells the prefix.
         heads: by the name of the class in `architectures`.
         prefix: what a file of a model with a head puts before the keys of the model without it.
@@ -71,10 +70,10 @@ class Family:
     heads: Mapping[str, Head] = field(default_factory=dict)
     prefix: str = ""
     optional: Mapping[str, str] = field(default_factory=dict)
+    means: Callable[[Mapping[str, Any]], bool] = lambda config: True
     constants: Sequence[str] = ()
     others: Sequence[str] = ()
     old_names: Names = ()
-    when: Mapping[str, Any] = field(default_factory=dict)
     describe: Callable[[Any], dict[str, Any] | None] | None = None
 
     @property

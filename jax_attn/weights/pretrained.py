@@ -27,6 +27,7 @@ from jax_attn.weights.files import (
     write_safetensors,
     write_together,
 )
+from jax_attn.weights.gguf import GgufFile, is_gguf
 from jax_attn.weights.plan import plan_for
 from jax_attn.weights.rules import Names, require_names, slots
 from jax_attn.weights.state_dict import assign, find_errors, misfit, numpy_state_dict
@@ -55,7 +56,7 @@ def from_pretrained(
     where the checkpoint has none, and which prefix was taken off its keys.
 
     Args:
-        folder: the checkpoint's folder.
+        folder: the checkpoint's folder, or a GGUF file, whose weights are dequantised.
         dtype: dtype to compute in; None is that of the parameters.
         param_dtype: dtype of the parameters; None keeps the checkpoint's (float32, or float64, where it mixes
             several).
@@ -77,10 +78,9 @@ def from_pretrained(
         ModuleNotFoundError: the weights are in torch's format and torch is not installed.
     """
     folder = Path(folder)
-    config = read_config(folder)
+    config, tensors = _opened(folder)
     family = family_of(config, folder / CONFIG)
     chosen = family.architecture(config, architecture)
-    tensors = open_tensors(folder)
     tensors = tensors.without([key for key in tensors if matches(key, ignore)])
     require_names(names)
     try:
@@ -102,6 +102,14 @@ def from_pretrained(
         warnings.warn(f"{folder}: {note}", stacklevel=2)
     module.eval()
     return module
+
+
+def _opened(path: Path) -> tuple[Mapping[str, Any], LazyTensors]:
+    """The `config.json` and the tensors of a checkpoint's folder, or what a GGUF file has in their place."""
+    if is_gguf(path):
+        file = GgufFile(path)
+        return file.config, file.tensors
+    return read_config(path), open_tensors(path)
 
 
 def from_config(

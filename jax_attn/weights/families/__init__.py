@@ -5,7 +5,14 @@ from pathlib import Path
 from typing import Any
 
 from jax_attn.weights.families.bert import BERT
+from jax_attn.weights.families.deberta_v2 import DEBERTA_FAMILIES
+from jax_attn.weights.families.dinov2 import DINOV2_FAMILIES
+from jax_attn.weights.families.gemma2 import GEMMA2
+from jax_attn.weights.families.gpt2 import GPT2
 from jax_attn.weights.families.llama import LLAMA
+from jax_attn.weights.families.mistral import MISTRAL
+from jax_attn.weights.families.modernbert import MODERNBERT
+from jax_attn.weights.families.qwen import QWEN2, QWEN3
 from jax_attn.weights.families.t5 import MT5, T5, UMT5
 from jax_attn.weights.families.vit import VIT
 from jax_attn.weights.families.whisper import WHISPER
@@ -13,9 +20,17 @@ from jax_attn.weights.family import Family
 
 FAMILIES: tuple[Family, ...] = (
     BERT,
+    *DEBERTA_FAMILIES,
+    *DINOV2_FAMILIES,
+    GEMMA2,
+    GPT2,
     LLAMA,
-    *T5,
+    MISTRAL,
+    MODERNBERT,
     *MT5,
+    QWEN2,
+    QWEN3,
+    *T5,
     *UMT5,
     VIT,
     WHISPER,
@@ -31,15 +46,10 @@ def family_of(config: Mapping[str, Any], where: Path | str = "config") -> Family
         ValueError: there is none of that `model_type`.
     """
     for family in FAMILIES:
-        fits = all(_is(config.get(name), wanted) for name, wanted in family.when.items())
-        if config["model_type"] in family.model_types and fits:
+        if config["model_type"] in family.model_types and family.means(config):
             return family
     known = ", ".join(sorted({name for family in FAMILIES for name in family.model_types}))
     raise ValueError(f"{where}: model_type={config['model_type']!r} is not supported, only {known}")
-
-
-def _is(value: Any, wanted: Any) -> bool:
-    return bool(wanted(value)) if callable(wanted) else value == wanted
 
 
 def __dir__() -> list[str]:

@@ -250,8 +250,11 @@ def families(name: str, defaults: Mapping[str, Any], own_positions: bool = False
         },
         others=("lm_head.", "classification_head.", "classifier.", "qa_outputs."),
     )
-    other = {"feed_forward_proj": is_ungated if gated else is_gated}
-    return replace(usual, names=names(not gated), when=other), usual
+
+    def says_otherwise(config: Mapping[str, Any]) -> bool:
+        return "feed_forward_proj" in config and is_gated(config["feed_forward_proj"]) is not gated
+
+    return replace(usual, names=names(not gated), means=says_otherwise), usual
 
 
 T5 = families("T5", DEFAULTS)

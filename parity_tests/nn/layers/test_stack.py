@@ -95,7 +95,7 @@ def test_bad_layers_are_refused():
     with pytest.raises(ValueError, match="layers must be modules of their own, got one of them twice"):
         Stack([one, one])
     with pytest.raises(
-        ValueError, match="the number of layers must be divisible by period, got .*=1 and period=2"
+        ValueError, match=r"the number of layers must be divisible by period, got .*=1 and period=2"
     ):
         Stack([one], period=2)
 

@@ -10,13 +10,16 @@ from jax_attn.weights import from_config
 from parity_tests.weights.families.transformers_models import assert_beside
 
 # What transformers 5 calls in memory what it writes under the names of the first release.
-IN_MEMORY = [
-    (r"\bencoder\.layer\.", "layers."),
+ATTENTION_IN_MEMORY = [
     *(
         (rf"\battention\.attention\.{name}\.", f"attention.{name[0]}_proj.")
         for name in ("query", "key", "value")
     ),
     (r"\battention\.output\.dense\.", "attention.o_proj."),
+]
+IN_MEMORY = [
+    (r"\bencoder\.layer\.", "layers."),
+    *ATTENTION_IN_MEMORY,
     (r"\bintermediate\.dense\.", "mlp.fc1."),
     (r"\boutput\.dense\.", "mlp.fc2."),
 ]
