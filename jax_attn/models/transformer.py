@@ -191,9 +191,7 @@ class Transformer(nnx.Module):
         context = self.encode(source, source_mask)
         return self.logits(self.decode(target, target_mask, context, source_mask))
 
-    def encode(
-        self, source: Integer[Array, "*b s"], source_mask: TokenMask = None
-    ) -> Float[Array, "*b s d"]:
+    def encode(self, source: Integer[Array, "*b s"], source_mask: TokenMask = None) -> Float[Array, "*b s d"]:
         """Read the source: `(b, s)` ids to vectors `(b, s, embed_dim)`."""
         real, positions = _counted(source, source_mask)
         return self.encoder(self.embeddings(source, positions=positions), real)

@@ -20,6 +20,7 @@ from jax_attn.weights.families.qwen import QWEN2, QWEN3
 from jax_attn.weights.families.roberta import ROBERTA, XLM_ROBERTA
 from jax_attn.weights.families.t5 import MT5, T5, UMT5
 from jax_attn.weights.families.vit import VIT
+from jax_attn.weights.families.whisper import WHISPER
 from jax_attn.weights.family import Family
 
 FAMILIES: tuple[Family, ...] = (
@@ -43,6 +44,7 @@ FAMILIES: tuple[Family, ...] = (
     *UMT5,
     VIT,
     XLM_ROBERTA,
+    WHISPER,
 )
 
 __all__ = ["FAMILIES", "family_of"]

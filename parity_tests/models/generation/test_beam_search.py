@@ -130,7 +130,10 @@ def test_nothing_is_compiled_again():
 
 @pytest.mark.parametrize(
     ("early_stopping", "length_penalty"),
-    [(False, 1.0), *(pytest.param(*given, marks=pytest.mark.slow) for given in ((True, 0.0), ("never", 2.0)))],
+    [
+        (False, 1.0),
+        *(pytest.param(*given, marks=pytest.mark.slow) for given in ((True, 0.0), ("never", 2.0))),
+    ],
 )
 def test_transformers_finds_the_same(pair, early_stopping, length_penalty):  # noqa: F811
     ours, theirs = pair
@@ -150,7 +153,9 @@ def test_transformers_finds_the_same(pair, early_stopping, length_penalty):  # n
     result = beam_search(ours, ids, mask, stop_tokens=[5, 11], **options)
     tokens = expected.sequences[:, ids.shape[1] :].numpy().reshape(3, 3, -1)
     np.testing.assert_array_equal(result.tokens, tokens)
-    np.testing.assert_allclose(result.scores.ravel(), expected.sequences_scores, rtol=1e-5)  # they are float32
+    np.testing.assert_allclose(
+        result.scores.ravel(), expected.sequences_scores, rtol=1e-5
+    )  # they are float32
 
 
 def test_bad_settings_are_refused():

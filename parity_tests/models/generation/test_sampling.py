@@ -49,9 +49,7 @@ def test_draws_follow_the_distribution():
     first = probabilities(table[4], temperature)
     pairs = first[:, None] * probabilities(table, temperature)
     prompt = np.full((rows, 1), 4)
-    tokens = generate(
-        model, prompt, max_new_tokens=2, temperature=temperature, key=jax.random.key(0)
-    ).tokens
+    tokens = generate(model, prompt, max_new_tokens=2, temperature=temperature, key=jax.random.key(0)).tokens
     counts = np.zeros((7, 7))
     np.add.at(counts, tuple(tokens.T), 1)
     assert (rows * pairs).min() > 5  # or the statistic is not chi-square
