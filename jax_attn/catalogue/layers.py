@@ -231,9 +231,9 @@ LAYERS = [
     Twin(
         "tied-head",
         "nn.layers.tied_head:TiedHead",
-        "scores of all tokens from the table that embeds them, with a bias",
+        "scores of all tokens from the table that embeds them, with a scale and a bias",
         "Press and Wolf (arXiv 1608.05859)",
-        dict(vocab_size=31, bias=True, softcap=3.0),
+        dict(vocab_size=31, bias=True, softcap=3.0, scale=0.4),
         partial(table_cases, 37, 31),
     ),
     Twin(

@@ -53,8 +53,9 @@ class Embeddings(nnx.Module):
 
     Raises:
         ValueError: `positions` or `norm` is not known, `max_positions` is None beside positions, `padding_idx` is
-            outside the vocabulary or None with `skip_padding`, the ids are not integers or not `(t,)` or `(b, t)`, segment ids have another
-            shape than token ids or there are no segments, or there are more than `max_positions` tokens.
+            outside the vocabulary or None with `skip_padding`, the ids are not integers or not `(t,)` or `(b, t)`,
+            segment ids have another shape than token ids or there are no segments, or there are more than
+            `max_positions` tokens.
 
     An id outside its table gives NaN, under `jit` too, where its value cannot be looked at: it is never
     taken for another token.
