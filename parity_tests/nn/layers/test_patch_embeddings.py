@@ -85,5 +85,5 @@ def test_a_bad_mask_of_patches_is_refused():
     images = jnp.ones((2, 10, 10, 3))
     module = PatchEmbeddings(10, 5, 3, 7, mask_token=True, rngs=nnx.Rngs(0))
     for hidden in (jnp.zeros((2, 5), bool), jnp.zeros((2, 4), int)):
-        with pytest.raises(ValueError, match=r"hidden must be .*\(2, 4\)"):
+        with pytest.raises(ValueError, match=r"hidden must (have shape \(2, 4\)|be a boolean)"):
             module(images, hidden)
