@@ -143,7 +143,12 @@ def prove_checkpoint(
 def torch_twin(encoder: Any, ignore: Sequence[str] = ()) -> Any:
     """`torch_ref`'s twin with the encoder's architecture and weights, in evaluation mode."""
     config: Any = encoder.config
-    part = part_of(family_of(config), config["architectures"][0], config, BuildOptions(ignore=ignore))
+    part = part_of(
+        family_of(config),
+        config["architectures"][0],
+        config,
+        BuildOptions(ignore=config.ignored, overrides=config.found),
+    )
     twin = part.build("torch_ref")
     twin.load_state_dict(state_dict(encoder))
     return twin.eval()
