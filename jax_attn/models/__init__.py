@@ -28,6 +28,11 @@ from jax_attn.models.text_encoder import (
     EncoderOutput,
     TextEncoder,
 )
+from jax_attn.models.transformer import (
+    TABLE_3,
+    Transformer,
+    TransformerCache,
+)
 from jax_attn.models.vision_transformer import VisionTransformer
 
 __all__ = [
@@ -43,10 +48,13 @@ __all__ = [
     "Sampling",
     "Seq2SeqLM",
     "SequenceClassifier",
+    "TABLE_3",
     "TaskModel",
     "TextCache",
     "TextDecoder",
     "TextEncoder",
+    "Transformer",
+    "TransformerCache",
     "VisionTransformer",
     "beam_search",
     "generate",

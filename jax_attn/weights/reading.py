@@ -100,7 +100,7 @@ def _slice(slot: Slot, index: Index, tensors: Mapping[str, np.ndarray], errors: 
 def _of_layer(
     slot: Slot, place: Place, index: Index, tensors: Mapping[str, np.ndarray], errors: list[str]
 ) -> np.ndarray:
-    tensor = tensors[place.key]
+    tensor = np.asarray(tensors[place.key])  # now it is read
     part = slot.layout.to_flax(piece_at(place, tensor), slot.layer_shape)[index]
     array = _cast(part, slot.dtype)
     errors += value_errors(place.key, array)

@@ -208,8 +208,11 @@ def _place_errors(
             yield f"missing: {key} {_shape(shape)}"
         return
     try:
-        given = np.shape(state_dict[key])
-        array = piece_at(place, as_numpy(state_dict[key])) if given == shape else None
+        tensor = state_dict[key]
+        given = np.shape(tensor)
+        if not values and not _is_computed(slot.variable):  # of which only the dtype is asked for
+            tensor = np.broadcast_to(np.zeros((), tensor.dtype), given)
+        array = piece_at(place, as_numpy(tensor)) if given == shape else None
     except Exception as error:  # a tensor without data, a file that ends early
         yield f"unreadable: {key}: {str(error).splitlines()[0]}"
         return

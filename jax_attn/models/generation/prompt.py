@@ -61,8 +61,8 @@ def prepare(
     require_ids("input_ids", ids)
     if ids.ndim != 2 or 0 in ids.shape:
         raise ValueError(f"input_ids must have shape (b, t), got {ids.shape}")
-    real = jnp.ones(ids.shape, bool) if attention_mask is None else token_mask(attention_mask, ids.shape)
-    ids, real = padded_on_the_left(np.asarray(ids), np.asarray(real))
+    mask = jnp.ones(ids.shape, bool) if attention_mask is None else jnp.asarray(attention_mask)
+    ids, real = padded_on_the_left(np.asarray(ids), np.asarray(token_mask(mask, ids.shape)))
     _check_vocabulary(getattr(model, "vocab_size", None), ids[real])
     _check_room(getattr(model, "max_positions", None), cache, ids.shape[1], max_new_tokens)
     if cache is not None:  # its size is known already

@@ -7,7 +7,7 @@ from flax import nnx
 from jax_attn.parity.cases import Case
 from jax_attn.weights import from_config
 from parity_tests.weights.families.test_vit import ATTENTION_IN_MEMORY
-from parity_tests.weights.families.transformers_models import assert_beside
+from parity_tests.weights.families.transformers_models import EXACT, TRAINING, assert_beside
 
 IN_MEMORY = [
     *ATTENTION_IN_MEMORY,
@@ -58,14 +58,15 @@ def test_transformers_computes_the_same_of_hidden_patches(tmp_path):
         tmp_path,
         outputs=("last_hidden_state", "pooler_output"),
         names=IN_MEMORY,
+        lanes=EXACT,
         scan=True,
     )
 
 
-def test_transformers_computes_the_same_with_registers(tmp_path):
+def test_transformers_trains_the_same_with_registers(tmp_path):
     options = {"num_register_tokens": 3, "hidden_act": "gelu_new", "num_labels": 5, "num_hidden_layers": 1}
     model = theirs("Dinov2WithRegistersForImageClassification", **options)
-    assert_beside(model, images(), tmp_path, outputs=("logits",), names=IN_MEMORY)
+    assert_beside(model, images(), tmp_path, outputs=("logits",), names=IN_MEMORY, lanes=TRAINING)
 
 
 @pytest.mark.slow
