@@ -137,7 +137,10 @@ def generate(
         jnp.asarray(stop_tokens, jnp.int32).reshape(-1),
         jnp.asarray(pad_token_id, jnp.int32),
         jnp.asarray(max_new_tokens, jnp.int32),
-        *(jnp.asarray(each, jnp.int32) if len(each) else None for each in (suppress_tokens, begin_suppress_tokens)),
+        *(
+            jnp.asarray(each, jnp.int32) if len(each) else None
+            for each in (suppress_tokens, begin_suppress_tokens)
+        ),
     )
     graphdef, state = nnx.split(model)
     progress = begin(graphdef, state, prompt.ids, prompt.real, cache, rules, prompt.tokens, prompt.length)

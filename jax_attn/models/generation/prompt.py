@@ -33,7 +33,12 @@ class _Prompt(NamedTuple):
 
 
 def prepare(
-    model: Any, input_ids: Any, attention_mask: Any, max_new_tokens: int, cache: Any, needs: tuple[str, ...] = ()
+    model: Any,
+    input_ids: Any,
+    attention_mask: Any,
+    max_new_tokens: int,
+    cache: Any,
+    needs: tuple[str, ...] = (),
 ) -> _Prompt:
     """Check what `generate` and `beam_search` are given, before anything is computed.
 
