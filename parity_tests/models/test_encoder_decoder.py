@@ -29,8 +29,8 @@ def test_a_cache_changes_nothing(scan, padding):
     mask = MASKS[padding]
 
     @compiled
-    def run(read, ids):
-        cache = module.init_cache(3, LENGTH, module.encode(read, READ_MASK), READ_MASK)
+    def run(read, ids, read_mask, mask):
+        cache = module.init_cache(3, LENGTH, module.encode(read, read_mask), read_mask)
         outputs = []
         for piece in np.split(WHERE, np.cumsum(PIECES)[:-1]):
             reordered = module.reorder_cache(cache, jnp.array([2, 0, 1]))
@@ -39,11 +39,12 @@ def test_a_cache_changes_nothing(scan, padding):
         order = np.array([2, 0, 1])
         other, _ = module.decode(ids[order][:, piece], mask[order][:, piece], cache=reordered)
         alone = [
-            module(read[row : row + 1, READ_MASK[row]], ids[row : row + 1, mask[row]]) for row in range(3)
+            module(read[row : row + 1, READ_MASK[row]], ids[row : row + 1, MASKS[padding][row]])
+            for row in range(3)
         ]
-        return module(read, ids, READ_MASK, mask), jnp.concatenate(outputs, 1), other, alone
+        return module(read, ids, read_mask, mask), jnp.concatenate(outputs, 1), other, alone
 
-    whole, pieces, other, alone = run(READ, IDS)
+    whole, pieces, other, alone = run(READ, IDS, READ_MASK, mask)
     assert_same(pieces[mask], whole[mask])
     last = mask[:, -PIECES[-1] :][[2, 0, 1]]
     assert_same(other[last], pieces[jnp.array([2, 0, 1]), -PIECES[-1] :][last])

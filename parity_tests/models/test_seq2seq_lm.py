@@ -26,10 +26,10 @@ def test_it_writes_what_its_twin_writes_and_leaves_out_what_it_shall_not_say():
     twin.load_state_dict(state_dict(module))
     mask = np.ones(IDS.shape, bool)
     mask[1, 4:] = False
-    context = nnx.jit(lambda module: module.encode(IDS, mask))(module)
+    context = nnx.jit(lambda module, *given: module.encode(*given))(module, IDS, mask)
 
     def ours(**options):
-        cache = module.init_cache(3, 7, context, mask)
+        cache = module.init_cache(3, 7, context, jnp.asarray(mask))
         return generate(module, np.full((3, 1), START), cache=cache, max_new_tokens=6, **options).tokens
 
     def theirs(never=(), first=()):
