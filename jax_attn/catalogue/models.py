@@ -8,6 +8,7 @@ from jax_attn.catalogue.cases import EXACT, grid_cases, text_cases
 from jax_attn.catalogue.twin import BERT, NLP_TRANSFORMERS, Twin
 from jax_attn.models.part import Part
 from jax_attn.parity.cases import Case
+from jax_attn.weights.families.gemma2 import GEMMA2
 
 BERT_TINY = dict(
     vocab_size=31,
@@ -18,6 +19,23 @@ BERT_TINY = dict(
     hidden_dropout_prob=0.2,
     attention_probs_dropout_prob=0.3,
     max_position_embeddings=11,
+)
+
+GEMMA2_TINY = dict(
+    vocab_size=31,
+    hidden_size=26,
+    intermediate_size=29,
+    num_hidden_layers=4,
+    num_attention_heads=6,
+    num_key_value_heads=2,
+    head_dim=4,
+    query_pre_attn_scalar=7,
+    sliding_window=2,
+    attention_dropout=0.2,
+    attn_logit_softcapping=2.0,
+    final_logit_softcapping=3.0,
+    scan=True,
+    remat=False,
 )
 
 GPT = "Radford et al., GPT-2 (2019)"
@@ -224,6 +242,25 @@ MODELS = [
         whole_model=True,
     ),
     Twin(
+        "task-model-last",
+        "models.task_model:TaskModel",
+        "the same of the last of its tokens that is no padding",
+        GPT,
+        dict(
+            model=text_decoder(),
+            head=Part(
+                "nn.layers.classification_head:ClassificationHead",
+                embed_dim=26,
+                num_classes=5,
+                pooling="last",
+                bias=False,
+            ),
+            reads="tokens_and_mask",
+        ),
+        decoded_cases,
+        whole_model=True,
+    ),
+    Twin(
         "text-decoder",
         "models.text_decoder:TextDecoder",
         "any embeddings and causal layers; tokens are counted without padding",
@@ -253,6 +290,15 @@ MODELS = [
             model=text_decoder(),
             head=Part("nn.layers.tied_head:TiedHead", vocab_size=VOCABULARY),
         ),
+        decoded_cases,
+        whole_model=True,
+    ),
+    Twin(
+        "causal-lm-gemma2",
+        "models.causal_lm:CausalLM",
+        "Gemma 2: norms on both sides of a branch, capped scores, a window in every other layer",
+        "Gemma 2 (arXiv 2408.00118)",
+        GEMMA2.part("Gemma2ForCausalLM", {**GEMMA2.rules.defaults, **GEMMA2_TINY}).arguments,
         decoded_cases,
         whole_model=True,
     ),

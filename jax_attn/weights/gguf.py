@@ -1,5 +1,6 @@
 """GGUF files, llama.cpp's: a whole checkpoint in one file, its weights often quantised."""
 
+import math
 from collections.abc import Callable
 from functools import partial
 from os import PathLike
@@ -175,23 +176,36 @@ class GgufFile:
             "tie_word_embeddings": "output.weight" not in names,
         }
 
-    def _tensor_reader(self, tensor: Any) -> Callable[[], np.ndarray]:
+    def _tensor_reader(self, tensor: Any) -> Callable[[], Any]:
         heads = {"attn_q": "num_attention_heads", "attn_k": "num_key_value_heads"}
-        part = tensor.name.split(".")[2:3]
-        count = self.config.get(heads.get(*part, ""), 0) if part and self._architecture.interleaved else 0
-        return partial(_read, tensor, count)
+        name = tensor.name.split(".")[-2]
+        count = self.config.get(heads.get(name, ""), 0) if self._architecture.interleaved else 0
+        return partial(GgufTensor, tensor, count)
 
 
-def _read(tensor: Any, heads: int) -> np.ndarray:
-    """The tensor as numbers; where it is of so many heads with interleaved rows, half-split."""
-    quants = _gguf().GGMLQuantizationType
-    array = tensor.data
-    if tensor.tensor_type not in (quants.F32, quants.F16, quants.F64):
-        array = _gguf().dequantize(array, tensor.tensor_type)
-    if heads:
-        pairs = array.reshape(heads, -1, 2, *array.shape[1:])
-        return pairs.swapaxes(1, 2).reshape(array.shape)
-    return np.array(array)
+class GgufTensor:
+    """A tensor of a GGUF file, which NumPy takes for an array: it is dequantised then, and each time.
+
+    Args:
+        tensor: as gguf has it.
+        heads: how many heads its rows are, where they lie as interleaved rotary positions want them; 0 is none.
+    """
+
+    def __init__(self, tensor: Any, heads: int):
+        self._tensor, self._heads = tensor, heads
+        self._plain = tensor.data.dtype.kind == "f"
+        self.shape = tuple(map(int, reversed(tensor.shape)))
+        self.dtype = tensor.data.dtype if self._plain else np.dtype(np.float32)
+        self.ndim = len(self.shape)
+        self.nbytes = math.prod(self.shape) * self.dtype.itemsize
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        data = self._tensor.data
+        array = data if self._plain else _gguf().dequantize(data, self._tensor.tensor_type)
+        if self._heads:  # the two of a pair, half-split: as far apart as they can be
+            pairs = array.reshape(self._heads, -1, 2, *self.shape[1:])
+            array = pairs.swapaxes(1, 2).reshape(self.shape)
+        return np.array(array, dtype)
 
 
 def _decimal(value: Any) -> Any:

@@ -113,7 +113,7 @@ def merged(graphdef: Any, state: Any) -> Any:
 
 def _check_vocabulary(vocab_size: int | None, ids: np.ndarray) -> None:
     """Raise ValueError where an id has no vector, which would give NaN."""
-    if vocab_size is not None and not (0 <= ids.min() and ids.max() < vocab_size):
+    if vocab_size is not None and not (ids.min() >= 0 and ids.max() < vocab_size):
         wrong = ids[(ids < 0) | (ids >= vocab_size)][0]
         raise ValueError(f"input_ids must be at least 0 and below vocab_size={vocab_size}, got {wrong}")
 

@@ -78,14 +78,9 @@ def decoder_heads(
     }
 
 
-def with_labels(config: dict[str, Any]) -> dict[str, Any]:
-    """The same with `num_labels`, which files write as `id2label`, and a padding token of -1 as none."""
-    labels = config.get("id2label")
-    if isinstance(labels, dict):
-        config.setdefault("num_labels", len(labels))
-    if config.get("pad_token_id") == -1:
-        config["pad_token_id"] = None
-    return config
+def without_padding_of_minus_one(config: dict[str, Any]) -> dict[str, Any]:
+    """The same, where a padding token of -1 is none, as old files write it."""
+    return {**config, "pad_token_id": None} if config.get("pad_token_id") == -1 else config
 
 
 def _width(model: Part) -> int:

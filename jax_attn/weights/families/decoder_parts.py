@@ -14,7 +14,7 @@ from jax_attn.nn.layers.stack import Stack
 from jax_attn.nn.primitives import RMSNorm
 from jax_attn.weights.config import ConfigRules
 from jax_attn.weights.families import rotary_config
-from jax_attn.weights.families.decoder_heads import HEAD_NULLABLE, with_labels
+from jax_attn.weights.families.decoder_heads import HEAD_NULLABLE, without_padding_of_minus_one
 from jax_attn.weights.family import Settings
 
 FULL, SLIDING = "full_attention", "sliding_attention"
@@ -73,7 +73,7 @@ def decoder_rules(
         choices={activation: tuple(ACTIVATIONS)},
         ordinary={"rope_interleaved": False, "partial_rotary_factor": 1.0, **(ordinary or {})},
         neutral=("pretraining_tp", "classifier_dropout", "max_sequence_length", *neutral),
-        prepare=with_labels,
+        prepare=without_padding_of_minus_one,
     )
 
 

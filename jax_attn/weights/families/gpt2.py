@@ -11,7 +11,12 @@ from jax_attn.nn.layers.decoder_layer import DecoderLayer
 from jax_attn.nn.layers.embeddings import Embeddings
 from jax_attn.nn.primitives import LayerNorm
 from jax_attn.weights.config import ConfigRules
-from jax_attn.weights.families.decoder_heads import HEAD_NULLABLE, OTHERS, decoder_heads, with_labels
+from jax_attn.weights.families.decoder_heads import (
+    HEAD_NULLABLE,
+    OTHERS,
+    decoder_heads,
+    without_padding_of_minus_one,
+)
 from jax_attn.weights.families.decoder_parts import layer_stack
 from jax_attn.weights.family import Family, Settings
 
@@ -54,7 +59,9 @@ NAMES = (
 
 def prepared(config: dict[str, Any]) -> dict[str, Any]:
     """The same in GPT-2's own words."""
-    return with_labels({OTHER_WORDS.get(name, name): value for name, value in config.items()})
+    return without_padding_of_minus_one(
+        {OTHER_WORDS.get(name, name): value for name, value in config.items()}
+    )
 
 
 def layer(config: Settings, scale: float) -> Part:

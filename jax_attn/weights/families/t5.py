@@ -84,10 +84,6 @@ def is_gated(proj: Any) -> bool:
     return str(proj).startswith(GATED)
 
 
-def is_ungated(proj: Any) -> bool:
-    """Whether it says that there is none."""
-    return proj is not None and not is_gated(proj)
-
 
 def attention(config: Settings, is_causal: bool = False, own: bool = False, cross: bool = False) -> Part:
     """Heads of a width of their own; `own` positions are those of this layer."""
