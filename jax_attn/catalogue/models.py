@@ -4,7 +4,7 @@ from functools import partial
 
 import numpy as np
 
-from jax_attn.catalogue.cases import EXACT, grid_cases, text_cases
+from jax_attn.catalogue.cases import EXACT, grid_cases, hidden_patch_cases, text_cases
 from jax_attn.catalogue.twin import BERT, NLP_TRANSFORMERS, Twin
 from jax_attn.models.part import Part
 from jax_attn.parity.cases import Case
@@ -157,6 +157,32 @@ def translated_cases(tokens: int = 5, others: int = 7, batch: int = 3) -> list[C
     return [Case("plain", (read, ids)), Case("padding in both", padding, lanes=EXACT)]
 
 
+def vision_transformer() -> Part:
+    """A layer of a ViT, with registers and a mask token before it."""
+    layer = Part(
+        "nn.layers.encoder_layer:EncoderLayer",
+        embed_dim=26,
+        num_heads=2,
+        hidden_dim=29,
+        norm_placement="pre",
+        dropout=0.2,
+    )
+    return Part(
+        "models.vision_transformer:VisionTransformer",
+        embeddings=Part(
+            "nn.layers.patch_embeddings:PatchEmbeddings",
+            image_size=(4, 6),
+            patch_size=(2, 3),
+            num_channels=3,
+            embed_dim=26,
+            num_registers=2,
+            mask_token=True,
+        ),
+        encoder=Part("nn.layers.stack:Stack", layers=[layer]),
+        pooler=Part("nn.layers.pooler:Pooler", embed_dim=26),
+    )
+
+
 MODELS = [
     Twin(
         "bert",
@@ -258,6 +284,15 @@ MODELS = [
             reads="tokens_and_mask",
         ),
         decoded_cases,
+        whole_model=True,
+    ),
+    Twin(
+        "vision-transformer",
+        "models.vision_transformer:VisionTransformer",
+        "an encoder of images, channels first, and of what hides some of their patches",
+        "Dosovitskiy et al. (arXiv 2010.11929)",
+        vision_transformer().arguments,
+        partial(hidden_patch_cases, (3, 4, 6), 4, name="bool_masked_pos"),
         whole_model=True,
     ),
     Twin(
