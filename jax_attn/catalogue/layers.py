@@ -208,6 +208,14 @@ LAYERS = [
         partial(hidden_patch_cases, (10, 10, 3), 4),
     ),
     Twin(
+        "image-classification-head",
+        "nn.layers.image_classification_head:ImageClassificationHead",
+        "class token and mean of the patches, beside registers",
+        "Oquab et al. (arXiv 2304.07193)",
+        dict(embed_dim=37, num_classes=5, num_registers=2),
+        partial(token_cases, 37, tokens=7),
+    ),
+    Twin(
         "convolution-stem",
         "nn.layers.convolution_stem:ConvolutionStem",
         "two convolutions of a spectrogram, the second with a step of 2",
@@ -218,9 +226,9 @@ LAYERS = [
     Twin(
         "tied-head",
         "nn.layers.tied_head:TiedHead",
-        "scores of all tokens from the table that embeds them, with a bias",
+        "scores of all tokens from the table that embeds them, with a scale and a bias",
         "Press and Wolf (arXiv 1608.05859)",
-        dict(vocab_size=31, bias=True, softcap=3.0),
+        dict(vocab_size=31, bias=True, softcap=3.0, scale=0.4),
         partial(table_cases, 37, 31),
     ),
     Twin(

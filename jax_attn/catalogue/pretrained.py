@@ -19,9 +19,10 @@ from jax_attn.parity.cases import Case
 from jax_attn.parity.compare import compare_cases
 from jax_attn.parity.lanes import LANES
 from jax_attn.parity.report import Report
-from jax_attn.weights.config import model_arguments, read_config
-from jax_attn.weights.families.bert import BERT, MODEL_TYPE, NAMES
-from jax_attn.weights.pretrained import from_pretrained
+from jax_attn.weights.config import read_config
+from jax_attn.weights.families import family_of
+from jax_attn.weights.families.bert import MODEL_TYPE, NAMES
+from jax_attn.weights.pretrained import BuildOptions, from_pretrained, part_of
 from jax_attn.weights.sample import minilm_folder
 from jax_attn.weights.state_dict import state_dict
 from jax_attn.weights.tokenizer import tokenize
@@ -109,7 +110,7 @@ def prove_checkpoint(
     encoder = from_pretrained(folder, param_dtype=jnp.float32, ignore=ignore)
     if not isinstance(encoder, Bert):
         raise ValueError(f"{folder} holds a {type(encoder).__name__}, expected a Bert encoder")
-    twin = torch_twin(encoder, folder, ignore)
+    twin = torch_twin(encoder, ignore)
     theirs = transformers_twin(encoder, folder)
     case = Case("sentences", (ids, mask))
     report = compare_cases(
@@ -139,11 +140,11 @@ def prove_checkpoint(
     return Proof(report, beside, len(sentences), ids.shape[1], found)
 
 
-def torch_twin(encoder: Bert, folder: Path, ignore: Sequence[str] = ()) -> Any:
-    """`torch_ref`'s BERT with the encoder's architecture and weights, in evaluation mode."""
-    arguments = model_arguments(read_config(folder), BERT.rules, ignore)
-    kind = import_module("torch_ref.models.bert").Bert
-    twin = kind(**arguments, add_pooling_layer=encoder.pooler is not None)
+def torch_twin(encoder: Any, ignore: Sequence[str] = ()) -> Any:
+    """`torch_ref`'s twin with the encoder's architecture and weights, in evaluation mode."""
+    config: Any = encoder.config
+    part = part_of(family_of(config), config["architectures"][0], config, BuildOptions(ignore=ignore))
+    twin = part.build("torch_ref")
     twin.load_state_dict(state_dict(encoder))
     return twin.eval()
 

@@ -48,10 +48,26 @@ class CausalLM(nnx.Module):
         hidden, cache = hidden
         return self.logits(hidden), cache
 
+    def decode(
+        self, input_ids: Integer[Array, "b t"], attention_mask: Any = None, *, cache: TextCache
+    ) -> tuple[Array, TextCache]:
+        """The vectors `(b, t, d)` of these tokens, of which `logits` makes scores, and the new cache."""
+        return self.model(input_ids, attention_mask, cache=cache)
+
     def logits(self, hidden: Array) -> Array:
         """The scores of the token after each of these, `(..., d)` to `(..., vocab_size)`."""
         table = (self.model.embeddings.token.embedding[...],) if isinstance(self.head, TiedHead) else ()
         return self.head(hidden, *table)
+
+    @property
+    def max_positions(self) -> int | None:
+        """The most tokens it takes; None is no limit."""
+        return self.model.embeddings.max_positions
+
+    @property
+    def vocab_size(self) -> int:
+        """How many tokens there are."""
+        return self.model.embeddings.token.num_embeddings
 
     def init_cache(self, batch: int, length: int, dtype: DTypeLike | None = None) -> TextCache:
         """An empty cache for `length` tokens of `batch` sequences, as in `TextDecoder`."""

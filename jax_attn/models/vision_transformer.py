@@ -24,8 +24,8 @@ class VisionTransformer(nnx.Module):
         rngs: taken as every module takes them; nothing is drawn.
 
     Raises:
-        ValueError: as in the parts, or the images are not `(b, channels, height, width)` of the size that the positions
-            are for, or one without `b`.
+        ValueError: as in the parts, or the images are not `(b, channels, height, width)`, or one without `b`, and of
+            the size that the positions are for.
 
     Source: Dosovitskiy et al. (arXiv 2010.11929), section 3.1.
     """

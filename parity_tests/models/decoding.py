@@ -13,8 +13,8 @@ IDS = np.random.default_rng(1).integers(31, size=(3, LENGTH))
 WHERE = np.arange(LENGTH)
 MASKS = {
     "none": np.ones((3, LENGTH), bool),
-    "right": WHERE < np.array([[7], [3], [1]]),
-    "left": WHERE >= np.array([[0], [2], [5]]),
+    "right": np.array([[7], [3], [1]]) > WHERE,
+    "left": np.array([[0], [2], [5]]) <= WHERE,
 }
 
 

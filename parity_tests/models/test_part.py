@@ -1,3 +1,4 @@
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
@@ -21,7 +22,7 @@ def test_both_frameworks_build_the_same():
     x = np.random.default_rng(0).standard_normal((5, 3)).astype(np.float32)
     with torch.no_grad():
         expected = twin(torch.from_numpy(x)).numpy()
-    np.testing.assert_allclose(flax(x), expected, atol=1e-6)
+    np.testing.assert_allclose(flax(jnp.asarray(x)), expected, atol=1e-6)
     load_state_dict(flax, twin.state_dict())
 
 

@@ -14,8 +14,8 @@ class TestTextDecoder(TwinContract):
     rows = ("text-decoder",)
 
 
-def decoder(rotary: bool = False):
-    return text_decoder(rotary).build("jax_attn", rngs=nnx.Rngs(0), param_dtype=jnp.float64)
+def decoder(rotary: bool = False, dtype=jnp.float64):
+    return text_decoder(rotary).build("jax_attn", rngs=nnx.Rngs(0), param_dtype=dtype)
 
 
 @pytest.mark.parametrize("padding", ["right", "left"])
@@ -40,7 +40,7 @@ def test_the_cache_of_the_beams_that_go_on():
 
 
 def test_bad_input_is_refused():
-    module = decoder()
+    module = decoder(dtype=jnp.float32)
     with pytest.raises(ValueError, match="the number of tokens must be at most max_positions=11, got 12"):
         module(jnp.zeros((1, 12), jnp.int32))
     with pytest.raises(ValueError, match="attention_mask must have the shape of input_ids"):

@@ -26,6 +26,7 @@ def test_the_text_is_what_the_pooler_makes_of_its_tokens():
 
 def test_without_a_pooler_there_is_no_vector_of_the_text():
     module = text_encoder(pooler=False).build("jax_attn", rngs=nnx.Rngs(0))
+    module.eval()
     assert jax.eval_shape(module, IDS).pooler_output is None
 
 

@@ -30,6 +30,7 @@ class ClassificationHead(nnx.Module):
         dense: whether a linear layer and the activation stand before the last layer.
         activation: "tanh" (RoBERTa), "gelu" (ELECTRA) or another name that `FeedForward` knows.
         input_dropout: probability of dropping a feature of what `dense` reads; None is `dropout`.
+        bias: whether the last layer has one.
         rngs: source of the initial weights and of dropout.
         dtype: dtype to compute in; None is the common dtype of input and parameters.
         param_dtype: dtype of the parameters.
@@ -50,6 +51,7 @@ class ClassificationHead(nnx.Module):
         dense: bool = False,
         activation: str = "tanh",
         input_dropout: float | None = None,
+        bias: bool = True,
         *,
         rngs: nnx.Rngs,
         dtype: DTypeLike | None = None,
@@ -66,7 +68,7 @@ class ClassificationHead(nnx.Module):
         )
         self.dense = Linear(embed_dim, embed_dim, **own) if dense else None
         self.dropout = Dropout(dropout, rngs=rngs)
-        self.linear = Linear(embed_dim, num_classes, **own)
+        self.linear = Linear(embed_dim, num_classes, bias, **own)
 
     def __call__(
         self, x: Float[Array, "*s d"], mask: Bool[Array, "*s"] | None = None

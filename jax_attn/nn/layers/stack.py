@@ -23,8 +23,8 @@ class Stack(nnx.Module):
 
     With `scan` the layers, which then have to be alike, are one whose every leaf has a leading axis of layers, and
     the stack is one loop: it compiles once in place of once a layer, and a train step handles fewer arrays. The
-    numbers are those of the list, from the same seed too, dropout included. Layers that differ in turn, as Gemma 2's
-    with and without a window, are alike every `period` layers: then each step of the loop runs as many.
+    numbers are those of the list, from the same seed too, dropout included. Layers that differ in turn, as in
+    Gemma 2 those with a window and those without, are alike every `period` layers: a step of the loop runs as many.
 
     With `repeats` the layers run so many times, one pass after another with the same parameters, as ALBERT's; with
     `scan` in one more loop.

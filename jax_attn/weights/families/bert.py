@@ -60,7 +60,8 @@ GELU_TANH = "gelu_pytorch_tanh"  # Hugging Face's name for our "gelu_tanh"
 def encoder(config: Settings) -> Part:
     """The model without a head."""
     others = {*TASK_SETTINGS} - {*RULES.defaults}
-    return Part(Bert, **{name: value for name, value in vars(config).items() if name not in others})
+    given = {name: value for name, value in vars(config).items() if name not in others}
+    return Part(Bert, **given, initializer_range=None)  # the loader draws the weights of all families
 
 
 def own_classifier(model: Part, config: Settings) -> Part:
@@ -102,6 +103,7 @@ def describe_bert(bert: Bert) -> dict[str, Any]:
         "type_vocab_size": embeddings.segment.num_embeddings,
         "layer_norm_eps": embeddings.norm.epsilon,
         "pad_token_id": embeddings.token.padding_idx,
+        **({} if bert.pooler is not None else {"add_pooling_layer": False}),
         **({} if ordinary else own),
     }
 

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
+import numpy as np
 import torch
 from safetensors.numpy import load_file
 
@@ -15,7 +17,9 @@ from jax_attn.weights import from_pretrained, save_pretrained
 from jax_attn.weights.families import family_of
 from jax_attn.weights.rules import Names
 
+# The second is the first in training mode. A test that takes time runs in one, where another one runs in the other.
 LANES = ("float64", "dropout")
+EXACT, TRAINING = ("float64",), ("dropout",)
 
 
 def drawn(model: torch.nn.Module) -> Any:
@@ -36,7 +40,6 @@ def assert_beside(
     names: Names = (),
     lanes: Sequence[str] = LANES,
     left_out: Sequence[str] = (),
-    call_flax: Any = None,
     **overrides: Any,
 ) -> Any:
     """Theirs is saved; what we load computes the same, gradients and training too; what we save is the same file.
@@ -49,7 +52,6 @@ def assert_beside(
         names: what turns the keys of the file into those of the module, where they are not the same.
         lanes: the lanes to compare in.
         left_out: keys that are in their file and not in ours.
-        call_flax: as in `compare_cases`.
         overrides: further arguments of `from_pretrained`.
 
     Returns:
@@ -64,10 +66,12 @@ def assert_beside(
     family = family_of(config)
     keys = family.keys(family.architecture(config, overrides.get("architecture")))
 
-    def call_torch(module: Any, *args: Any, **kwargs: Any) -> Any:
-        returned = module(*args, **kwargs)
-        first, *others = (returned[name] for name in outputs)
-        return (first, *others) if others else first
+    def call_torch(module: Any, **inputs: Any) -> Any:
+        returned = module(**inputs)
+        return [without_padding(returned[name], **inputs) for name in outputs]
+
+    def call_flax(module: Any, **inputs: Any) -> Any:
+        return [without_padding(output, **inputs) for output in jax.tree.leaves(module(**inputs))]
 
     report = compare_cases(
         ours,
@@ -85,6 +89,43 @@ def assert_beside(
     assert set(report.lanes) == set(lanes)
     assert_saved_alike(ours, tmp_path, left_out)
     return ours
+
+
+def without_padding(output: Any, attention_mask: Any = None, **others: Any) -> Any:
+    """What is given for each token, with zeros for padding, of which a model may make anything."""
+    if attention_mask is None or output.shape[:2] != attention_mask.shape:
+        return output
+    return output * attention_mask.reshape(*attention_mask.shape, *[1] * (output.ndim - 2))
+
+
+def text(
+    vocabulary: int,
+    tokens: int = 7,
+    segments: int = 0,
+    *,
+    least: int = 0,
+    padding: int | None = None,
+    seed: int = 0,
+) -> Case:
+    """Ids of three sequences, the second and the third padded behind, and their segments where there are any.
+
+    Args:
+        vocabulary: number of token ids.
+        tokens: how many there are in a sequence.
+        segments: number of segments; 0 is none.
+        least: the smallest id of a token.
+        padding: the id of padding; None is any.
+        seed: seed of all of them.
+    """
+    rng = np.random.default_rng(seed)
+    mask = np.arange(tokens) < np.array([[tokens], [tokens // 2 + 1], [2]])
+    ids = rng.integers(least, vocabulary, mask.shape)
+    inputs = {"input_ids": ids, "attention_mask": mask.astype(int)}
+    if padding is not None:
+        ids[~mask] = padding
+    if segments:
+        inputs["token_type_ids"] = rng.integers(segments, size=mask.shape)
+    return Case("padded", (), inputs)
 
 
 def assert_saved_alike(ours: Any, tmp_path: Path, left_out: Sequence[str] = ()) -> None:

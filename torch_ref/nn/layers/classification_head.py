@@ -23,6 +23,7 @@ class ClassificationHead(nn.Module):
         dense: bool = False,
         activation: str = "tanh",
         input_dropout: float | None = None,
+        bias: bool = True,
     ):
         super().__init__()
         self.pooler = None if pooling is None else Pooler(embed_dim, pooling, dense=False)
@@ -30,7 +31,7 @@ class ClassificationHead(nn.Module):
         self.input_dropout = nn.Dropout(dropout if input_dropout is None else input_dropout)
         self.dense = nn.Linear(embed_dim, embed_dim) if dense else None
         self.dropout = nn.Dropout(dropout)
-        self.linear = nn.Linear(embed_dim, num_classes)
+        self.linear = nn.Linear(embed_dim, num_classes, bias)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """`(t, d)` to logits `(num_classes,)`, or `(b, t, d)` to `(b, num_classes)`; the mask as in `Pooler`."""
