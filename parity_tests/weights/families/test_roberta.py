@@ -7,8 +7,8 @@ import pytest
 from flax import nnx
 
 from jax_attn.weights import from_config
-from parity_tests.weights.families.encoders import LISTED, LOGITS, POOLED, SCANNED, SIZES, SPANS, texts
-from parity_tests.weights.families.transformers_models import assert_beside
+from parity_tests.weights.families.encoders import LISTED, LOGITS, POOLED, SCANNED, SIZES, SPANS
+from parity_tests.weights.families.transformers_models import assert_beside, text
 
 XLM = {"module": "xlm_roberta"}
 UNTIED = {"tie_word_embeddings": False}
@@ -37,8 +37,8 @@ def theirs(kind: str, module: str = "roberta", **options):
 )
 def test_transformers_computes_the_same(kind, outputs, options, ours, tmp_path):
     left_out = ["lm_head.bias"] if options == UNTIED else []
-    cases = texts(padding=2, segments=3, middle=True)
-    assert_beside(theirs(kind, **options), cases, tmp_path, outputs=outputs, left_out=left_out, **ours)
+    case = text(31, segments=3, least=0, padding=2)  # which stands between tokens too
+    assert_beside(theirs(kind, **options), [case], tmp_path, outputs=outputs, left_out=left_out, **ours)
 
 
 def test_what_is_not_supported_is_refused_by_name():
