@@ -132,9 +132,8 @@ def _tied(
         if plan.outer + theirs in extra:
             yield plan.outer + theirs, rename(f"model.{ours}", plan.names)
     doubles = [plan.outer + key for key in head.doubles]
-    first = next((key for key in doubles if key in expected), None)
-    if first is not None:
-        yield from ((key, first) for key in doubles if key in extra)
+    if doubles and doubles[0] in expected:
+        yield from ((key, doubles[0]) for key in doubles if key in extra)
 
 
 def _lacking(
