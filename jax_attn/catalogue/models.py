@@ -2,8 +2,8 @@
 
 from functools import partial
 
-from jax_attn.catalogue.cases import text_cases
-from jax_attn.catalogue.twin import BERT, NLP_TRANSFORMERS, Twin
+from jax_attn.catalogue.cases import text_cases, translation_cases
+from jax_attn.catalogue.twin import ATTENTION_PAPER, BERT, NLP_TRANSFORMERS, Twin
 
 BERT_TINY = dict(
     vocab_size=31,
@@ -16,6 +16,17 @@ BERT_TINY = dict(
     max_position_embeddings=11,
 )
 
+TRANSFORMER_TINY = dict(
+    vocab_size=31,
+    embed_dim=38,
+    num_heads=2,
+    hidden_dim=43,
+    num_layers=2,
+    head_dim=5,
+    v_head_dim=7,
+    dropout=0.2,
+    max_positions=13,
+)
 
 MODELS = [
     Twin(
@@ -52,6 +63,32 @@ MODELS = [
         NLP_TRANSFORMERS,
         dict(BERT_TINY, num_hidden_layers=1, num_classes=5, classifier_dropout=0.2),
         partial(text_cases, 31, context=11),
+        whole_model=True,
+    ),
+    Twin(
+        "transformer",
+        "models.transformer:Transformer",
+        "the encoder-decoder of 2017, one table for source, target and output",
+        ATTENTION_PAPER,
+        TRANSFORMER_TINY,
+        partial(translation_cases, 31),
+        whole_model=True,
+    ),
+    Twin(
+        "transformer-pre-scanned",
+        "models.transformer:Transformer",
+        "the same in pre-norm with learned positions, its layers stacked, and dropout of attention weights",
+        ATTENTION_PAPER,
+        dict(
+            TRANSFORMER_TINY,
+            norm_placement="pre",
+            final_norm=True,
+            positions="learned",
+            activation="gelu",
+            attention_dropout=0.3,
+            scan=True,
+        ),
+        partial(translation_cases, 31),
         whole_model=True,
     ),
 ]

@@ -65,7 +65,9 @@ def test_the_torch_twin_writes_the_same():
     twin = description().build("torch_ref").double().eval()
     twin.load_state_dict(state_dict(model))
     for row, tokens in enumerate(greedy_tokens()):
-        expected = greedy(lambda ids, cache: twin(ids, cache=cache), twin.init_cache(1), ids[row, mask[row]], 9)
+        expected = greedy(
+            lambda ids, cache: twin(ids, cache=cache), twin.init_cache(1), ids[row, mask[row]], 9
+        )
         assert tokens.tolist() == expected
 
 
@@ -107,9 +109,7 @@ def test_a_row_ends_at_its_stop_token():
     """Each token is the one after it: rows that start later end earlier."""
     model = markov(9)
     model.table.set_value(jnp.eye(9)[jnp.arange(1, 10) % 9])
-    result = generate(
-        model, np.array([[2], [5], [0]]), max_new_tokens=6, stop_tokens=[4, 7], pad_token_id=8
-    )
+    result = generate(model, np.array([[2], [5], [0]]), max_new_tokens=6, stop_tokens=[4, 7], pad_token_id=8)
     np.testing.assert_array_equal(result.tokens, [[3, 4, 8, 8], [6, 7, 8, 8], [1, 2, 3, 4]])
     np.testing.assert_array_equal(result.lengths, [2, 2, 4])
 
@@ -124,9 +124,13 @@ def test_a_cache_goes_on_where_it_ends_and_stays_as_it_was():
     for _ in range(2):
         tokens = generate(model, ids[:, -1:], max_new_tokens=9, cache=cache).tokens
         np.testing.assert_array_equal(tokens, greedy_tokens())
-    with pytest.raises(ValueError, match="the cache is for 14 tokens: 5 are in it, and 1 tokens of the prompt and 10"):
+    with pytest.raises(
+        ValueError, match="the cache is for 14 tokens: 5 are in it, and 1 tokens of the prompt and 10"
+    ):
         generate(model, ids[:, -1:], max_new_tokens=10, cache=cache)
-    with pytest.raises(ValueError, match="the model has 23 positions: 1 tokens of the prompt and 19 new ones after 5"):
+    with pytest.raises(
+        ValueError, match="the model has 23 positions: 1 tokens of the prompt and 19 new ones after 5"
+    ):
         generate(model, ids[:, -1:], max_new_tokens=19, cache=cache)
 
 
@@ -182,7 +186,9 @@ def test_transformers_writes_the_same(pair, penalty):
 
 
 def test_bad_settings_are_refused():
-    with pytest.raises(ValueError, match="key must be given where tokens are drawn, with a temperature above 0"):
+    with pytest.raises(
+        ValueError, match="key must be given where tokens are drawn, with a temperature above 0"
+    ):
         generate(decoder(), *prompts(), max_new_tokens=9, temperature=1.0)
     with pytest.raises(ValueError, match="min_p must be between 0 and 1, got 2"):
         generate(decoder(), *prompts(), max_new_tokens=9, temperature=1.0, min_p=2)

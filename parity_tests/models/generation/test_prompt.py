@@ -46,7 +46,10 @@ def test_bad_prompts_are_refused():
         ((model, ids[0], None, 1, None), r"input_ids must have shape \(b, t\), got \(6,\)"),
         ((model, ids[:, :0], None, 1, None), r"input_ids must have shape \(b, t\), got \(3, 0\)"),
         ((model, ids, mask[:, 1:], 1, None), "attention_mask must have the shape of input_ids"),
-        ((model, ids, mask * [[1], [0], [1]], 1, None), "attention_mask must leave a token in each row, .* row 1"),
+        (
+            (model, ids, mask * [[1], [0], [1]], 1, None),
+            "attention_mask must leave a token in each row, .* row 1",
+        ),
         ((model, ids + 29, mask, 1, None), "input_ids must be at least 0 and below vocab_size=29, got "),
         ((model, ids - 29, mask, 1, None), "input_ids must be at least 0 and below vocab_size=29, got -"),
         (

@@ -43,15 +43,13 @@ def test_all_settings_together_are_transformers_in_its_order():
 
 
 def test_draws_follow_the_distribution():
-    """First and second tokens of many rows, and the pairs of them, are as often as their exact probabilities say."""
+    """Pairs of first and second tokens of many rows are as often as their exact probabilities say."""
     model, rows, temperature = markov(), 6000, 0.8
     table = np.asarray(model.table[...], np.float64)
     first = probabilities(table[4], temperature)
     pairs = first[:, None] * probabilities(table, temperature)
     prompt = np.full((rows, 1), 4)
-    tokens = generate(
-        model, prompt, max_new_tokens=2, temperature=temperature, key=jax.random.key(0)
-    ).tokens
+    tokens = generate(model, prompt, max_new_tokens=2, temperature=temperature, key=jax.random.key(0)).tokens
     counts = np.zeros((7, 7))
     np.add.at(counts, tuple(tokens.T), 1)
     assert (rows * pairs).min() > 5  # or the statistic is not chi-square
