@@ -4,8 +4,8 @@ from functools import partial
 
 import numpy as np
 
-from jax_attn.catalogue.cases import EXACT, grid_cases, hidden_patch_cases, text_cases
-from jax_attn.catalogue.twin import BERT, NLP_TRANSFORMERS, Twin
+from jax_attn.catalogue.cases import EXACT, grid_cases, hidden_patch_cases, text_cases, translation_cases
+from jax_attn.catalogue.twin import ATTENTION_PAPER, BERT, NLP_TRANSFORMERS, Twin
 from jax_attn.models.part import Part
 from jax_attn.parity.cases import Case
 from jax_attn.weights.families.gemma2 import GEMMA2
@@ -182,6 +182,18 @@ def vision_transformer() -> Part:
         pooler=Part("nn.layers.pooler:Pooler", embed_dim=26),
     )
 
+
+TRANSFORMER_TINY = dict(
+    vocab_size=31,
+    embed_dim=38,
+    num_heads=2,
+    hidden_dim=43,
+    num_layers=2,
+    head_dim=5,
+    v_head_dim=7,
+    dropout=0.2,
+    max_positions=13,
+)
 
 MODELS = [
     Twin(
@@ -381,6 +393,32 @@ MODELS = [
             dropout=0.2,
         ),
         partial(grid_cases, (5, 11)),
+        whole_model=True,
+    ),
+    Twin(
+        "transformer",
+        "models.transformer:Transformer",
+        "the encoder-decoder of 2017, one table for source, target and output",
+        ATTENTION_PAPER,
+        TRANSFORMER_TINY,
+        partial(translation_cases, 31),
+        whole_model=True,
+    ),
+    Twin(
+        "transformer-pre-scanned",
+        "models.transformer:Transformer",
+        "the same in pre-norm with learned positions, its layers stacked, and dropout of attention weights",
+        ATTENTION_PAPER,
+        dict(
+            TRANSFORMER_TINY,
+            norm_placement="pre",
+            final_norm=True,
+            positions="learned",
+            activation="gelu",
+            attention_dropout=0.3,
+            scan=True,
+        ),
+        partial(translation_cases, 31),
         whole_model=True,
     ),
 ]
