@@ -32,6 +32,10 @@ jaxtyping.install_import_hook([f"jax_attn.{room}" for room in COMPUTING], "beart
 import pytest  # noqa: E402
 from hypothesis import settings  # noqa: E402
 
+from parity_tests.eager import spare_programs  # noqa: E402
+
+spare_programs()
+
 # Every new shape is compiled anew: no deadline, and few examples. The same ones on every machine of CI.
 settings.register_profile("here", deadline=None, max_examples=10)
 settings.register_profile("ci", settings.get_profile("here"), derandomize=True)
