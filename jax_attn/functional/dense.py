@@ -41,7 +41,7 @@ def dense_attention(
     (batch, queries, heads, head_dim), (_, keys, kv_heads, _) = query.shape, key.shape
     wide = accumulator(query.dtype)
     rows = heads // kv_heads * queries
-    tile = _whole(batch, heads, queries, keys)
+    tile = whole_tile(batch, heads, queries, keys)
     allowed = tile.allowed(terms)
     if allowed is not None:
         query, key, value = _emptied(query, key, value, allowed)
@@ -49,8 +49,16 @@ def dense_attention(
     # half times as long with an axis of their own for them.
     grouped = query.swapaxes(1, 2).reshape(batch, kv_heads, rows, head_dim)
     scores = jnp.einsum("bkmh,bskh->bkms", grouped, key, preferred_element_type=wide) * scale
-    scores = tile.modified(scores.reshape(batch, heads, queries, keys), terms)
+    weights, lse, max_scores = weigh(scores.reshape(batch, heads, queries, keys), terms, tile, allowed, keep)
+    weights = weights.astype(value.dtype)
+    grouped = weights.reshape(batch, kv_heads, rows, keys)
+    output = jnp.einsum("bkms,bskh->bkmh", grouped, value, preferred_element_type=wide)
+    output = output.reshape(batch, heads, queries, value.shape[-1]).swapaxes(1, 2).astype(value.dtype)
+    return Dense(output, lse.swapaxes(1, 2), max_scores.swapaxes(1, 2), weights)
 
+
+def weigh(scores, terms, tile, allowed, keep=None):
+    scores = tile.modified(scores, terms)
     weights = masked_softmax(scores, allowed)
     if allowed is not None:
         # Zeros already, but what comes back for them may be infinite in 16 bits, and must not meet the zeros.
@@ -59,15 +67,10 @@ def dense_attention(
     lse = masked_logsumexp(scores, allowed)
     if terms.dropout is not None:
         weights = terms.dropout.drop(weights, terms.dropout.keeps(*tile.place) if keep is None else keep)
-
-    weights = weights.astype(value.dtype)
-    grouped = weights.reshape(batch, kv_heads, rows, keys)
-    output = jnp.einsum("bkms,bskh->bkmh", grouped, value, preferred_element_type=wide)
-    output = output.reshape(batch, heads, queries, value.shape[-1]).swapaxes(1, 2).astype(value.dtype)
-    return Dense(output, lse.swapaxes(1, 2), max_scores.swapaxes(1, 2), weights)
+    return weights, lse, max_scores
 
 
-def _whole(batch: Any, heads: int, queries: Any, keys: Any) -> Tile:
+def whole_tile(batch: Any, heads: int, queries: Any, keys: Any) -> Tile:
     """The whole matrix of scores as one tile."""
     sizes = (batch, heads, queries, keys)
     place = Place(

@@ -24,7 +24,7 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 from jaxtyping import Array, Float
 
-from jax_attn.functional.blockwise import parallel, serial
+from jax_attn.functional.blockwise import few_queries, parallel, serial
 from jax_attn.functional.blockwise.plan import Pattern
 from jax_attn.functional.blockwise.platforms import PlatformKernels, lowering_for
 from jax_attn.functional.dense import dense_attention
@@ -286,7 +286,7 @@ def _forward(form: Any) -> Callable[..., Any]:
             query, key, value, terms, pattern = _call(static, operands)
             return list(form.forward(query, key, value, terms, pattern, static.scale))
 
-        return _mapped(run, static, one_by_one=form is serial)
+        return _mapped(run, static, one_by_one=form in (serial, few_queries))
 
     return program
 
@@ -297,7 +297,7 @@ def _backward(form: Any) -> Callable[..., Any]:
             call, saved = _call(static, operands[:-4]), operands[-4:]
             return jax.tree.leaves(form.backward(*call, static.scale, *saved))
 
-        return _mapped(run, static, one_by_one=form is serial)
+        return _mapped(run, static, one_by_one=form in (serial, few_queries))
 
     return program
 
@@ -350,7 +350,11 @@ def _form(ctx: mlir.LoweringRuleContext, platform: str, static: Static) -> Any:
     """What computes the call: it has a `forward` and a `backward`."""
     sizes = [n for x in ctx.avals_in[:3] for n in getattr(x, "shape", ())]
     whole = _on_one_device(ctx) and all(isinstance(n, int) for n in sizes)
+    query: Any = ctx.avals_in[0]
+    queries = query.shape[len(static.mapped) + 1]
+    import os
     if platform == "cpu" and whole and static.implementation in (None, "blockwise"):
+        if queries <= FEW_QUERIES and not os.environ.get("OLD"): return few_queries
         return serial
     if static.implementation == "blockwise":
         return parallel
