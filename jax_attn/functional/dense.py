@@ -50,6 +50,7 @@ def dense_attention(
     grouped = query.swapaxes(1, 2).reshape(batch, kv_heads, rows, head_dim)
     scores = jnp.einsum("bkmh,bskh->bkms", grouped, key, preferred_element_type=wide) * scale
     weights, lse, max_scores = weigh(scores.reshape(batch, heads, queries, keys), terms, tile, allowed, keep)
+
     weights = weights.astype(value.dtype)
     grouped = weights.reshape(batch, kv_heads, rows, keys)
     output = jnp.einsum("bkms,bskh->bkmh", grouped, value, preferred_element_type=wide)
@@ -57,7 +58,21 @@ def dense_attention(
     return Dense(output, lse.swapaxes(1, 2), max_scores.swapaxes(1, 2), weights)
 
 
-def weigh(scores, terms, tile, allowed, keep=None):
+def weigh(
+    scores: Float[Array, "B N T S"],
+    terms: Terms,
+    tile: Tile,
+    allowed: Array | None,
+    keep: Array | None = None,
+) -> tuple[Array, Array, Array]:
+    """What multiplies the values, `(B, N, T, S)`, and log-sum-exp and largest score, `(B, N, T)`.
+
+    Args:
+        scores: the scaled products of queries and keys.
+        tile: the whole matrix.
+        allowed: what of it may be attended to; broadcasts against the scores, and None is everything.
+        keep: as in `dense_attention`.
+    """
     scores = tile.modified(scores, terms)
     weights = masked_softmax(scores, allowed)
     if allowed is not None:

@@ -2,7 +2,7 @@
 
 Three primitives: attention, its derivative in a direction, and its gradient. While a function is traced, mapped or
 differentiated they stay whole; only when it is lowered for a platform is the program traced that suits it:
-  one CPU      one block after another (`serial.py`);
+  one CPU      one block after another (`serial.py`), or for few queries what is seen alone (`few_queries.py`);
   few queries  the whole matrix of scores, which is no longer than the keys (`dense.py`);
   a kernel     where the platform has one that serves the call (`kernels/`);
   else         batch, heads and rows of blocks side by side (`parallel.py`), which a partitioner can cut.
@@ -350,17 +350,15 @@ def _form(ctx: mlir.LoweringRuleContext, platform: str, static: Static) -> Any:
     """What computes the call: it has a `forward` and a `backward`."""
     sizes = [n for x in ctx.avals_in[:3] for n in getattr(x, "shape", ())]
     whole = _on_one_device(ctx) and all(isinstance(n, int) for n in sizes)
-    query: Any = ctx.avals_in[0]
-    queries = query.shape[len(static.mapped) + 1]
-    import os
+    avals: Any = ctx.avals_in
+    query, key = (x.shape[len(static.mapped) :] for x in avals[:2])
+    few = isinstance(query[1], int) and query[1] <= FEW_QUERIES
     if platform == "cpu" and whole and static.implementation in (None, "blockwise"):
-        if queries <= FEW_QUERIES and not os.environ.get("OLD"): return few_queries
-        return serial
+        rows = query[1] * query[2] // key[2]
+        return few_queries if few and rows <= few_queries.MOST_ROWS else serial
     if static.implementation == "blockwise":
         return parallel
-    query: Any = ctx.avals_in[0]
-    queries = query.shape[len(static.mapped) + 1]
-    if static.implementation is None and isinstance(queries, int) and queries <= FEW_QUERIES:
+    if static.implementation is None and few:
         return _Whole
     return PlatformKernels(platform, static.implementation, static.statistics, whole)
 
