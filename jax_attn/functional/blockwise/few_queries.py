@@ -18,7 +18,7 @@ entries and key/value heads of a part, `s` keys of a block.
 """
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jax import lax
@@ -52,7 +52,7 @@ def forward(
     rows = heads // kv_heads * queries
     tile = whole_tile(batch, heads, queries, keys)
     allowed = tile.allowed(terms)
-    seen = None if allowed is None else allowed.any(axis=(0, 1, 2))
+    seen = None if allowed is None else jnp.broadcast_to(allowed.any(axis=(0, 1, 2)), keys)
     axis, parts = _parts(batch, kv_heads)
 
     q = (query.astype(wide) * scale).swapaxes(1, 2).reshape(batch, kv_heads, rows, width)
@@ -152,8 +152,8 @@ def _output(
 
 
 def _over_blocks(
-    step: Callable[[Array, Array], Array], init: Array, seen: Bool[Array, "..."] | None, keys: int, size: int
-) -> Array:
+    step: Callable[[Array, Any], Any], init: Any, seen: Bool[Array, "S"] | None, keys: int, size: int
+) -> Any:
     """The loop over blocks of keys, from the first that is seen to the last."""
     first, last = jnp.int32(0), jnp.int32(-(-keys // size))
     if seen is not None:

@@ -5,8 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jax_attn.functional.attention import dot_product_attention
+from jax_attn.functional.attention import BLOCK, dot_product_attention
 from jax_attn.functional.blockwise import attention, few_queries
+from jax_attn.functional.blockwise.plan import grid_of_band, make_pattern
+from jax_attn.functional.terms import Terms
 from parity_tests.functional.attention_contract import (
     AttentionContract,
     assert_equal,
@@ -93,35 +95,37 @@ def test_nan_stays_in_its_head_and_entry(number: int, heads: list[int]):
     assert np.array_equal(output, clean)
 
 
-def test_keys_that_nobody_sees_are_not_read():
-    def trips(seen: int) -> int:
-        def counted(step: Any, init: Any, visible: Any, keys: int, size: int) -> Any:
-            def one_more(block: Any, carry: Any) -> Any:
-                return step(block, carry[0]), carry[1] + 1
+def test_blocks_that_nobody_sees_are_not_read(monkeypatch: pytest.MonkeyPatch):
+    over_blocks, counts = few_queries._over_blocks, []
 
-            output, count = over_blocks(one_more, (init, jnp.int32(0)), visible, keys, size)
-            counts.append(count)
-            return output
+    def counting(step: Any, init: Any, seen: Any, keys: int, size: int) -> Any:
+        def counted(block: jax.Array, carry: Any) -> Any:
+            return step(block, carry[0]), carry[1] + 1
 
-        counts: list[Any] = []
-        over_blocks = few_queries._over_blocks
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(few_queries, "_over_blocks", counted)
-            patch.setattr(few_queries, "PRODUCTS", 1)
-            mask = jnp.arange(S)[None, None, None] < seen
+        result, count = over_blocks(counted, (init, jnp.int32(0)), seen, keys, size)
+        counts.append(count)
+        return result
 
-            def run(mask: jax.Array) -> list[Any]:
-                terms = few_queries.Terms(mask=mask)
-                few_queries.forward(*operands(), terms, None, 1.0)  # ty: ignore[invalid-argument-type]
-                return counts
+    monkeypatch.setattr(few_queries, "_over_blocks", counting)
+    monkeypatch.setattr(few_queries, "PRODUCTS", 1)  # scores in blocks of 8 too
+    pattern = make_pattern(grid_of_band(1, S, BLOCK, None, None), BLOCK)
 
-            return sum(int(n) for n in jax.jit(run)(mask))
+    @jax.jit
+    def trips(first: int, last: int) -> list[jax.Array]:
+        counts.clear()
+        mask = (jnp.arange(S) >= first) & (jnp.arange(S) < last)
+        few_queries.forward(*operands(), Terms(mask=mask[None, None, None]), pattern, 1.0)
+        return counts
 
-    assert trips(0) == 0
-    loops = trips(1)
-    assert trips(8) == loops
-    assert trips(9) == 2 * loops
-    assert trips(S) == 7 * loops
+    for (first, last), expected in {(0, 0): 0, (0, 8): 1, (0, 9): 2, (7, 9): 2, (8, 9): 1, (0, S): 7}.items():
+        assert {int(count) for count in trips(first, last)} == {expected}
+
+
+def test_mask_of_queries_alone():
+    qkv = operands()
+    output = attend(*qkv, query_seq_lengths=jnp.array([0, 1], jnp.int32))
+    assert (output[0] == 0).all()
+    assert jnp.array_equal(output[1], attend(*qkv)[1])
 
 
 def test_vmap_over_caches_of_different_lengths():
