@@ -30,6 +30,12 @@ MODERNBERT = "ModernBERT (arXiv 2412.13663)"
 ENCODER_LAYER = dict(embed_dim=91, num_heads=7, hidden_dim=113, dropout=0.2, attention_dropout=0.3)
 
 
+def vector_cases(width: int) -> list[Case]:
+    """One vector for each sequence."""
+    x = np.random.default_rng(0).standard_normal((3, width))
+    return [Case("plain", (x,)), Case("unbatched", (x[0],), lanes=EXACT)]
+
+
 def encoder_layer_cases(width: int) -> list[Case]:
     """The usual cases in batches, and those with a mask."""
     return [case for case in [*token_cases(width), *mask_cases(width)] if "unbatched" not in case.name]
@@ -163,6 +169,27 @@ LAYERS = [
         "Lan et al. (arXiv 1909.11942)",
         dict(vocab_size=31, embed_dim=37, max_positions=11, embedding_dim=13),
         partial(batched_id_cases, 31),
+    ),
+    Twin(
+        "embeddings-counted",
+        "nn.layers.embeddings:Embeddings",
+        "positions of the tokens that are no padding, after that of padding",
+        "Liu et al. (arXiv 1907.11692), in its code",
+        dict(
+            vocab_size=5,
+            embed_dim=37,
+            max_positions=9,
+            positions=Part(
+                "nn.positions.learned:LearnedPositions",
+                num_embeddings=11,
+                embedding_dim=37,
+                offset=2,
+                padding_idx=1,
+            ),
+            padding_idx=1,
+            skip_padding=True,
+        ),
+        partial(batched_id_cases, 5),
     ),
     Twin(
         "embeddings-scaled",
@@ -499,6 +526,19 @@ LAYERS = [
         partial(encoder_layer_cases, 23),
     ),
     Twin(
+        "stack-repeated",
+        "nn.layers.stack:Stack",
+        "two layers that run three times, in two loops",
+        "Lan et al. (arXiv 1909.11942)",
+        dict(
+            layers=[Part("nn.layers.encoder_layer:EncoderLayer", embed_dim=23, num_heads=1, hidden_dim=29)]
+            * 2,
+            repeats=3,
+            scan=True,
+        ),
+        partial(batched_token_cases, 23),
+    ),
+    Twin(
         "pooler",
         "nn.layers.pooler:Pooler",
         "the first token's vector, a dense layer and tanh",
@@ -546,6 +586,22 @@ LAYERS = [
         partial(pooling_cases, 37),
     ),
     Twin(
+        "classification-head-pooled",
+        "nn.layers.classification_head:ClassificationHead",
+        "the same of the vector that a pooler gave, the dense layer with a dropout of its own",
+        "Sanh et al. (arXiv 1910.01108), the head in its code",
+        dict(
+            embed_dim=37,
+            num_classes=5,
+            dropout=0.2,
+            pooling=None,
+            dense=True,
+            activation="relu",
+            input_dropout=0.3,
+        ),
+        partial(vector_cases, 37),
+    ),
+    Twin(
         "regression-head",
         "nn.layers.regression_head:RegressionHead",
         "one number for a sequence",
@@ -562,11 +618,19 @@ LAYERS = [
         partial(token_cases, 37),
     ),
     Twin(
+        "token-classification-head-dense",
+        "nn.layers.token_classification_head:TokenClassificationHead",
+        "the same behind a dense layer and GELU",
+        "Clark et al. (arXiv 2003.10555), the discriminator in its code",
+        dict(embed_dim=37, num_classes=1, dropout=0.2, dense=True),
+        partial(token_cases, 37),
+    ),
+    Twin(
         "span-head",
         "nn.layers.span_head:SpanHead",
         "scores of each token as the start and as the end of an answer",
         BERT,
-        dict(embed_dim=37),
+        dict(embed_dim=37, dropout=0.2),
         partial(token_cases, 37),
     ),
     Twin(

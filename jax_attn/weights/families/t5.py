@@ -239,7 +239,7 @@ def families(name: str, defaults: Mapping[str, Any], own_positions: bool = False
                 settings={"has_head": True},
                 prefix="",
                 optional={"has_head": "head.linear.weight"},
-                doubles=("lm_head.weight", "encoder.embed_tokens.weight", "decoder.embed_tokens.weight"),
+                doubles=("encoder.embed_tokens.weight", "decoder.embed_tokens.weight", "lm_head.weight"),
             ),
             f"{name}EncoderModel": Head(encoder_model, prefix="", others=("decoder.",)),
         },
