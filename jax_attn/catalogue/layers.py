@@ -24,7 +24,9 @@ from jax_attn.functional.deepnorm import deepnorm_scales
 from jax_attn.models.part import Part
 from jax_attn.parity.cases import Case
 
+DEBERTA = "DeBERTa (arXiv 2006.03754)"
 GLU_VARIANTS = "Shazeer (arXiv 2002.05202)"
+MODERNBERT = "ModernBERT (arXiv 2412.13663)"
 ENCODER_LAYER = dict(embed_dim=91, num_heads=7, hidden_dim=113, dropout=0.2, attention_dropout=0.3)
 
 
@@ -65,6 +67,12 @@ def decoder_cases(
     ]
 
 
+def padded_cases(width: int, tokens: int = 5) -> list[Case]:
+    """Calls with and without padding behind the tokens."""
+    plain, padding, _ = pooling_cases(width, tokens)
+    return [plain, replace(padding, lanes=EXACT)]
+
+
 def decoder_only_cases(width: int) -> list[Case]:
     """Calls without a context: plain, and padded."""
     plain, *_ = token_cases(width)
@@ -73,6 +81,22 @@ def decoder_only_cases(width: int) -> list[Case]:
 
 
 DECODER_LAYER = dict(embed_dim=26, num_heads=2, hidden_dim=29, dropout=0.2, attention_dropout=0.3)
+DISENTANGLED_LAYER = Part(
+    "nn.layers.encoder_layer:EncoderLayer",
+    embed_dim=26,
+    hidden_dim=29,
+    dropout=0.2,
+    attention=Part(
+        "nn.attention.disentangled:DisentangledAttention",
+        embed_dim=26,
+        num_heads=2,
+        max_relative_positions=7,
+        position_buckets=4,
+        dropout=0.3,
+        position_dropout=0.2,
+    ),
+)
+BESIDE = dict(layer=DISENTANGLED_LAYER, embed_dim=26, kernel_size=3, groups=2, dropout=0.2)
 
 
 def rotary_attention(**options: Any) -> Part:
@@ -206,6 +230,14 @@ LAYERS = [
         "Darcet et al. (arXiv 2309.16588)",
         dict(image_size=10, patch_size=5, num_channels=3, embed_dim=37, num_registers=2, mask_token=True),
         partial(hidden_patch_cases, (10, 10, 3), 4),
+    ),
+    Twin(
+        "patch-embeddings-resized",
+        "nn.layers.patch_embeddings:PatchEmbeddings",
+        "images of another size, over which the positions are stretched",
+        "DINOv2 (arXiv 2304.07193)",
+        dict(image_size=(10, 15), patch_size=5, num_channels=3, embed_dim=37, resize="bicubic"),
+        partial(grid_cases, (21, 20, 3)),
     ),
     Twin(
         "image-classification-head",
@@ -413,6 +445,61 @@ LAYERS = [
             remat=True,
         ),
         partial(decoder_cases, 26, 37),
+    ),
+    Twin(
+        "encoder-layer-first",
+        "nn.layers.encoder_layer:EncoderLayer",
+        "pre-norm, whose attention reads what is normed already",
+        MODERNBERT,
+        dict(DECODER_LAYER, norm_placement="pre", norm="layer_without_bias", first_norm=False),
+        partial(decoder_only_cases, 26),
+    ),
+    Twin(
+        "disentangled-encoder",
+        "nn.layers.disentangled_encoder:DisentangledEncoder",
+        "layers that share one normed table of relative positions, the first beside a convolution",
+        DEBERTA,
+        dict(
+            layers=[Part("nn.layers.convolution_layer:ConvolutionLayer", **BESIDE), DISENTANGLED_LAYER],
+            relative=Part("nn.primitives:Embedding", num_embeddings=8, embedding_dim=26),
+            relative_norm=Part("nn.primitives:LayerNorm", normalized_shape=26),
+        ),
+        partial(padded_cases, 26, tokens=11),
+        whole_model=True,
+    ),
+    Twin(
+        "convolution-layer",
+        "nn.layers.convolution_layer:ConvolutionLayer",
+        "a layer with a convolution over its neighbours beside it",
+        DEBERTA,
+        dict(BESIDE, layer=Part("nn.layers.encoder_layer:EncoderLayer", **DECODER_LAYER), kernel_size=5),
+        partial(padded_cases, 26),
+    ),
+    Twin(
+        "transformed-head",
+        "nn.layers.transformed_head:TransformedHead",
+        "a dense layer and a norm before the head, for each token",
+        MODERNBERT,
+        dict(
+            embed_dim=37,
+            head=Part("nn.layers.span_head:SpanHead", embed_dim=37, dropout=0.2),
+            bias=False,
+            norm="layer_without_bias",
+        ),
+        partial(token_cases, 37),
+    ),
+    Twin(
+        "transformed-head-pooled",
+        "nn.layers.transformed_head:TransformedHead",
+        "the same for one vector of all tokens",
+        MODERNBERT,
+        dict(
+            embed_dim=37,
+            head=Part("nn.primitives:Linear", in_features=37, out_features=5),
+            pooler=Part("nn.layers.pooler:Pooler", embed_dim=37, kind="mean", dense=False),
+            activation="relu",
+        ),
+        partial(batched_token_cases, 37),
     ),
     Twin(
         "stack",

@@ -14,7 +14,7 @@ FLOOR, RANGE = 1e-10, 8.0  # the least power, and how many powers of ten below t
 
 
 def log_mel(
-    audio: Float[Array, "*b n"], bands: int = 80, seconds: float | None = SECONDS
+    audio: Float[Array, "*b n"] | Float[np.ndarray, "*b n"], bands: int = 80, seconds: float | None = SECONDS
 ) -> Float[Array, "*b m s"]:
     """`(max(log10(M |STFT(audio)|²), peak - 8) + 4) / 4`, the features of Whisper.
 

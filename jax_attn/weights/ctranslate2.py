@@ -177,6 +177,7 @@ class CTranslate2Whisper:
             "max_target_positions": shapes["decoder/position_encodings/encodings"][0],
             "tie_word_embeddings": self._aliases.get("decoder/projection/weight")
             == "decoder/embeddings/weight",
+            "pad_token_id": None,
             **self._tokens(),
         }
 
@@ -212,6 +213,8 @@ def read_table(content: Any) -> tuple[dict[str, Variable], dict[str, str]]:
         nonlocal place
         size = number("H")
         place += size
+        if place > len(content):
+            raise ValueError("the file is corrupt or truncated")
         return bytes(content[place - size : place]).rstrip(b"\0").decode()
 
     version = number("I")

@@ -148,7 +148,7 @@ def _lacking(
         elif slot.path.startswith(optional):
             groups.setdefault(slot.path.split(".")[1], []).append(slot)
     lacking = []
-    for group in groups.values():
+    for group in groups.values() if any(slot.path.startswith("model.") for slot in table) else ():
         if not own and not any(place.key in shapes for slot in group for place in slot.places):
             lacking += group
         elif reshaped:

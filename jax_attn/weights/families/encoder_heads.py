@@ -14,7 +14,7 @@ from jax_attn.nn.layers.masked_lm_head import MaskedLMHead
 from jax_attn.nn.layers.span_head import SpanHead
 from jax_attn.nn.layers.token_classification_head import TokenClassificationHead
 from jax_attn.weights.family import Head, Settings
-from jax_attn.weights.rules import Names
+from jax_attn.weights.rules import Names, rename
 
 LABELS: dict[str, Any] = {"num_labels": 2, "classifier_dropout": 0.1}
 TYING = {"tie_word_embeddings": True}
@@ -113,4 +113,5 @@ def masked_lm(
         reads = "tokens_and_table" if config.tie_word_embeddings else "tokens"
         return Part(TaskModel, model=model, head=head, reads=reads)
 
-    return Head(build, names, {"add_pooling_layer": False}, TYING, doubles=doubles)
+    tied = {rename("head.decoder.weight", names): "embeddings.token.weight"}
+    return Head(build, names, {"add_pooling_layer": False}, TYING, doubles=doubles, tied=tied)
