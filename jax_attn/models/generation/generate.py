@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Integer
+from jaxtyping import Array, Bool, Float, Int, Integer
 
 from jax_attn.models.generation.prompt import merged, next_logits, prepare
 from jax_attn.models.generation.sampling import Sampling

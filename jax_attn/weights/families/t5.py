@@ -26,6 +26,7 @@ from jax_attn.weights.config import ConfigRules
 from jax_attn.weights.family import Family, Head, Settings
 
 GATED = "gated-"
+TABLE = "decoder.embeddings.token.weight"
 DEFAULTS: dict[str, Any] = {
     "vocab_size": 32128,
     "d_model": 512,
@@ -66,8 +67,8 @@ NEUTRAL = (
 def flat(config: dict[str, Any]) -> dict[str, Any]:
     """As many layers in the decoder, and scores scaled where they are those of the embeddings' table.
 
-    transformers 5 calls every head tied, and notes apart whether its scores are scaled: those of T5 v1.1, which has a
-    head of its own, are not, and mT5's never.
+    transformers 5 calls every head tied, and notes apart whether its scores are scaled: those of T5 v1.1, which has
+    a head of its own, are not, and mT5's never.
     """
     config.pop("is_encoder_decoder", None)  # an encoder alone is built by another name
     if config.get("num_decoder_layers") is None and "num_layers" in config:
@@ -82,7 +83,6 @@ def flat(config: dict[str, Any]) -> dict[str, Any]:
 def is_gated(proj: Any) -> bool:
     """Whether a `feed_forward_proj` has a gate."""
     return str(proj).startswith(GATED)
-
 
 
 def attention(config: Settings, is_causal: bool = False, own: bool = False, cross: bool = False) -> Part:
@@ -232,7 +232,7 @@ def families(name: str, defaults: Mapping[str, Any], own_positions: bool = False
         ),
         build=partial(model, own_positions=own_positions),
         names=names(gated),
-        anchor="decoder.embeddings.token.weight",
+        anchor=TABLE,
         heads={
             f"{name}ForConditionalGeneration": Head(
                 seq2seq_lm,
@@ -240,10 +240,11 @@ def families(name: str, defaults: Mapping[str, Any], own_positions: bool = False
                 settings={"has_head": True},
                 prefix="",
                 optional={"has_head": "head.linear.weight"},
-                doubles=("lm_head.weight", "encoder.embed_tokens.weight", "decoder.embed_tokens.weight"),
+                tied={"lm_head.weight": TABLE},
             ),
             f"{name}EncoderModel": Head(encoder_model, prefix="", others=("decoder.",)),
         },
+        constants=("encoder.embed_tokens.weight", "decoder.embed_tokens.weight"),  # "shared" once more
         others=("lm_head.", "classification_head.", "classifier.", "qa_outputs."),
     )
 

@@ -48,10 +48,6 @@ def theirs(kind: str, own_head: bool = False, **options):
     ("kind", "options"),
     [
         ("T5ForConditionalGeneration", {}),
-        (
-            "T5ForConditionalGeneration",
-            {"tie_word_embeddings": False, "own_head": True, "feed_forward_proj": "gated-gelu"},
-        ),
         pytest.param(
             "T5Model", {"feed_forward_proj": "gelu", "num_decoder_layers": 3}, marks=pytest.mark.slow
         ),
@@ -70,6 +66,16 @@ def test_transformers_computes_the_same(kind, options, tmp_path):
     assert ours.config["decoder_start_token_id"] == 0
 
 
+@pytest.mark.parametrize(
+    "lanes", [("float64",), pytest.param(("float64", "dropout"), marks=pytest.mark.slow)]
+)
+def test_a_gate_and_a_head_of_its_own(lanes, tmp_path):
+    """T5 v1.1, whose scores are not scaled; the tensors of its feed-forward have other names."""
+    options = {"tie_word_embeddings": False, "feed_forward_proj": "gated-gelu", "num_layers": 1}
+    assert_family(theirs("T5ForConditionalGeneration", own_head=True, **options), tmp_path, lanes=lanes)
+
+
+@pytest.mark.slow
 def test_each_layer_of_umt5_has_positions_of_its_own(tmp_path):
     model = theirs("UMT5ForConditionalGeneration", num_layers=1, feed_forward_proj="relu")
     assert_family(model, tmp_path, lanes=("float64",))
@@ -92,3 +98,26 @@ def test_the_encoder_alone_is_that_of_transformers_and_comes_from_a_whole_model_
         expected = others(whole.encoder, torch.tensor(SOURCE_IDS), torch.tensor(SOURCE)).numpy()
     assert type(alone) is type(module)
     np.testing.assert_allclose(nnx.jit(ours)(alone, SOURCE_IDS, SOURCE), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_files_from_before_safetensors_and_what_is_refused(tmp_path):
+    """They repeat the table under each of its names."""
+    model = drawn(theirs("T5ForConditionalGeneration", num_layers=1))
+    model.save_pretrained(tmp_path / "new")
+    (tmp_path / "old").mkdir()
+    torch.save(model.state_dict(), tmp_path / "old" / "pytorch_model.bin")
+    config = json.loads((tmp_path / "new" / "config.json").read_text())
+    old = {name: value for name, value in config.items() if name != "scale_decoder_outputs"}
+    (tmp_path / "old" / "config.json").write_text(json.dumps({**old, "n_positions": 512}))
+    new, again = (numpy_state_dict(from_pretrained(tmp_path / name)) for name in ("new", "old"))
+    assert new.keys() == again.keys()
+    assert all(np.array_equal(new[key], again[key]) for key in new)
+    for options, message in (
+        ({"feed_forward_proj": "gated-mish"}, "feed_forward_proj='gated-mish' is not supported"),
+        (
+            {"tie_word_embeddings": False, "scale_decoder_outputs": True},
+            "scale_decoder_outputs=True is not supported beside a head of its own",
+        ),
+    ):
+        with pytest.raises(ValueError, match=message):
+            from_config({**config, **options}, rngs=nnx.Rngs(0))
