@@ -31,7 +31,7 @@ class Seq2SeqLM(CausalLM):
     Source: Vaswani et al. (arXiv 1706.03762), section 3.
     """
 
-    def __call__(  # ty: ignore[invalid-method-override]
+    def __call__(  # ty: ignore[incompatible-method-override]
         self,
         inputs: Array,
         decoder_input_ids: Integer[Array, "*b t"],
@@ -53,7 +53,7 @@ class Seq2SeqLM(CausalLM):
         """The vectors `(b, t, d)` of these tokens, of which `logits` makes scores, and the new cache."""
         return self.model.decode(input_ids, attention_mask, cache=cache)
 
-    def init_cache(  # ty: ignore[invalid-method-override]
+    def init_cache(  # ty: ignore[incompatible-method-override]
         self,
         batch: int,
         length: int,

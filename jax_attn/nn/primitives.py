@@ -184,7 +184,7 @@ class Conv(nnx.Conv):
             out_features,
             kernel_size,
             (stride,) * len(kernel_size) if isinstance(stride, int) else stride,
-            padding=[(padding, padding)] * len(kernel_size),
+            padding=((padding, padding),) * len(kernel_size),  # a tuple, so that the module can be hashed
             feature_group_count=groups,
             use_bias=bias,
             dtype=dtype,

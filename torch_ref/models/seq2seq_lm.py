@@ -15,7 +15,7 @@ class Seq2SeqLM(CausalLM):
     Source: Vaswani et al. (arXiv 1706.03762), section 3.
     """
 
-    def forward(  # ty: ignore[invalid-method-override]
+    def forward(  # ty: ignore[incompatible-method-override]
         self,
         inputs: Tensor,
         decoder_input_ids: Tensor,
@@ -33,7 +33,7 @@ class Seq2SeqLM(CausalLM):
         """The vectors of these tokens, of which `logits` makes scores, and the new cache."""
         return self.model.decode(input_ids, cache=cache)
 
-    def init_cache(  # ty: ignore[invalid-method-override]
+    def init_cache(  # ty: ignore[incompatible-method-override]
         self, batch: int, context: Tensor, context_mask: Tensor | None = None
     ) -> Any:
         """What is kept of no tokens that attend to `context`."""

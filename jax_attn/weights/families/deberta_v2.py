@@ -145,26 +145,18 @@ def classifier(model: Part, config: Settings) -> Part:
 
 
 NAMES = (
-    (r"\bembeddings\.token\.", "embeddings.word_embeddings."),
-    (r"\bembeddings\.position\.", "embeddings.position_embeddings."),
-    (r"\bembeddings\.segment\.", "embeddings.token_type_embeddings."),
-    (r"\bembeddings\.norm\.", "embeddings.LayerNorm."),
+    *encoder_parts.EMBEDDING_NAMES,
     (r"\bencoder\.relative\.", "encoder.rel_embeddings."),
     (r"\bencoder\.relative_norm\.", "encoder.LayerNorm."),
     (r"\bencoder\.layers\.0\.convolution\.", "encoder.conv.conv."),
     (r"\bencoder\.layers\.0\.norm\.", "encoder.conv.LayerNorm."),
     (r"\bencoder\.layers\.0\.layer\.", "encoder.layer.0."),
-    (r"\bencoder\.layers\.", "encoder.layer."),
     (r"\battention\.q_proj\.", "attention.self.query_proj."),
     (r"\battention\.k_proj\.", "attention.self.key_proj."),
     (r"\battention\.v_proj\.", "attention.self.value_proj."),
     (r"\battention\.pos_k_proj\.", "attention.self.pos_key_proj."),
     (r"\battention\.pos_q_proj\.", "attention.self.pos_query_proj."),
-    (r"\battention\.out_proj\.", "attention.output.dense."),
-    (r"\battention_norm\.", "attention.output.LayerNorm."),
-    (r"\bfeed_forward\.up\.", "intermediate.dense."),
-    (r"\bfeed_forward\.down\.", "output.dense."),
-    (r"\bfeed_forward_norm\.", "output.LayerNorm."),
+    *encoder_parts.LAYER_NAMES,
 )
 POOLER_NAMES = ((r"^head\.dense\.", "pooler.dense."), (r"^head\.linear\.", "classifier."))
 LM_NAMES = (
@@ -202,7 +194,7 @@ DEBERTA = Family(
         "DebertaV2ForMaskedLM": masked_lm(),
     },
     prefix="deberta.",
-    constants=("embeddings.position_ids",),
+    constants=encoder_parts.CONSTANTS,
     others=("classifier.", "cls.", "lm_predictions.", "mask_predictions.", "pooler.", "qa_outputs."),
 )
 

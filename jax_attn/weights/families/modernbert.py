@@ -248,7 +248,10 @@ MODERNBERT = Family(
         "ModernBertForTokenClassification": Head(token_classification, CLASSIFIER_NAMES, defaults=CLASSIFIER),
         "ModernBertForQuestionAnswering": Head(question_answering, CLASSIFIER_NAMES, defaults=CLASSIFIER),
         "ModernBertForMaskedLM": Head(
-            masked_lm, DECODER_NAMES, defaults={**HEAD, "decoder_bias": True, "tie_word_embeddings": True}
+            masked_lm,
+            DECODER_NAMES,
+            defaults={**HEAD, "decoder_bias": True, "tie_word_embeddings": True},
+            tied={"decoder.weight": "embeddings.token.weight"},
         ),
     },
     prefix="model.",

@@ -84,7 +84,6 @@ def is_gated(proj: Any) -> bool:
     return str(proj).startswith(GATED)
 
 
-
 def attention(config: Settings, is_causal: bool = False, own: bool = False, cross: bool = False) -> Part:
     """Heads of a width of their own; `own` positions are those of this layer."""
     return Part(
@@ -236,12 +235,13 @@ def families(name: str, defaults: Mapping[str, Any], own_positions: bool = False
         heads={
             f"{name}ForConditionalGeneration": Head(
                 seq2seq_lm,
-                ((r"^head\.linear\.", "lm_head."),),
+                names=((r"^head\.linear\.", "lm_head."),),
                 settings={"has_head": True},
                 prefix="",
                 optional={"has_head": "head.linear.weight"},
+                doubles=("encoder.embed_tokens.weight", "decoder.embed_tokens.weight", "lm_head.weight"),
             ),
-            f"{name}EncoderModel": Head(encoder_model, prefix="", others=("decoder.", "lm_head.")),
+            f"{name}EncoderModel": Head(encoder_model, prefix="", others=("decoder.",)),
         },
         others=("lm_head.", "classification_head.", "classifier.", "qa_outputs."),
     )

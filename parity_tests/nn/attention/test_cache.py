@@ -29,7 +29,9 @@ def in_chunks(module: MultiHeadAttention, x: jax.Array, sizes: tuple[int, ...], 
     return jnp.concatenate(outputs, axis=1)
 
 
-@pytest.mark.parametrize("window", [None, 1, 3, TOKENS + 2])
+@pytest.mark.parametrize(
+    "window", [None, 3, *(pytest.param(size, marks=pytest.mark.slow) for size in (1, TOKENS + 2))]
+)
 @jax.enable_x64(True)
 def test_in_chunks_of_any_size_it_is_the_whole(window):
     """Chunks that are longer than the window, too: a later token must not push out what an earlier one sees."""

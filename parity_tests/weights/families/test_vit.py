@@ -7,7 +7,7 @@ from flax import nnx
 
 from jax_attn.parity.cases import Case
 from jax_attn.weights import from_config
-from parity_tests.weights.families.transformers_models import assert_beside
+from parity_tests.weights.families.transformers_models import EXACT, TRAINING, assert_beside
 
 # What transformers 5 calls in memory what it writes under the names of the first release.
 ATTENTION_IN_MEMORY = [
@@ -57,13 +57,13 @@ def theirs(kind: str, **options):
             "ViTModel",
             ("last_hidden_state", "pooler_output"),
             {"hidden_act": "gelu_new", "pooler_act": "relu"},
-            {"scan": True},
+            {"lanes": EXACT, "scan": True},
         ),
         (
             "ViTForImageClassification",
             ("logits",),
             {"qkv_bias": False, "num_labels": 5, "num_hidden_layers": 1, "image_size": 6, "patch_size": 3},
-            {},
+            {"lanes": TRAINING},
         ),
     ],
 )
@@ -71,7 +71,7 @@ def test_transformers_computes_the_same(kind, outputs, options, ours, tmp_path):
     model = theirs(kind, **options)
     cases = images(model.config.image_size)
     module = assert_beside(model, cases, tmp_path, outputs=outputs, names=IN_MEMORY, **ours)
-    if ours:
+    if "scan" in ours:
         assert module.encoder.stacked == ("layers",)
 
 

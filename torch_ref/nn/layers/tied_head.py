@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 
 class TiedHead(nn.Module):
-    """`softcap(scale · x Eᵀ + b)`, with the table `E` of the embeddings, which the head is called with and does not own.
+    """`softcap(scale · x Eᵀ + b)`, with the table `E` of the embeddings, which the head is called with.
 
     See `jax_attn.nn.layers.tied_head.TiedHead`, its twin.
 
