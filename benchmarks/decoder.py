@@ -98,7 +98,8 @@ def _transformers(module: Any) -> Write:
     def write(ids: np.ndarray, count: int) -> np.ndarray:
         options = {"do_sample": False, "eos_token_id": None, "pad_token_id": 0}
         given = torch.from_numpy(ids)
-        written = model.generate(given, torch.ones_like(given), max_new_tokens=count, **options)
+        mask = torch.ones_like(given)
+        written = model.generate(given, attention_mask=mask, max_new_tokens=count, **options)
         return written[:, ids.shape[1] :].numpy()
 
     return write

@@ -4,8 +4,8 @@ from functools import partial
 
 import numpy as np
 
-from jax_attn.catalogue.cases import EXACT, grid_cases, text_cases
-from jax_attn.catalogue.twin import BERT, NLP_TRANSFORMERS, Twin
+from jax_attn.catalogue.cases import EXACT, grid_cases, hidden_patch_cases, text_cases, translation_cases
+from jax_attn.catalogue.twin import ATTENTION_PAPER, BERT, NLP_TRANSFORMERS, Twin
 from jax_attn.models.part import Part
 from jax_attn.parity.cases import Case
 from jax_attn.weights.families.gemma2 import GEMMA2
@@ -157,6 +157,44 @@ def translated_cases(tokens: int = 5, others: int = 7, batch: int = 3) -> list[C
     return [Case("plain", (read, ids)), Case("padding in both", padding, lanes=EXACT)]
 
 
+def vision_transformer() -> Part:
+    """A layer of a ViT, with registers and a mask token before it."""
+    layer = Part(
+        "nn.layers.encoder_layer:EncoderLayer",
+        embed_dim=26,
+        num_heads=2,
+        hidden_dim=29,
+        norm_placement="pre",
+        dropout=0.2,
+    )
+    return Part(
+        "models.vision_transformer:VisionTransformer",
+        embeddings=Part(
+            "nn.layers.patch_embeddings:PatchEmbeddings",
+            image_size=(4, 6),
+            patch_size=(2, 3),
+            num_channels=3,
+            embed_dim=26,
+            num_registers=2,
+            mask_token=True,
+        ),
+        encoder=Part("nn.layers.stack:Stack", layers=[layer]),
+        pooler=Part("nn.layers.pooler:Pooler", embed_dim=26),
+    )
+
+
+TRANSFORMER_TINY = dict(
+    vocab_size=31,
+    embed_dim=38,
+    num_heads=2,
+    hidden_dim=43,
+    num_layers=1,
+    head_dim=5,
+    v_head_dim=7,
+    dropout=0.2,
+    max_positions=13,
+)
+
 MODELS = [
     Twin(
         "bert",
@@ -261,6 +299,15 @@ MODELS = [
         whole_model=True,
     ),
     Twin(
+        "vision-transformer",
+        "models.vision_transformer:VisionTransformer",
+        "an encoder of images, channels first, and of what hides some of their patches",
+        "Dosovitskiy et al. (arXiv 2010.11929)",
+        vision_transformer().arguments,
+        partial(hidden_patch_cases, (3, 4, 6), 4, name="bool_masked_pos"),
+        whole_model=True,
+    ),
+    Twin(
         "text-decoder",
         "models.text_decoder:TextDecoder",
         "any embeddings and causal layers; tokens are counted without padding",
@@ -346,6 +393,33 @@ MODELS = [
             dropout=0.2,
         ),
         partial(grid_cases, (5, 11)),
+        whole_model=True,
+    ),
+    Twin(
+        "transformer",
+        "models.transformer:Transformer",
+        "the encoder-decoder of 2017, one table for source, target and output",
+        ATTENTION_PAPER,
+        TRANSFORMER_TINY,
+        partial(translation_cases, 31),
+        whole_model=True,
+    ),
+    Twin(
+        "transformer-pre-scanned",
+        "models.transformer:Transformer",
+        "the same in pre-norm with learned positions, its layers stacked, and dropout of attention weights",
+        ATTENTION_PAPER,
+        dict(
+            TRANSFORMER_TINY,
+            num_layers=2,
+            norm_placement="pre",
+            final_norm=True,
+            positions="learned",
+            activation="gelu",
+            attention_dropout=0.3,
+            scan=True,
+        ),
+        partial(translation_cases, 31),
         whole_model=True,
     ),
 ]

@@ -28,9 +28,15 @@ from jax_attn.models.text_encoder import (
     EncoderOutput,
     TextEncoder,
 )
+from jax_attn.models.transformer import (
+    TABLE_3,
+    Transformer,
+    TransformerCache,
+)
 from jax_attn.models.vision_transformer import VisionTransformer
 
 __all__ = [
+    "TABLE_3",
     "AudioEncoder",
     "Beams",
     "Bert",
@@ -47,6 +53,8 @@ __all__ = [
     "TextCache",
     "TextDecoder",
     "TextEncoder",
+    "Transformer",
+    "TransformerCache",
     "VisionTransformer",
     "beam_search",
     "generate",

@@ -19,11 +19,15 @@ class NotedConfig(Mapping[str, Any]):
 
     Attributes:
         ignored: the patterns of attributes that were passed over when the module was built.
+        found: what the keys of its file said besides.
     """
 
-    def __init__(self, config: Mapping[str, Any], ignored: Collection[str] = ()):
+    def __init__(
+        self, config: Mapping[str, Any], ignored: Collection[str] = (), found: Mapping[str, Any] | None = None
+    ):
         self._text = json.dumps(dict(config), sort_keys=True)
         self.ignored = tuple(ignored)
+        self.found = NotedConfig(found) if found else {}
 
     def __getitem__(self, name: str) -> Any:
         return json.loads(self._text)[name]

@@ -133,9 +133,8 @@ def _tied(
         if plan.outer + theirs in extra:
             yield plan.outer + theirs, rename(f"model.{ours}", plan.names)
     doubles = [plan.outer + key for key in head.doubles]
-    first = next((key for key in doubles if key in expected), None)
-    if first is not None:
-        yield from ((key, first) for key in doubles if key in extra)
+    if doubles and doubles[0] in expected:
+        yield from ((key, doubles[0]) for key in doubles if key in extra)
 
 
 def _lacking(
@@ -150,7 +149,7 @@ def _lacking(
         elif slot.path.startswith(optional):
             groups.setdefault(slot.path.split(".")[1], []).append(slot)
     lacking = []
-    for group in groups.values():
+    for group in groups.values() if any(slot.path.startswith("model.") for slot in table) else ():
         if not own and not any(place.key in shapes for slot in group for place in slot.places):
             lacking += group
         elif reshaped:

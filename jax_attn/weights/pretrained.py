@@ -179,7 +179,7 @@ def build(
     """The model of a `config.json`, which it carries from then on."""
     part = part_of(family, architecture, config, options)
     module = part.build("jax_attn", rngs=rngs, dtype=options.dtype, param_dtype=options.param_dtype)
-    module.config = NotedConfig(_noted(config, options.overrides, architecture), options.ignore)
+    module.config = noted_config(family, architecture, config, options)
     return module
 
 
@@ -214,29 +214,26 @@ def settings_of(
 def require_overrides(family: Family, architecture: str, overrides: Mapping[str, Any]) -> None:
     """Raise TypeError unless each override is an attribute that `config.json` may have."""
     rules = family.rules_for(architecture)
-    known = {
-        *BUILDING,
-        *family.optional,
-        *rules.defaults,
-        *rules.ordinary,
-        *rules.neutral,
-        *ORDINARY,
-        *NEUTRAL,
-    }
+    of_config = {*rules.defaults, *rules.ordinary, *rules.neutral, *ORDINARY, *NEUTRAL}
     for name in overrides:
-        if name not in known:
+        if name not in (*of_config, *BUILDING):
             raise TypeError(
                 f"{name} is neither an attribute of config.json that {architecture} is built from nor one of "
                 f"{', '.join(BUILDING)}"
             )
 
 
-def _noted(config: Mapping[str, Any], overrides: Mapping[str, Any], architecture: str) -> dict[str, Any]:
-    """The `config.json` of a model that was built with these overrides."""
-    noted = {**config, **{name: value for name, value in overrides.items() if name not in BUILDING}}
-    if len(noted.get("id2label") or ()) != noted.get("num_labels", len(noted.get("id2label") or ())):
+def noted_config(
+    family: Family, architecture: str, config: Mapping[str, Any], options: BuildOptions
+) -> NotedConfig:
+    """The `config.json` of a model that was built so."""
+    head = family.heads.get(architecture)
+    given = {name: value for name, value in options.overrides.items() if name not in BUILDING}
+    found = {name: given.pop(name) for name in ({} if head is None else head.optional) if name in given}
+    noted = {**config, **given, "architectures": [architecture]}
+    if len(noted.get("id2label") or ()) != given.get("num_labels", len(noted.get("id2label") or ())):
         noted = {name: value for name, value in noted.items() if name not in ("id2label", "label2id")}
-    return {**noted, "architectures": [architecture]}
+    return NotedConfig(noted, options.ignore, found)
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from os import PathLike
 from pathlib import Path
@@ -58,9 +58,10 @@ def save_pretrained(
     folder = Path(folder)
     most = _bytes(max_shard_size)
     family, described = _described(module)
-    architecture, noted = described["architectures"][0], getattr(module, "config", None)
+    architecture = described["architectures"][0]
+    noted = getattr(module, "config", NotedConfig(described))
     table = slots(module, family.keys(architecture))
-    _require_as_described(table, family, architecture, described, getattr(noted, "ignored", ()))
+    _require_as_described(table, family, architecture, described, noted)
     tensors = joined(
         pair
         for slot in table
@@ -105,10 +106,10 @@ def _require_as_described(
     family: Family,
     architecture: str,
     described: Mapping[str, Any],
-    ignored: Collection[str],
+    noted: NotedConfig,
 ) -> None:
     """Raise ValueError if the module has other tensors than a model of its config, which could not load them."""
-    options = BuildOptions(ignore=ignored)
+    options = BuildOptions(ignore=noted.ignored, overrides=noted.found)
     fresh = nnx.eval_shape(lambda: build(family, architecture, described, nnx.Rngs(0), options))
     ours, expected = _shapes(table), _shapes(slots(fresh, family.keys(architecture)))
     differ = [key for key in {**ours, **expected} if ours.get(key) != expected.get(key)]

@@ -148,10 +148,16 @@ def test_what_is_not_supported_is_refused(tmp_path):
         GgufFile(write(tmp_path / "a.gguf", table, "mamba"))
     with pytest.raises(ValueError, match=r"b\.gguf: attention\.clamp_kqv=3\.0 is not known here"):
         GgufFile(write(tmp_path / "b.gguf", table, **{"attention.clamp_kqv": 3.0}))
+    whole = write(tmp_path / "whole.gguf", table).read_bytes()
     cut = tmp_path / "c.gguf"
-    cut.write_bytes((tmp_path / "b.gguf").read_bytes()[:900])
-    with pytest.raises(ValueError, match=r"c\.gguf is corrupt or truncated: "):
-        from_pretrained(cut)
+    for length, why in (
+        (900, "corrupt or truncated: "),
+        (len(whole) - 9, "corrupt .* before token_embd"),
+        (3, "no GGUF"),
+    ):
+        cut.write_bytes(whole[:length])
+        with pytest.raises(ValueError, match=rf"c\.gguf is {why}"):
+            from_pretrained(cut)
     with pytest.raises(FileNotFoundError, match=r"there is no file .*d\.gguf"):
         from_pretrained(tmp_path / "d.gguf")
 

@@ -8,7 +8,11 @@ from torch_ref.models.seq2seq_lm import Seq2SeqLM
 from torch_ref.models.sequence_classifier import SequenceClassifier
 from torch_ref.models.task_model import TaskModel
 from torch_ref.models.text_decoder import TextDecoder
-from torch_ref.models.text_encoder import EncoderOutput, TextEncoder
+from torch_ref.models.text_encoder import (
+    EncoderOutput,
+    TextEncoder,
+)
+from torch_ref.models.transformer import Transformer
 from torch_ref.models.vision_transformer import VisionTransformer
 
 __all__ = [
@@ -22,6 +26,7 @@ __all__ = [
     "TaskModel",
     "TextDecoder",
     "TextEncoder",
+    "Transformer",
     "VisionTransformer",
 ]
 

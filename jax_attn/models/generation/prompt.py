@@ -1,4 +1,4 @@
-"""The prompt of a generation: checked, its padding on the left, its length rounded up so that programs are met again."""
+"""The prompt of a generation: checked, its padding on the left, its length rounded up to one of a few."""
 
 from typing import Any, NamedTuple
 
@@ -61,8 +61,8 @@ def prepare(
     require_ids("input_ids", ids)
     if ids.ndim != 2 or 0 in ids.shape:
         raise ValueError(f"input_ids must have shape (b, t), got {ids.shape}")
-    real = jnp.ones(ids.shape, bool) if attention_mask is None else token_mask(attention_mask, ids.shape)
-    ids, real = padded_on_the_left(np.asarray(ids), np.asarray(real))
+    mask = jnp.ones(ids.shape, bool) if attention_mask is None else jnp.asarray(attention_mask)
+    ids, real = padded_on_the_left(np.asarray(ids), np.asarray(token_mask(mask, ids.shape)))
     _check_vocabulary(getattr(model, "vocab_size", None), ids[real])
     _check_room(getattr(model, "max_positions", None), cache, ids.shape[1], max_new_tokens)
     if cache is not None:  # its size is known already
@@ -113,7 +113,7 @@ def merged(graphdef: Any, state: Any) -> Any:
 
 def _check_vocabulary(vocab_size: int | None, ids: np.ndarray) -> None:
     """Raise ValueError where an id has no vector, which would give NaN."""
-    if vocab_size is not None and not (ids.min() >= 0 and ids.max() < vocab_size):
+    if vocab_size is not None and (ids.min() < 0 or ids.max() >= vocab_size):
         wrong = ids[(ids < 0) | (ids >= vocab_size)][0]
         raise ValueError(f"input_ids must be at least 0 and below vocab_size={vocab_size}, got {wrong}")
 

@@ -11,7 +11,7 @@ from jax.core import Tracer
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
-from jax_attn.functional.checks import require_divisible
+from jax_attn.functional.checks import require_divisible, require_positive
 from jax_attn.nn.attention.cache import KVCache
 from jax_attn.nn.attention.seen import real_tokens
 from jax_attn.nn.positions.attention_positions import Places
@@ -26,6 +26,9 @@ class Stack(nnx.Module):
     numbers are those of the list, from the same seed too, dropout included. Layers that differ in turn, as in
     Gemma 2 those with a window and those without, are alike every `period` layers: a step of the loop runs as many.
 
+    With `repeats` the layers run so many times, one pass after another with the same parameters, as ALBERT's; with
+    `scan` in one more loop.
+
     With `positions` all layers share one table of biases, as T5's and MPNet's: they are computed once, and each
     layer's attention is called with `bias=`. With a cache they are those of where the tokens stand.
 
@@ -39,16 +42,19 @@ class Stack(nnx.Module):
         positions: what the layers add to their scores, as `T5Positions`, built; the attentions have none. None is
             nothing.
         dropout: probability of dropping an element of the output, while training.
+        repeats: how many times the layers run.
         scan: whether the layers are stacked.
         remat: whether the backward pass computes each layer again, in place of keeping what is inside it.
         period: after how many layers one is alike again, where they are stacked.
         rngs: source of dropout; not needed without.
 
     Raises:
-        ValueError: there are no layers; one is given twice; `period` does not divide their number; or they are to
-            be stacked and differ. With `positions` a cache that does not keep all tokens.
+        ValueError: there are no layers; one is given twice; `period` does not divide their number; they are to be
+            stacked and differ; or `repeats` is not positive. With `positions` a cache that does not keep all
+            tokens; with `repeats` any.
 
-    Source: Vaswani et al. (arXiv 1706.03762), section 3.1; shared biases: Raffel et al. (1910.10683), section 2.1.
+    Source: Vaswani et al. (arXiv 1706.03762), section 3.1; shared biases: Raffel et al. (1910.10683), section 2.1;
+        repeats: Lan et al. (1909.11942), section 3.1.
     """
 
     def __init__(
@@ -57,6 +63,7 @@ class Stack(nnx.Module):
         norm: Any = None,
         positions: Any = None,
         dropout: float = 0.0,
+        repeats: int = 1,
         *,
         scan: bool = False,
         remat: bool = False,
@@ -69,6 +76,8 @@ class Stack(nnx.Module):
         if len({id(layer) for layer in layers}) < len(layers):
             raise ValueError("layers must be modules of their own, got one of them twice")
         require_divisible("the number of layers", len(layers), "period", period)
+        require_positive("repeats", repeats)
+        self.repeats = repeats
         self.stacked = ("layers",) if scan else ()
         self.period = period
         self.remat = remat
@@ -92,24 +101,63 @@ class Stack(nnx.Module):
         """
         if self.positions is not None:
             options = {**options, "bias": self._bias(x, cache, **options)}
-        # graph=False: the layers share nothing, and only so may a model merged inside `jax.grad` run them.
-        step = nnx.remat(run_layer, graph=False) if self.remat else run_layer
+        if cache is not None and self.repeats > 1:
+            raise ValueError(f"cache must be None with repeats={self.repeats}: each pass would need its own")
         if isinstance(self.layers, nnx.List):
-            parts = []
-            for index, layer in enumerate(self.layers):
-                x, part = step(layer, x, None if cache is None else cache[index], shared, options)
-                parts.append(part)
-            new: Any = tuple(parts)
+            for _ in range(self.repeats):
+                x, new = self._in_turn(x, cache, shared, options)
         else:
             _check_room(cache, x.shape[-2])
             # A loop cannot widen what it carries, as the first of the layers in a list does.
             x = x.astype(_dtype_after(self.layers, x, cache, shared, options))
-            axes = (0, nnx.Carry, 0, None, None)
-            loop = nnx.scan(step, in_axes=axes, out_axes=(nnx.Carry, 0), graph=False)
-            x, new = loop(self.layers, x, cache, shared, options)
+            if self.repeats == 1:
+                x, new = self._in_a_loop(self.layers, x, cache, shared, options)
+            else:
+                x, new = self._repeated(x, shared, options), None
         x = x if self.norm is None else self.norm(x)
         x = x if self.dropout is None else self.dropout(x)
         return x if cache is None else (x, new)
+
+    @property
+    def _step(self) -> Any:
+        # graph=False: the layers share nothing, and only so may a model merged inside `jax.grad` run them.
+        return nnx.remat(run_layer, graph=False) if self.remat else run_layer
+
+    def _in_turn(self, x: Array, cache: Any, shared: tuple[Any, ...], options: dict[str, Any]) -> Any:
+        """One pass through the list, and what it makes of the cache."""
+        new = []
+        for index, layer in enumerate(self.layers):
+            x, part = self._step(layer, x, None if cache is None else cache[index], shared, options)
+            new.append(part)
+        return x, tuple(new)
+
+    def _in_a_loop(
+        self, layers: Any, x: Array, cache: Any, shared: tuple[Any, ...], options: dict[str, Any]
+    ) -> Any:
+        """One pass through stacked layers, and what it makes of the cache."""
+        axes = (0, nnx.Carry, 0, None, None)
+        loop = nnx.scan(self._step, in_axes=axes, out_axes=(nnx.Carry, 0), graph=False)
+        return loop(layers, x, cache, shared, options)
+
+    def _repeated(self, x: Array, shared: tuple[Any, ...], options: dict[str, Any]) -> Array:
+        """All passes through stacked layers. What one changes, such as counts of draws, the next starts from."""
+        graphdef, parameters, rest = nnx.split(self.layers, nnx.Param, ...)
+        changes = False
+
+        def one_pass(carried: tuple[Array, Any], _: None) -> tuple[tuple[Array, Any], None]:
+            nonlocal changes
+            x, state = carried
+            before = jax.tree.leaves(state)
+            layers = nnx.merge(graphdef, parameters, state)
+            x = self._in_a_loop(layers, x, None, shared, options)[0]
+            after = nnx.state(layers, nnx.Not(nnx.Param))
+            changes = any(new is not old for old, new in zip(before, jax.tree.leaves(after), strict=True))
+            return (x, after), None
+
+        (x, rest), _ = jax.lax.scan(one_pass, (x, rest), length=self.repeats)
+        if changes:  # else it may belong to another trace, which has to stay as it is
+            nnx.update(self.layers, rest)
+        return x
 
     def init_cache(
         self,

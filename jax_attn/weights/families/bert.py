@@ -20,7 +20,7 @@ from jax_attn.weights.families.encoder_heads import (
     task_settings,
     token_classification,
 )
-from jax_attn.weights.families.encoder_parts import DEFAULTS
+from jax_attn.weights.families.encoder_parts import CONSTANTS, DEFAULTS, EMBEDDING_NAMES, LAYER_NAMES
 from jax_attn.weights.family import Family, Head, Settings
 
 MODEL_TYPE = "bert"
@@ -50,21 +50,7 @@ RULES = ConfigRules(
     prepare=task_settings,
 )
 
-NAMES: tuple[tuple[str, str], ...] = (
-    (r"\bembeddings\.token\.", "embeddings.word_embeddings."),
-    (r"\bembeddings\.position\.", "embeddings.position_embeddings."),
-    (r"\bembeddings\.segment\.", "embeddings.token_type_embeddings."),
-    (r"\bembeddings\.norm\.", "embeddings.LayerNorm."),
-    (r"\bencoder\.layers\.", "encoder.layer."),
-    (r"\battention\.q_proj\.", "attention.self.query."),
-    (r"\battention\.k_proj\.", "attention.self.key."),
-    (r"\battention\.v_proj\.", "attention.self.value."),
-    (r"\battention\.out_proj\.", "attention.output.dense."),
-    (r"\battention_norm\.", "attention.output.LayerNorm."),
-    (r"\bfeed_forward\.up\.", "intermediate.dense."),
-    (r"\bfeed_forward\.down\.", "output.dense."),
-    (r"\bfeed_forward_norm\.", "output.LayerNorm."),
-)
+NAMES = (*EMBEDDING_NAMES, *LAYER_NAMES)
 # What the first checkpoints, converted from TensorFlow, call the weight and the bias of a layer norm.
 OLD_NAMES = ((r"\bLayerNorm\.weight$", "LayerNorm.gamma"), (r"\bLayerNorm\.bias$", "LayerNorm.beta"))
 
@@ -150,7 +136,7 @@ BERT = Family(
     },
     prefix="bert.",
     optional={"add_pooling_layer": "pooler.dense.weight"},
-    constants=("embeddings.position_ids", "embeddings.token_type_ids"),  # 0, 1, 2, … and zeros
+    constants=CONSTANTS,
     others=("cls.predictions.", "cls.seq_relationship.", "classifier.", "qa_outputs.", "head."),
     old_names=OLD_NAMES,
     describe=describe,

@@ -69,7 +69,7 @@ def decoder_heads(
 
     labels = {"num_labels": 2}
     return {
-        f"{name}{lm}": Head(causal_lm, named("lm_head")),
+        f"{name}{lm}": Head(causal_lm, named("lm_head"), tied={"lm_head.weight": "embeddings.token.weight"}),
         f"{name}ForSequenceClassification": Head(text_classifier, named("score"), defaults=labels),
         f"{name}ForTokenClassification": Head(
             token_classifier, named(tokens), defaults={**labels, "classifier_dropout": None}

@@ -14,7 +14,7 @@ from jax_attn.nn.layers.masked_lm_head import MaskedLMHead
 from jax_attn.nn.layers.span_head import SpanHead
 from jax_attn.nn.layers.token_classification_head import TokenClassificationHead
 from jax_attn.weights.family import Head, Settings
-from jax_attn.weights.rules import Names
+from jax_attn.weights.rules import Names, rename
 
 LABELS: dict[str, Any] = {"num_labels": 2, "classifier_dropout": 0.1}
 TYING = {"tie_word_embeddings": True}
@@ -23,6 +23,11 @@ CLASSIFIER: Names = ((r"^head\.linear\.", "classifier."),)
 DENSE_CLASSIFIER: Names = (
     (r"^head\.dense\.", "classifier.dense."),
     (r"^head\.linear\.", "classifier.out_proj."),
+)
+LM_HEAD: Names = (
+    (r"^head\.tied_decoder\.", "lm_head."),
+    (r"^head\.norm\.", "lm_head.layer_norm."),
+    (r"^head\.", "lm_head."),
 )
 
 
@@ -35,8 +40,13 @@ def task_settings(config: dict[str, Any]) -> dict[str, Any]:
     return config
 
 
-def sequence_classification(names: Names = CLASSIFIER, pooled: bool = False, **options: Any) -> Head:
-    """Scores of classes for a text, from the pooler's vector where `pooled`; `options` of `ClassificationHead`."""
+def sequence_classification(
+    names: Names = CLASSIFIER, pooled: bool = False, dropout: str = "classifier_dropout", **options: Any
+) -> Head:
+    """Scores of classes for a text, from the pooler's vector where `pooled`.
+
+    `dropout` is the attribute of `config.json` with the probability, `options` are those of `ClassificationHead`.
+    """
 
     def build(model: Part, config: Settings) -> Part:
         pooling = {"pooling": None} if pooled else {}
@@ -44,13 +54,14 @@ def sequence_classification(names: Names = CLASSIFIER, pooled: bool = False, **o
             ClassificationHead,
             embed_dim=config.hidden_size,
             num_classes=config.num_labels,
-            dropout=config.classifier_dropout,
+            dropout=getattr(config, dropout),
             **pooling,
             **options,
         )
         return Part(TaskModel, model=model, head=head, reads="text" if pooled else "tokens")
 
-    return Head(build, names, {"add_pooling_layer": pooled}, LABELS)
+    defaults = {"num_labels": 2, dropout: 0.1}
+    return Head(build, names, {"add_pooling_layer": pooled}, defaults)
 
 
 def token_classification(names: Names = CLASSIFIER, **options: Any) -> Head:
@@ -73,7 +84,8 @@ def question_answering(
         rate = 0.0 if dropout is None else getattr(config, dropout)
         return Part(TaskModel, model=model, head=Part(SpanHead, embed_dim=config.hidden_size, dropout=rate))
 
-    return Head(build, names, {"add_pooling_layer": False})
+    defaults = {} if dropout is None else {dropout: 0.1}
+    return Head(build, names, {"add_pooling_layer": False}, defaults)
 
 
 def masked_lm(
@@ -101,4 +113,5 @@ def masked_lm(
         reads = "tokens_and_table" if config.tie_word_embeddings else "tokens"
         return Part(TaskModel, model=model, head=head, reads=reads)
 
-    return Head(build, names, {"add_pooling_layer": False}, TYING, doubles=doubles)
+    tied = {rename("head.decoder.weight", names): "embeddings.token.weight"}
+    return Head(build, names, {"add_pooling_layer": False}, TYING, doubles=doubles, tied=tied)

@@ -2,22 +2,30 @@
 
 import json
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 import torch
+from flax import nnx
 from safetensors.numpy import load_file
 
 from jax_attn.parity.cases import Case
 from jax_attn.parity.compare import compare_cases
-from jax_attn.weights import from_pretrained, save_pretrained
+from jax_attn.weights import from_config, from_pretrained, save_pretrained
 from jax_attn.weights.families import family_of
 from jax_attn.weights.rules import Names
 
+# The second is the first in training mode. A test that takes time runs in one, where another one runs in the other.
 LANES = ("float64", "dropout")
+EXACT, TRAINING = ("float64",), ("dropout",)
+
+
+def built(config: Mapping[str, Any], **overrides: Any) -> Any:
+    """The model of a `config.json`, without any numbers."""
+    return nnx.eval_shape(lambda: from_config(config, rngs=nnx.Rngs(0), **overrides))
 
 
 def drawn(model: torch.nn.Module) -> Any:
@@ -96,11 +104,31 @@ def without_padding(output: Any, attention_mask: Any = None, **others: Any) -> A
     return output * attention_mask.reshape(*attention_mask.shape, *[1] * (output.ndim - 2))
 
 
-def text(vocabulary: int, tokens: int = 7, segments: int = 0, *, least: int = 0, seed: int = 0) -> Case:
-    """Ids of three sequences, the second and the third padded behind, and their segments where there are any."""
+def text(
+    vocabulary: int,
+    tokens: int = 7,
+    segments: int = 0,
+    *,
+    least: int = 0,
+    padding: int | None = None,
+    seed: int = 0,
+) -> Case:
+    """Ids of three sequences, the second and the third padded behind, and their segments where there are any.
+
+    Args:
+        vocabulary: number of token ids.
+        tokens: how many there are in a sequence.
+        segments: number of segments; 0 is none.
+        least: the smallest id of a token.
+        padding: the id of padding; None is any.
+        seed: seed of all of them.
+    """
     rng = np.random.default_rng(seed)
     mask = np.arange(tokens) < np.array([[tokens], [tokens // 2 + 1], [2]])
-    inputs = {"input_ids": rng.integers(least, vocabulary, mask.shape), "attention_mask": mask.astype(int)}
+    ids = rng.integers(least, vocabulary, mask.shape)
+    inputs = {"input_ids": ids, "attention_mask": mask.astype(int)}
+    if padding is not None:
+        ids[~mask] = padding
     if segments:
         inputs["token_type_ids"] = rng.integers(segments, size=mask.shape)
     return Case("padded", (), inputs)

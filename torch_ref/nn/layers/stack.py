@@ -22,6 +22,7 @@ class Stack(nn.Module):
         norm: Any = None,
         positions: Any = None,
         dropout: float = 0.0,
+        repeats: int = 1,
         *,
         scan: bool = False,
         remat: bool = False,
@@ -29,6 +30,7 @@ class Stack(nn.Module):
     ):
         super().__init__()
         self.layers: Any = nn.ModuleList(layers)
+        self.repeats = repeats
         self.norm = norm
         self.positions = positions
         self.dropout = nn.Dropout(dropout)
@@ -38,7 +40,7 @@ class Stack(nn.Module):
         if self.positions is not None:
             options["bias"] = self.bias(x, cache, options.get("positions")) + options.get("bias", 0.0)
         new = []
-        for index, layer in enumerate(self.layers):
+        for index, layer in enumerate([*self.layers] * self.repeats):
             if cache is None:
                 x = layer(x, *shared, **options)
             else:
