@@ -73,7 +73,7 @@ def forwards(folder: Path) -> dict[str, Forward]:
 
     found: dict[str, Forward] = {
         FLAX: lambda ids, mask: flax(state, ids, mask),
-        TWIN: torch_forward(torch_twin(encoder, folder)),
+        TWIN: torch_forward(torch_twin(encoder)),
     }
     if find_spec(TRANSFORMERS):
         from transformers import BertModel

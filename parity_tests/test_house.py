@@ -264,7 +264,7 @@ def declared(extra: str | None = None) -> set[str]:
 
 
 def test_what_is_imported_is_declared():
-    core, optional = declared(), declared("torch") | declared("cli")
+    core, optional = declared(), declared("torch") | declared("cli") | declared("gguf")
     assert third_party("jax_attn") <= core | optional | {
         "pytest"
     }  # pytest: in its plugin, which it loads itself
@@ -275,7 +275,7 @@ def test_what_is_imported_is_declared():
 
 def test_what_is_declared_is_imported():
     assert declared() <= third_party("jax_attn")
-    assert declared("torch") | declared("cli") <= third_party("jax_attn")
+    assert declared("torch") | declared("cli") | declared("gguf") <= third_party("jax_attn")
     assert declared("train") <= third_party("examples")
     everything = third_party("jax_attn", "torch_ref", "examples", "parity_tests", "benchmarks")
     assert declared("dev") - TOOLS <= everything

@@ -249,6 +249,20 @@ def grid_cases(shape: tuple[int, ...], batch: int = 3, *, seed: int = 8) -> list
     ]
 
 
+def hidden_patch_cases(
+    shape: tuple[int, ...], patches: int, batch: int = 3, *, name: str = "hidden", seed: int = 10
+) -> list[Case]:
+    """Calls with images and with some of their patches hidden, all of those of the last."""
+    plain, *_, alone = grid_cases(shape, batch, seed=seed)
+    hidden = np.random.default_rng(seed).random((batch, patches)) < 0.4
+    hidden[0, 0], hidden[-1] = True, True
+    return [
+        plain,
+        Case("hidden patches", plain.args, {name: hidden}),
+        Case("unbatched hidden patches", alone.args, {name: hidden[0]}, EXACT),
+    ]
+
+
 def table_cases(
     width: int,
     vocab_size: int,

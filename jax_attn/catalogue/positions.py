@@ -114,9 +114,9 @@ POSITIONS = [
     Twin(
         "positions-sinusoidal-halves",
         "nn.positions.sinusoidal:SinusoidalPositions",
-        "sines, then cosines",
+        "sines, then cosines, as a buffer that checkpoints hold",
         "tensor2tensor; Whisper (arXiv 2212.04356)",
-        dict(num_embeddings=17, embedding_dim=14, layout="halves"),
+        dict(num_embeddings=17, embedding_dim=14, layout="halves", persistent=True),
         partial(given_position_cases, 14),
     ),
     *(

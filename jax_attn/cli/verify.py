@@ -1,4 +1,4 @@
-"""`jax-attn verify`: prove the catalogue, then a pretrained encoder on real sentences."""
+"""`jax-attn verify`: prove the catalogue, then a pretrained model on what it reads, sees or hears."""
 
 import difflib
 import json as json_text
@@ -12,7 +12,7 @@ import tyro
 from rich.console import Console
 
 from jax_attn.catalogue import CATALOGUE, Twin
-from jax_attn.catalogue.pretrained import SENTENCES, Proof, prove_checkpoint
+from jax_attn.catalogue.pretrained import Against, Proof, prove_checkpoint
 from jax_attn.cli.columns import Columns
 from jax_attn.cli.files import require_writable, write_texts
 from jax_attn.cli.proving import beside, processes_for, proofs
@@ -34,6 +34,7 @@ def verify(
     checkpoint: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None,
     text: Annotated[tuple[str, ...], tyro.conf.arg(metavar="SENTENCE"), tyro.conf.UseAppendAction] = (),
     ignore: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME"), tyro.conf.UseAppendAction] = (),
+    against: tuple[Against, ...] = (),
     json: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None,
     power: bool = False,
     verbose: bool = False,
@@ -41,11 +42,13 @@ def verify(
     """Prove that each Flax module computes what its torch twin computes.
 
     Every variant gets its twin's weights and is compared on inputs that stress it: outputs, and the
-    gradients of every parameter and input. Then a pretrained encoder reads real sentences on both sides.
+    gradients of every parameter and input. Then a pretrained model is run on both sides, by default an encoder of
+    sentences: any checkpoint that `from_pretrained` loads.
 
         jax-attn verify                                  all of it, and the sample encoder
         jax-attn verify multi-head simple --lanes float64
         jax-attn verify --checkpoint my-bert --text "A sentence." --text "Another one."
+        jax-attn verify pretrained --checkpoint my-llama --against transformers
         jax-attn verify kernels                          attention on the device that is here, timed
         jax-attn verify --power                          what the comparison can see
 
@@ -54,20 +57,23 @@ def verify(
     The exit status is 0 only if everything passed.
 
     Args:
-        names: the variants to prove, and "pretrained" for the encoder; none means all of it. "kernels", alone,
+        names: the variants to prove, and "pretrained" for the checkpoint; none means all of it. "kernels", alone,
             is each implementation of attention on this machine's device, beside the oracle.
         lanes: the lanes to run.
-        checkpoint: folder with config.json, weights and tokenizer.json, in place of the sample encoder.
+        checkpoint: folder with config.json and weights, in place of the sample encoder. A model of texts reads with
+            its tokenizer.json, or random ids without one; one of images or sounds gets noise.
         text: a sentence to read in place of the sample ones; give it as often as there are sentences.
         ignore: an attribute of the checkpoint's config.json that changes nothing in what is computed, or a tensor
             to leave out; shell-like patterns, as often as needed.
+        against: what to compare the checkpoint with: its torch "twin", "transformers", or both, as by default where
+            that is installed. transformers alone is compared in all lanes.
         json: write everything that was measured to this file.
         power: inject known mutations into the catalogue instead, and show which lanes see each; the exit status
             is 0 only if each is caught. The names are then those of mutations, or of their families.
         verbose: of a variant that differs, list every tensor rather than the worst.
     """
     if power:
-        if checkpoint is not None or text or ignore:
+        if checkpoint is not None or text or ignore or against:
             raise ValueError(
                 "--power injects mutations into the catalogue; it takes no --checkpoint, --text or --ignore"
             )
@@ -82,14 +88,13 @@ def verify(
         from jax_attn.cli.verify_kernels import verify_kernels
 
         return verify_kernels(json)
-    sentences = text or SENTENCES
     twins = chosen_twins(names)
-    wants_pretrained = not names or PRETRAINED in names or checkpoint is not None or bool(text)
+    wants_pretrained = not names or PRETRAINED in names or checkpoint is not None or bool(text or against)
     require_writable(json)
 
     console = terminal()
-    own = checkpoint is not None or bool(text)
-    read = partial(prove_checkpoint, checkpoint, sentences, lanes, ignore=ignore)
+    own = checkpoint is not None or bool(text or against)
+    read = partial(prove_checkpoint, checkpoint, text or None, lanes, ignore=ignore, against=against)
     proof = None
     if wants_pretrained and own:  # before the catalogue: bad input is told now
         proof = show_proof(console, read(announce=console.print), verbose)
@@ -144,13 +149,9 @@ def prove_catalogue(
 
 
 def show_proof(console: Console, proof: Proof, verbose: bool) -> Proof:
-    """The encoder's row, and the similarities that either side finds between the sentences."""
+    """The model's row, and what either side makes of its input."""
     columns = Columns(max(len(proof.report.title), len("transformers")), proof.report.lanes)
-    console.print(
-        f"\n{proof.report.title} reads {count(proof.sentences, 'sentence')}, "
-        f"up to {count(proof.tokens, 'token')}",
-        markup=False,
-    )
+    console.print(f"\n{proof.report.title} on {proof.read}", markup=False)
     console.print(columns.header(), style="bold")
     console.print(columns.row(proof.report.title, proof.report))
     if proof.transformers is not None:
@@ -158,6 +159,12 @@ def show_proof(console: Console, proof: Proof, verbose: bool) -> Proof:
     for report in (proof.report, proof.transformers):
         if report is not None and not report.passed:
             console.print(f"\n{report.text(verbose)}", markup=False)
+    if (found := proof.agreement) is not None:
+        console.print(
+            f"\npredictions: KL divergence {found.divergence:.1e} nats, the first is the same in {found.top1:.1%}, "
+            f"the first five in {found.top5:.1%}",
+            markup=False,
+        )
     if proof.similarities:
         console.print("\nsimilarity of the sentences: Flax, torch, difference", style="bold")
     for pair in proof.similarities:

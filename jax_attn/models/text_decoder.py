@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Int, Integer
+from jaxtyping import Array, Bool, Float, Int, Integer
 
 from jax_attn.models.token_mask import token_mask
 from jax_attn.nn.attention.cache import next_positions
@@ -52,6 +52,8 @@ class TextDecoder(nnx.Module):
         attention_mask: Bool[Array, "*b t"] | Integer[Array, "*b t"] | None = None,
         *,
         cache: TextCache | None = None,
+        context: Float[Array, "*b s k"] | None = None,
+        context_mask: Bool[Array, "*b s"] | None = None,
     ) -> Any:
         """Read the tokens.
 
@@ -59,27 +61,39 @@ class TextDecoder(nnx.Module):
             input_ids: `(b, t)` or `(t,)`; with a cache `(b, t)`, those that come next.
             attention_mask: which of them are tokens and no padding, True or 1; None is all.
             cache: of `init_cache`.
+            context: what the layers attend to beside the tokens, where they do; not given with a cache, which
+                holds it.
+            context_mask: which of its vectors may be seen, with a cache too; None is all.
 
         Returns:
             `(b, t, d)`; with a cache, a tuple of that and the new cache.
         """
         real = None if attention_mask is None else token_mask(attention_mask, input_ids.shape)
+        given = {"context": context, "context_mask": context_mask}
+        options = {name: array for name, array in given.items() if array is not None}
         if cache is None:
             positions = None if real is None else jnp.where(real, jnp.cumsum(real, axis=-1) - 1, -1)
-            return self.decoder(self.embeddings(input_ids, positions=positions), mask=real)
+            return self.decoder(self.embeddings(input_ids, positions=positions), mask=real, **options)
         positions = next_positions(cache.length, input_ids.shape[1], real)
         x = self.embeddings(input_ids, positions=positions)
-        hidden, layers = self.decoder(x, mask=real, cache=cache.layers)
+        hidden, layers = self.decoder(x, mask=real, cache=cache.layers, **options)
         seen = positions.max(axis=1, initial=-1) + 1
         return hidden, TextCache(layers, jnp.maximum(cache.length, seen.astype(cache.length.dtype)))
 
-    def init_cache(self, batch: int, length: int, dtype: DTypeLike | None = None) -> TextCache:
-        """An empty cache for `length` tokens of `batch` sequences.
+    def init_cache(
+        self,
+        batch: int,
+        length: int,
+        dtype: DTypeLike | None = None,
+        context: Float[Array, "b s k"] | None = None,
+    ) -> TextCache:
+        """An empty cache for `length` tokens of `batch` sequences, that attend to `context` where there is one.
 
         Raises:
             ValueError: the attention cannot be computed token by token, and why.
         """
-        return TextCache(self.decoder.init_cache(batch, length, dtype=dtype), jnp.zeros(batch, jnp.int32))
+        layers = self.decoder.init_cache(batch, length, context, dtype=dtype)
+        return TextCache(layers, jnp.zeros(batch, jnp.int32))
 
     def reorder_cache(self, cache: TextCache, rows: Int[Array, "b"]) -> TextCache:
         """The cache of the sequences `rows`, in that order: of the beams that go on."""

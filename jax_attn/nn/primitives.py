@@ -49,7 +49,11 @@ class Buffer(nnx.Variable[Any]):
     """
 
 
-class RandomBuffer(Buffer):
+class LoadedBuffer(Buffer):
+    """A buffer whose values a checkpoint brings, such as a table that it rounded in its own way."""
+
+
+class RandomBuffer(LoadedBuffer):
     """A buffer whose values are drawn, such as random features: a checkpoint brings its own."""
 
 
@@ -180,7 +184,7 @@ class Conv(nnx.Conv):
             out_features,
             kernel_size,
             (stride,) * len(kernel_size) if isinstance(stride, int) else stride,
-            padding=[(padding, padding)] * len(kernel_size),
+            padding=((padding, padding),) * len(kernel_size),  # a tuple, so that the module can be hashed
             feature_group_count=groups,
             use_bias=bias,
             dtype=dtype,

@@ -1,6 +1,7 @@
 """What a `config.json` says, and whether a model that we build from it computes what it describes."""
 
 import json
+import math
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
@@ -10,13 +11,23 @@ from typing import Any
 from jax_attn.weights.files import read_json
 
 CONFIG = "config.json"
+QUANTIZED = "quantization_config"
 
 
 class NotedConfig(Mapping[str, Any]):
-    """A `config.json` that a module carries: it does not change, so that the module can be compiled."""
+    """A `config.json` that a module carries: it does not change, so that the module can be compiled.
 
-    def __init__(self, config: Mapping[str, Any]):
+    Attributes:
+        ignored: the patterns of attributes that were passed over when the module was built.
+        found: what the keys of its file said besides.
+    """
+
+    def __init__(
+        self, config: Mapping[str, Any], ignored: Collection[str] = (), found: Mapping[str, Any] | None = None
+    ):
         self._text = json.dumps(dict(config), sort_keys=True)
+        self.ignored = tuple(ignored)
+        self.found = NotedConfig(found) if found else {}
 
     def __getitem__(self, name: str) -> Any:
         return json.loads(self._text)[name]
@@ -82,7 +93,7 @@ ORDINARY: dict[str, Any] = {
     "is_decoder": False,
     "is_encoder_decoder": False,
     "pruned_heads": {},
-    "quantization_config": None,
+    QUANTIZED: None,
 }
 
 
@@ -94,6 +105,7 @@ class ConfigRules:
         defaults: the attributes that the model is built from, each with its value where the file has none.
             The type of the default is the type that is asked for.
         optional: those of them that are ids, which may be 0, or null where there is none.
+        nullable: further ones that may be null, each with its type where it is not.
         choices: for some of them, the values that are supported.
         ordinary: attributes that are supported with this value only, as those of `ORDINARY` are.
         neutral: further attributes that do not change what the model computes.
@@ -103,6 +115,7 @@ class ConfigRules:
 
     defaults: Mapping[str, Any]
     optional: Collection[str] = ()
+    nullable: Mapping[str, type] = field(default_factory=dict)
     choices: Mapping[str, Collection[Any]] = field(default_factory=dict)
     ordinary: Mapping[str, Any] = field(default_factory=dict)
     neutral: Collection[str] = ()
@@ -145,12 +158,16 @@ def model_arguments(
         ValueError: an attribute changes the mathematics in a way that is not supported, is of a wrong type,
             or is not known, so that nobody can tell. All are named at once.
     """
-    given = rules.prepare({name: value for name, value in config.items() if not matches(name, ignore)})
+    given = _prepared({name: value for name, value in config.items() if not matches(name, ignore)}, rules)
     ordinary = {**ORDINARY, **rules.ordinary}
     errors = []
     for name, value in given.items():
         if name in rules.defaults:
             errors += _value_errors(name, value, rules)
+        elif name == QUANTIZED and value is not None:
+            errors.append(
+                f"{name} says that the weights are quantized ({_method(value)}), which is not supported"
+            )
         elif name in ordinary:
             if value not in (None, ordinary[name]):
                 errors.append(f"{name}={value!r} is not supported, only {ordinary[name]!r} is")
@@ -162,19 +179,38 @@ def model_arguments(
     return {name: given.get(name, default) for name, default in rules.defaults.items()}
 
 
+def _prepared(config: dict[str, Any], rules: ConfigRules) -> dict[str, Any]:
+    """What the file says in today's words."""
+    labels = config.get("id2label")
+    if "num_labels" in rules.defaults and isinstance(labels, dict):  # of two labels, no file says how many
+        config.setdefault("num_labels", len(labels))
+    try:
+        return rules.prepare(config)
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ValueError(f"an attribute is not laid out as it should be: {error}") from None
+
+
+def _method(quantization: Any) -> str:
+    """What a `quantization_config` calls itself."""
+    given = quantization if isinstance(quantization, Mapping) else {}
+    return str(given.get("quant_method") or f"{given.get('bits', 'an unknown number of')} bits")
+
+
 def matches(name: str, patterns: Collection[str]) -> bool:
     """Whether one of the shell-like patterns fits the whole name."""
     return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
 def _value_errors(name: str, value: Any, rules: ConfigRules) -> list[str]:
-    kind = int if name in rules.optional else type(rules.defaults[name])
-    if value is None and name in rules.optional:
+    kind = int if name in rules.optional else rules.nullable.get(name, type(rules.defaults[name]))
+    if value is None and (name in rules.optional or name in rules.nullable):
         return []
     accepted = (int, float) if kind is float else (kind,)
     if type(value) not in accepted:  # an exact type, since True is an int too
         return [f"{name}={value!r} must be of type {kind.__name__}"]
     least = 0 if name in rules.optional else 1
+    if kind is float and not math.isfinite(value):
+        return [f"{name}={value!r} must be a finite number"]
     if kind is int and value < least:
         return [f"{name}={value!r} must be at least {least}"]
     choices = rules.choices.get(name)

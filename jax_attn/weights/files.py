@@ -9,7 +9,6 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
-from jax.typing import DTypeLike
 
 from jax_attn.weights.tensors import as_numpy, is_torch_tensor
 
@@ -61,23 +60,53 @@ class LazyTensors(Mapping[str, np.ndarray]):
         left_out = set(keys)
         return LazyTensors({key: read for key, read in self._readers.items() if key not in left_out})
 
-    def astype(self, dtype: DTypeLike) -> "LazyTensors":
-        """The same, with floating-point tensors cast as they are read."""
-
-        def cast(read: Reader) -> Reader:
-            def read_and_cast() -> np.ndarray:
-                array = read()
-                with np.errstate(over="ignore"):  # an overflow becomes infinity, which loading refuses
-                    return array.astype(dtype, copy=False) if is_floating(array.dtype) else array
-
-            return read_and_cast
-
-        return LazyTensors({key: cast(read) for key, read in self._readers.items()})
-
 
 def is_floating(dtype: np.dtype[Any]) -> bool:
     """Whether the dtype is a float, of NumPy's or of 8 bits or bfloat16."""
     return np.issubdtype(dtype, np.floating) or dtype.isbuiltin == 2
+
+
+def common_dtype(tensors: Mapping[str, np.ndarray]) -> np.dtype[Any]:
+    """The floating dtype of the tensors, or one that holds them all."""
+    dtypes = {tensor.dtype for tensor in tensors.values() if is_floating(tensor.dtype)}
+    if len(dtypes) == 1:
+        return dtypes.pop()
+    return np.dtype(np.float64 if np.float64 in dtypes else np.float32)
+
+
+# What the keys of quantized weights end in, as GPTQ, AWQ, compressed-tensors, bitsandbytes and FP8 have them.
+QUANTIZED = (
+    ".qweight", ".qzeros", ".g_idx", ".weight_packed", ".weight_scale", ".weight_scale_inv", ".SCB", ".quant_map",
+    ".absmax",
+)  # fmt: skip
+
+
+def require_unquantized(tensors: Mapping[str, np.ndarray]) -> None:
+    """Raise ValueError if there are weights that are not the numbers to compute with."""
+    for key in tensors:
+        if key.endswith(QUANTIZED):
+            raise ValueError(f"the weights are quantized, which is not supported: they hold {key}")
+    for key, tensor in tensors.items():
+        if tensor.dtype.name.startswith("float8"):
+            raise ValueError(f"the weights are quantized, which is not supported: {key} is {tensor.dtype}")
+
+
+def shards_of(tensors: Mapping[str, np.ndarray], most: int) -> dict[str, list[str]]:
+    """The keys of the tensors of each file, none of which holds more than `most` bytes, but for a single tensor."""
+    groups: list[list[str]] = [[]]
+    size = 0
+    for key, tensor in tensors.items():
+        if groups[-1] and size + tensor.nbytes > most:
+            groups.append([])
+            size = 0
+        groups[-1].append(key)
+        size += tensor.nbytes
+    if len(groups) == 1:
+        return {SAFETENSORS: groups[0]}
+    stem, ending = SAFETENSORS.split(".")
+    return {
+        f"{stem}-{number:05d}-of-{len(groups):05d}.{ending}": keys for number, keys in enumerate(groups, 1)
+    }
 
 
 def open_tensors(folder: Path) -> LazyTensors:
@@ -113,13 +142,15 @@ def open_safetensors(path: Path) -> dict[str, Reader]:
         header_size = int.from_bytes(file.read(8), "little")
         header = json.loads(file.read(header_size))
     header.pop("__metadata__", None)
-    content = np.memmap(path, np.uint8, "r")
 
     def reader(key: str, dtype: str, shape: list[int], data_offsets: list[int]) -> Reader:
         if dtype not in DTYPES:
             raise ValueError(f"{path}: {key} has dtype {dtype}, which is not supported")
-        begin, end = (8 + header_size + offset for offset in data_offsets)
-        return lambda: np.asarray(content)[begin:end].view(DTYPES[dtype]).reshape(shape)
+        if 0 in shape:
+            return lambda: np.empty(shape, DTYPES[dtype])
+        start = 8 + header_size + data_offsets[0]
+        # Mapped anew each time, so that its pages count for this process as long as somebody holds it.
+        return lambda: np.asarray(np.memmap(path, DTYPES[dtype], "r", start, tuple(shape)))
 
     return {key: reader(key, **entry) for key, entry in header.items()}
 

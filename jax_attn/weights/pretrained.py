@@ -1,8 +1,8 @@
-"""Checkpoint folders as Hugging Face lays them out, `config.json` beside weights, to modules and back."""
+"""Checkpoint folders as Hugging Face lays them out, `config.json` beside weights, into modules."""
 
-import json
 import warnings
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
@@ -15,21 +15,26 @@ from jax.typing import DTypeLike
 
 from jax_attn.models.part import Part
 from jax_attn.nn.primitives import Buffer
-from jax_attn.weights.config import BUILDING, CONFIG, NotedConfig, matches, model_arguments, read_config
-from jax_attn.weights.families import FAMILIES, family_of
-from jax_attn.weights.family import Family
-from jax_attn.weights.files import (
-    SAFETENSORS,
-    LazyTensors,
-    is_floating,
-    open_tensors,
-    read_json,
-    write_safetensors,
-    write_together,
+from jax_attn.weights.config import (
+    BUILDING,
+    CONFIG,
+    NEUTRAL,
+    ORDINARY,
+    NotedConfig,
+    matches,
+    model_arguments,
+    read_config,
 )
-from jax_attn.weights.plan import plan_for
+from jax_attn.weights.ctranslate2 import CTranslate2Whisper, is_ctranslate2
+from jax_attn.weights.errors import NamesError, StateDictError
+from jax_attn.weights.families import family_of
+from jax_attn.weights.family import Family
+from jax_attn.weights.files import LazyTensors, common_dtype, is_floating, open_tensors, require_unquantized
+from jax_attn.weights.gguf import GgufFile, is_gguf
+from jax_attn.weights.plan import Plan, fitted, plan_for
+from jax_attn.weights.reading import Placement, placed, read_into, value_errors
 from jax_attn.weights.rules import Names, require_names, slots
-from jax_attn.weights.state_dict import assign, find_errors, misfit, numpy_state_dict
+from jax_attn.weights.state_dict import find_errors, misfit
 
 
 def from_pretrained(
@@ -39,6 +44,7 @@ def from_pretrained(
     param_dtype: DTypeLike | None = None,
     seed: int = 0,
     architecture: str | None = None,
+    sharding: Placement = None,
     names: Names = (),
     ignore: Collection[str] = (),
     **overrides: Any,
@@ -48,53 +54,74 @@ def from_pretrained(
     `model_type` and `architectures` in `config.json` say what it is; of a head that is not known here it is the
     model without it. The module is in eval mode, as Hugging Face's is: `module.train()` turns dropout on.
 
+    >>> bert = from_pretrained("my-bert")  # doctest: +SKIP
+    >>> tagger = from_pretrained("my-bert", architecture="ForTokenClassification", num_labels=9)  # doctest: +SKIP
+
     The weights may lie in shards, and a `pytorch_model.bin` needs torch. They are mapped into memory and
     copied tensor by tensor into a module that has no weights of its own, so there is never a second copy.
 
-    A `UserWarning` says what of the checkpoint is left out (the head of another task), that there is no pooler
-    where the checkpoint has none, and which prefix was taken off its keys.
+    A `UserWarning` says what of the checkpoint is left out (the head of another task), which weights it lacks and
+    were drawn anew (the head of this task), that there is no pooler where the checkpoint has none, and which
+    prefix was taken off its keys.
 
     Args:
-        folder: the checkpoint's folder.
+        folder: the checkpoint's folder, a CTranslate2 folder of Whisper, or a GGUF file, whose weights are
+            dequantised.
         dtype: dtype to compute in; None is that of the parameters.
         param_dtype: dtype of the parameters; None keeps the checkpoint's (float32, or float64, where it mixes
             several).
-        seed: seed of the dropout streams.
+        seed: seed of the dropout streams, and of weights that are drawn anew.
         architecture: another class of the family, by the name that `architectures` would have, that of the family
-            left out or not: "Model" is the model without a head, "ForMaskedLM" a masked LM.
+            left out or not: "Model" is the model without a head, "ForMaskedLM" a masked LM. Weights of a head that
+            the checkpoint does not have are drawn.
+        sharding: where the parameters lie: a `jax.sharding.Sharding` for all of them, or a function that gives one
+            (or None, the default device) for each from its path in the module and its shape, as
+            `lambda path, shape: NamedSharding(mesh, P(*[None] * (len(shape) - 1), "model"))`. Of each tensor only
+            the slices of the devices here are read, and each goes straight to its device.
         names: pairs (pattern, replacement) that turn Hugging Face's keys into those of the file, where it has
             others. A prefix that all of them carry (`module.`, `_orig_mod.`, `model.`, ...) is taken off without.
         ignore: shell-like patterns, for those who know better: attributes of `config.json` that change
             nothing in what the model computes, and tensors to leave out, without a warning.
-        overrides: further arguments of the module, such as `scan=True`, or others than `config.json` gives.
+        overrides: attributes of `config.json` with other values than there, and `scan` and `remat`, which change
+            how the layers are compiled.
 
     Raises:
         FileNotFoundError: no such folder, or `config.json` or weights are missing.
         ValueError: a file is corrupt; `config.json` is of another model type, asks for something that
-            changes the mathematics and is not supported, or has an attribute that is not known here.
+            changes the mathematics and is not supported, or has an attribute that is not known here; the
+            weights are quantized; `sharding` does not fit a parameter.
+        TypeError: an override is no attribute of `config.json` that is known here.
         StateDictError: a ValueError that tells every tensor that is missing, unexpected, of a wrong shape or
             not finite.
         ModuleNotFoundError: the weights are in torch's format and torch is not installed.
     """
     folder = Path(folder)
-    config = read_config(folder)
-    family = family_of(config, folder / CONFIG)
+    where = folder if is_gguf(folder) else folder / CONFIG
+    config, tensors = _opened(folder)
+    family = family_of(config, where)
     chosen = family.architecture(config, architecture)
-    tensors = open_tensors(folder)
-    tensors = tensors.without([key for key in tensors if matches(key, ignore)])
+    require_overrides(family, chosen, overrides)
     require_names(names)
-    try:
-        plan = plan_for(family, chosen, list(tensors), names)
-    except ValueError as error:
-        raise ValueError(f"{folder}: {error}") from None
-    tensors = tensors.without(plan.left_out)
-    param_dtype = _available(_common_dtype(tensors) if param_dtype is None else np.dtype(param_dtype), folder)
-    options = BuildOptions(dtype, param_dtype, ignore, overrides, plan.settings)
-    try:
-        module = without_weights(lambda: build(family, chosen, config, nnx.Rngs(seed), options))
-    except (ValueError, TypeError) as error:
-        raise type(error)(f"{folder / CONFIG}: {error}") from None
-    _load(module, tensors.astype(param_dtype), plan.names, folder)
+    with _telling(where):
+        arguments = settings_of(family, chosen, config, ignore, overrides)
+    tensors = tensors.without([key for key in tensors if matches(key, ignore)])
+    with _telling(folder):
+        require_unquantized(tensors)
+        plan = plan_for(family, chosen, list(tensors), names, arguments)
+    param_dtype = _available(common_dtype(tensors) if param_dtype is None else np.dtype(param_dtype), folder)
+    options = BuildOptions(dtype, param_dtype, ignore, {**overrides, **plan.settings})
+
+    def make() -> nnx.Module:
+        return build(family, chosen, config, nnx.Rngs(seed), options)
+
+    with _telling(where):
+        module = nnx.eval_shape(make)
+    table = slots(module, plan.names)
+    shapes = {key: tensor.shape for key, tensor in tensors.items()}
+    own = chosen in (config.get("architectures") or ())
+    plan = fitted(plan, table, shapes, own=own, reshaped="num_labels" in overrides)
+    compute_rest(module, lambda: drawn(make(), family, config), plan.drawn, sharding)
+    _load(module, tensors, plan, folder, sharding)
     for note in plan.notes:
         warnings.warn(f"{folder}: {note}", stacklevel=2)
     module.eval()
@@ -123,19 +150,27 @@ def from_config(
     """
     family = family_of(config)
     chosen = family.architecture(config, architecture)
+    require_overrides(family, chosen, overrides)
     given = BuildOptions(dtype, param_dtype, ignore, overrides)
-    return build(family, chosen, config, rngs, given)
+    return drawn(build(family, chosen, config, rngs, given), family, config)
+
+
+def _opened(path: Path) -> tuple[Mapping[str, Any], LazyTensors]:
+    """The `config.json` and the tensors of a checkpoint's folder, or what another format has in their place."""
+    if is_gguf(path) or is_ctranslate2(path):
+        file = GgufFile(path) if is_gguf(path) else CTranslate2Whisper(path)
+        return file.config, file.tensors
+    return read_config(path), open_tensors(path)
 
 
 @dataclass(frozen=True)
 class BuildOptions:
     """What the user says of a model beside its `config.json`; see `from_pretrained`."""
 
-    dtype: DTypeLike | None
-    param_dtype: DTypeLike
-    ignore: Collection[str]
-    overrides: Mapping[str, Any]
-    found: Mapping[str, Any] = field(default_factory=dict)  # what the keys of a file say: see `Plan.settings`
+    dtype: DTypeLike | None = None
+    param_dtype: DTypeLike = np.float32
+    ignore: Collection[str] = ()
+    overrides: Mapping[str, Any] = field(default_factory=dict)
 
 
 def build(
@@ -144,103 +179,131 @@ def build(
     """The model of a `config.json`, which it carries from then on."""
     part = part_of(family, architecture, config, options)
     module = part.build("jax_attn", rngs=rngs, dtype=options.dtype, param_dtype=options.param_dtype)
-    module.config = NotedConfig({**config, "architectures": [architecture]})
+    module.config = noted_config(family, architecture, config, options)
+    return module
+
+
+def drawn(module: nnx.Module, family: Family, config: Mapping[str, Any]) -> nnx.Module:
+    """The module, with the initial weights of its family."""
+    family.draw(module, config)
     return module
 
 
 def part_of(family: Family, architecture: str, config: Mapping[str, Any], options: BuildOptions) -> Part:
     """The model of a `config.json` as a part, from which its torch twin is built too."""
-    overrides = dict(options.overrides)
-    building = {name: overrides.pop(name, default) for name, default in BUILDING.items()}
-    settings = model_arguments({**config, **overrides}, family.rules_for(architecture), options.ignore)
-    return family.part(
-        architecture, {**building, **dict.fromkeys(family.optional, True), **settings, **options.found}
-    )
+    building = {name: options.overrides.get(name, default) for name, default in BUILDING.items()}
+    settings = settings_of(family, architecture, config, options.ignore, options.overrides)
+    return family.part(architecture, {**building, **settings})
 
 
-def save_pretrained(
-    module: nnx.Module, folder: str | PathLike[str], *, config: Mapping[str, Any] | None = None
-) -> Path:
-    """Write `config.json` and `model.safetensors`, in Hugging Face's names, and return the folder.
+def settings_of(
+    family: Family,
+    architecture: str,
+    config: Mapping[str, Any],
+    ignore: Collection[str],
+    overrides: Mapping[str, Any],
+) -> dict[str, Any]:
+    """The values of all attributes that the model is built from."""
+    given = {**config, **{name: value for name, value in overrides.items() if name not in BUILDING}}
+    if "num_labels" in overrides:
+        given.pop("id2label", None)
+    rules = family.rules_for(architecture).with_defaults(dict.fromkeys(family.optional, True))
+    return model_arguments(given, rules, ignore)
 
-    `from_pretrained` gives the same module back, bit for bit; a `Bert` is read by transformers' `BertModel`
-    too. (A `Bert` with pre-norm or sinusoidal positions is no BERT to Hugging Face; it gets a `model_type` of
-    its own, which transformers does not take.) Both files are written under temporary names first: an
-    interrupted save leaves the checkpoint that was there.
 
-    Args:
-        module: a `Bert` or a `SequenceClassifier`.
-        folder: is made if it does not exist. A checkpoint in it is replaced, other files are let alone.
-        config: further attributes for `config.json`, such as `id2label` or `pad_token_id`.
+def require_overrides(family: Family, architecture: str, overrides: Mapping[str, Any]) -> None:
+    """Raise TypeError unless each override is an attribute that `config.json` may have."""
+    rules = family.rules_for(architecture)
+    of_config = {*rules.defaults, *rules.ordinary, *rules.neutral, *ORDINARY, *NEUTRAL}
+    for name in overrides:
+        if name not in (*of_config, *BUILDING):
+            raise TypeError(
+                f"{name} is neither an attribute of config.json that {architecture} is built from nor one of "
+                f"{', '.join(BUILDING)}"
+            )
 
-    Raises:
-        ValueError: the module is of another class, `config` contradicts the module or is not JSON, or the
-            folder's `config.json` is not a checkpoint's.
-        NotADirectoryError: `folder` is a file.
+
+def noted_config(
+    family: Family, architecture: str, config: Mapping[str, Any], options: BuildOptions
+) -> NotedConfig:
+    """The `config.json` of a model that was built so."""
+    head = family.heads.get(architecture)
+    given = {name: value for name, value in options.overrides.items() if name not in BUILDING}
+    found = {name: given.pop(name) for name in ({} if head is None else head.optional) if name in given}
+    noted = {**config, **given, "architectures": [architecture]}
+    if len(noted.get("id2label") or ()) != given.get("num_labels", len(noted.get("id2label") or ())):
+        noted = {name: value for name, value in noted.items() if name not in ("id2label", "label2id")}
+    return NotedConfig(noted, options.ignore, found)
+
+
+@contextmanager
+def _telling(where: Path) -> Generator[None]:
+    """Say in an error in which file it is."""
+    try:
+        yield
+    except (ValueError, TypeError) as error:
+        raise type(error)(f"{where}: {error}") from None
+
+
+def compute_rest(
+    module: nnx.Module,
+    build: Callable[[], nnx.Module],
+    paths: Collection[str] = (),
+    placement: Placement = None,
+) -> None:
+    """Give an abstract module everything but its parameters, and those at `paths`, as `build` makes them.
+
+    They come out of a compiled program, from which XLA has removed the drawing of all other weights, since nothing
+    asks for them.
     """
-    folder = Path(folder)
-    family, described = _described(module)
-    architecture = described["architectures"][0]
-    tensors = numpy_state_dict(module, names=family.keys(architecture))
-    text = _config_text(described, config or {}, _common_dtype(tensors))
-    _refuse_to_replace(folder)
 
-    folder.mkdir(parents=True, exist_ok=True)
-    write_together(
-        {
-            folder / SAFETENSORS: lambda path: write_safetensors(path, tensors),
-            folder / CONFIG: lambda path: path.write_text(text, encoding="utf-8"),
-        }
-    )
-    return folder
+    def wanted(path: Sequence[Any], leaf: Any) -> bool:
+        return not isinstance(leaf, nnx.Param) or ".".join(map(str, path)) in paths
 
-
-def _described(module: nnx.Module) -> tuple[Family, dict[str, Any]]:
-    """The family of a module, and its `config.json`: read off the module, or that which it was built from."""
-    for family in FAMILIES:
-        described = None if family.describe is None else family.describe(module)
-        if described is not None:
-            return family, described
-    noted = getattr(module, "config", None)
-    if isinstance(noted, NotedConfig):
-        return family_of(noted), dict(noted)
-    raise ValueError(
-        "save_pretrained takes what from_pretrained or from_config built, a Bert or a SequenceClassifier, got "
-        f"{type(module).__name__}; state_dict takes any module"
-    )
+    state = jax.jit(lambda: nnx.state(build(), wanted))()
+    for path, leaf in nnx.to_flat_state(state):
+        if isinstance(leaf, nnx.Param):
+            leaf.set_value(placed(leaf.get_value(), placement, ".".join(map(str, path))))
+    nnx.update(module, state)
 
 
 def without_weights(build: Callable[[], nnx.Module]) -> nnx.Module:
-    """The module that `build` makes, its parameters abstract and everything else real.
-
-    Buffers and random state come out of a compiled program, from which XLA has removed the drawing of the
-    weights, since nothing asks for them.
-    """
+    """The module that `build` makes, its parameters abstract and everything else real."""
     module = nnx.eval_shape(build)
-    rest = nnx.Not(nnx.Param)
-    nnx.update(module, jax.jit(lambda: nnx.state(build(), rest))())
+    compute_rest(module, build)
     return module
 
 
-def _load(module: nnx.Module, tensors: LazyTensors, names: Names, folder: Path) -> None:
+def _load(module: nnx.Module, tensors: LazyTensors, plan: Plan, folder: Path, placement: Placement) -> None:
     # Constants that the module computes are in few files: they are compared where they are, never missed.
     table = [
         slot
-        for slot in slots(module, names)
-        if not isinstance(slot.variable, Buffer) or any(place.key in tensors for place in slot.places)
+        for slot in slots(module, plan.names)
+        if slot.path not in plan.drawn
+        and (not isinstance(slot.variable, Buffer) or any(place.key in tensors for place in slot.places))
     ]
-    errors = find_errors(table, tensors)
+    expected = [place.key for slot in table for place in slot.places]
+    given = tensors.without(plan.left_out)
+    message = f"the weights in {folder} do not fit its {CONFIG}"
+    errors = find_errors(table, given, values=False)
     if errors:
-        raise misfit(f"the weights in {folder} do not fit its {CONFIG}", module, names, tensors, errors)
-    assign(table, tensors)
-
-
-def _common_dtype(tensors: Mapping[str, np.ndarray]) -> np.dtype[Any]:
-    """The floating dtype of the tensors, or one that holds them all."""
-    dtypes = {tensor.dtype for tensor in tensors.values() if is_floating(tensor.dtype)}
-    if len(dtypes) == 1:
-        return dtypes.pop()
-    return np.dtype(np.float64 if np.float64 in dtypes else np.float32)
+        # What is wrong is told all at once.
+        errors += [each for key in expected for each in value_errors(key, given.get(key), table[0].dtype)]
+        error = misfit(message, module, plan.names, given, errors)
+        if not isinstance(error, NamesError) and not any(key in given for key in expected):
+            theirs, ours = next(iter(given), "none"), expected[0]
+            raise ValueError(
+                f"{message}: it holds no tensor of {plan.architecture}, which begins with {ours}, but {theirs}, ..."
+            ) from None
+        raise error
+    errors = [
+        f"tied: {key} differs from {other}, and {plan.architecture} has one tensor for both (tie_word_embeddings)"
+        for key, other in plan.tied.items()
+        if other in tensors and not np.array_equal(tensors[key], tensors[other])
+    ]
+    errors += read_into(table, given, placement)
+    if errors:
+        raise StateDictError(message, errors)
 
 
 def _available(dtype: np.dtype[Any], folder: Path) -> np.dtype[Any]:
@@ -252,25 +315,3 @@ def _available(dtype: np.dtype[Any], folder: Path) -> np.dtype[Any]:
             'jax.config.update("jax_enable_x64", True); param_dtype="float32" casts'
         )
     return dtype
-
-
-def _config_text(described: dict[str, Any], further: Mapping[str, Any], dtype: np.dtype[Any]) -> str:
-    own = {**described, "dtype": dtype.name}
-    for name, value in further.items():
-        if name in own and name != "id2label" and own[name] != value:
-            raise ValueError(f"config: {name}={value!r} contradicts the module, which has {own[name]!r}")
-    labels = further.get("id2label")
-    if labels is not None and len(labels) != described.get("num_labels", len(labels)):
-        raise ValueError(f"config: id2label has {len(labels)} labels, the module {described['num_labels']}")
-    try:
-        return json.dumps({**own, **further}, indent=2, allow_nan=False) + "\n"
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"config: {error}") from None
-
-
-def _refuse_to_replace(folder: Path) -> None:
-    if folder.exists() and not folder.is_dir():
-        raise NotADirectoryError(f"{folder} is a file, and a checkpoint is a folder")
-    path = folder / CONFIG
-    if path.exists() and "model_type" not in read_json(path):
-        raise ValueError(f"{path} has no model_type, so it is not a checkpoint's, and is not replaced")

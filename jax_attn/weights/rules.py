@@ -188,7 +188,8 @@ def slots(module: nnx.Module, names: Names = (), layout: TorchLayout | None = No
     """Every weight and buffer of `module` with its place in a torch `state_dict`, in order of definition.
 
     A submodule whose leaves carry a leading layer axis (a scanned stack) is declared by its owner with
-    `stacked = ("layers",)`: its leaves live at `layers.0`, `layers.1`, and so on.
+    `stacked = ("layers",)`: its leaves live at `layers.0`, `layers.1`, and so on. Where it has a `period`, it is
+    one stack of as many layers, and they are counted through.
 
     Args:
         module: an NNX module.
@@ -279,12 +280,24 @@ def _walk(node: Any) -> Iterator[Slot]:
                 if slot.stacked:
                     raise ValueError(f"{type(node).__name__}.{path} is stacked twice, which is not supported")
                 layers = range(jnp.shape(slot.variable.get_value())[0])
-                places = tuple(slot.places[0].below(str(layer)).below(own) for layer in layers)
+                period = getattr(node, "period", 1)
+                places = tuple(_in_layer(slot.places[0], layer, period).below(own) for layer in layers)
                 yield replace(slot, path=path, places=places, stacked=True)
             elif projection:
                 yield replace(slot, path=path, places=(_projection(node, name, slot.places[0].key),))
             else:
                 yield replace(slot, path=path, places=tuple(place.below(own) for place in slot.places))
+
+
+def _in_layer(place: Place, step: int, period: int) -> Place:
+    """The place of one step of a stack: a layer, or one of the `layers.{i}` that it runs, which are counted on."""
+    if period == 1:
+        return place.below(str(step))
+
+    def counted(key: str) -> str:
+        return re.sub(r"^layers\.(\d+)", lambda match: str(step * period + int(match[1])), key)
+
+    return replace(place, key=counted(place.key), alone=counted(place.alone))
 
 
 def _projection(owner: nnx.MultiHeadAttention, name: str, leaf: str) -> Place:

@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from jax_attn.nn.primitives import Buffer, RandomBuffer
+from jax_attn.nn.primitives import Buffer, LoadedBuffer
 from jax_attn.weights.errors import NamesError, StateDictError
+from jax_attn.weights.files import is_floating
 from jax_attn.weights.fitting import fit, ties
 from jax_attn.weights.remedies import remedies, renaming, transposing
 from jax_attn.weights.rules import Names, Place, Slot, TorchLayout, joined, layout_noted, piece_at, slots
@@ -83,7 +84,11 @@ def numpy_state_dict(
 
 
 def find_errors(
-    table: Sequence[Slot], state_dict: Mapping[str, Any], strict: bool = True, by_value: bool = True
+    table: Sequence[Slot],
+    state_dict: Mapping[str, Any],
+    strict: bool = True,
+    by_value: bool = True,
+    values: bool = True,
 ) -> list[str]:
     """Everything that keeps `state_dict` from being loaded into the variables of `table`, one line each.
 
@@ -92,9 +97,11 @@ def find_errors(
         state_dict: the tensors by torch key.
         strict: as in `load_state_dict`.
         by_value: as in `ties`.
+        values: whether values are looked at, and whether floats must have the variable's dtype; else that is for
+            whoever reads and casts them.
     """
     # A fused tensor reports its errors once.
-    return list(dict.fromkeys(_errors(table, state_dict, strict, by_value)))
+    return list(dict.fromkeys(_errors(table, state_dict, strict, by_value, values)))
 
 
 def errors_of(module: nnx.Module, state_dict: Mapping[str, Any], names: Names) -> list[str]:
@@ -157,7 +164,7 @@ def _current(slot: Slot) -> list[np.ndarray]:
 
 def _is_computed(variable: nnx.Variable) -> bool:
     """Whether it is a constant that the module computes, and a checkpoint can but confirm."""
-    return isinstance(variable, Buffer) and not isinstance(variable, RandomBuffer)
+    return isinstance(variable, Buffer) and not isinstance(variable, LoadedBuffer)
 
 
 def _is_abstract(variable: nnx.Variable) -> bool:
@@ -165,7 +172,7 @@ def _is_abstract(variable: nnx.Variable) -> bool:
 
 
 def _errors(
-    table: Sequence[Slot], state_dict: Mapping[str, Any], strict: bool, by_value: bool
+    table: Sequence[Slot], state_dict: Mapping[str, Any], strict: bool, by_value: bool, values: bool
 ) -> Iterator[str]:
     first: dict[int, Slot] = {}
     given = {id(slot.variable) for slot in table if all(place.key in state_dict for place in slot.places)}
@@ -175,7 +182,7 @@ def _errors(
             if place.key not in state_dict and id(slot.variable) in given:
                 fits = False  # one weight of two names, given by the other
                 continue
-            errors = list(_place_errors(slot, layer, place, state_dict, strict))
+            errors = list(_place_errors(slot, layer, place, state_dict, strict, values))
             fits = fits and not errors and place.key in state_dict
             yield from errors
         twin = first.setdefault(id(slot.variable), slot) if fits else slot
@@ -193,7 +200,7 @@ def _errors(
 
 
 def _place_errors(
-    slot: Slot, layer: int, place: Place, state_dict: Mapping[str, Any], strict: bool
+    slot: Slot, layer: int, place: Place, state_dict: Mapping[str, Any], strict: bool, values: bool
 ) -> Iterator[str]:
     key, shape = place.key, slot.whole_shape(place)
     if key not in state_dict:
@@ -201,19 +208,24 @@ def _place_errors(
             yield f"missing: {key} {_shape(shape)}"
         return
     try:
-        given = np.shape(state_dict[key])
-        array = piece_at(place, as_numpy(state_dict[key])) if given == shape else None
+        tensor = state_dict[key]
+        given = np.shape(tensor)
+        if not values and not _is_computed(slot.variable):  # of which only the dtype is asked for
+            tensor = np.broadcast_to(np.zeros((), tensor.dtype), given)
+        array = piece_at(place, as_numpy(tensor)) if given == shape else None
     except Exception as error:  # a tensor without data, a file that ends early
         yield f"unreadable: {key}: {str(error).splitlines()[0]}"
         return
     if array is None:
         yield f"shape: {key} is {_shape(given)}, expected {_shape(shape)}"
-    elif not _holds(slot.dtype, array):
+    elif not _holds(slot.dtype, array) and (
+        values or not (is_floating(slot.dtype) and is_floating(array.dtype))
+    ):
         yield f"dtype: {key} is {array.dtype}, expected {slot.dtype}"
     elif _is_computed(slot.variable) and not _is_abstract(slot.variable):
         if not _same(array.astype(slot.dtype), _current(slot)[layer]):
             yield f"buffer: {key} differs from the constant that the module computes"
-    elif strict and jnp.issubdtype(array.dtype, jnp.inexact):
+    elif strict and values and jnp.issubdtype(array.dtype, jnp.inexact):
         bad = array.size - np.count_nonzero(np.isfinite(array))
         if bad:
             yield f"value: {key} holds {bad} of {array.size} {array.dtype} values that are NaN or infinite"

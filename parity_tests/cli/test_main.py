@@ -138,7 +138,7 @@ def test_a_checkpoint_of_the_users_own_reads_their_sentences(capsys, folder, tmp
     where = ["--checkpoint", folder, "--json", tmp_path / "proof.json"]
     status, out, _ = run(capsys, "verify", "pretrained", *where, *text, "--lanes", "float64")
     assert status == 0
-    assert "tiny reads 3 sentences, up to 3 tokens" in out
+    assert "tiny on 3 sentences, up to 3 tokens" in out
     assert "a happy person | a sunny day" in out
     proof = json.loads((tmp_path / "proof.json").read_text())
     assert proof["variants"] == []

@@ -73,15 +73,11 @@ def test_nothing_is_read_before_it_is_asked_for(tmp_path):
     assert len(changed) == 1
 
 
-def test_casting_and_leaving_out_are_lazy_too(tmp_path):
+def test_what_is_left_out_is_gone(tmp_path):
     write_safetensors(tmp_path / "model.safetensors", {**WEIGHTS, "ids": np.arange(3)})
-    tensors = open_tensors(tmp_path).without(["b"]).astype(ml_dtypes.bfloat16)
+    tensors = open_tensors(tmp_path).without(["b"])
     assert sorted(tensors) == ["a.weight", "ids"]
     assert "b" not in tensors
-    assert tensors["a.weight"].dtype == ml_dtypes.bfloat16
-    assert tensors["ids"].dtype == np.int64
-    write_safetensors(tmp_path / "model.safetensors", {"large": np.float32([1e6])})
-    assert np.isinf(open_tensors(tmp_path).astype(np.float16)["large"]).all()  # and no warning: loading looks
 
 
 @pytest.mark.parametrize("zipped", [True, False])

@@ -19,20 +19,32 @@ class TextDecoder(nn.Module):
         self.embeddings = embeddings
         self.decoder = decoder
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None, *, cache: Any = None) -> Any:
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        *,
+        cache: Any = None,
+        context: Tensor | None = None,
+        context_mask: Tensor | None = None,
+    ) -> Any:
         """`(b, t)` or `(t,)` ids and a mask of 1 or True where a token stands to vectors `(..., t, d)`.
 
         With a cache, of `init_cache`, there is no padding, and what is returned is a tuple of the vectors and the
-        new cache.
+        new cache. A context is given with each call.
         """
+        given = {"context": context, "context_mask": context_mask}
+        options = {name: tensor for name, tensor in given.items() if tensor is not None}
         if cache is not None:
             length, layers = cache
             positions = torch.arange(length, length + input_ids.shape[1])
-            hidden, layers = self.decoder(self.embeddings(input_ids, positions=positions), cache=layers)
+            hidden, layers = self.decoder(
+                self.embeddings(input_ids, positions=positions), cache=layers, **options
+            )
             return hidden, (length + input_ids.shape[1], layers)
         mask = None if attention_mask is None else attention_mask.bool()
         positions = None if mask is None else torch.where(mask, mask.cumsum(-1) - 1, -1)
-        return self.decoder(self.embeddings(input_ids, positions=positions), mask=mask)
+        return self.decoder(self.embeddings(input_ids, positions=positions), mask=mask, **options)
 
     def init_cache(self, batch: int) -> tuple[int, Any]:
         """What is kept of no tokens: their number, and what the layers keep."""

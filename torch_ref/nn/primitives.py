@@ -8,6 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+# Torch's own, under the names of their Flax twins: a `Part` looks for both in one place.
+Dropout, Embedding, LayerNorm, Linear = nn.Dropout, nn.Embedding, nn.LayerNorm, nn.Linear
+
 
 class RMSNorm(nn.Module):
     """`x / sqrt(mean(x²) + eps) * weight` over the last axis; `* (1 + weight)` with `unit_offset`, as Gemma.

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Integer
+from jaxtyping import Array, Bool, Float, Int, Integer
 
 from jax_attn.models.generation.prompt import merged, next_logits, prepare
 from jax_attn.models.generation.sampling import Sampling
@@ -57,6 +57,8 @@ class _Rules(NamedTuple):
         stop: `(s,)`, tokens after which a row is finished.
         pad: the token behind them.
         most: how many tokens there are at most.
+        never: `(n,)`, tokens that are never chosen; None is none.
+        never_first: `(m,)`, those that are not the first; None is none.
     """
 
     sampling: Sampling
@@ -64,6 +66,8 @@ class _Rules(NamedTuple):
     stop: Array
     pad: Array
     most: Array
+    never: Array | None
+    never_first: Array | None
 
 
 def generate(
@@ -78,6 +82,8 @@ def generate(
     min_p: float | None = None,
     repetition_penalty: float | None = None,
     stop_tokens: Sequence[int] = (),
+    suppress_tokens: Sequence[int] = (),
+    begin_suppress_tokens: Sequence[int] = (),
     pad_token_id: int = 0,
     key: Array | None = None,
     cache: Any = None,
@@ -107,6 +113,8 @@ def generate(
         min_p: draw from those that are at least this share as likely as the likeliest.
         repetition_penalty: what the logits of tokens in prompt and text are divided by, where positive.
         stop_tokens: tokens after which a row is finished.
+        suppress_tokens: tokens that are never chosen, as Whisper's `config.json` lists them.
+        begin_suppress_tokens: tokens that are not chosen as the first.
         pad_token_id: the token behind them.
         key: a key of `jax.random`, needed where tokens are drawn. The same key gives the same tokens.
         cache: what was read before the prompt, of `init_cache` or a decode; it is not changed. None is nothing.
@@ -130,6 +138,10 @@ def generate(
         jnp.asarray(stop_tokens, jnp.int32).reshape(-1),
         jnp.asarray(pad_token_id, jnp.int32),
         jnp.asarray(max_new_tokens, jnp.int32),
+        *(
+            jnp.asarray(each, jnp.int32) if len(each) else None
+            for each in (suppress_tokens, begin_suppress_tokens)
+        ),
     )
     graphdef, state = nnx.split(model)
     progress = begin(graphdef, state, prompt.ids, prompt.real, cache, rules, prompt.tokens, prompt.length)
@@ -190,6 +202,7 @@ def stepped(model: Any, progress: _Progress, rules: _Rules) -> _Progress:
 
 def chosen(progress: _Progress, logits: Float[Array, "b v"], rules: _Rules) -> _Progress:
     """The progress with one more token in the rows that are not finished."""
+    logits = allowed(logits, progress.step, rules)
     drawn = rules.sampling(logits, progress.seen, rules.key, progress.step)
     token = jnp.where(progress.finished, rules.pad, drawn)
     seen = progress.seen
@@ -202,6 +215,15 @@ def chosen(progress: _Progress, logits: Float[Array, "b v"], rules: _Rules) -> _
         seen=None if seen is None else seen.at[jnp.arange(token.shape[0]), token].set(True),
         cache=progress.cache,
     )
+
+
+def allowed(logits: Float[Array, "b v"], step: Int[Array, ""], rules: _Rules) -> Float[Array, "b v"]:
+    """The logits, with -inf for tokens that are not to be chosen."""
+    if rules.never is not None:
+        logits = logits.at[:, rules.never].set(-jnp.inf)
+    if rules.never_first is not None:
+        logits = jnp.where(step == 0, logits.at[:, rules.never_first].set(-jnp.inf), logits)
+    return logits
 
 
 def goes_on(progress: _Progress, rules: _Rules) -> Bool[Array, ""]:

@@ -3,15 +3,18 @@
 from jax_attn.functional.deepnorm import deepnorm_scales
 from jax_attn.nn.layers.causal_lm_head import CausalLMHead
 from jax_attn.nn.layers.classification_head import ClassificationHead
+from jax_attn.nn.layers.convolution_layer import ConvolutionLayer
 from jax_attn.nn.layers.convolution_stem import ConvolutionStem
 from jax_attn.nn.layers.decoder import Decoder
 from jax_attn.nn.layers.decoder_layer import DecoderCache, DecoderLayer
+from jax_attn.nn.layers.disentangled_encoder import DisentangledEncoder
 from jax_attn.nn.layers.drop_path import DropPath
 from jax_attn.nn.layers.embeddings import Embeddings
 from jax_attn.nn.layers.encoder import Encoder
 from jax_attn.nn.layers.encoder_layer import EncoderLayer
 from jax_attn.nn.layers.feed_forward import FeedForward
 from jax_attn.nn.layers.gated_feed_forward import GatedFeedForward
+from jax_attn.nn.layers.image_classification_head import ImageClassificationHead
 from jax_attn.nn.layers.layer_scale import LayerScale
 from jax_attn.nn.layers.masked_lm_head import MaskedLMHead
 from jax_attn.nn.layers.mixture_of_experts import MixtureOfExperts, RouterLosses
@@ -22,20 +25,24 @@ from jax_attn.nn.layers.span_head import SpanHead, SpanLogits
 from jax_attn.nn.layers.stack import Stack
 from jax_attn.nn.layers.tied_head import TiedHead
 from jax_attn.nn.layers.token_classification_head import TokenClassificationHead
+from jax_attn.nn.layers.transformed_head import TransformedHead
 
 __all__ = [
     "CausalLMHead",
     "ClassificationHead",
+    "ConvolutionLayer",
     "ConvolutionStem",
     "Decoder",
     "DecoderCache",
     "DecoderLayer",
+    "DisentangledEncoder",
     "DropPath",
     "Embeddings",
     "Encoder",
     "EncoderLayer",
     "FeedForward",
     "GatedFeedForward",
+    "ImageClassificationHead",
     "LayerScale",
     "MaskedLMHead",
     "MixtureOfExperts",
@@ -48,6 +55,7 @@ __all__ = [
     "Stack",
     "TiedHead",
     "TokenClassificationHead",
+    "TransformedHead",
     "deepnorm_scales",
 ]
 

@@ -8,7 +8,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
 from jax_attn.functional.activations import ACTIVATIONS
-from jax_attn.functional.checks import require_known, require_positive
+from jax_attn.functional.checks import require_known, require_last_dim, require_positive
 from jax_attn.nn.layers.pooler import Pooler
 from jax_attn.nn.primitives import Dropout, Linear
 
@@ -16,7 +16,8 @@ from jax_attn.nn.primitives import Dropout, Linear
 class ClassificationHead(nnx.Module):
     """`dropout(pool(x)) W + b`; by default the first token's vector, which has attended to all others, decides.
 
-    With `dense`, as RoBERTa and ELECTRA have it: `dropout(activation(dropout(pool(x)) W_dense + b_dense)) W + b`.
+    With `dense`, as RoBERTa and ELECTRA have it: `dropout(activation(dropout(pool(x)) W_dense + b_dense)) W + b`;
+    DistilBERT has no dropout before the dense layer.
 
     Parameters: `linear` kernel `(embed_dim, num_classes)` and bias; with `dense`, `dense` kernel `(embed_dim,
     embed_dim)` and bias.
@@ -25,9 +26,11 @@ class ClassificationHead(nnx.Module):
         embed_dim: width of the input.
         num_classes: number of classes.
         dropout: probability of dropping a feature while training.
-        pooling: "first", "last", "mean" or "max", as in `Pooler`.
+        pooling: "first", "last", "mean" or "max", as in `Pooler`; None is none: `x` is what a pooler gave.
         dense: whether a linear layer and the activation stand before the last layer.
         activation: "tanh" (RoBERTa), "gelu" (ELECTRA) or another name that `FeedForward` knows.
+        input_dropout: probability of dropping a feature of what `dense` reads; None is `dropout`.
+        bias: whether the last layer has one.
         rngs: source of the initial weights and of dropout.
         dtype: dtype to compute in; None is the common dtype of input and parameters.
         param_dtype: dtype of the parameters.
@@ -44,9 +47,11 @@ class ClassificationHead(nnx.Module):
         embed_dim: int,
         num_classes: int,
         dropout: float = 0.0,
-        pooling: str = "first",
+        pooling: str | None = "first",
         dense: bool = False,
         activation: str = "tanh",
+        input_dropout: float | None = None,
+        bias: bool = True,
         *,
         rngs: nnx.Rngs,
         dtype: DTypeLike | None = None,
@@ -55,17 +60,27 @@ class ClassificationHead(nnx.Module):
         require_positive("num_classes", num_classes)
         require_known("activation", activation, ACTIVATIONS)
         own: dict[str, Any] = {"rngs": rngs, "dtype": dtype, "param_dtype": param_dtype}
-        self.pooler = Pooler(embed_dim, pooling, dense=False, **own)
+        self.embed_dim = embed_dim
+        self.pooler = None if pooling is None else Pooler(embed_dim, pooling, dense=False, **own)
         self.activation = activation
+        self.input_dropout: Any = (
+            Dropout(dropout if input_dropout is None else input_dropout, rngs=rngs) if dense else None
+        )
         self.dense = Linear(embed_dim, embed_dim, **own) if dense else None
         self.dropout = Dropout(dropout, rngs=rngs)
-        self.linear = Linear(embed_dim, num_classes, **own)
+        self.linear = Linear(embed_dim, num_classes, bias, **own)
 
     def __call__(
-        self, x: Float[Array, "*b t d"], mask: Bool[Array, "*b t"] | None = None
+        self, x: Float[Array, "*s d"], mask: Bool[Array, "*s"] | None = None
     ) -> Float[Array, "*b c"]:
-        """`(t, d)` to logits `(num_classes,)`, or `(b, t, d)` to `(b, num_classes)`; the mask as in `Pooler`."""
-        pooled = self.dropout(self.pooler(x, mask))
+        """`(t, d)` to logits `(num_classes,)`, or `(b, t, d)` to `(b, num_classes)`; the mask as in `Pooler`.
+
+        Without `pooling`, `(d,)` or `(b, d)` to the same.
+        """
+        if self.pooler is None:
+            require_last_dim("x", x.shape, self.embed_dim, ndims=(1, 2))
+        else:
+            x = self.pooler(x, mask)
         if self.dense is not None:
-            pooled = self.dropout(ACTIVATIONS[self.activation](self.dense(pooled)))
-        return self.linear(pooled)
+            x = ACTIVATIONS[self.activation](self.dense(self.input_dropout(x)))
+        return self.linear(self.dropout(x))

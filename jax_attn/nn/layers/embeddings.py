@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, Int, Integer
 
 from jax_attn.functional.checks import require_at_most, require_known
 from jax_attn.functional.dtypes import accumulator
+from jax_attn.nn.positions.attention_positions import token_positions
 from jax_attn.nn.positions.learned import LearnedPositions
 from jax_attn.nn.positions.sinusoidal import SinusoidalPositions
 from jax_attn.nn.primitives import Dropout, Embedding, Linear, make_norm
@@ -44,14 +45,17 @@ class Embeddings(nnx.Module):
         norm: "layer" or another name that `make_norm` knows; None is none.
         scaled: whether token vectors are multiplied by the root of their width.
         embedding_dim: width of the tables where it is not that of the output.
+        skip_padding: whether positions count only the tokens that are not `padding_idx`, whose position is below 0
+            (RoBERTa), where none are given.
         rngs: source of the initial weights and of dropout.
         dtype: dtype of the output; None is that of the parameters.
         param_dtype: dtype of the parameters.
 
     Raises:
         ValueError: `positions` or `norm` is not known, `max_positions` is None beside positions, `padding_idx` is
-            outside the vocabulary, the ids are not integers or not `(t,)` or `(b, t)`, segment ids have another
-            shape than token ids or there are no segments, or there are more than `max_positions` tokens.
+            outside the vocabulary or None with `skip_padding`, the ids are not integers or not `(t,)` or `(b, t)`,
+            segment ids have another shape than token ids or there are no segments, or there are more than
+            `max_positions` tokens.
 
     An id outside its table gives NaN, under `jit` too, where its value cannot be looked at: it is never
     taken for another token.
@@ -72,6 +76,7 @@ class Embeddings(nnx.Module):
         norm: str | None = "layer",
         scaled: bool = False,
         embedding_dim: int | None = None,
+        skip_padding: bool = False,
         *,
         rngs: nnx.Rngs,
         dtype: DTypeLike | None = None,
@@ -81,9 +86,12 @@ class Embeddings(nnx.Module):
             require_known("positions", positions, POSITIONS)
             if max_positions is None:
                 raise ValueError(f"max_positions must be an integer with positions={positions!r}, got None")
+        if skip_padding and padding_idx is None:
+            raise ValueError("padding_idx must be an integer with skip_padding=True, got None")
         width = embed_dim if embedding_dim is None else embedding_dim
         own: dict[str, Any] = {"rngs": rngs, "dtype": dtype, "param_dtype": param_dtype}
         self.max_positions = max_positions
+        self.skipped = padding_idx if skip_padding else None
         self.scale = width**0.5 if scaled else None
         self.token = Embedding(vocab_size, width, padding_idx, **own)
         self.segment: Any = Embedding(num_segments, width, **own) if num_segments else None
@@ -105,11 +113,14 @@ class Embeddings(nnx.Module):
         Args:
             token_ids: the tokens.
             segment_ids: of the same shape; None is segment 0 throughout.
-            positions: `(t,)` or of that shape, where the tokens stand; below 0 is padding. None counts from 0.
+            positions: `(t,)` or of that shape, where the tokens stand; below 0 is padding. None counts from 0, with
+                `skip_padding` the tokens that are none.
         """
         require_ids("token_ids", token_ids)
         if self.max_positions is not None:
             require_at_most("the number of tokens", token_ids.shape[-1], "max_positions", self.max_positions)
+        if self.skipped is not None and positions is None:
+            positions = token_positions(token_ids != self.skipped, padding=-1)
         x = self.token(token_ids)
         if self.scale is not None:
             x = (x.astype(accumulator(x.dtype)) * self.scale).astype(x.dtype)

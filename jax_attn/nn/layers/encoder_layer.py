@@ -53,14 +53,16 @@ class EncoderLayer(nnx.Module):
             `MultiHeadAttention` of the sizes above.
         feed_forward: what each token goes through, built, its own dropout with it, as `feed_forward(x)`. None is
             a `FeedForward` of the sizes above.
+        first_norm: whether pre-norm's attention reads a norm: in ModernBERT's first layer it reads the embeddings,
+            which have one.
         rngs: source of the initial weights and of dropout.
         dtype: dtype to compute in; None is the common dtype of input and parameters.
         param_dtype: dtype of the parameters.
 
     Raises:
         ValueError: `norm_placement`, `norm` or `activation` is not known, `num_heads` does not divide `embed_dim`,
-            a size is missing or that of a part is another, `residual_scale` is given where it has no meaning, or
-            input or mask has a wrong shape.
+            a size is missing or that of a part is another, `residual_scale` or `first_norm` is given where it has
+            no meaning, or input or mask has a wrong shape.
 
     Source: Vaswani et al. (arXiv 1706.03762), section 3.1; pre-norm: Xiong et al. (2002.04745); sandwich: Gemma 2
     (2408.00118); parallel: GPT-J, PaLM (2204.02311); DeepNorm: Wang et al. (2203.00555); layer scale: Touvron et
@@ -83,6 +85,7 @@ class EncoderLayer(nnx.Module):
         drop_path: float = 0.0,
         attention: Any = None,
         feed_forward: Any = None,
+        first_norm: bool = True,
         *,
         rngs: nnx.Rngs,
         dtype: DTypeLike | None = None,
@@ -93,6 +96,8 @@ class EncoderLayer(nnx.Module):
             raise ValueError(
                 f'residual_scale is for norm_placement="post", got {residual_scale} and {norm_placement!r}'
             )
+        if not first_norm and norm_placement != "pre":
+            raise ValueError(f'first_norm=False is for norm_placement="pre", got {norm_placement!r}')
         options: dict[str, Any] = {"rngs": rngs, "dtype": dtype, "param_dtype": param_dtype}
         self.embed_dim = embed_dim
         self.norm_placement = norm_placement
@@ -101,7 +106,7 @@ class EncoderLayer(nnx.Module):
             heads = require_given("num_heads", num_heads, "attention")
             attention = MultiHeadAttention(embed_dim, heads, dropout=attention_dropout, **options)
         self.attention = require_width("attention", attention, embed_dim)
-        self.attention_norm = make_norm(norm, embed_dim, eps, **options)
+        self.attention_norm = make_norm(norm, embed_dim, eps, **options) if first_norm else None
         if feed_forward is None:
             hidden_dim = require_given("hidden_dim", hidden_dim, "feed_forward")
             feed_forward = FeedForward(embed_dim, hidden_dim, activation, dropout, **options)
@@ -144,7 +149,8 @@ class EncoderLayer(nnx.Module):
         if self.norm_placement == "post":
             return x
         name = "attention" if self.norm_placement == "parallel" else branch
-        return getattr(self, f"{name}_norm")(x)
+        norm = getattr(self, f"{name}_norm")
+        return x if norm is None else norm(x)
 
     def added(
         self, branch: str, x: Float[Array, "*b t d"], output: Float[Array, "*b t d"]

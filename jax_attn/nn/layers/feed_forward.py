@@ -23,6 +23,7 @@ class FeedForward(nnx.Module):
             name of `jax_attn.functional.activations.ACTIVATIONS`, which knows those of config.json files.
         dropout: probability of dropping an output while training.
         bias: whether the two linear layers have one.
+        activation_dropout: probability of dropping an element in between while training (T5, Whisper).
         rngs: source of the initial weights and of dropout.
         dtype: dtype to compute in; None is the common dtype of input and parameters.
         param_dtype: dtype of the parameters.
@@ -41,6 +42,7 @@ class FeedForward(nnx.Module):
         activation: str = "gelu",
         dropout: float = 0.0,
         bias: bool = True,
+        activation_dropout: float = 0.0,
         *,
         rngs: nnx.Rngs,
         dtype: DTypeLike | None = None,
@@ -53,9 +55,12 @@ class FeedForward(nnx.Module):
         self.activation = activation
         self.up = Linear(embed_dim, hidden_dim, bias, rngs=rngs, dtype=dtype, param_dtype=param_dtype)
         self.down = Linear(hidden_dim, embed_dim, bias, rngs=rngs, dtype=dtype, param_dtype=param_dtype)
+        self.activation_dropout = Dropout(activation_dropout, rngs=rngs) if activation_dropout else None
         self.dropout = Dropout(dropout, rngs=rngs)
 
     def __call__(self, x: Float[Array, "*b t d"]) -> Float[Array, "*b t d"]:
         """`(t, d)` or `(b, t, d)` to the same shape."""
         require_last_dim("x", x.shape, self.embed_dim)
-        return self.dropout(self.down(ACTIVATIONS[self.activation](self.up(x))))
+        hidden = ACTIVATIONS[self.activation](self.up(x))
+        hidden = hidden if self.activation_dropout is None else self.activation_dropout(hidden)
+        return self.dropout(self.down(hidden))

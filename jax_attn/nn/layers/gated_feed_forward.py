@@ -32,6 +32,7 @@ class GatedFeedForward(nnx.Module):
         activation: of the gate, as above, or another name that `FeedForward` knows.
         dropout: probability of dropping an output while training.
         bias: whether the three linear layers have one.
+        activation_dropout: probability of dropping an element in between while training (T5, Whisper).
         rngs: source of the initial weights and of dropout.
         dtype: dtype to compute in; None is the common dtype of input and parameters.
         param_dtype: dtype of the parameters.
@@ -50,6 +51,7 @@ class GatedFeedForward(nnx.Module):
         activation: str = "silu",
         dropout: float = 0.0,
         bias: bool = False,
+        activation_dropout: float = 0.0,
         *,
         rngs: nnx.Rngs,
         dtype: DTypeLike | None = None,
@@ -63,10 +65,13 @@ class GatedFeedForward(nnx.Module):
         self.gate = Linear(embed_dim, hidden_dim, bias, rngs=rngs, dtype=dtype, param_dtype=param_dtype)
         self.up = Linear(embed_dim, hidden_dim, bias, rngs=rngs, dtype=dtype, param_dtype=param_dtype)
         self.down = Linear(hidden_dim, embed_dim, bias, rngs=rngs, dtype=dtype, param_dtype=param_dtype)
+        self.activation_dropout = Dropout(activation_dropout, rngs=rngs) if activation_dropout else None
         self.dropout = Dropout(dropout, rngs=rngs)
 
     def __call__(self, x: Float[Array, "*b t d"]) -> Float[Array, "*b t d"]:
         """`(t, d)` or `(b, t, d)` to the same shape."""
         require_last_dim("x", x.shape, self.embed_dim)
         gate = ACTIVATIONS[self.activation](self.gate(x))
-        return self.dropout(self.down(gate * self.up(x)))
+        hidden = gate * self.up(x)
+        hidden = hidden if self.activation_dropout is None else self.activation_dropout(hidden)
+        return self.dropout(self.down(hidden))

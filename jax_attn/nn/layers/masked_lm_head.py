@@ -18,8 +18,8 @@ class MaskedLMHead(nnx.Module):
 
     A tied head is called with the table, which it does not own, as `TiedHead`.
 
-    Parameters: `dense` kernel `(embed_dim, width)` and bias, `norm`, and `decoder`: a bias `(vocab_size,)` where
-    tied, else kernel `(width, vocab_size)` and bias; `width` is `embedding_dim` or else `embed_dim`.
+    Parameters: `dense` kernel `(embed_dim, width)` and bias, `norm`, and `decoder` kernel `(width, vocab_size)` and
+    bias, or where tied `tied_decoder`, a bias `(vocab_size,)`; `width` is `embedding_dim` or else `embed_dim`.
 
     Args:
         embed_dim: width of the input.
@@ -62,9 +62,8 @@ class MaskedLMHead(nnx.Module):
         self.embed_dim, self.activation, self.tied = embed_dim, activation, tied
         self.dense = Linear(embed_dim, width, **own)
         self.norm: Any = make_norm(norm, width, eps, **own)
-        self.decoder: Any = (
-            TiedHead(vocab_size, bias=True, **own) if tied else Linear(width, vocab_size, **own)
-        )
+        self.decoder: Any = None if tied else Linear(width, vocab_size, **own)
+        self.tied_decoder: Any = TiedHead(vocab_size, bias=True, **own) if tied else None
 
     def __call__(
         self, x: Float[Array, "*b t d"], table: Float[Array, "v e"] | None = None
@@ -80,4 +79,4 @@ class MaskedLMHead(nnx.Module):
             wanted = "the table of the embeddings" if self.tied else "None"
             raise ValueError(f"table must be {wanted}, for tied={self.tied}")
         hidden = self.norm(ACTIVATIONS[self.activation](self.dense(x)))
-        return self.decoder(hidden) if table is None else self.decoder(hidden, table)
+        return self.decoder(hidden) if table is None else self.tied_decoder(hidden, table)

@@ -7,17 +7,31 @@ import jax.numpy as jnp
 from flax import nnx
 from flax.nnx.nn.dtypes import promote_dtype
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
-from jax_attn.functional.checks import require_divisible, require_pair, require_positive
+from jax_attn.functional.checks import (
+    require_boolean_mask,
+    require_divisible,
+    require_known,
+    require_pair,
+    require_positive,
+)
+from jax_attn.functional.dtypes import accumulator
+from jax_attn.functional.resize import resize_bicubic
 from jax_attn.nn.primitives import Conv, Dropout
+
+RESIZINGS = ("bicubic", "bicubic_antialias")
 
 
 class PatchEmbeddings(nnx.Module):
     """`dropout([class, patch_1 W + b, patch_2 W + b, ...] + position)`, patches row by row.
 
+    Registers, which have no position, stand behind the class token. With a mask token, patches may be hidden: it
+    stands in for what they would be.
+
     Parameters: `projection` kernel `(*patch_size, num_channels, embed_dim)` and bias, `class_token` `(1, 1,
-    embed_dim)`, `position` `(1, number of vectors, embed_dim)`; the last two are drawn from N(0, 0.02²).
+    embed_dim)`, `position` `(1, number of patches and class token, embed_dim)`, `registers` `(1, num_registers,
+    embed_dim)`, all drawn from N(0, 0.02²); `mask_token` `(1, embed_dim)`, initially 0.
 
     Args:
         image_size: height and width of the image, or one number for both.
@@ -27,15 +41,19 @@ class PatchEmbeddings(nnx.Module):
         class_token: whether a learned vector goes first.
         dropout: probability of dropping an output while training.
         bias: whether one is added to each patch.
+        num_registers: number of learned vectors behind the class token (DINOv2 with registers).
+        mask_token: whether there is a learned vector for hidden patches.
+        resize: how the grid of positions is resized where an image has another size: "bicubic" (DINOv2) or
+            "bicubic_antialias" (the same with registers). None is that such images are refused.
         rngs: source of the initial weights and of dropout.
         dtype: dtype to compute in; None is the common dtype of input and parameters.
         param_dtype: dtype of the parameters.
 
     Raises:
-        ValueError: the patch does not divide the image, a size is not positive, or the image is not `(height,
-            width, num_channels)` or a batch of those.
+        ValueError: the patch does not divide the image, a size is not positive, `resize` is not known, the image is
+            not `(height, width, num_channels)` or a batch of those, or patches are hidden without a mask token.
 
-    Source: Dosovitskiy et al. (arXiv 2010.11929), section 3.1.
+    Source: Dosovitskiy et al. (arXiv 2010.11929), section 3.1; registers: Darcet et al. (arXiv 2309.16588).
     """
 
     def __init__(
@@ -47,6 +65,9 @@ class PatchEmbeddings(nnx.Module):
         class_token: bool = True,
         dropout: float = 0.0,
         bias: bool = True,
+        num_registers: int = 0,
+        mask_token: bool = False,
+        resize: str | None = None,
         *,
         rngs: nnx.Rngs,
         dtype: DTypeLike | None = None,
@@ -55,12 +76,16 @@ class PatchEmbeddings(nnx.Module):
         image, patch = require_pair("image_size", image_size), require_pair("patch_size", patch_size)
         require_positive("num_channels", num_channels)
         require_positive("embed_dim", embed_dim)
+        if resize is not None:
+            require_known("resize", resize, RESIZINGS)
         rows, columns = (
             require_divisible("image_size", size, "patch_size", part)
             for size, part in zip(image, patch, strict=True)
         )
         own: dict[str, Any] = {"rngs": rngs, "dtype": dtype, "param_dtype": param_dtype}
         self.image_shape = (*image, num_channels)
+        self.grid = rows, columns
+        self.resize = resize
         self.dtype = dtype
         self.projection = Conv(num_channels, embed_dim, patch, stride=patch, bias=bias, **own)
 
@@ -69,18 +94,66 @@ class PatchEmbeddings(nnx.Module):
 
         self.class_token = normal(1, 1, embed_dim) if class_token else None
         self.position = normal(1, rows * columns + class_token, embed_dim)
+        self.registers = normal(1, num_registers, embed_dim) if num_registers else None
+        self.mask_token = nnx.Param(jnp.zeros((1, embed_dim), param_dtype)) if mask_token else None
         self.dropout = Dropout(dropout, rngs=rngs)
 
-    def __call__(self, images: Float[Array, "*b h w c"]) -> Float[Array, "*b n d"]:
-        """`(h, w, c)` to `(number of vectors, embed_dim)`, or the same with a batch axis before."""
-        if images.ndim not in (3, 4) or images.shape[-3:] != self.image_shape:
-            shape = ", ".join(map(str, self.image_shape))
+    def __call__(
+        self, images: Float[Array, "*b h w c"], hidden: Bool[Array, "*b p"] | None = None
+    ) -> Float[Array, "*b n d"]:
+        """`(h, w, c)` to `(number of vectors, embed_dim)`, or the same with a batch axis before.
+
+        Args:
+            images: `(h, w, c)` or `(b, h, w, c)`.
+            hidden: `(p,)` or `(b, p)`, True for each patch that the mask token stands in for; None is none.
+        """
+        if images.ndim not in (3, 4) or not self.takes(images.shape[-3:]):
+            shape = ", ".join(map(str, self.wanted))
             raise ValueError(f"images must have shape ({shape}) or (b, {shape}), got {images.shape}")
         patches = self.projection(images)
         *batch, rows, columns, width = patches.shape
         x = patches.reshape(*batch, rows * columns, width)
-        x, position = promote_dtype((x, self.position[0]), dtype=self.dtype)
-        if self.class_token is not None:
-            first = jnp.broadcast_to(self.class_token[0].astype(x.dtype), (*x.shape[:-2], 1, x.shape[-1]))
-            x = jnp.concatenate([first, x], axis=-2)
-        return self.dropout(x + position)
+        x, position = promote_dtype((x, self._positions(rows, columns)), dtype=self.dtype)
+        if hidden is not None:
+            x = self._with_hidden(x, hidden)
+        first = [] if self.class_token is None else [self._before(x, self.class_token)]
+        x = jnp.concatenate([*first, x], axis=-2) + position
+        if self.registers is not None:
+            registers = self._before(x, self.registers)
+            x = jnp.concatenate([x[..., : len(first), :], registers, x[..., len(first) :, :]], axis=-2)
+        return self.dropout(x)
+
+    @property
+    def wanted(self) -> tuple[int | str, int | str, int]:
+        """Height, width and channels of the images that are taken, as errors name them."""
+        height, width, channels = self.image_shape
+        return (height, width, channels) if self.resize is None else ("height", "width", channels)
+
+    def takes(self, shape: tuple[int, ...]) -> bool:
+        """Whether images of this height, width and number of channels are taken."""
+        if self.resize is None:
+            return shape == self.image_shape
+        patch = self.projection.kernel_size
+        return shape[2] == self.image_shape[2] and all(a >= b for a, b in zip(shape, patch, strict=False))
+
+    def _positions(self, rows: int, columns: int) -> Float[Array, "n d"]:
+        """The position of each vector, in a grid of patches of this size."""
+        position = self.position[0]
+        if (rows, columns) == self.grid:
+            return position
+        first = 0 if self.class_token is None else 1
+        grid = position[first:].reshape(*self.grid, -1).astype(accumulator(position.dtype))
+        grid = resize_bicubic(grid, (rows, columns), antialias=self.resize == "bicubic_antialias")
+        resized = grid.reshape(rows * columns, -1).astype(position.dtype)
+        return jnp.concatenate([position[:first], resized])
+
+    def _with_hidden(self, x: Float[Array, "*b p d"], hidden: Bool[Array, "*b p"]) -> Float[Array, "*b p d"]:
+        if self.mask_token is None:
+            raise ValueError("hidden must be None, for there is no mask token: mask_token=False")
+        require_boolean_mask("hidden", hidden, [x.shape[:-1]])
+        return jnp.where(hidden[..., None], self.mask_token[...].astype(x.dtype), x)
+
+    @staticmethod
+    def _before(x: Float[Array, "*b p d"], tokens: nnx.Param) -> Array:
+        """Vectors that stand in every sequence."""
+        return jnp.broadcast_to(tokens[0].astype(x.dtype), (*x.shape[:-2], *tokens.shape[1:]))

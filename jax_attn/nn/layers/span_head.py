@@ -8,7 +8,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from jax_attn.functional.checks import require_last_dim, require_positive
-from jax_attn.nn.primitives import Linear
+from jax_attn.nn.primitives import Dropout, Linear
 
 
 class SpanLogits(NamedTuple):
@@ -24,13 +24,14 @@ class SpanLogits(NamedTuple):
 
 
 class SpanHead(nnx.Module):
-    """`x W + b`, two scores for each token: as the first and as the last token of an answer.
+    """`dropout(x) W + b`, two scores for each token: as the first and as the last token of an answer.
 
     Parameters: `linear` kernel `(embed_dim, 2)` and bias.
 
     Args:
         embed_dim: width of the input.
-        rngs: source of the initial weights.
+        dropout: probability of dropping a feature while training (DistilBERT).
+        rngs: source of the initial weights and of dropout.
         dtype: dtype to compute in; None is the common dtype of input and parameters.
         param_dtype: dtype of the parameters.
 
@@ -43,6 +44,7 @@ class SpanHead(nnx.Module):
     def __init__(
         self,
         embed_dim: int,
+        dropout: float = 0.0,
         *,
         rngs: nnx.Rngs,
         dtype: DTypeLike | None = None,
@@ -50,10 +52,11 @@ class SpanHead(nnx.Module):
     ):
         require_positive("embed_dim", embed_dim)
         self.embed_dim = embed_dim
+        self.dropout = Dropout(dropout, rngs=rngs)
         self.linear = Linear(embed_dim, 2, rngs=rngs, dtype=dtype, param_dtype=param_dtype)
 
     def __call__(self, x: Float[Array, "*b t d"]) -> SpanLogits:
         """`(t, d)` or `(b, t, d)` to both scores of each token."""
         require_last_dim("x", x.shape, self.embed_dim)
-        logits = self.linear(x)
+        logits = self.linear(self.dropout(x))
         return SpanLogits(logits[..., 0], logits[..., 1])

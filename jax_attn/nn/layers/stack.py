@@ -11,7 +11,11 @@ from jax.core import Tracer
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
+from jax_attn.functional.checks import require_divisible, require_positive
 from jax_attn.nn.attention.cache import KVCache
+from jax_attn.nn.attention.seen import real_tokens
+from jax_attn.nn.positions.attention_positions import Places
+from jax_attn.nn.primitives import Dropout
 
 
 class Stack(nnx.Module):
@@ -19,32 +23,51 @@ class Stack(nnx.Module):
 
     With `scan` the layers, which then have to be alike, are one whose every leaf has a leading axis of layers, and
     the stack is one loop: it compiles once in place of once a layer, and a train step handles fewer arrays. The
-    numbers are those of the list, from the same seed too, dropout included. Stacks may be layers of a stack: pairs
-    of layers that differ, as Gemma 2's, are a scanned stack of stacks of two.
+    numbers are those of the list, from the same seed too, dropout included. Layers that differ in turn, as in
+    Gemma 2 those with a window and those without, are alike every `period` layers: a step of the loop runs as many.
+
+    With `repeats` the layers run so many times, one pass after another with the same parameters, as ALBERT's; with
+    `scan` in one more loop.
+
+    With `positions` all layers share one table of biases, as T5's and MPNet's: they are computed once, and each
+    layer's attention is called with `bias=`. With a cache they are those of where the tokens stand.
 
     Parameters: `layers.{i}.…` as the layers have them, or with `scan` `layers.…` with a leading layer axis (and
-    `stacked = ("layers",)` says so); `norm`.
+    `stacked = ("layers",)` says so), with a period `layers.layers.{i}.…` with an axis of periods; `norm`;
+    `positions`.
 
     Args:
         layers: the layers, each a module of its own.
         norm: what follows the last, as pre-norm wants; built. None is nothing.
+        positions: what the layers add to their scores, as `T5Positions`, built; the attentions have none. None is
+            nothing.
+        dropout: probability of dropping an element of the output, while training.
+        repeats: how many times the layers run.
         scan: whether the layers are stacked.
         remat: whether the backward pass computes each layer again, in place of keeping what is inside it.
-        rngs: taken as every module takes them; nothing is drawn.
+        period: after how many layers one is alike again, where they are stacked.
+        rngs: source of dropout; not needed without.
 
     Raises:
-        ValueError: there are no layers; one is given twice; or they are to be stacked and differ.
+        ValueError: there are no layers; one is given twice; `period` does not divide their number; they are to be
+            stacked and differ; or `repeats` is not positive. With `positions` a cache that does not keep all
+            tokens; with `repeats` any.
 
-    Source: Vaswani et al. (arXiv 1706.03762), section 3.1.
+    Source: Vaswani et al. (arXiv 1706.03762), section 3.1; shared biases: Raffel et al. (1910.10683), section 2.1;
+        repeats: Lan et al. (1909.11942), section 3.1.
     """
 
     def __init__(
         self,
         layers: Sequence[Any],
         norm: Any = None,
+        positions: Any = None,
+        dropout: float = 0.0,
+        repeats: int = 1,
         *,
         scan: bool = False,
         remat: bool = False,
+        period: int = 1,
         rngs: nnx.Rngs | None = None,
     ):
         layers = list(layers)
@@ -52,11 +75,17 @@ class Stack(nnx.Module):
             raise ValueError("layers must hold at least one layer, got none")
         if len({id(layer) for layer in layers}) < len(layers):
             raise ValueError("layers must be modules of their own, got one of them twice")
+        require_divisible("the number of layers", len(layers), "period", period)
+        require_positive("repeats", repeats)
+        self.repeats = repeats
         self.stacked = ("layers",) if scan else ()
+        self.period = period
         self.remat = remat
         self.num_layers = len(layers)
-        self.layers = stack(layers) if scan else nnx.List(layers)
+        self.layers = stack(_in_periods(layers, period)) if scan else nnx.List(layers)
         self.norm = norm
+        self.positions = positions
+        self.dropout = Dropout(dropout, rngs=rngs) if dropout and rngs is not None else None
 
     def __call__(self, x: Float[Array, "*b t d"], *shared: Any, cache: Any = None, **options: Any) -> Any:
         """Run the layers; each is called as `layer(x, *shared, **options)`, with its own part of a cache.
@@ -65,28 +94,70 @@ class Stack(nnx.Module):
             x: `(t, d)` or `(b, t, d)`.
             shared: arrays, or None, that each layer takes.
             cache: of `init_cache`.
-            options: the same, by name.
+            options: the same, by name. With `positions` a mask of the tokens that go into a cache has to be `mask`.
 
         Returns:
             what the last layer gives, normed; with a cache, a tuple of that and the new cache.
         """
-        # graph=False: the layers share nothing, and only so may a model merged inside `jax.grad` run them.
-        step = nnx.remat(run_layer, graph=False) if self.remat else run_layer
+        if self.positions is not None:
+            options = {**options, "bias": self._bias(x, cache, **options)}
+        if cache is not None and self.repeats > 1:
+            raise ValueError(f"cache must be None with repeats={self.repeats}: each pass would need its own")
         if isinstance(self.layers, nnx.List):
-            parts = []
-            for index, layer in enumerate(self.layers):
-                x, part = step(layer, x, None if cache is None else cache[index], shared, options)
-                parts.append(part)
-            new: Any = tuple(parts)
+            for _ in range(self.repeats):
+                x, new = self._in_turn(x, cache, shared, options)
         else:
             _check_room(cache, x.shape[-2])
             # A loop cannot widen what it carries, as the first of the layers in a list does.
             x = x.astype(_dtype_after(self.layers, x, cache, shared, options))
-            axes = (0, nnx.Carry, 0, None, None)
-            loop = nnx.scan(step, in_axes=axes, out_axes=(nnx.Carry, 0), graph=False)
-            x, new = loop(self.layers, x, cache, shared, options)
+            if self.repeats == 1:
+                x, new = self._in_a_loop(self.layers, x, cache, shared, options)
+            else:
+                x, new = self._repeated(x, shared, options), None
         x = x if self.norm is None else self.norm(x)
+        x = x if self.dropout is None else self.dropout(x)
         return x if cache is None else (x, new)
+
+    @property
+    def _step(self) -> Any:
+        # graph=False: the layers share nothing, and only so may a model merged inside `jax.grad` run them.
+        return nnx.remat(run_layer, graph=False) if self.remat else run_layer
+
+    def _in_turn(self, x: Array, cache: Any, shared: tuple[Any, ...], options: dict[str, Any]) -> Any:
+        """One pass through the list, and what it makes of the cache."""
+        new = []
+        for index, layer in enumerate(self.layers):
+            x, part = self._step(layer, x, None if cache is None else cache[index], shared, options)
+            new.append(part)
+        return x, tuple(new)
+
+    def _in_a_loop(
+        self, layers: Any, x: Array, cache: Any, shared: tuple[Any, ...], options: dict[str, Any]
+    ) -> Any:
+        """One pass through stacked layers, and what it makes of the cache."""
+        axes = (0, nnx.Carry, 0, None, None)
+        loop = nnx.scan(self._step, in_axes=axes, out_axes=(nnx.Carry, 0), graph=False)
+        return loop(layers, x, cache, shared, options)
+
+    def _repeated(self, x: Array, shared: tuple[Any, ...], options: dict[str, Any]) -> Array:
+        """All passes through stacked layers. What one changes, such as counts of draws, the next starts from."""
+        graphdef, parameters, rest = nnx.split(self.layers, nnx.Param, ...)
+        changes = False
+
+        def one_pass(carried: tuple[Array, Any], _: None) -> tuple[tuple[Array, Any], None]:
+            nonlocal changes
+            x, state = carried
+            before = jax.tree.leaves(state)
+            layers = nnx.merge(graphdef, parameters, state)
+            x = self._in_a_loop(layers, x, None, shared, options)[0]
+            after = nnx.state(layers, nnx.Not(nnx.Param))
+            changes = any(new is not old for old, new in zip(before, jax.tree.leaves(after), strict=True))
+            return (x, after), None
+
+        (x, rest), _ = jax.lax.scan(one_pass, (x, rest), length=self.repeats)
+        if changes:  # else it may belong to another trace, which has to stay as it is
+            nnx.update(self.layers, rest)
+        return x
 
     def init_cache(
         self,
@@ -123,12 +194,34 @@ class Stack(nnx.Module):
             return tuple(_rows(layer, part, rows) for layer, part in zip(self.layers, cache, strict=True))
         return jax.vmap(lambda part: _rows(self.layers, part, rows))(cache)
 
+    def _bias(
+        self, x: Array, cache: Any, *, positions: Any = None, mask: Any = None, bias: Any = 0, **others: Any
+    ) -> Array:
+        """The biases that all layers share, with one that is given."""
+        tokens = x.shape[-2]
+        if cache is None:
+            at = None if positions is None else jnp.atleast_2d(positions)
+            shared = self.positions.bias(Places(at, at), tokens, tokens)
+            return (shared[0] if x.ndim == 2 else shared) + bias
+        kept = _kept(cache)
+        if kept.rolling:
+            raise ValueError("cache must keep all tokens where layers share positions, got one that rolls")
+        places = Places(kept.next_positions(len(x), tokens, real_tokens(mask, len(x), tokens)))
+        return self.positions.bias(places, tokens, kept.size) + bias
+
 
 def run_layer(layer: Any, x: Array, cache: Any, shared: tuple[Any, ...], options: dict[str, Any]) -> Any:
     """One step of the stack. A function of the module, so that JAX knows it again and compiles it once."""
     if cache is None:
         return layer(x, *shared, **options), None
     return layer(x, *shared, cache=cache, **options)
+
+
+def _in_periods(layers: list[Any], period: int) -> list[Any]:
+    """What each step of the loop runs: a layer, or a stack of as many as differ."""
+    if period == 1:
+        return layers
+    return [Stack(layers[start : start + period]) for start in range(0, len(layers), period)]
 
 
 def stack(layers: Sequence[Any]) -> Any:
@@ -196,9 +289,24 @@ def _changes_dtypes(layer: Any, state: Any, dtype: Any) -> bool:
 
 def _check_room(cache: Any, tokens: int) -> None:
     """Raise ValueError where a stacked cache would overflow, as each layer by itself does (not known in a loop)."""
-    for each in jax.tree.leaves(cache, is_leaf=lambda node: isinstance(node, KVCache)):
-        if isinstance(each, KVCache) and not isinstance(each.length, Tracer):
-            while each.key.ndim > 4:
-                each = jax.tree.map(lambda leaf: leaf[0], each)
+    for each in _of_attentions(cache):
+        if not isinstance(each.length, Tracer):
+            each = _of_one_layer(each)
             batch, _, heads, width = each.key.shape
             each.check(batch, tokens, heads, (width, each.value.shape[-1]))
+
+
+def _kept(cache: Any) -> KVCache:
+    """What the first of the layers keeps: all keep the same tokens."""
+    return _of_one_layer(next(iter(_of_attentions(cache))))
+
+
+def _of_attentions(cache: Any) -> list[KVCache]:
+    leaves = jax.tree.leaves(cache, is_leaf=lambda node: isinstance(node, KVCache))
+    return [leaf for leaf in leaves if isinstance(leaf, KVCache)]
+
+
+def _of_one_layer(cache: KVCache) -> KVCache:
+    while cache.key.ndim > 4:
+        cache = jax.tree.map(lambda leaf: leaf[0], cache)
+    return cache

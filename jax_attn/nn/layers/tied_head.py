@@ -11,9 +11,9 @@ from jax_attn.functional.softcap import soft_cap
 
 
 class TiedHead(nnx.Module):
-    """`softcap(x Eᵀ + b)`, with the table `E` of the embeddings, which the head is called with and does not own.
+    """`softcap(scale · x Eᵀ + b)`, with the table `E` of the embeddings, which the head is called with.
 
-    So the table has one owner, and gets the gradients of both uses::
+    The head does not own it. So the table has one owner, and gets the gradients of both uses::
 
         logits = head(hidden, embeddings.token.embedding[...])
 
@@ -23,6 +23,7 @@ class TiedHead(nnx.Module):
         vocab_size: number of tokens.
         bias: whether one is added (BERT).
         softcap: bound of the logits, `softcap * tanh(logits / softcap)` (Gemma 2); None is none.
+        scale: factor of the products with the table (T5).
         rngs: taken as every module takes them; nothing is drawn.
         dtype: dtype to compute in; None is the common dtype of input, table and parameters.
         param_dtype: dtype of the parameters.
@@ -39,6 +40,7 @@ class TiedHead(nnx.Module):
         vocab_size: int,
         bias: bool = False,
         softcap: float | None = None,
+        scale: float = 1.0,
         *,
         rngs: nnx.Rngs,
         dtype: DTypeLike | None = None,
@@ -47,7 +49,7 @@ class TiedHead(nnx.Module):
         require_positive("vocab_size", vocab_size)
         if softcap is not None:
             require_cap("softcap", softcap)
-        self.vocab_size, self.softcap = vocab_size, softcap
+        self.vocab_size, self.softcap, self.scale = vocab_size, softcap, scale
         self.bias = nnx.Param(jnp.zeros(vocab_size, param_dtype)) if bias else None
         self.dtype = dtype
 
@@ -58,5 +60,6 @@ class TiedHead(nnx.Module):
         require_last_dim("x", x.shape, table.shape[1])
         bias = None if self.bias is None else self.bias[...]
         x, table, bias = promote_dtype((x, table, bias), dtype=self.dtype)
+        x = x if self.scale == 1.0 else x * self.scale
         logits = jnp.einsum("...td,vd->...tv", x, table)
         return soft_cap(logits if bias is None else logits + bias, self.softcap)

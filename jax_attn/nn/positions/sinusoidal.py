@@ -13,6 +13,7 @@ from jax_attn.functional.checks import (
     require_positive,
 )
 from jax_attn.nn.positions.attention_positions import require_token_positions
+from jax_attn.nn.primitives import LoadedBuffer
 
 
 class SinusoidalPositions(nnx.Module):
@@ -23,15 +24,17 @@ class SinusoidalPositions(nnx.Module):
     and `x[t, k+i] + cos(t / 10000^(i / (k-1)))`.
 
     It has neither parameters nor buffers: the table is computed in float64 while tracing, and becomes a
-    constant of the compiled program in the input's dtype.
+    constant of the compiled program in the input's dtype. Where it is `persistent`, as Whisper's, it is a buffer
+    `table` `(num_embeddings, embedding_dim)`, and a checkpoint brings it in its own rounding.
 
     Args:
         num_embeddings: the most tokens it takes.
         embedding_dim: width of the input.
         layout: "interleaved" or "halves".
+        persistent: whether the table is a buffer, which checkpoints hold.
         rngs: not used; taken so that every kind of position is built alike.
         dtype: dtype of the output; None is the input's.
-        param_dtype: not used, as `rngs`.
+        param_dtype: dtype of the buffer.
 
     Raises:
         ValueError: the input is not `(t, d)` or `(b, t, d)`, or has more than `num_embeddings` tokens; a layout
@@ -46,6 +49,7 @@ class SinusoidalPositions(nnx.Module):
         num_embeddings: int,
         embedding_dim: int,
         layout: str = "interleaved",
+        persistent: bool = False,
         *,
         rngs: nnx.Rngs | None = None,
         dtype: DTypeLike | None = None,
@@ -62,6 +66,8 @@ class SinusoidalPositions(nnx.Module):
         self.embedding_dim = embedding_dim
         self.layout = layout
         self.dtype = dtype
+        table = LAYOUTS[layout](num_embeddings, embedding_dim) if persistent else None
+        self.table = None if table is None else LoadedBuffer(jnp.asarray(table, param_dtype))
 
     def __call__(
         self, x: Float[Array, "*b t d"], positions: Int[Array, "..."] | None = None
@@ -75,14 +81,23 @@ class SinusoidalPositions(nnx.Module):
         """
         require_last_dim("x", x.shape, self.embedding_dim)
         x = x if self.dtype is None else x.astype(self.dtype)
-        tokens, waves = x.shape[-2], LAYOUTS[self.layout]
+        tokens = x.shape[-2]
         if positions is None:
             require_at_most("the number of tokens", tokens, "num_embeddings", self.num_embeddings)
-            return x + jnp.asarray(waves(tokens, self.embedding_dim), x.dtype)
+            return x + self._rows(tokens, x.dtype)
         require_token_positions(positions, x.shape)
-        table = jnp.asarray(waves(self.num_embeddings, self.embedding_dim), x.dtype)
-        rows = table.at[jnp.maximum(positions, 0)].get(mode="fill", fill_value=jnp.nan)
+        rows = (
+            self._rows(self.num_embeddings, x.dtype)
+            .at[jnp.maximum(positions, 0)]
+            .get(mode="fill", fill_value=jnp.nan)
+        )
         return x + jnp.where((positions < 0)[..., None], 0, rows)
+
+    def _rows(self, tokens: int, dtype: DTypeLike) -> Float[Array, "t d"]:
+        """The table up to a position."""
+        if self.table is not None:
+            return self.table[:tokens].astype(dtype)
+        return jnp.asarray(LAYOUTS[self.layout](tokens, self.embedding_dim), dtype)
 
 
 def sinusoids(tokens: int, width: int) -> np.ndarray:

@@ -6,6 +6,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from jax_attn.functional import score_mods
+from jax_attn.functional.buckets import t5_bucket
 from jax_attn.functional.checks import require_positive
 from jax_attn.functional.score_mods import ScoreMod
 from jax_attn.nn.positions.attention_positions import AttentionPositions, Places, by_position, changed
@@ -16,6 +17,7 @@ class T5Positions(nnx.Module, AttentionPositions):
     """`scores[h, i, j] + table[bucket(p_j - p_i), h]`: a near distance has a bucket of its own, far ones share.
 
     T5 does not scale its scores: its attention is `MultiHeadAttention(..., scale=1.0, positions=T5Positions(...))`.
+    Where all layers share one table, as in T5 and MPNet, their `Stack(layers, positions=T5Positions(...))` has it.
 
     Parameters: `table.embedding` `(num_buckets, num_heads)`, drawn from N(0, 1).
 
@@ -68,9 +70,14 @@ class T5Positions(nnx.Module, AttentionPositions):
 
     def score_mod(self, query: Float[Array, "B T N H"], scale: float, places: Places) -> ScoreMod:
         """The bias of each distance."""
-        table = self.table.embedding[...]
-        table = table if self.table.dtype is None else table.astype(self.table.dtype)
-        return by_position(score_mods.t5_bias(table, self.bidirectional, self.max_distance), places)
+        return by_position(score_mods.t5_bias(self._table(), self.bidirectional, self.max_distance), places)
+
+    def bias(self, places: Places, queries: int, keys: int) -> Float[Array, "b n T S"]:
+        """The biases of all pairs at once, for layers that share them; one batch entry where all have the same."""
+        table = self._table()
+        distances = places.distances(queries, keys)
+        buckets = t5_bucket(distances, self.bidirectional, table.shape[0], self.max_distance)
+        return jnp.moveaxis(table[buckets], -1, 1)
 
     def __call__(
         self,
@@ -80,3 +87,7 @@ class T5Positions(nnx.Module, AttentionPositions):
     ) -> Float[Array, "b n t s"]:
         """Scores `(b, n, t, s)` with their biases; positions that are not given are counted from 0."""
         return changed(scores, self.score_mod(scores, 1.0, Places(q_positions, kv_positions)))
+
+    def _table(self) -> Float[Array, "buckets n"]:
+        table = self.table.embedding[...]
+        return table if self.table.dtype is None else table.astype(self.table.dtype)

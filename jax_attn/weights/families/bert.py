@@ -11,27 +11,22 @@ from jax_attn.nn.layers.embeddings import POSITIONS
 from jax_attn.nn.layers.encoder_layer import NORM_PLACEMENTS
 from jax_attn.nn.layers.feed_forward import ACTIVATIONS
 from jax_attn.weights.config import ConfigRules
+from jax_attn.weights.families.encoder_heads import (
+    LABELS,
+    TASK_SETTINGS,
+    masked_lm,
+    question_answering,
+    sequence_classification,
+    task_settings,
+    token_classification,
+)
+from jax_attn.weights.families.encoder_parts import CONSTANTS, DEFAULTS, EMBEDDING_NAMES, LAYER_NAMES
 from jax_attn.weights.family import Family, Head, Settings
 
 MODEL_TYPE = "bert"
 OWN_MODEL_TYPE = "jax_attn_bert"  # what Hugging Face's BERT cannot compute must not be taken for it
 
-DEFAULTS: dict[str, Any] = {
-    "vocab_size": 30522,
-    "hidden_size": 768,
-    "num_hidden_layers": 12,
-    "num_attention_heads": 12,
-    "intermediate_size": 3072,
-    "hidden_act": "gelu",
-    "hidden_dropout_prob": 0.1,
-    "attention_probs_dropout_prob": 0.1,
-    "max_position_embeddings": 512,
-    "type_vocab_size": 2,
-    "layer_norm_eps": 1e-12,
-    "pad_token_id": 0,
-}
 OWN_DEFAULTS = {"norm_placement": "post", "positions": "learned"}
-HEAD_DEFAULTS = {"num_labels": 2, "classifier_dropout": 0.1}
 
 RULES = ConfigRules(
     defaults={**DEFAULTS, **OWN_DEFAULTS},
@@ -52,23 +47,10 @@ RULES = ConfigRules(
         "pooler_size_per_head",
         "pooler_type",
     ),
+    prepare=task_settings,
 )
 
-NAMES: tuple[tuple[str, str], ...] = (
-    (r"\bembeddings\.token\.", "embeddings.word_embeddings."),
-    (r"\bembeddings\.position\.", "embeddings.position_embeddings."),
-    (r"\bembeddings\.segment\.", "embeddings.token_type_embeddings."),
-    (r"\bembeddings\.norm\.", "embeddings.LayerNorm."),
-    (r"\bencoder\.layers\.", "encoder.layer."),
-    (r"\battention\.q_proj\.", "attention.self.query."),
-    (r"\battention\.k_proj\.", "attention.self.key."),
-    (r"\battention\.v_proj\.", "attention.self.value."),
-    (r"\battention\.out_proj\.", "attention.output.dense."),
-    (r"\battention_norm\.", "attention.output.LayerNorm."),
-    (r"\bfeed_forward\.up\.", "intermediate.dense."),
-    (r"\bfeed_forward\.down\.", "output.dense."),
-    (r"\bfeed_forward_norm\.", "output.LayerNorm."),
-)
+NAMES = (*EMBEDDING_NAMES, *LAYER_NAMES)
 # What the first checkpoints, converted from TensorFlow, call the weight and the bias of a layer norm.
 OLD_NAMES = ((r"\bLayerNorm\.weight$", "LayerNorm.gamma"), (r"\bLayerNorm\.bias$", "LayerNorm.beta"))
 
@@ -77,14 +59,16 @@ GELU_TANH = "gelu_pytorch_tanh"  # Hugging Face's name for our "gelu_tanh"
 
 def encoder(config: Settings) -> Part:
     """The model without a head."""
-    return Part(Bert, **vars(config))
+    others = {*TASK_SETTINGS} - {*RULES.defaults}
+    given = {name: value for name, value in vars(config).items() if name not in others}
+    return Part(Bert, **given, initializer_range=None)  # the loader draws the weights of all families
 
 
 def own_classifier(model: Part, config: Settings) -> Part:
     """A `SequenceClassifier`. (Hugging Face's has a pooler before its head: another model.)"""
     given = {name: value for name, value in model.arguments.items() if name != "add_pooling_layer"}
-    classes = given.pop("num_labels")
-    return Part(SequenceClassifier, num_classes=classes, **given)
+    dropout = config.classifier_dropout
+    return Part(SequenceClassifier, num_classes=config.num_labels, classifier_dropout=dropout, **given)
 
 
 def describe(module: Any) -> dict[str, Any] | None:
@@ -119,6 +103,7 @@ def describe_bert(bert: Bert) -> dict[str, Any]:
         "type_vocab_size": embeddings.segment.num_embeddings,
         "layer_norm_eps": embeddings.norm.epsilon,
         "pad_token_id": embeddings.token.padding_idx,
+        **({} if bert.pooler is not None else {"add_pooling_layer": False}),
         **({} if ordinary else own),
     }
 
@@ -142,11 +127,17 @@ BERT = Family(
     build=encoder,
     names=NAMES,
     anchor="embeddings.token.weight",
-    heads={"SequenceClassifier": Head(own_classifier, defaults=HEAD_DEFAULTS)},
+    heads={
+        "BertForSequenceClassification": sequence_classification(pooled=True),
+        "BertForTokenClassification": token_classification(),
+        "BertForQuestionAnswering": question_answering(),
+        "BertForMaskedLM": masked_lm(),
+        "SequenceClassifier": Head(own_classifier, defaults=LABELS),
+    },
     prefix="bert.",
     optional={"add_pooling_layer": "pooler.dense.weight"},
-    constants=("embeddings.position_ids", "embeddings.token_type_ids"),  # 0, 1, 2, … and zeros
-    others=("cls.", "classifier.", "qa_outputs.", "head."),
+    constants=CONSTANTS,
+    others=("cls.predictions.", "cls.seq_relationship.", "classifier.", "qa_outputs.", "head."),
     old_names=OLD_NAMES,
     describe=describe,
 )

@@ -19,20 +19,23 @@ class ClassificationHead(nn.Module):
         embed_dim: int,
         num_classes: int,
         dropout: float = 0.0,
-        pooling: str = "first",
+        pooling: str | None = "first",
         dense: bool = False,
         activation: str = "tanh",
+        input_dropout: float | None = None,
+        bias: bool = True,
     ):
         super().__init__()
-        self.pooler = Pooler(embed_dim, pooling, dense=False)
+        self.pooler = None if pooling is None else Pooler(embed_dim, pooling, dense=False)
         self.activation = ACTIVATIONS[activation]
+        self.input_dropout = nn.Dropout(dropout if input_dropout is None else input_dropout)
         self.dense = nn.Linear(embed_dim, embed_dim) if dense else None
         self.dropout = nn.Dropout(dropout)
-        self.linear = nn.Linear(embed_dim, num_classes)
+        self.linear = nn.Linear(embed_dim, num_classes, bias)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """`(t, d)` to logits `(num_classes,)`, or `(b, t, d)` to `(b, num_classes)`; the mask as in `Pooler`."""
-        pooled = self.dropout(self.pooler(x, mask))
+        x = x if self.pooler is None else self.pooler(x, mask)
         if self.dense is not None:
-            pooled = self.dropout(self.activation(self.dense(pooled)))
-        return self.linear(pooled)
+            x = self.activation(self.dense(self.input_dropout(x)))
+        return self.linear(self.dropout(x))

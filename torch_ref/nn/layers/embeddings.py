@@ -37,9 +37,11 @@ class Embeddings(nn.Module):
         norm: str | None = "layer",
         scaled: bool = False,
         embedding_dim: int | None = None,
+        skip_padding: bool = False,
     ):
         super().__init__()
         width = embed_dim if embedding_dim is None else embedding_dim
+        self.skipped = padding_idx if skip_padding else None
         self.scale = width**0.5 if scaled else None
         self.token = nn.Embedding(vocab_size, width, padding_idx)
         self.segment = nn.Embedding(num_segments, width) if num_segments else None
@@ -54,6 +56,9 @@ class Embeddings(nn.Module):
         self, token_ids: Tensor, segment_ids: Tensor | None = None, positions: Tensor | None = None
     ) -> Tensor:
         """`(t,)` or `(b, t)` ids, with segment 0 throughout where none is given, to `(..., t, embed_dim)`."""
+        if self.skipped is not None and positions is None:
+            real = token_ids != self.skipped
+            positions = torch.where(real, real.cumsum(-1) - 1, -1)
         x = self.token(token_ids)
         if self.scale is not None:
             x = x * self.scale

@@ -36,6 +36,7 @@ class EncoderLayer(nn.Module):
         drop_path: float = 0.0,
         attention: Any = None,
         feed_forward: Any = None,
+        first_norm: bool = True,
     ):
         super().__init__()
         self.norm_placement = norm_placement
@@ -62,6 +63,8 @@ class EncoderLayer(nn.Module):
         }
         for name in norms[norm_placement]:
             setattr(self, name, make_norm(norm, embed_dim, eps))
+        if not first_norm:
+            self.attention_norm = nn.Identity()
         self.attention_scale, self.feed_forward_scale = (
             None if layer_scale is None else LayerScale(embed_dim, layer_scale) for _ in range(2)
         )

@@ -40,13 +40,15 @@ class FeedForward(nn.Module):
         activation: str = "gelu",
         dropout: float = 0.0,
         bias: bool = True,
+        activation_dropout: float = 0.0,
     ):
         super().__init__()
         self.activation = ACTIVATIONS[activation]
         self.up = nn.Linear(embed_dim, hidden_dim, bias)
         self.down = nn.Linear(hidden_dim, embed_dim, bias)
+        self.activation_dropout = nn.Dropout(activation_dropout)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         """`(t, d)` or `(b, t, d)` to the same shape."""
-        return self.dropout(self.down(self.activation(self.up(x))))
+        return self.dropout(self.down(self.activation_dropout(self.activation(self.up(x)))))

@@ -20,14 +20,16 @@ class GatedFeedForward(nn.Module):
         activation: str = "silu",
         dropout: float = 0.0,
         bias: bool = False,
+        activation_dropout: float = 0.0,
     ):
         super().__init__()
         self.activation = ACTIVATIONS[activation]
         self.gate = nn.Linear(embed_dim, hidden_dim, bias)
         self.up = nn.Linear(embed_dim, hidden_dim, bias)
         self.down = nn.Linear(hidden_dim, embed_dim, bias)
+        self.activation_dropout = nn.Dropout(activation_dropout)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         """`(t, d)` or `(b, t, d)` to the same shape."""
-        return self.dropout(self.down(self.activation(self.gate(x)) * self.up(x)))
+        return self.dropout(self.down(self.activation_dropout(self.activation(self.gate(x)) * self.up(x))))

@@ -13,17 +13,18 @@ class SpanLogits(NamedTuple):
 
 
 class SpanHead(nn.Module):
-    """`x W + b`, two scores for each token: as the first and as the last token of an answer.
+    """`dropout(x) W + b`, two scores for each token: as the first and as the last token of an answer.
 
     See `jax_attn.nn.layers.span_head.SpanHead`, its twin.
 
     Source: Devlin et al. (arXiv 1810.04805), section 4.2.
     """
 
-    def __init__(self, embed_dim: int):
+    def __init__(self, embed_dim: int, dropout: float = 0.0):
         super().__init__()
+        self.dropout = nn.Dropout(dropout)
         self.linear = nn.Linear(embed_dim, 2)
 
     def forward(self, x: Tensor) -> SpanLogits:
         """`(t, d)` or `(b, t, d)` to both scores of each token."""
-        return SpanLogits(*self.linear(x).unbind(-1))
+        return SpanLogits(*self.linear(self.dropout(x)).unbind(-1))

@@ -6,21 +6,22 @@ from torch.nn import functional as F
 
 
 class TiedHead(nn.Module):
-    """`softcap(x Eᵀ + b)`, with the table `E` of the embeddings, which the head is called with and does not own.
+    """`softcap(scale · x Eᵀ + b)`, with the table `E` of the embeddings, which the head is called with.
 
     See `jax_attn.nn.layers.tied_head.TiedHead`, its twin.
 
     Source: Press and Wolf (arXiv 1608.05859); Inan et al. (arXiv 1611.01462).
     """
 
-    def __init__(self, vocab_size: int, bias: bool = False, softcap: float | None = None):
+    def __init__(self, vocab_size: int, bias: bool = False, softcap: float | None = None, scale: float = 1.0):
         super().__init__()
         self.bias = nn.Parameter(torch.zeros(vocab_size)) if bias else None
         self.softcap = softcap
+        self.scale = scale
 
     def forward(self, x: Tensor, table: Tensor) -> Tensor:
         """`(t, d)` or `(b, t, d)` and the table `(vocab_size, d)` to logits `(..., t, vocab_size)`."""
-        return soft_cap(F.linear(x, table, self.bias), self.softcap)
+        return soft_cap(F.linear(x * self.scale, table, self.bias), self.softcap)
 
 
 def soft_cap(logits: Tensor, cap: float | None) -> Tensor:

@@ -1,0 +1,138 @@
+"""Tensors of a file into the variables of a module, each straight to its devices, slice by slice."""
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jax_attn.weights.rules import Place, Slot, piece_at
+
+Placement = jax.sharding.Sharding | Callable[[str, tuple[int, ...]], jax.sharding.Sharding | None] | None
+"""Where parameters lie: one sharding for all, or what gives that of each from its path and its shape."""
+
+Index = tuple[slice, ...]
+
+
+def sharding_of(placement: Placement, path: str, shape: tuple[int, ...]) -> jax.sharding.Sharding | None:
+    """The sharding of the variable at `path`; None is the default device.
+
+    Raises:
+        ValueError: it is none, or does not divide the shape.
+    """
+    sharding = placement(path, shape) if callable(placement) else placement
+    if sharding is None:
+        return None
+    if not isinstance(sharding, jax.sharding.Sharding):
+        raise ValueError(
+            f"sharding must be a jax.sharding.Sharding or give one (or None) for each parameter, got {sharding!r}"
+        )
+    try:
+        sharding.shard_shape(shape)
+    except Exception as error:
+        raise ValueError(f"sharding does not fit {path}: {str(error).splitlines()[0]}") from None
+    return sharding
+
+
+def placed(value: jax.Array, placement: Placement, path: str) -> jax.Array:
+    """The value of the variable at `path`, where it belongs."""
+    sharding = sharding_of(placement, path, value.shape)
+    return value if sharding is None else jax.device_put(value, sharding)
+
+
+def read_into(
+    table: Sequence[Slot], tensors: Mapping[str, np.ndarray], placement: Placement = None
+) -> list[str]:
+    """Set the variables of `table` to the tensors, which are known to fit; return what is wrong with their values.
+
+    Of each tensor the slices of the devices here are read, cast and handed over, one after another: beside the
+    weights there is never more than one of them. (What several devices hold is read once.)
+    """
+    errors: list[str] = []
+    read: set[int] = set()
+    for slot in table:
+        if id(slot.variable) in read or any(place.key not in tensors for place in slot.places):
+            continue
+        read.add(id(slot.variable))
+        shape = tuple(jnp.shape(slot.variable.get_value()))
+        sharding = sharding_of(placement, slot.path, shape)
+        slot.variable.set_value(_array(slot, shape, sharding, tensors, errors))
+    return list(dict.fromkeys(errors))
+
+
+def _array(
+    slot: Slot,
+    shape: tuple[int, ...],
+    sharding: jax.sharding.Sharding | None,
+    tensors: Mapping[str, np.ndarray],
+    errors: list[str],
+) -> jax.Array:
+    if sharding is None:
+        return jnp.asarray(_slice(slot, tuple(slice(None) for _ in shape), tensors, errors))
+    last: dict[Any, np.ndarray] = {}
+
+    def read(index: Index | None) -> np.ndarray:
+        index = index or ()
+        at = tuple((part.start, part.stop) for part in index)
+        if at not in last:
+            last.clear()
+            last[at] = _slice(slot, index, tensors, errors)
+        return last[at]
+
+    return jax.make_array_from_callback(shape, sharding, read)
+
+
+def _slice(slot: Slot, index: Index, tensors: Mapping[str, np.ndarray], errors: list[str]) -> np.ndarray:
+    """The values at `index` of the variable, in memory of their own."""
+    if not slot.stacked:
+        return _of_layer(slot, slot.places[0], index, tensors, errors)
+    places = slot.places[index[0]]
+    first = _of_layer(slot, places[0], index[1:], tensors, errors)
+    stacked = np.empty((len(places), *first.shape), first.dtype)
+    stacked[0] = first
+    for layer, place in enumerate(places[1:], 1):
+        stacked[layer] = _of_layer(slot, place, index[1:], tensors, errors)
+    return stacked
+
+
+def _of_layer(
+    slot: Slot, place: Place, index: Index, tensors: Mapping[str, np.ndarray], errors: list[str]
+) -> np.ndarray:
+    tensor = np.asarray(tensors[place.key])  # now it is read
+    part = slot.layout.to_flax(piece_at(place, tensor), slot.layer_shape)[index]
+    array = _cast(part, slot.dtype)
+    errors += value_errors(place.key, array)
+    return array
+
+
+def value_errors(key: str, array: np.ndarray | None, dtype: Any = None) -> list[str]:
+    """What is wrong with the values of a tensor, if there is one and anything, once it is cast to `dtype`."""
+    if array is None:
+        return []
+    array = array if dtype is None else _cast(array, dtype)
+    if all_finite(array):
+        return []
+    bad = sum(chunk.size - np.count_nonzero(np.isfinite(chunk)) for chunk in _chunks(array))
+    return [f"value: {key} holds {bad} of {array.size} {array.dtype} values that are NaN or infinite"]
+
+
+def _cast(array: np.ndarray, dtype: Any) -> np.ndarray:
+    """A copy; what overflows becomes infinite, which is refused."""
+    with np.errstate(over="ignore"):
+        return np.array(array, dtype, order="C")
+
+
+def all_finite(array: np.ndarray) -> bool:
+    """Whether no value is NaN or infinite: then neither is their sum, but for an overflow."""
+    if not jnp.issubdtype(array.dtype, jnp.inexact):
+        return True
+    with np.errstate(all="ignore"):
+        total = array.sum(dtype=np.promote_types(array.dtype, np.float32))
+        return bool(np.isfinite(total)) or all(np.isfinite(chunk).all() for chunk in _chunks(array))
+
+
+def _chunks(array: np.ndarray, size: int = 1 << 20) -> Iterator[np.ndarray]:
+    flat = array.reshape(-1)
+    return (flat[start : start + size] for start in range(0, math.prod(array.shape), size))

@@ -1,0 +1,35 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from jax_attn.catalogue import CATALOGUE
+from jax_attn.models.part import Part
+from parity_tests.contract import TwinContract
+from parity_tests.from_scratch.properties import assert_same, compiled
+from parity_tests.models.decoding import IDS, assert_decodes
+
+
+class TestCausalLM(TwinContract):
+    rows = ("causal-lm", "causal-lm-tied", "causal-lm-gemma2")
+
+
+def lm(row: str):
+    twin = CATALOGUE[row]
+    return Part(twin.where, **twin.arguments).build("jax_attn", rngs=nnx.Rngs(0), param_dtype=jnp.float64)
+
+
+@pytest.mark.parametrize(("row", "padding"), [("causal-lm", "left"), ("causal-lm-tied", "right")])
+@jax.enable_x64(True)
+def test_a_cache_changes_nothing(row, padding):
+    assert_decodes(lm(row), padding)
+
+
+@jax.enable_x64(True)
+def test_a_tied_head_has_no_table_of_its_own():
+    module = lm("causal-lm-tied")
+    table = module.model.embeddings.token.embedding[...]
+    logits, hidden = compiled(lambda ids: (module(ids), module.model(ids)))(IDS)
+    assert_same(logits, hidden @ np.asarray(table).T)
+    assert not [path for path, _ in nnx.to_flat_state(nnx.state(module.head))]

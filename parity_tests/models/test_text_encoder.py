@@ -1,0 +1,41 @@
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+
+from jax_attn.catalogue import CATALOGUE
+from jax_attn.catalogue.models import text_encoder
+from parity_tests.contract import TwinContract
+
+
+class TestTextEncoder(TwinContract):
+    rows = ("text-encoder",)
+    rounds = False  # BERT, which is one
+
+
+IDS = np.random.default_rng(0).integers(31, size=(3, 5))
+
+
+def test_the_text_is_what_the_pooler_makes_of_its_tokens():
+    module = CATALOGUE["text-encoder"].flax()
+    module.eval()
+    tokens, text, pooled = jax.jit(lambda ids: (*(out := module(ids)), module.pooler(out[0])))(IDS)
+    np.testing.assert_array_equal(text, pooled)
+    assert tokens.shape == (3, 5, 26)
+
+
+def test_without_a_pooler_there_is_no_vector_of_the_text():
+    module = text_encoder(pooler=False).build("jax_attn", rngs=nnx.Rngs(0))
+    module.eval()
+    assert jax.eval_shape(module, IDS).pooler_output is None
+
+
+def test_bad_input_is_refused():
+    module = CATALOGUE["text-encoder"].flax()
+    for arrays, message in (
+        ((IDS.astype(np.float32),), "token_ids must be integers, got float32"),
+        ((IDS, IDS[:, :4]), "attention_mask must have the shape of input_ids"),
+        ((IDS, None, IDS[0]), r"segment_ids must have shape \(3, 5\), got \(5,\)"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            module(*arrays)
