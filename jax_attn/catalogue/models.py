@@ -188,7 +188,7 @@ TRANSFORMER_TINY = dict(
     embed_dim=38,
     num_heads=2,
     hidden_dim=43,
-    num_layers=2,
+    num_layers=1,
     head_dim=5,
     v_head_dim=7,
     dropout=0.2,
@@ -411,6 +411,7 @@ MODELS = [
         ATTENTION_PAPER,
         dict(
             TRANSFORMER_TINY,
+            num_layers=2,
             norm_placement="pre",
             final_norm=True,
             positions="learned",

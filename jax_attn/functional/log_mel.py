@@ -18,8 +18,8 @@ def log_mel(
 ) -> Float[Array, "*b m s"]:
     """`(max(log10(M |STFT(audio)|²), peak - 8) + 4) / 4`, the features of Whisper.
 
-    `M` are triangular filters, equally far apart on Slaney's mel scale and of equal area; the STFT has Hann windows of
-    25 ms, 10 ms apart, the first and the last beyond the sound, which is mirrored there.
+    `M` are triangular filters, equally far apart on Slaney's mel scale and of equal area; the STFT has Hann windows
+    of 25 ms, 10 ms apart, the first and the last beyond the sound, which is mirrored there.
 
     Args:
         audio: `(n,)` or `(b, n)`, samples between -1 and 1 at 16 kHz.

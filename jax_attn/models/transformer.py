@@ -18,7 +18,7 @@ from jax_attn.nn.layers.stack import Stack
 from jax_attn.nn.layers.tied_head import TiedHead
 from jax_attn.nn.primitives import make_norm
 
-TokenMask = Bool[Array, "*b t"] | Integer[Array, "*b t"] | None
+TokenMask = Bool[Array, "..."] | Integer[Array, "..."] | None
 
 # The rows of the paper's Table 3 that change the shape of the model, as arguments of `Transformer`.
 TABLE_3: dict[str, dict[str, Any]] = {
@@ -201,7 +201,7 @@ class Transformer(nnx.Module):
         target: Integer[Array, "*b t"],
         target_mask: TokenMask = None,
         context: Float[Array, "*b s d"] | None = None,
-        context_mask: Bool[Array, "*b s"] | Integer[Array, "*b s"] | None = None,
+        context_mask: TokenMask = None,
         *,
         cache: TransformerCache | None = None,
     ) -> Any:
@@ -244,7 +244,7 @@ class Transformer(nnx.Module):
         batch: int,
         length: int,
         context: Float[Array, "b s d"] | None = None,
-        context_mask: Bool[Array, "b s"] | Integer[Array, "b s"] | None = None,
+        context_mask: TokenMask = None,
         dtype: DTypeLike | None = None,
     ) -> TransformerCache:
         """A cache for `length` tokens of `batch` texts, which holds the keys and values of the context.

@@ -67,8 +67,9 @@ def plan_for(
     notes = [f"took the prefix {outer!r} off the names of the weights"] if outer else []
     settings = {}
     if head is not None:
-        missing = {name: rename(key, in_file) for name, key in head.optional.items()}
-        settings = {name: False for name, key in missing.items() if key not in keys}
+        for setting, key in head.optional.items():
+            if said.get(setting) is not False and rename(key, in_file) not in keys:
+                settings[setting] = False
     else:
         for setting, key in family.optional.items():
             if said.get(setting) is not False and rename(key, in_file) not in keys:

@@ -7,6 +7,7 @@ from flax import nnx
 
 from benchmarks.__main__ import main
 from benchmarks.decoder import SMOLLM2
+from benchmarks.whisper import TINY
 from jax_attn.weights import from_config, save_pretrained
 from parity_tests.cli.test_main import tiny_bert, tiny_checkpoint
 
@@ -54,6 +55,29 @@ def test_a_decoder_reads_and_writes_beside_transformers(capsys, tmp_path):
     assert [(row["prompt"], row["new"]) for row in measured] == [(19, 1), (16, 3)]
     assert all(name in out for name in measured[0]["seconds"])
     assert "new must be at least 1" in refusal(capsys, "decoder", "--new", 0)
+
+
+def test_whisper_reads_beside_transformers(capsys, tmp_path):
+    sizes = {
+        "vocab_size": 53,
+        "d_model": 12,
+        "num_mel_bins": 5,
+        "max_source_positions": 11,
+        "pad_token_id": None,
+    }
+    layers = {
+        f"{side}_{name}": size
+        for side in ("encoder", "decoder")
+        for name, size in {"layers": 1, "attention_heads": 2, "ffn_dim": 17}.items()
+    }
+    save_pretrained(from_config({**TINY, **sizes, **layers}, rngs=nnx.Rngs(0)), tmp_path)
+    files = ("--checkpoint", tmp_path, "--json", tmp_path / "bench.json")
+    status, out, _ = run(capsys, "whisper", "--batch", 2, "--rounds", 1, *files)
+    assert status == 0
+    (measured,) = json.loads((tmp_path / "bench.json").read_text())["comparisons"]
+    assert (measured["batch"], measured["frames"]) == (2, 22)
+    assert all(name in out for name in measured["seconds"])
+    assert "batch must be at least 1" in refusal(capsys, "whisper", "--batch", 0)
 
 
 def test_attention_takes_any_shape(capsys):

@@ -24,7 +24,7 @@ class TestEncoderDecoder(TwinContract):
 @pytest.mark.parametrize(("scan", "padding"), [(False, "left"), (True, "right")])
 @jax.enable_x64(True)
 def test_a_cache_changes_nothing(scan, padding):
-    """Pieces of a text give what the whole does, and each pair of sequences what it gives alone: no padding is read."""
+    """Pieces of a text give what the whole does, and each pair of sequences what it gives alone."""
     module = encoder_decoder(scan=scan).build("jax_attn", rngs=nnx.Rngs(0), param_dtype=jnp.float64)
     mask = MASKS[padding]
 

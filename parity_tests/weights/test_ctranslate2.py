@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from shutil import which
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
@@ -16,8 +17,8 @@ from flax import nnx
 
 from jax_attn.functional.log_mel import log_mel
 from jax_attn.models import generate
-from jax_attn.weights import from_config, save_pretrained
-from jax_attn.weights.ctranslate2 import DTYPES, CTranslate2Whisper, from_ctranslate2
+from jax_attn.weights import from_config, from_pretrained, save_pretrained
+from jax_attn.weights.ctranslate2 import DTYPES, CTranslate2Whisper
 from jax_attn.weights.families.whisper import WHISPER
 from jax_attn.weights.sample import whisper_folder
 from jax_attn.weights.state_dict import numpy_state_dict, state_dict
@@ -125,7 +126,7 @@ def test_a_file_becomes_the_model_whose_weights_it_holds(small, tmp_path):
     suppressed = {"suppress_tokens": [1, 2], "begin_suppress_tokens": [3]}
     assert checkpoint.config == {**CONFIG, **ids, **suppressed}
     assert set(checkpoint.tensors) == set(small)
-    module = from_ctranslate2(tmp_path)
+    module = from_pretrained(tmp_path, param_dtype=jnp.float32)
     assert dict(module.config) == checkpoint.config
     for key, tensor in numpy_state_dict(module, names=WHISPER.keys(CONFIG["architectures"][0])).items():
         np.testing.assert_array_equal(tensor, small[key].astype(np.float16).astype(np.float32), key)
@@ -166,7 +167,7 @@ def test_the_real_one_hears_what_was_said_and_so_do_its_twin_and_transformers(tm
         pytest.skip(str(error))
     features = log_mel(spoken(SENTENCE, tmp_path))[None]
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    module = from_ctranslate2(folder)
+    module = from_pretrained(folder, param_dtype=jnp.float32)
     config = module.config
     prompt = [config["decoder_start_token_id"], tokenizer.token_to_id("<|notimestamps|>")]
     end, never, never_first = (

@@ -50,17 +50,15 @@ def normalised(config: dict[str, Any]) -> dict[str, Any]:
     """What may be left out, is -1 or follows from another attribute, as the model is built from it."""
     config["classifier_dropout"] = None  # is not read
     task_settings(config)
-    width = config.get("hidden_size", DEFAULTS["hidden_size"])
-    for name, usual in (
-        ("embedding_size", width),
-        ("pooler_hidden_size", width),
-        ("attention_head_size", width // config.get("num_attention_heads", DEFAULTS["num_attention_heads"])),
-    ):
-        if config.get(name) == usual:
+    width, heads = (config.get(name, DEFAULTS[name]) for name in ("hidden_size", "num_attention_heads"))
+    for name in ("embedding_size", "pooler_hidden_size"):
+        if config.get(name) == width:
             del config[name]
+    if config.get("attention_head_size") is not None and config["attention_head_size"] * heads == width:
+        del config["attention_head_size"]
     if config.get("cls_dropout") is None:
         config["cls_dropout"] = config["classifier_dropout"]
-    if config.get("max_relative_positions", -1) < 1:
+    if config.get("max_relative_positions", -1) in (None, -1, 0):
         config["max_relative_positions"] = config.get("max_position_embeddings", 512)
     if config.get("position_buckets", -1) in (-1, 0):
         config["position_buckets"] = None

@@ -6,9 +6,8 @@ import pytest
 from flax import nnx
 
 from jax_attn.parity.cases import Case
-from jax_attn.weights import from_config
 from parity_tests.weights.families.test_vit import ATTENTION_IN_MEMORY
-from parity_tests.weights.families.transformers_models import EXACT, TRAINING, assert_beside
+from parity_tests.weights.families.transformers_models import EXACT, TRAINING, assert_beside, built
 
 IN_MEMORY = [
     *ATTENTION_IN_MEMORY,
@@ -84,7 +83,7 @@ def test_transformers_computes_the_same_otherwise(kind, options, tmp_path):
 
 
 def test_images_without_a_patch_are_refused():
-    module = nnx.eval_shape(lambda: from_config({"model_type": "dinov2", **SIZES}, rngs=nnx.Rngs(0)))
+    module = built({"model_type": "dinov2", **SIZES})
     for shape in ((1, 2, 1, 8), (1, 3, 8, 8)):
         with pytest.raises(ValueError, match=r"pixel_values must have shape \(b, 2, height, width\), got"):
             nnx.eval_shape(lambda shape=shape: module(jnp.zeros(shape)))
@@ -92,5 +91,5 @@ def test_images_without_a_patch_are_refused():
 
 def test_stochastic_depth_is_that_of_the_config():
     config = {"model_type": "dinov2", **SIZES, "drop_path_rate": 0.2}
-    module = nnx.eval_shape(lambda: from_config(config, rngs=nnx.Rngs(0)))
+    module = built(config)
     assert [layer.drop_path.rate for layer in module.encoder.layers] == [0.2, 0.2]

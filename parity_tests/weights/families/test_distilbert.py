@@ -1,8 +1,10 @@
 """DistilBERT beside transformers'."""
 
+import numpy as np
 import pytest
 from flax import nnx
 
+from jax_attn.parity.tolerances import SAME_FLOAT32
 from jax_attn.weights import from_config
 from parity_tests.weights.families.encoders import HIDDEN, LISTED, LOGITS, SCANNED, SPANS
 from parity_tests.weights.families.transformers_models import assert_beside, text
@@ -48,6 +50,15 @@ def theirs(kind: str, **options):
 def test_transformers_computes_the_same(kind, outputs, options, ours, tmp_path):
     case = text(31, least=1, padding=0)
     assert_beside(theirs(kind, **options), [case], tmp_path, outputs=outputs, **ours)
+
+
+def test_positions_may_start_as_waves():
+    options = {"model_type": "distilbert", **SIZES, "sinusoidal_pos_embds": True}
+    module = from_config(options, architecture="ForMaskedLM", rngs=nnx.Rngs(0))
+    table = theirs("DistilBertModel", sinusoidal_pos_embds=True).embeddings.position_embeddings.weight
+    np.testing.assert_allclose(
+        module.model.embeddings.position.embedding[...], table.detach(), atol=SAME_FLOAT32
+    )
 
 
 def test_what_is_not_supported_is_refused_by_name():
