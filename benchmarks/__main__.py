@@ -8,7 +8,7 @@ from typing import Annotated, Literal, NamedTuple
 
 import tyro
 
-from benchmarks import attention, cached, flex, ladder, sentences
+from benchmarks import attention, cached, decoder, flex, ladder, sentences, whisper
 from benchmarks.cases import CASES, LENGTHS, Case, Shape
 from benchmarks.chart import save_chart
 from benchmarks.comparison import Comparison
@@ -191,6 +191,43 @@ class Sentences(Common):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Decoder(Common):
+    """A language model, SmolLM2 where it is installed, reads a prompt and writes a text, beside transformers."""
+
+    checkpoint: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
+    """A decoder's folder or GGUF file, in place of SmolLM2."""
+    prompt: int = decoder.PROMPT
+    """Tokens of the prompt that is read."""
+    new: int = decoder.NEW
+    """Tokens that are written."""
+
+    def work(self) -> Work:
+        """What is measured."""
+        for option, value in {"prompt": self.prompt, "new": self.new}.items():
+            if value < 1:
+                raise ValueError(f"{option} must be at least 1, got {value}")
+        found = decoder.bench_decoder(self.checkpoint, self.prompt, self.new, self.rounds)
+        return Work(2, decoder.NAMES, found)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Whisper(Common):
+    """The encoder of a Whisper, tiny.en where it is installed, reads sound, beside transformers', in float32."""
+
+    checkpoint: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
+    """A Whisper's folder, in place of tiny.en."""
+    batch: int = 1
+    """How many sounds, of half a minute, are read at once."""
+
+    def work(self) -> Work:
+        """What is measured."""
+        if self.batch < 1:
+            raise ValueError(f"batch must be at least 1, got {self.batch}")
+        found = whisper.bench_whisper(self.checkpoint, self.batch, self.rounds)
+        return Work(1, whisper.NAMES, iter([found]))
+
+
+@dataclass(frozen=True, kw_only=True)
 class Everything(Common):
     """Attention, decode, cached, short, flex and ladder, one after the other, at their usual sizes."""
 
@@ -204,6 +241,8 @@ Benchmark = (
     | Annotated[Flex, tyro.conf.subcommand("flex", prefix_name=False)]
     | Annotated[Ladder, tyro.conf.subcommand("ladder", prefix_name=False)]
     | Annotated[Sentences, tyro.conf.subcommand("sentences", prefix_name=False)]
+    | Annotated[Decoder, tyro.conf.subcommand("decoder", prefix_name=False)]
+    | Annotated[Whisper, tyro.conf.subcommand("whisper", prefix_name=False)]
     | Annotated[Everything, tyro.conf.subcommand("everything", prefix_name=False)]
 )
 

@@ -24,13 +24,26 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import jaxtyping  # noqa: E402
 
-# What computes with arrays. Elsewhere there is little to check, and every nested function is wrapped anew at
-# each call, which took a fifth of the tests' time.
+jaxtyped = jaxtyping.jaxtyped
+
+
+def _outside_of_functions(**options):
+    """`jaxtyped` for what stands in a module or a class: a function inside of another is made anew at each call."""
+    check = jaxtyped(**options)
+    return lambda made: made if "<locals>" in getattr(made, "__qualname__", "") else check(made)
+
+
+# What computes with arrays: elsewhere there is little to check.
+jaxtyping.jaxtyped = _outside_of_functions
 COMPUTING = ("from_scratch", "functional", "models", "nn")
 jaxtyping.install_import_hook([f"jax_attn.{room}" for room in COMPUTING], "beartype.beartype")
 
 import pytest  # noqa: E402
 from hypothesis import settings  # noqa: E402
+
+from parity_tests.eager import spare_programs  # noqa: E402
+
+spare_programs()
 
 # Every new shape is compiled anew: no deadline, and few examples. The same ones on every machine of CI.
 settings.register_profile("here", deadline=None, max_examples=10)

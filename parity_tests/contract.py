@@ -87,27 +87,19 @@ class TwinContract:
         ours = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(flax, nnx.Param)))
         assert ours == sum(parameter.numel() for parameter in torch.parameters())
 
-    def test_every_way_of_compiling_gives_the_same(self, row_of_each_class: str):
-        """`nnx.jit` in both graph modes, and `jax.jit` over split and merge, which compiles but once."""
-        twin = CATALOGUE[row_of_each_class]
-        module = twin.flax()
-        module.eval()
-        case = in_jax(twin.cases()[0])
-        graphdef, state = nnx.split(module)
-        chex.clear_trace_counter()
-
-        @chex.assert_max_traces(n=1)
-        def pure(state: Any, args: Any) -> Any:
-            return outputs(nnx.merge(graphdef, state), args, case)
-
-        compiled = jax.jit(pure, compiler_options=quick_options())
-        expected = compiled(state, case.args)
-        moved = tuple(np.asarray(arg) + 1 if is_floating(arg) else arg for arg in case.args)
-        compiled(state, moved)
+    def test_traces_once_and_in_either_graph_mode(self, row_of_each_class: str):
+        """`jax.jit` over split and merge finds its program again, and `nnx.jit` finds the same in both modes."""
+        module, case, pure = compiled_over_split(row_of_each_class)
+        expected = pure.trace(nnx.state(module), case.args).out_info
+        pure.trace(nnx.state(module), moved(case))
         for mode in (True, False):
             with nnx.set_graph_mode(mode):
-                run = nnx.jit(lambda module, args: outputs(module, args, case))
-                assert_close(run(module, case.args), expected)
+                found = nnx.eval_shape(lambda module, args: outputs(module, args, case), module, case.args)
+            assert [(o.shape, o.dtype) for o in found] == [(o.shape, o.dtype) for o in expected]
+
+    @pytest.mark.slow
+    def test_every_way_of_compiling_gives_the_same(self, row_of_each_class: str):
+        assert_compiled_either_way_is_the_same(row_of_each_class)
 
     @pytest.mark.slow
     def test_without_compiling_it_is_the_same(self, row_of_each_class: str):
@@ -149,6 +141,38 @@ def _kind(row: str) -> tuple[str, bool]:
     """The class of a row, and whether it is scanned."""
     twin = CATALOGUE[row]
     return twin.where, twin.arguments.get("scan", False)
+
+
+def compiled_over_split(row: str) -> tuple[nnx.Module, Case, Any]:
+    """The Flax module of a row, its first case, and `(state, args) -> outputs`, which may be traced but once."""
+    twin = CATALOGUE[row]
+    module = twin.flax()
+    module.eval()
+    case = in_jax(twin.cases()[0])
+    graphdef = nnx.graphdef(module)
+    chex.clear_trace_counter()
+
+    @chex.assert_max_traces(n=1)
+    def pure(state: Any, args: Any) -> Any:
+        return outputs(nnx.merge(graphdef, state), args, case)
+
+    return module, case, jax.jit(pure, compiler_options=quick_options())
+
+
+def assert_compiled_either_way_is_the_same(row: str) -> None:
+    """`nnx.jit` in both graph modes, and `jax.jit` over split and merge, which compiles but once."""
+    module, case, pure = compiled_over_split(row)
+    expected = pure(nnx.state(module), case.args)
+    pure(nnx.state(module), moved(case))
+    for mode in (True, False):
+        with nnx.set_graph_mode(mode):
+            run = nnx.jit(lambda module, args: outputs(module, args, case))
+            assert_close(run(module, case.args), expected)
+
+
+def moved(case: Case) -> tuple[Any, ...]:
+    """The arguments of a case, with other numbers."""
+    return tuple(np.asarray(arg) + 1 if is_floating(arg) else arg for arg in case.args)
 
 
 def outputs(module: nnx.Module, args: Any, case: Case) -> list[jax.Array]:

@@ -38,12 +38,18 @@ TORCH_ONLY = {"device", "dtype"}
 
 # What has no twin, and why: files, or classes of a file.
 TORCHS_OWN = "torch has this layer itself: ours takes over torch's own defaults"
+LOOP = "a loop around a model, compiled: a twin is decoded by a few lines of torch in the proofs"
 WITHOUT_TWIN: dict[str, str] = {
     "nn/primitives.py:Linear": TORCHS_OWN,
     "nn/primitives.py:Conv": TORCHS_OWN,
     "nn/primitives.py:Embedding": TORCHS_OWN,
     "nn/primitives.py:LayerNorm": TORCHS_OWN,
     "nn/primitives.py:Dropout": TORCHS_OWN,
+    "models/generation/beam_search.py": LOOP,
+    "models/generation/generate.py": LOOP,
+    "models/generation/logits.py": "functions of arrays: their proofs hold them to transformers' own",
+    "models/generation/prompt.py": LOOP,
+    "models/generation/sampling.py": LOOP,
     "models/part.py": "from which both twins are built",
     "models/token_mask.py": "a check of what the user gives: a twin takes what it gets",
     "nn/attention/attend.py": "how heads are computed: a twin writes its scores and weights out",
@@ -194,6 +200,7 @@ DOORS = [
         f"jax_attn.{room}"
         for room in ("catalogue", "from_scratch", "functional", "models", "nn", "optim", "parity", "weights")
     ),
+    "jax_attn.models.generation",
     *(
         f"{tree}.nn.{room}"
         for tree in ("jax_attn", "torch_ref")

@@ -305,6 +305,21 @@ def text_cases(
     return [*exact, Case("full context", (ids, padding.astype(np.int64), of_segment))]
 
 
+def translation_cases(
+    vocab_size: int, source_tokens: int = 7, tokens: int = 5, batch: int = 3, *, seed: int = 11
+) -> list[Case]:
+    """Ids of a source and of a target, with padding behind and before; the last source is nothing else."""
+    rng = np.random.default_rng(seed)
+    source, target = (rng.integers(vocab_size, size=(batch, size)) for size in (source_tokens, tokens))
+    behind = np.arange(source_tokens) < np.linspace(source_tokens, 0, batch).astype(int)[:, None]
+    before = np.arange(tokens) >= np.linspace(0, tokens - 1, batch).astype(int)[:, None]
+    return [
+        Case("plain", (source, target)),
+        Case("padding in both", (source, target, behind, before.astype(np.int64)), lanes=EXACT),
+        Case("unbatched", (source[0], target[0]), lanes=EXACT),
+    ]
+
+
 def _masks(rng: np.random.Generator, batch: int, queries: int, keys: int) -> tuple[np.ndarray, np.ndarray]:
     """Padding `(b, s)`, whose last sequence is nothing else, and pairs `(b, t, s)` with a row that is closed."""
     lengths = np.linspace(keys, 0, batch).astype(int)

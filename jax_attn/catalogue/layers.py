@@ -24,8 +24,16 @@ from jax_attn.functional.deepnorm import deepnorm_scales
 from jax_attn.models.part import Part
 from jax_attn.parity.cases import Case
 
+DEBERTA = "DeBERTa (arXiv 2006.03754)"
 GLU_VARIANTS = "Shazeer (arXiv 2002.05202)"
+MODERNBERT = "ModernBERT (arXiv 2412.13663)"
 ENCODER_LAYER = dict(embed_dim=91, num_heads=7, hidden_dim=113, dropout=0.2, attention_dropout=0.3)
+
+
+def vector_cases(width: int) -> list[Case]:
+    """One vector for each sequence."""
+    x = np.random.default_rng(0).standard_normal((3, width))
+    return [Case("plain", (x,)), Case("unbatched", (x[0],), lanes=EXACT)]
 
 
 def encoder_layer_cases(width: int) -> list[Case]:
@@ -59,6 +67,12 @@ def decoder_cases(
     ]
 
 
+def padded_cases(width: int, tokens: int = 5) -> list[Case]:
+    """Calls with and without padding behind the tokens."""
+    plain, padding, _ = pooling_cases(width, tokens)
+    return [plain, replace(padding, lanes=EXACT)]
+
+
 def decoder_only_cases(width: int) -> list[Case]:
     """Calls without a context: plain, and padded."""
     plain, *_ = token_cases(width)
@@ -67,6 +81,22 @@ def decoder_only_cases(width: int) -> list[Case]:
 
 
 DECODER_LAYER = dict(embed_dim=26, num_heads=2, hidden_dim=29, dropout=0.2, attention_dropout=0.3)
+DISENTANGLED_LAYER = Part(
+    "nn.layers.encoder_layer:EncoderLayer",
+    embed_dim=26,
+    hidden_dim=29,
+    dropout=0.2,
+    attention=Part(
+        "nn.attention.disentangled:DisentangledAttention",
+        embed_dim=26,
+        num_heads=2,
+        max_relative_positions=7,
+        position_buckets=4,
+        dropout=0.3,
+        position_dropout=0.2,
+    ),
+)
+BESIDE = dict(layer=DISENTANGLED_LAYER, embed_dim=26, kernel_size=3, groups=2, dropout=0.2)
 
 
 def rotary_attention(**options: Any) -> Part:
@@ -141,6 +171,27 @@ LAYERS = [
         partial(batched_id_cases, 31),
     ),
     Twin(
+        "embeddings-counted",
+        "nn.layers.embeddings:Embeddings",
+        "positions of the tokens that are no padding, after that of padding",
+        "Liu et al. (arXiv 1907.11692), in its code",
+        dict(
+            vocab_size=5,
+            embed_dim=37,
+            max_positions=9,
+            positions=Part(
+                "nn.positions.learned:LearnedPositions",
+                num_embeddings=11,
+                embedding_dim=37,
+                offset=2,
+                padding_idx=1,
+            ),
+            padding_idx=1,
+            skip_padding=True,
+        ),
+        partial(batched_id_cases, 5),
+    ),
+    Twin(
         "embeddings-scaled",
         "nn.layers.embeddings:Embeddings",
         "the token's vector alone, times the root of its width",
@@ -179,6 +230,14 @@ LAYERS = [
         "Darcet et al. (arXiv 2309.16588)",
         dict(image_size=10, patch_size=5, num_channels=3, embed_dim=37, num_registers=2, mask_token=True),
         partial(hidden_patch_cases, (10, 10, 3), 4),
+    ),
+    Twin(
+        "patch-embeddings-resized",
+        "nn.layers.patch_embeddings:PatchEmbeddings",
+        "images of another size, over which the positions are stretched",
+        "DINOv2 (arXiv 2304.07193)",
+        dict(image_size=(10, 15), patch_size=5, num_channels=3, embed_dim=37, resize="bicubic"),
+        partial(grid_cases, (21, 20, 3)),
     ),
     Twin(
         "image-classification-head",
@@ -388,6 +447,61 @@ LAYERS = [
         partial(decoder_cases, 26, 37),
     ),
     Twin(
+        "encoder-layer-first",
+        "nn.layers.encoder_layer:EncoderLayer",
+        "pre-norm, whose attention reads what is normed already",
+        MODERNBERT,
+        dict(DECODER_LAYER, norm_placement="pre", norm="layer_without_bias", first_norm=False),
+        partial(decoder_only_cases, 26),
+    ),
+    Twin(
+        "disentangled-encoder",
+        "nn.layers.disentangled_encoder:DisentangledEncoder",
+        "layers that share one normed table of relative positions, the first beside a convolution",
+        DEBERTA,
+        dict(
+            layers=[Part("nn.layers.convolution_layer:ConvolutionLayer", **BESIDE), DISENTANGLED_LAYER],
+            relative=Part("nn.primitives:Embedding", num_embeddings=8, embedding_dim=26),
+            relative_norm=Part("nn.primitives:LayerNorm", normalized_shape=26),
+        ),
+        partial(padded_cases, 26, tokens=11),
+        whole_model=True,
+    ),
+    Twin(
+        "convolution-layer",
+        "nn.layers.convolution_layer:ConvolutionLayer",
+        "a layer with a convolution over its neighbours beside it",
+        DEBERTA,
+        dict(BESIDE, layer=Part("nn.layers.encoder_layer:EncoderLayer", **DECODER_LAYER), kernel_size=5),
+        partial(padded_cases, 26),
+    ),
+    Twin(
+        "transformed-head",
+        "nn.layers.transformed_head:TransformedHead",
+        "a dense layer and a norm before the head, for each token",
+        MODERNBERT,
+        dict(
+            embed_dim=37,
+            head=Part("nn.layers.span_head:SpanHead", embed_dim=37, dropout=0.2),
+            bias=False,
+            norm="layer_without_bias",
+        ),
+        partial(token_cases, 37),
+    ),
+    Twin(
+        "transformed-head-pooled",
+        "nn.layers.transformed_head:TransformedHead",
+        "the same for one vector of all tokens",
+        MODERNBERT,
+        dict(
+            embed_dim=37,
+            head=Part("nn.primitives:Linear", in_features=37, out_features=5),
+            pooler=Part("nn.layers.pooler:Pooler", embed_dim=37, kind="mean", dense=False),
+            activation="relu",
+        ),
+        partial(batched_token_cases, 37),
+    ),
+    Twin(
         "stack",
         "nn.layers.stack:Stack",
         "any layers one after another: here with a window and without, norms before and after each branch",
@@ -410,6 +524,19 @@ LAYERS = [
             dropout=0.2,
         ),
         partial(encoder_layer_cases, 23),
+    ),
+    Twin(
+        "stack-repeated",
+        "nn.layers.stack:Stack",
+        "two layers that run three times, in two loops",
+        "Lan et al. (arXiv 1909.11942)",
+        dict(
+            layers=[Part("nn.layers.encoder_layer:EncoderLayer", embed_dim=23, num_heads=1, hidden_dim=29)]
+            * 2,
+            repeats=3,
+            scan=True,
+        ),
+        partial(batched_token_cases, 23),
     ),
     Twin(
         "pooler",
@@ -459,6 +586,22 @@ LAYERS = [
         partial(pooling_cases, 37),
     ),
     Twin(
+        "classification-head-pooled",
+        "nn.layers.classification_head:ClassificationHead",
+        "the same of the vector that a pooler gave, the dense layer with a dropout of its own",
+        "Sanh et al. (arXiv 1910.01108), the head in its code",
+        dict(
+            embed_dim=37,
+            num_classes=5,
+            dropout=0.2,
+            pooling=None,
+            dense=True,
+            activation="relu",
+            input_dropout=0.3,
+        ),
+        partial(vector_cases, 37),
+    ),
+    Twin(
         "regression-head",
         "nn.layers.regression_head:RegressionHead",
         "one number for a sequence",
@@ -475,11 +618,19 @@ LAYERS = [
         partial(token_cases, 37),
     ),
     Twin(
+        "token-classification-head-dense",
+        "nn.layers.token_classification_head:TokenClassificationHead",
+        "the same behind a dense layer and GELU",
+        "Clark et al. (arXiv 2003.10555), the discriminator in its code",
+        dict(embed_dim=37, num_classes=1, dropout=0.2, dense=True),
+        partial(token_cases, 37),
+    ),
+    Twin(
         "span-head",
         "nn.layers.span_head:SpanHead",
         "scores of each token as the start and as the end of an answer",
         BERT,
-        dict(embed_dim=37),
+        dict(embed_dim=37, dropout=0.2),
         partial(token_cases, 37),
     ),
     Twin(

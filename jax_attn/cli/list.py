@@ -20,6 +20,8 @@ ROOMS = {
     "models": "Models",
 }
 
+DEEPEST = 1  # of the parts that are shown with their arguments
+
 
 def list_catalogue(
     markdown: Annotated[bool, tyro.conf.arg(help="print the table of docs/catalogue.md")] = False,
@@ -80,10 +82,13 @@ def _options(twin: Twin) -> str:
     return ", ".join(f"{name}={_shown(value)}" for name, value in twin.arguments.items()) or "none"
 
 
-def _shown(value: Any) -> str:
+def _shown(value: Any, depth: int = 0) -> str:
+    """An argument as it is written; of the parts of a part's parts, only the names."""
     if isinstance(value, Part):
-        arguments = ", ".join(f"{name}={_shown(given)}" for name, given in value.arguments.items())
-        return f"{value.where.split(':')[1]}({arguments})"
+        arguments = ", ".join(f"{name}={_shown(given, depth + 1)}" for name, given in value.arguments.items())
+        return f"{value.where.split(':')[1]}({arguments if depth < DEEPEST else '…'})"
     if isinstance(value, list | tuple):
-        return f"[{', '.join(map(_shown, value))}]"
+        shown = [_shown(each, depth) for each in value]
+        same = len(shown) > 1 and len(set(shown)) == 1
+        return f"[{shown[0]}] * {len(shown)}" if same else f"[{', '.join(shown)}]"
     return value.__name__ if callable(value) else repr(value)

@@ -41,7 +41,7 @@ def dense_attention(
     (batch, queries, heads, head_dim), (_, keys, kv_heads, _) = query.shape, key.shape
     wide = accumulator(query.dtype)
     rows = heads // kv_heads * queries
-    tile = _whole(batch, heads, queries, keys)
+    tile = whole_tile(batch, heads, queries, keys)
     allowed = tile.allowed(terms)
     if allowed is not None:
         query, key, value = _emptied(query, key, value, allowed)
@@ -49,16 +49,7 @@ def dense_attention(
     # half times as long with an axis of their own for them.
     grouped = query.swapaxes(1, 2).reshape(batch, kv_heads, rows, head_dim)
     scores = jnp.einsum("bkmh,bskh->bkms", grouped, key, preferred_element_type=wide) * scale
-    scores = tile.modified(scores.reshape(batch, heads, queries, keys), terms)
-
-    weights = masked_softmax(scores, allowed)
-    if allowed is not None:
-        # Zeros already, but what comes back for them may be infinite in 16 bits, and must not meet the zeros.
-        weights = jnp.where(allowed, weights, 0)
-    max_scores = jax.lax.stop_gradient(jnp.max(scores, axis=-1, initial=-jnp.inf, where=allowed))
-    lse = masked_logsumexp(scores, allowed)
-    if terms.dropout is not None:
-        weights = terms.dropout.drop(weights, terms.dropout.keeps(*tile.place) if keep is None else keep)
+    weights, lse, max_scores = weigh(scores.reshape(batch, heads, queries, keys), terms, tile, allowed, keep)
 
     weights = weights.astype(value.dtype)
     grouped = weights.reshape(batch, kv_heads, rows, keys)
@@ -67,7 +58,34 @@ def dense_attention(
     return Dense(output, lse.swapaxes(1, 2), max_scores.swapaxes(1, 2), weights)
 
 
-def _whole(batch: Any, heads: int, queries: Any, keys: Any) -> Tile:
+def weigh(
+    scores: Float[Array, "B N T S"],
+    terms: Terms,
+    tile: Tile,
+    allowed: Array | None,
+    keep: Array | None = None,
+) -> tuple[Array, Array, Array]:
+    """What multiplies the values, `(B, N, T, S)`, and log-sum-exp and largest score, `(B, N, T)`.
+
+    Args:
+        scores: the scaled products of queries and keys.
+        tile: the whole matrix.
+        allowed: what of it may be attended to; broadcasts against the scores, and None is everything.
+        keep: as in `dense_attention`.
+    """
+    scores = tile.modified(scores, terms)
+    weights = masked_softmax(scores, allowed)
+    if allowed is not None:
+        # Zeros already, but what comes back for them may be infinite in 16 bits, and must not meet the zeros.
+        weights = jnp.where(allowed, weights, 0)
+    max_scores = jax.lax.stop_gradient(jnp.max(scores, axis=-1, initial=-jnp.inf, where=allowed))
+    lse = masked_logsumexp(scores, allowed)
+    if terms.dropout is not None:
+        weights = terms.dropout.drop(weights, terms.dropout.keeps(*tile.place) if keep is None else keep)
+    return weights, lse, max_scores
+
+
+def whole_tile(batch: Any, heads: int, queries: Any, keys: Any) -> Tile:
     """The whole matrix of scores as one tile."""
     sizes = (batch, heads, queries, keys)
     place = Place(

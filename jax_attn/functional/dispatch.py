@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jax_attn.functional.blockwise.attention import blockwise_attention
+from jax_attn.functional.blockwise.attention import FEW_QUERIES, blockwise_attention
 from jax_attn.functional.blockwise.plan import Pattern
 from jax_attn.functional.dense import dense_attention
 from jax_attn.functional.dropout import given_keep_masks
@@ -26,6 +26,7 @@ IMPLEMENTATIONS = ("blockwise", "cudnn", "pallas", "reference", "xla")
 # Below this many scores the whole matrix stays in the cache, and two products beat any number of blocks.
 FEW_SCORES = 2**20
 FEW_ROWS = 64  # a product of fewer rows takes the time to read the keys
+ROWS_OF_FEW = 128  # what few queries count as: blocks that nobody sees are not read, which pays sooner
 
 
 class Call(NamedTuple):
@@ -112,7 +113,8 @@ def has_many_scores(query: Float[Array, "B T N H"], key: Float[Array, "B S K H"]
     keys = key.shape[1]
     if not (isinstance(queries, int) and isinstance(keys, int)):
         return False
-    return (batch if isinstance(batch, int) else 1) * heads * max(queries, FEW_ROWS) * keys > FEW_SCORES
+    rows = ROWS_OF_FEW if queries <= FEW_QUERIES else max(queries, FEW_ROWS)
+    return (batch if isinstance(batch, int) else 1) * heads * rows * keys > FEW_SCORES
 
 
 def _why_not(implementation: str, call: Call) -> str | None:

@@ -14,12 +14,12 @@ FLOOR, RANGE = 1e-10, 8.0  # the least power, and how many powers of ten below t
 
 
 def log_mel(
-    audio: Float[Array, "*b n"], bands: int = 80, seconds: float | None = SECONDS
+    audio: Float[Array, "*b n"] | Float[np.ndarray, "*b n"], bands: int = 80, seconds: float | None = SECONDS
 ) -> Float[Array, "*b m s"]:
     """`(max(log10(M |STFT(audio)|²), peak - 8) + 4) / 4`, the features of Whisper.
 
-    `M` are triangular filters, equally far apart on Slaney's mel scale and of equal area; the STFT has Hann windows of
-    25 ms, 10 ms apart, the first and the last beyond the sound, which is mirrored there.
+    `M` are triangular filters, equally far apart on Slaney's mel scale and of equal area; the STFT has Hann windows
+    of 25 ms, 10 ms apart, the first and the last beyond the sound, which is mirrored there.
 
     Args:
         audio: `(n,)` or `(b, n)`, samples between -1 and 1 at 16 kHz.

@@ -36,6 +36,7 @@ from jax_attn.models.transformer import (
 from jax_attn.models.vision_transformer import VisionTransformer
 
 __all__ = [
+    "TABLE_3",
     "AudioEncoder",
     "Beams",
     "Bert",
@@ -48,7 +49,6 @@ __all__ = [
     "Sampling",
     "Seq2SeqLM",
     "SequenceClassifier",
-    "TABLE_3",
     "TaskModel",
     "TextCache",
     "TextDecoder",

@@ -24,7 +24,7 @@ class EncoderDecoderCache(NamedTuple):
 
 
 class EncoderDecoder(nnx.Module):
-    """`decoder(decoder_input_ids, context=encoder(inputs))`, of parts that are given built: a model without its head.
+    """`decoder(decoder_input_ids, context=encoder(inputs))`, of parts that are given built, without a head.
 
     Token by token, in chunks of any size::
 

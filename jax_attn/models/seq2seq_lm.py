@@ -22,7 +22,8 @@ class Seq2SeqLM(CausalLM):
 
     Args:
         model: as `EncoderDecoder`.
-        head: vectors to logits, as `CausalLMHead`; or a `TiedHead`, which gets the table of the decoder's embeddings.
+        head: vectors to logits, as `CausalLMHead`; or a `TiedHead`, which gets the table of the decoder's
+            embeddings.
         rngs: taken as every module takes them; nothing is drawn.
 
     Raises:
@@ -47,7 +48,7 @@ class Seq2SeqLM(CausalLM):
         """The vectors of the first sequence, to which the decoder attends."""
         return self.model.encode(inputs, attention_mask)
 
-    def decode(
+    def decode(  # ty: ignore[incompatible-method-override]
         self, input_ids: Integer[Array, "b t"], attention_mask: Any = None, *, cache: EncoderDecoderCache
     ) -> tuple[Array, EncoderDecoderCache]:
         """The vectors `(b, t, d)` of these tokens, of which `logits` makes scores, and the new cache."""

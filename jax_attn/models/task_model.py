@@ -8,7 +8,7 @@ from jaxtyping import Array
 from jax_attn.functional.checks import require_known
 from jax_attn.models.token_mask import token_mask
 
-READS = ("tokens", "tokens_and_mask", "text", "tokens_and_table")
+READS = ("tokens", "text", "tokens_and_table", "tokens_and_mask")
 
 
 class TaskModel(nnx.Module):
@@ -19,9 +19,9 @@ class TaskModel(nnx.Module):
     Args:
         model: what returns `last_hidden_state` and `pooler_output`, as `TextEncoder`, or vectors, as `TextDecoder`.
         head: what a task makes of it, from `jax_attn.nn.layers`.
-        reads: what the head is called with: the vectors of the "tokens"; "tokens_and_mask", which of them are no
-            padding; that of the "text", which the pooler made; or "tokens_and_table", the embeddings' own, to which
-            a masked LM's scores are tied.
+        reads: what the head is called with: the vectors of the "tokens"; that of the "text", which the pooler made;
+            "tokens_and_table", the embeddings' own, to which a masked LM's scores are tied; or "tokens_and_mask",
+            which of them are no padding.
         padding_idx: the token of padding, for that mask; None is that the attention mask tells.
         rngs: taken as every module takes them; nothing is drawn.
 

@@ -61,7 +61,8 @@ class TextDecoder(nnx.Module):
             input_ids: `(b, t)` or `(t,)`; with a cache `(b, t)`, those that come next.
             attention_mask: which of them are tokens and no padding, True or 1; None is all.
             cache: of `init_cache`.
-            context: what the layers attend to beside the tokens, where they do; not given with a cache, which holds it.
+            context: what the layers attend to beside the tokens, where they do; not given with a cache, which
+                holds it.
             context_mask: which of its vectors may be seen, with a cache too; None is all.
 
         Returns:

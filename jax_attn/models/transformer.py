@@ -18,7 +18,7 @@ from jax_attn.nn.layers.stack import Stack
 from jax_attn.nn.layers.tied_head import TiedHead
 from jax_attn.nn.primitives import make_norm
 
-TokenMask = Bool[Array, "*b t"] | Integer[Array, "*b t"] | None
+TokenMask = Bool[Array, "..."] | Integer[Array, "..."] | None
 
 # The rows of the paper's Table 3 that change the shape of the model, as arguments of `Transformer`.
 TABLE_3: dict[str, dict[str, Any]] = {
@@ -59,11 +59,11 @@ class Transformer(nnx.Module):
     """`logits(decoder(target, encoder(source)))`; one table embeds source and target and scores the next token.
 
     Token vectors are multiplied by the root of their width, and positions are added. The presets are
-    `Transformer(vocab_size, **TABLE_3["base"])`, `"big"` and the other rows of the paper's Table 3. Its numbers of
-    parameters, but for big's, are those of a vocabulary of 41,000, where the paper speaks of about 37,000 (with which
-    base has 63 million in place of 65); big's is that of 36,000.
+    `Transformer(vocab_size, **TABLE_3["base"])`, `"big"` and the other rows of the paper's Table 3. The paper's
+    numbers of parameters are those of a vocabulary of 41,000, and big's of 36,000, though it speaks of about 37,000
+    (with which base has 63 million in place of 65).
 
-    Tokens are counted without padding, wherever that stands, so a text gets what it would get alone. To write texts::
+    Tokens are counted without padding, wherever that stands, so a text gets what it would get alone. To write one::
 
         context = model.encode(source, source_mask)
         cache = model.init_cache(batch, length, context, source_mask)
@@ -129,8 +129,8 @@ class Transformer(nnx.Module):
         own: dict[str, Any] = {"rngs": rngs, "dtype": dtype, "param_dtype": param_dtype}
 
         def attention(**options: Any) -> MultiHeadAttention:
-            sizes = {"head_dim": head_dim, "v_head_dim": v_head_dim, "dropout": attention_dropout}
-            return MultiHeadAttention(embed_dim, num_heads, **sizes, **options, **own)
+            options |= {"head_dim": head_dim, "v_head_dim": v_head_dim, "dropout": attention_dropout}
+            return MultiHeadAttention(embed_dim, num_heads, **options, **own)
 
         def stack(layers: list[Any]) -> Stack:
             last = make_norm("layer", embed_dim, eps, **own) if final_norm else None
@@ -182,7 +182,7 @@ class Transformer(nnx.Module):
         Args:
             source: `(b, s)` or `(s,)` ids.
             target: `(b, t)` or `(t,)`, the start token and all but the last of what is to be written.
-            source_mask: of the shape of the source, True or 1 where a token stands and no padding; None is everywhere.
+            source_mask: of the source's shape, True or 1 where a token stands and no padding; None is everywhere.
             target_mask: likewise.
 
         Returns:
@@ -201,7 +201,7 @@ class Transformer(nnx.Module):
         target: Integer[Array, "*b t"],
         target_mask: TokenMask = None,
         context: Float[Array, "*b s d"] | None = None,
-        context_mask: Bool[Array, "*b s"] | Integer[Array, "*b s"] | None = None,
+        context_mask: TokenMask = None,
         *,
         cache: TransformerCache | None = None,
     ) -> Any:
@@ -244,7 +244,7 @@ class Transformer(nnx.Module):
         batch: int,
         length: int,
         context: Float[Array, "b s d"] | None = None,
-        context_mask: Bool[Array, "b s"] | Integer[Array, "b s"] | None = None,
+        context_mask: TokenMask = None,
         dtype: DTypeLike | None = None,
     ) -> TransformerCache:
         """A cache for `length` tokens of `batch` texts, which holds the keys and values of the context.

@@ -24,8 +24,8 @@ class VisionTransformer(nnx.Module):
         rngs: taken as every module takes them; nothing is drawn.
 
     Raises:
-        ValueError: as in the parts, or the images are not `(b, channels, height, width)`, or one without `b`, and of
-            the size that the positions are for.
+        ValueError: as in the parts, or the images are not `(b, channels, height, width)`, or one without `b`, of a
+            size that the embeddings take.
 
     Source: Dosovitskiy et al. (arXiv 2010.11929), section 3.1.
     """
@@ -46,8 +46,9 @@ class VisionTransformer(nnx.Module):
             pixel_values: `(b, channels, height, width)`, or one image without `b`.
             bool_masked_pos: `(b, number of patches)`, True for those that are hidden; None is none.
         """
-        *size, channels = self.embeddings.image_shape
-        if pixel_values.ndim not in (3, 4) or pixel_values.shape[-3:] != (channels, *size):
+        channels, *size = pixel_values.shape[-3:]
+        if pixel_values.ndim not in (3, 4) or not self.embeddings.takes((*size, channels)):
+            *size, channels = self.embeddings.wanted
             shape = ", ".join(map(str, ("b", channels, *size)))
             raise ValueError(f"pixel_values must have shape ({shape}), got {pixel_values.shape}")
         hidden = self.encoder(self.embeddings(jnp.moveaxis(pixel_values, -3, -1), bool_masked_pos))

@@ -56,6 +56,27 @@ def linear_warmup(lr: Number, num_warmup_steps: int, num_training_steps: int | N
     return lambda_lr(lr, factor)
 
 
+def noam_lr(embed_dim: int, num_warmup_steps: int = 4000, factor: Number = 1.0) -> Schedule:
+    """The rate of the 2017 Transformer: up in a straight line, then down with the root of the step.
+
+    `factor · embed_dim^-1/2 · min(k^-1/2, k · num_warmup_steps^-3/2)` in the update `k`, which the paper counts
+    from 1: the first update, step 0 here, has `k = 1`.
+
+    Raises:
+        ValueError: a size that is not positive.
+
+    Source: Vaswani et al. (arXiv 1706.03762), equation 3; named after Noam Shazeer.
+    """
+    require_positive("embed_dim", embed_dim)
+    require_positive("num_warmup_steps", num_warmup_steps)
+
+    def rate(step: Any) -> jax.Array:
+        k = jnp.asarray(step + 1, float)
+        return embed_dim**-0.5 * jnp.minimum(k**-0.5, k * num_warmup_steps**-1.5)
+
+    return lambda_lr(factor, rate)
+
+
 def constant_lr(lr: Number, factor: float = 1.0 / 3.0, total_iters: int = 5) -> Schedule:
     """`lr · factor` for `total_iters` steps, then `lr`.
 

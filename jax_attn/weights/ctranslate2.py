@@ -10,14 +10,9 @@ from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
-from flax import nnx
-from jax.typing import DTypeLike
 
-from jax_attn.weights.families.whisper import WHISPER
 from jax_attn.weights.files import LazyTensors, read_json
-from jax_attn.weights.pretrained import from_config
 from jax_attn.weights.rules import Names, rename
-from jax_attn.weights.state_dict import load_state_dict
 
 FILE, VERSION, SPEC = "model.bin", 6, "WhisperSpec"
 DTYPES: dict[int, Any] = {
@@ -83,8 +78,8 @@ class CTranslate2Whisper:
     apart. There is no bias of keys.
 
     Args:
-        folder: has `model.bin`, and `config.json` and `tokenizer.json` beside it where they tell which tokens never are
-            written, and which begin and end a text.
+        folder: has `model.bin`, and beside it `config.json` and `tokenizer.json`, where they tell which tokens are
+            never written, and which begin and end a text.
 
     Raises:
         FileNotFoundError: there is no `model.bin`.
@@ -151,21 +146,16 @@ class CTranslate2Whisper:
         """The sizes, read off the shapes, in the words of a `config.json`."""
         shapes = {name: variable.shape for name, variable in self._variables.items()}
         width, bands, _ = shapes["encoder/conv1/weight"]
+        last = "/ffn/linear_0/weight"
         counts = {
-            side: len(
-                {
-                    name.split("/")[1]
-                    for name in shapes
-                    if name.startswith(f"{side}/layer_") and "/ffn/" in name
-                }
-            )
+            side: sum(name.startswith(f"{side}/") and name.endswith(last) for name in shapes)
             for side in ("encoder", "decoder")
         }
         of_sides = {}
         for side, layers in counts.items():
             of_sides[f"{side}_layers"] = layers
             of_sides[f"{side}_attention_heads"] = self._read(f"{side}/num_heads").item()
-            of_sides[f"{side}_ffn_dim"] = shapes[f"{side}/layer_0/ffn/linear_0/weight"][0]
+            of_sides[f"{side}_ffn_dim"] = shapes[f"{side}/layer_0{last}"][0]
         return {
             "model_type": "whisper",
             "architectures": ["WhisperForConditionalGeneration"],
@@ -177,6 +167,7 @@ class CTranslate2Whisper:
             "max_target_positions": shapes["decoder/position_encodings/encodings"][0],
             "tie_word_embeddings": self._aliases.get("decoder/projection/weight")
             == "decoder/embeddings/weight",
+            "pad_token_id": None,
             **self._tokens(),
         }
 
@@ -212,6 +203,8 @@ def read_table(content: Any) -> tuple[dict[str, Variable], dict[str, str]]:
         nonlocal place
         size = number("H")
         place += size
+        if place > len(content):
+            raise ValueError("the file is corrupt or truncated")
         return bytes(content[place - size : place]).rstrip(b"\0").decode()
 
     version = number("I")
@@ -235,29 +228,6 @@ def read_table(content: Any) -> tuple[dict[str, Variable], dict[str, str]]:
     return variables, aliases
 
 
-def from_ctranslate2(
-    folder: str | PathLike[str],
-    *,
-    dtype: DTypeLike | None = None,
-    param_dtype: DTypeLike = np.float32,
-    seed: int = 0,
-) -> Any:
-    """The Whisper of a CTranslate2 folder, such as faster-whisper's, in eval mode.
-
-    Args:
-        folder: has a `model.bin`.
-        dtype: dtype to compute in; None is that of the parameters.
-        param_dtype: dtype of the parameters.
-        seed: seed of the dropout streams.
-
-    Raises:
-        FileNotFoundError, ValueError: as in `CTranslate2Whisper`.
-        StateDictError: a ValueError that tells every tensor that is missing, unexpected or of a wrong shape.
-    """
-    checkpoint = CTranslate2Whisper(folder)
-    config = checkpoint.config
-    module = from_config(config, rngs=nnx.Rngs(seed), dtype=dtype, param_dtype=param_dtype)
-    names = WHISPER.keys(config["architectures"][0])
-    load_state_dict(module, checkpoint.tensors.astype(param_dtype), names=names)
-    module.eval()
-    return module
+def is_ctranslate2(path: Path) -> bool:
+    """Whether the path is that of a CTranslate2 folder."""
+    return (path / FILE).is_file()

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable
-from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jax_attn.weights.files import LazyTensors
+from jax_attn.weights.gguf_header import TensorInfo, read_header
 from jax_attn.weights.rules import Names, rename
 
 SUFFIX = ".gguf"
@@ -64,9 +64,11 @@ NAMES: Names = (
     (r"\.attn_([qk])_norm\.", r".self_attn.\1_norm."),
     (r"\.ffn_(gate|up|down)\.", r".mlp.\1_proj."),
 )
+PLAIN = {"F32": np.float32, "F16": np.float16, "F64": np.float64}
+CONTROL = 3  # the type of a token that no text holds
 # What splits a text before merges, by the name that llama.cpp has for it.
 DIGITS_FIRST = ("smollm",)
-PLAIN = ("gpt-2", "default")
+BYTES_ONLY = ("gpt-2", "default")
 
 
 class GgufFile:
@@ -87,11 +89,7 @@ class GgufFile:
         self.path = Path(path)
         if not self.path.is_file():
             raise FileNotFoundError(f"there is no file {self.path}")
-        gguf = _gguf()
-        try:
-            self._reader = gguf.GGUFReader(self.path)
-        except Exception as error:  # it raises whatever reading outside a file raises
-            raise ValueError(f"{self.path} is corrupt or truncated: {error}") from None
+        self._header = read_header(self.path)
         name = self._value("general.architecture")
         if name not in ARCHITECTURES:
             raise ValueError(
@@ -100,7 +98,7 @@ class GgufFile:
         self._name, self._architecture = name, ARCHITECTURES[name]
         self.config = self._config()
         self.tensors = LazyTensors(
-            {rename(tensor.name, NAMES): self._tensor_reader(tensor) for tensor in self._reader.tensors}
+            {rename(name, NAMES): self._tensor_reader(name) for name in self._header.tensors}
         )
 
     def tokenizer(self) -> Any:
@@ -115,7 +113,7 @@ class GgufFile:
         except ModuleNotFoundError:
             raise ModuleNotFoundError("reading text needs tokenizers: pip install tokenizers") from None
         kind, split = (self._value(f"tokenizer.ggml.{name}") for name in ("model", "pre"))
-        if kind != "gpt2" or split not in (*DIGITS_FIRST, *PLAIN, None):
+        if kind != "gpt2" or split not in (*DIGITS_FIRST, *BYTES_ONLY, None):
             raise ValueError(f"{self.path}: a tokenizer {kind!r} with {split!r} before it is not supported")
         tokens = self._value("tokenizer.ggml.tokens")
         merges = [tuple(pair.split(" ")) for pair in self._value("tokenizer.ggml.merges")]
@@ -128,22 +126,20 @@ class GgufFile:
         tokenizer.pre_tokenizer = by_byte
         tokenizer.decoder = decoders.ByteLevel()
         kinds = zip(tokens, self._value("tokenizer.ggml.token_type") or (), strict=False)
-        control = _gguf().TokenType.CONTROL
         tokenizer.add_special_tokens(
-            [AddedToken(token, normalized=False, special=True) for token, kind in kinds if kind == control]
+            [AddedToken(token, normalized=False, special=True) for token, kind in kinds if kind == CONTROL]
         )
         return tokenizer
 
     def _value(self, name: str) -> Any:
-        field = self._reader.get_field(name)
-        return None if field is None else field.contents()
+        return self._header.values.get(name)
 
     def _config(self) -> dict[str, Any]:
         """The settings in the words of a `config.json`."""
         prefix = f"{self._name}."
         own = {
-            name.removeprefix(prefix): self._value(name)
-            for name in self._reader.fields
+            name.removeprefix(prefix): value
+            for name, value in self._header.values.items()
             if not name.startswith(METADATA)
         }
         config = {theirs: own.pop(name) for name, theirs in SETTINGS.items() if name in own}
@@ -157,7 +153,9 @@ class GgufFile:
         if own:
             name, value = next(iter(own.items()))
             raise ValueError(f"{self.path}: {name}={value!r} is not known here")
-        names = {tensor.name for tensor in self._reader.tensors}
+        names = self._header.tensors
+        if "token_embd.weight" not in names:
+            raise ValueError(f"{self.path} has no token_embd.weight: it holds no language model")
         ids = {"bos": "bos", "eos": "eos", "padding": "pad"}
         tokens = {
             f"{theirs}_token_id": self._value(f"tokenizer.ggml.{ours}_token_id")
@@ -166,9 +164,7 @@ class GgufFile:
         return {
             "model_type": self._architecture.model_type,
             "architectures": [self._architecture.model],
-            "vocab_size": int(
-                next(t.shape[1] for t in self._reader.tensors if t.name == "token_embd.weight")
-            ),
+            "vocab_size": names["token_embd.weight"].shape[0],
             **config,
             **({"head_dim": widths.pop()} if widths else {}),
             **({"attention_bias": True} if self._name == "llama" and "blk.0.attn_q.bias" in names else {}),
@@ -176,32 +172,47 @@ class GgufFile:
             "tie_word_embeddings": "output.weight" not in names,
         }
 
-    def _tensor_reader(self, tensor: Any) -> Callable[[], Any]:
-        heads = {"attn_q": "num_attention_heads", "attn_k": "num_key_value_heads"}
-        name = tensor.name.split(".")[-2]
-        count = self.config.get(heads.get(name, ""), 0) if self._architecture.interleaved else 0
-        return partial(GgufTensor, tensor, count)
+    def _tensor_reader(self, name: str) -> Callable[[], "GgufTensor"]:
+        heads = 0
+        if self._architecture.interleaved and name.split(".")[-2] in ("attn_q", "attn_k"):
+            heads = self.config["num_attention_heads"]
+            heads = self.config.get("num_key_value_heads", heads) if "attn_k" in name else heads
+        tensor = GgufTensor(self.path, self._header.tensors[name], heads)
+        if tensor.stop > self.path.stat().st_size:
+            raise ValueError(f"{self.path} is corrupt or truncated: it ends before {name} does")
+        return lambda: tensor
 
 
 class GgufTensor:
-    """A tensor of a GGUF file, which NumPy takes for an array: it is dequantised then, and each time.
+    """A tensor of a GGUF file, which NumPy takes for an array: it is read and dequantised then, and each time.
 
     Args:
-        tensor: as gguf has it.
+        path: the file.
+        info: where the tensor lies.
         heads: how many heads its rows are, where they lie as interleaved rotary positions want them; 0 is none.
+
+    Raises:
+        ValueError: it is of a type that is not known.
     """
 
-    def __init__(self, tensor: Any, heads: int):
-        self._tensor, self._heads = tensor, heads
-        self._plain = tensor.data.dtype.kind == "f"
-        self.shape = tuple(map(int, reversed(tensor.shape)))
-        self.dtype = tensor.data.dtype if self._plain else np.dtype(np.float32)
-        self.ndim = len(self.shape)
+    def __init__(self, path: Path, info: TensorInfo, heads: int):
+        gguf = _gguf()
+        self._path, self._info, self._heads = path, info, heads
+        self._kind = gguf.GGMLQuantizationType(info.kind)
+        values, size = gguf.GGML_QUANT_SIZES[self._kind]  # of a block
+        self.stop = info.start + math.prod(info.shape) // values * size
+        self.shape, self.ndim = info.shape, len(info.shape)
+        self.dtype = np.dtype(PLAIN.get(self._kind.name, np.float32))
         self.nbytes = math.prod(self.shape) * self.dtype.itemsize
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        data = self._tensor.data
-        array = data if self._plain else _gguf().dequantize(data, self._tensor.tensor_type)
+        start = self._info.start
+        data = np.memmap(self._path, np.uint8, "r", start, (self.stop - start,))
+        if self._kind.name in PLAIN:
+            array = data.view(self.dtype)
+        else:
+            array = _gguf().dequantize(data.reshape(*self.shape[:-1], -1), self._kind)
+        array = array.reshape(self.shape)
         if self._heads:  # the two of a pair, half-split: as far apart as they can be
             pairs = array.reshape(self._heads, -1, 2, *self.shape[1:])
             array = pairs.swapaxes(1, 2).reshape(self.shape)
@@ -215,7 +226,7 @@ def _decimal(value: Any) -> Any:
 
 def _gguf() -> Any:
     try:
-        import gguf
+        import gguf  # ty: ignore[import-not-found] - an extra that need not be installed
     except ModuleNotFoundError:
         raise ModuleNotFoundError("a .gguf file needs gguf: pip install gguf") from None
     return gguf

@@ -67,8 +67,9 @@ def plan_for(
     notes = [f"took the prefix {outer!r} off the names of the weights"] if outer else []
     settings = {}
     if head is not None:
-        missing = {name: rename(key, in_file) for name, key in head.optional.items()}
-        settings = {name: False for name, key in missing.items() if key not in keys}
+        for setting, key in head.optional.items():
+            if said.get(setting) is not False and rename(key, in_file) not in keys:
+                settings[setting] = False
     else:
         for setting, key in family.optional.items():
             if said.get(setting) is not False and rename(key, in_file) not in keys:
@@ -132,9 +133,8 @@ def _tied(
         if plan.outer + theirs in extra:
             yield plan.outer + theirs, rename(f"model.{ours}", plan.names)
     doubles = [plan.outer + key for key in head.doubles]
-    first = next((key for key in doubles if key in expected), None)
-    if first is not None:
-        yield from ((key, first) for key in doubles if key in extra)
+    if doubles and doubles[0] in expected:
+        yield from ((key, doubles[0]) for key in doubles if key in extra)
 
 
 def _lacking(

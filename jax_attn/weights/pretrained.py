@@ -25,6 +25,7 @@ from jax_attn.weights.config import (
     model_arguments,
     read_config,
 )
+from jax_attn.weights.ctranslate2 import CTranslate2Whisper, is_ctranslate2
 from jax_attn.weights.errors import NamesError, StateDictError
 from jax_attn.weights.families import family_of
 from jax_attn.weights.family import Family
@@ -64,7 +65,8 @@ def from_pretrained(
     prefix was taken off its keys.
 
     Args:
-        folder: the checkpoint's folder, or a GGUF file, whose weights are dequantised.
+        folder: the checkpoint's folder, a CTranslate2 folder of Whisper, or a GGUF file, whose weights are
+            dequantised.
         dtype: dtype to compute in; None is that of the parameters.
         param_dtype: dtype of the parameters; None keeps the checkpoint's (float32, or float64, where it mixes
             several).
@@ -154,9 +156,9 @@ def from_config(
 
 
 def _opened(path: Path) -> tuple[Mapping[str, Any], LazyTensors]:
-    """The `config.json` and the tensors of a checkpoint's folder, or what a GGUF file has in their place."""
-    if is_gguf(path):
-        file = GgufFile(path)
+    """The `config.json` and the tensors of a checkpoint's folder, or what another format has in their place."""
+    if is_gguf(path) or is_ctranslate2(path):
+        file = GgufFile(path) if is_gguf(path) else CTranslate2Whisper(path)
         return file.config, file.tensors
     return read_config(path), open_tensors(path)
 

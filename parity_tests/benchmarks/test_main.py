@@ -3,9 +3,12 @@
 import json
 
 import pytest
+from flax import nnx
 
 from benchmarks.__main__ import main
-from jax_attn.weights import save_pretrained
+from benchmarks.decoder import SMOLLM2
+from benchmarks.whisper import TINY
+from jax_attn.weights import from_config, save_pretrained
 from parity_tests.cli.test_main import tiny_bert, tiny_checkpoint
 
 
@@ -38,6 +41,43 @@ def test_every_contender_is_measured_and_written_down(capsys, folder, tmp_path):
     assert all(len(rounds) == 2 and min(rounds) > 0 for rounds in measured["seconds"].values())
     assert all(name in out for name in measured["seconds"])
     assert (tmp_path / "bench.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_decoder_reads_and_writes_beside_transformers(capsys, tmp_path):
+    sizes = {"vocab_size": 53, "hidden_size": 12, "intermediate_size": 17, "num_hidden_layers": 1}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 6}
+    module = from_config({**SMOLLM2, **sizes, **heads}, rngs=nnx.Rngs(0))
+    save_pretrained(module, tmp_path)
+    files = ("--checkpoint", tmp_path, "--json", tmp_path / "bench.json")
+    status, out, _ = run(capsys, "decoder", "--prompt", 19, "--new", 3, "--rounds", 1, *files)
+    assert status == 0
+    measured = json.loads((tmp_path / "bench.json").read_text())["comparisons"]
+    assert [(row["prompt"], row["new"]) for row in measured] == [(19, 1), (16, 3)]
+    assert all(name in out for name in measured[0]["seconds"])
+    assert "new must be at least 1" in refusal(capsys, "decoder", "--new", 0)
+
+
+def test_whisper_reads_beside_transformers(capsys, tmp_path):
+    sizes = {
+        "vocab_size": 53,
+        "d_model": 12,
+        "num_mel_bins": 5,
+        "max_source_positions": 11,
+        "pad_token_id": None,
+    }
+    layers = {
+        f"{side}_{name}": size
+        for side in ("encoder", "decoder")
+        for name, size in {"layers": 1, "attention_heads": 2, "ffn_dim": 17}.items()
+    }
+    save_pretrained(from_config({**TINY, **sizes, **layers}, rngs=nnx.Rngs(0)), tmp_path)
+    files = ("--checkpoint", tmp_path, "--json", tmp_path / "bench.json")
+    status, out, _ = run(capsys, "whisper", "--batch", 2, "--rounds", 1, *files)
+    assert status == 0
+    (measured,) = json.loads((tmp_path / "bench.json").read_text())["comparisons"]
+    assert (measured["batch"], measured["frames"]) == (2, 22)
+    assert all(name in out for name in measured["seconds"])
+    assert "batch must be at least 1" in refusal(capsys, "whisper", "--batch", 0)
 
 
 def test_attention_takes_any_shape(capsys):

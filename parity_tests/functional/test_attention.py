@@ -31,13 +31,13 @@ LENGTHS = {
 @pytest.mark.parametrize(
     "call",
     [
-        {},
+        pytest.param({}, marks=pytest.mark.slow),
         pytest.param({"scale": 0.7}, marks=pytest.mark.slow),
         {"bias": jnp.asarray(ARRAY)},
-        {"bias": jnp.asarray(ARRAY[0])},
+        pytest.param({"bias": jnp.asarray(ARRAY[0])}, marks=pytest.mark.slow),
         {"mask": jnp.asarray(ARRAY[:, :1] > -1)},
         pytest.param({"mask": jnp.asarray(ARRAY[:1, :, :1] > -1)}, marks=pytest.mark.slow),
-        {"is_causal": True},
+        pytest.param({"is_causal": True}, marks=pytest.mark.slow),
         pytest.param({"local_window_size": 3}, marks=pytest.mark.slow),
         {"local_window_size": (4, 1), "is_causal": True},
         LENGTHS,

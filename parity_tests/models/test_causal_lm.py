@@ -12,7 +12,7 @@ from parity_tests.models.decoding import IDS, assert_decodes
 
 
 class TestCausalLM(TwinContract):
-    rows = ("causal-lm", "causal-lm-tied")
+    rows = ("causal-lm", "causal-lm-tied", "causal-lm-gemma2")
 
 
 def lm(row: str):

@@ -55,6 +55,10 @@ CASES = {
         ours.lambda_lr(0.1, lambda t: jnp.minimum(1, (t + 1) / 7)),
         partial(theirs.LambdaLR, lr_lambda=lambda t: min(1, (t + 1) / 7)),
     ),
+    "noam": (
+        ours.noam_lr(16, 7, 0.1),
+        partial(theirs.LambdaLR, lr_lambda=lambda t: 16**-0.5 * min((t + 1) ** -0.5, (t + 1) * 7**-1.5)),
+    ),
     "constant": (ours.constant_lr(0.1), theirs.ConstantLR),
     "constant for ever": (
         ours.constant_lr(0.1, 0.5, 0),

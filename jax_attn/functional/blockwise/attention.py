@@ -2,7 +2,7 @@
 
 Three primitives: attention, its derivative in a direction, and its gradient. While a function is traced, mapped or
 differentiated they stay whole; only when it is lowered for a platform is the program traced that suits it:
-  one CPU      one block after another (`serial.py`);
+  one CPU      one block after another (`serial.py`), or for few queries what is seen alone (`few_queries.py`);
   few queries  the whole matrix of scores, which is no longer than the keys (`dense.py`);
   a kernel     where the platform has one that serves the call (`kernels/`);
   else         batch, heads and rows of blocks side by side (`parallel.py`), which a partitioner can cut.
@@ -24,7 +24,7 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 from jaxtyping import Array, Float
 
-from jax_attn.functional.blockwise import parallel, serial
+from jax_attn.functional.blockwise import few_queries, parallel, serial
 from jax_attn.functional.blockwise.plan import Pattern
 from jax_attn.functional.blockwise.platforms import PlatformKernels, lowering_for
 from jax_attn.functional.dense import dense_attention
@@ -286,7 +286,7 @@ def _forward(form: Any) -> Callable[..., Any]:
             query, key, value, terms, pattern = _call(static, operands)
             return list(form.forward(query, key, value, terms, pattern, static.scale))
 
-        return _mapped(run, static, one_by_one=form is serial)
+        return _mapped(run, static, one_by_one=form in (serial, few_queries))
 
     return program
 
@@ -297,7 +297,7 @@ def _backward(form: Any) -> Callable[..., Any]:
             call, saved = _call(static, operands[:-4]), operands[-4:]
             return jax.tree.leaves(form.backward(*call, static.scale, *saved))
 
-        return _mapped(run, static, one_by_one=form is serial)
+        return _mapped(run, static, one_by_one=form in (serial, few_queries))
 
     return program
 
@@ -350,13 +350,15 @@ def _form(ctx: mlir.LoweringRuleContext, platform: str, static: Static) -> Any:
     """What computes the call: it has a `forward` and a `backward`."""
     sizes = [n for x in ctx.avals_in[:3] for n in getattr(x, "shape", ())]
     whole = _on_one_device(ctx) and all(isinstance(n, int) for n in sizes)
+    avals: Any = ctx.avals_in
+    query, key = (x.shape[len(static.mapped) :] for x in avals[:2])
+    few = isinstance(query[1], int) and query[1] <= FEW_QUERIES
     if platform == "cpu" and whole and static.implementation in (None, "blockwise"):
-        return serial
+        rows = query[1] * query[2] // key[2]
+        return few_queries if few and rows <= few_queries.MOST_ROWS else serial
     if static.implementation == "blockwise":
         return parallel
-    query: Any = ctx.avals_in[0]
-    queries = query.shape[len(static.mapped) + 1]
-    if static.implementation is None and isinstance(queries, int) and queries <= FEW_QUERIES:
+    if static.implementation is None and few:
         return _Whole
     return PlatformKernels(platform, static.implementation, static.statistics, whole)
 

@@ -36,13 +36,13 @@ def forward(
     layout = make_layout(query, key)
     plan = serial_plan(pattern, layout.lengths, layout.groups)
     terms = padded_terms(terms, plan, layout)
-    query_bits, key_bits, value_bits = (_bits(x) for x in (query, key, value))
+    query_bits, key_bits, value_bits = (as_bits(x) for x in (query, key, value))
 
     def one_group(number: Array) -> tuple[Array, Array, Array]:
         group = Group(layout, number)
-        q = _floats(group.query_tiles(query_bits, plan.q_size), query.dtype).astype(wide) * scale
-        k = _floats(group.key_tiles(key_bits, plan.kv_size), key.dtype).astype(wide)
-        v = _floats(group.key_tiles(value_bits, plan.kv_size), value.dtype).astype(wide)
+        q = as_floats(group.query_tiles(query_bits, plan.q_size), query.dtype).astype(wide) * scale
+        k = as_floats(group.key_tiles(key_bits, plan.kv_size), key.dtype).astype(wide)
+        v = as_floats(group.key_tiles(value_bits, plan.kv_size), value.dtype).astype(wide)
 
         def one_row(at: tuple[Array, Array]) -> tuple[Array, Array, Array]:
             row, q = at
@@ -53,13 +53,13 @@ def forward(
                 return forward_step(running, tile, terms, q, k_tile, v_tile)
 
             output, lse, peak = finish(over_columns(group, plan, row, step, start(q, v.shape[-1])))
-            return _bits(output.astype(value.dtype)), lse, peak
+            return as_bits(output.astype(value.dtype)), lse, peak
 
         return lax.map(one_row, (jnp.arange(q.shape[0], dtype=jnp.int32), q))
 
     tiles = _joined([lax.map(one_group, numbers) for numbers in _dealt_out(layout.batch * layout.groups)])
     output, lse, peak = (queries_of(layout, x) for x in tiles)
-    return _floats(output, value.dtype), lse, peak
+    return as_floats(output, value.dtype), lse, peak
 
 
 def backward(
@@ -83,14 +83,14 @@ def backward(
     layout = make_layout(query, key)
     plan = serial_plan(pattern, layout.lengths, layout.groups)
     differentiable, constant = partition(padded_terms(terms, plan, layout))
-    bits = [_bits(x) for x in (query, output, d_output, key, value)]
+    bits = [as_bits(x) for x in (query, output, d_output, key, value)]
     dtypes = [x.dtype for x in (query, output, d_output, key, value)]
 
     def one_group(d_terms: Any, number: Array) -> Any:
         group = Group(layout, number)
         tiles = [group.query_tiles(x, plan.q_size) for x in bits[:3]]
         tiles += [group.key_tiles(x, plan.kv_size) for x in bits[3:]]
-        q, o, do, k, v = (_floats(x, dtype).astype(wide) for x, dtype in zip(tiles, dtypes, strict=True))
+        q, o, do, k, v = (as_floats(x, dtype).astype(wide) for x, dtype in zip(tiles, dtypes, strict=True))
         q = q * scale
         lse_tiles = group.query_tiles(lse, plan.q_size, fill=-jnp.inf)
         rows = make_rows(q, o, do, lse_tiles, group.query_tiles(d_lse, plan.q_size))
@@ -120,23 +120,27 @@ def backward(
     return dq, dk, dv, d_terms
 
 
-def _dealt_out(count: int, most: int = MOST_LOOPS) -> list[Array]:
-    """The numbers below `count` in equal parts, one for each core where they can be."""
+def count_loops(count: int, most: int = MOST_LOOPS) -> int:
+    """In how many equal parts the numbers below `count` are dealt out: one for each core where they can be."""
     most = min(most, os.cpu_count() or 1, count)
-    parts = max(n for n in range(1, most + 1) if count % n == 0)
-    return list(jnp.arange(count, dtype=jnp.int32).reshape(parts, -1))
+    return max(n for n in range(1, most + 1) if count % n == 0)
+
+
+def _dealt_out(count: int, most: int = MOST_LOOPS) -> list[Array]:
+    """The numbers below `count` in equal parts."""
+    return list(jnp.arange(count, dtype=jnp.int32).reshape(count_loops(count, most), -1))
 
 
 def _joined(parts: list[Any]) -> Any:
     return parts[0] if len(parts) == 1 else jax.tree.map(lambda *x: jnp.concatenate(x), *parts)
 
 
-def _bits(x: Array) -> Array:
+def as_bits(x: Array) -> Array:
     """Floats of 16 bits as integers: XLA for CPU converts a whole array of them where a loop slices it."""
     return lax.bitcast_convert_type(x, jnp.uint16) if x.dtype.itemsize == 2 else x
 
 
-def _floats(x: Array, dtype: Any) -> Array:
+def as_floats(x: Array, dtype: Any) -> Array:
     """The inverse of `_bits`."""
     return lax.bitcast_convert_type(x, dtype) if x.dtype != dtype else x
 

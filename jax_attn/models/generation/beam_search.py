@@ -94,8 +94,9 @@ def beam_search(
 ) -> Beams:
     """Look for the texts with the highest `log P(text) / penalty(length)`, with `num_beams` at a time.
 
-    In each step the beams are continued by every token, and the likeliest continuations go on. One that ends, and is
-    among the first `num_beams`, is kept beside the best that ended before. A single beam gives what `generate` gives.
+    In each step the beams are continued by every token, and the likeliest continuations go on. One that ends, and
+    is among the first `num_beams`, is kept beside the best that ended before. A single beam gives what `generate`
+    gives.
 
     The settings and their defaults are transformers'. The 2017 Transformer was decoded with four beams,
     `length_penalty=gnmt_penalty(0.6)` and at most 50 tokens more than its source has.
@@ -109,8 +110,8 @@ def beam_search(
         length_penalty: `α`, for a penalty of `length^α`: above 0 longer texts are better; or a function of lengths,
             such as `gnmt_penalty(0.6)`.
         early_stopping: when a row is finished. True: as soon as `num_beams` texts have ended. False: when the best
-            beam, at its present length, is no better than the worst of them. "never": when it can be no better at any
-            length.
+            beam, at its present length, is no better than the worst of them. "never": when it can be no better at
+            any length.
         stop_tokens: tokens that end a text.
         pad_token_id: the token behind them.
         cache: as in `generate`, of `b` rows.
@@ -257,7 +258,7 @@ def joined(first: _Texts, second: _Texts) -> _Texts:
 def may_improve(
     beams: _Texts, ended: _Texts, step: Int[Array, ""], rules: _SearchRules, early_stopping: bool | str
 ) -> Bool[Array, "b"]:
-    """Whether a row goes on: fewer than `num_beams` texts have ended, or the best beam may become better than one."""
+    """Whether a row goes on: fewer than `num_beams` texts have ended, or a beam may still beat one of them."""
     worst = ended.scores[:, -1]  # -inf while there are fewer
     if early_stopping is True:
         return worst == -jnp.inf

@@ -91,11 +91,12 @@ def generate(
 ) -> Generation:
     """Write the texts on, by the likeliest token or by draws.
 
-    Each row gets what it would get alone, wherever its padding stands. Two programs are compiled, one that reads the
-    prompt and one for all other tokens, and met again for every prompt of about its length (see `rounded_up`).
+    Each row gets what it would get alone, wherever its padding stands. Two programs are compiled, one that reads
+    the prompt and one for all other tokens, and met again for every prompt of about its length: lengths are rounded
+    up, by a quarter at most from 64 on.
 
-    A decoder is given the prompt. An encoder-decoder is given the tokens that its texts start with, and a cache that
-    holds what it attends to::
+    A decoder is given the prompt. An encoder-decoder is given the tokens that its texts start with, and a cache
+    that holds what it attends to::
 
         cache = model.init_cache(batch, length, model.encode(source, source_mask), source_mask)
         generate(model, jnp.full((batch, 1), start), cache=cache, max_new_tokens=50)
@@ -117,8 +118,8 @@ def generate(
         pad_token_id: the token behind them.
         key: a key of `jax.random`, needed where tokens are drawn. The same key gives the same tokens.
         cache: what was read before the prompt, of `init_cache` or a decode; it is not changed. None is nothing.
-        on_token: called with the tokens `(b,)` of each step as soon as they are there, for streaming. The loop is then
-            Python's, and its steps are compiled; the tokens are the same.
+        on_token: called with the tokens `(b,)` of each step as soon as they are there, for streaming. The loop is
+            Python's then, and its steps are compiled; the tokens are the same.
 
     Raises:
         ValueError: settings out of their range or without a key, ids that are not `(b, t)` integers of the

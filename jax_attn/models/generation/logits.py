@@ -1,4 +1,4 @@
-"""What is done to the scores of the next token before one is chosen: functions of arrays, in transformers' order."""
+"""What is done to the scores of the next token before one is chosen: functions of arrays."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""The prompt of a generation: checked, its padding on the left, its length rounded up so that programs are met again."""
+"""The prompt of a generation: checked, its padding on the left, its length rounded up to one of a few."""
 
 from typing import Any, NamedTuple
 
@@ -113,7 +113,7 @@ def merged(graphdef: Any, state: Any) -> Any:
 
 def _check_vocabulary(vocab_size: int | None, ids: np.ndarray) -> None:
     """Raise ValueError where an id has no vector, which would give NaN."""
-    if vocab_size is not None and not (ids.min() >= 0 and ids.max() < vocab_size):
+    if vocab_size is not None and (ids.min() < 0 or ids.max() >= vocab_size):
         wrong = ids[(ids < 0) | (ids >= vocab_size)][0]
         raise ValueError(f"input_ids must be at least 0 and below vocab_size={vocab_size}, got {wrong}")
 

@@ -19,8 +19,8 @@ Setting = Any  # a number, an array, or None where the step is left out
 class Sampling:
     """The likeliest token, or one drawn from the distribution that is left by the steps that are not None.
 
-    In transformers' order: repetition penalty, temperature, top-k, top-p, min-p. The numbers are leaves, so a program
-    that was compiled for some serves for others; `top_k`, the size of a sort, is not.
+    In transformers' order: repetition penalty, temperature, top-k, top-p, min-p. The numbers are leaves, so a
+    program that was compiled for some serves for others; `top_k`, the size of a sort, is not.
 
     Attributes:
         temperature: what the logits are divided by; None takes the likeliest.

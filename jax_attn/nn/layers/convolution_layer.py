@@ -75,9 +75,9 @@ class ConvolutionLayer(nnx.Module):
         """
         if mask is not None:
             require_boolean_mask("mask", mask, [x.shape[:-1]])
+        attended = self.layer(x, mask, **options)
         seen = self._without_padding(self.convolution(self._without_padding(x, mask)), mask)
-        seen = ACTIVATIONS[self.activation](self.dropout(seen))
-        return self.norm(self.layer(x, mask, **options) + seen)
+        return self.norm(attended + ACTIVATIONS[self.activation](self.dropout(seen)))
 
     @staticmethod
     def _without_padding(x: Float[Array, "*b t d"], mask: Any) -> Float[Array, "*b t d"]:

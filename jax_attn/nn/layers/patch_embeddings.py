@@ -12,10 +12,15 @@ from jaxtyping import Array, Bool, Float
 from jax_attn.functional.checks import (
     require_boolean_mask,
     require_divisible,
+    require_known,
     require_pair,
     require_positive,
 )
+from jax_attn.functional.dtypes import accumulator
+from jax_attn.functional.resize import resize_bicubic
 from jax_attn.nn.primitives import Conv, Dropout
+
+RESIZINGS = ("bicubic", "bicubic_antialias")
 
 
 class PatchEmbeddings(nnx.Module):
@@ -38,13 +43,15 @@ class PatchEmbeddings(nnx.Module):
         bias: whether one is added to each patch.
         num_registers: number of learned vectors behind the class token (DINOv2 with registers).
         mask_token: whether there is a learned vector for hidden patches.
+        resize: how the grid of positions is resized where an image has another size: "bicubic" (DINOv2) or
+            "bicubic_antialias" (the same with registers). None is that such images are refused.
         rngs: source of the initial weights and of dropout.
         dtype: dtype to compute in; None is the common dtype of input and parameters.
         param_dtype: dtype of the parameters.
 
     Raises:
-        ValueError: the patch does not divide the image, a size is not positive, the image is not `(height, width,
-            num_channels)` or a batch of those, or patches are to be hidden without a mask token.
+        ValueError: the patch does not divide the image, a size is not positive, `resize` is not known, the image is
+            not `(height, width, num_channels)` or a batch of those, or patches are hidden without a mask token.
 
     Source: Dosovitskiy et al. (arXiv 2010.11929), section 3.1; registers: Darcet et al. (arXiv 2309.16588).
     """
@@ -60,6 +67,7 @@ class PatchEmbeddings(nnx.Module):
         bias: bool = True,
         num_registers: int = 0,
         mask_token: bool = False,
+        resize: str | None = None,
         *,
         rngs: nnx.Rngs,
         dtype: DTypeLike | None = None,
@@ -68,12 +76,16 @@ class PatchEmbeddings(nnx.Module):
         image, patch = require_pair("image_size", image_size), require_pair("patch_size", patch_size)
         require_positive("num_channels", num_channels)
         require_positive("embed_dim", embed_dim)
+        if resize is not None:
+            require_known("resize", resize, RESIZINGS)
         rows, columns = (
             require_divisible("image_size", size, "patch_size", part)
             for size, part in zip(image, patch, strict=True)
         )
         own: dict[str, Any] = {"rngs": rngs, "dtype": dtype, "param_dtype": param_dtype}
         self.image_shape = (*image, num_channels)
+        self.grid = rows, columns
+        self.resize = resize
         self.dtype = dtype
         self.projection = Conv(num_channels, embed_dim, patch, stride=patch, bias=bias, **own)
 
@@ -95,13 +107,13 @@ class PatchEmbeddings(nnx.Module):
             images: `(h, w, c)` or `(b, h, w, c)`.
             hidden: `(p,)` or `(b, p)`, True for each patch that the mask token stands in for; None is none.
         """
-        if images.ndim not in (3, 4) or images.shape[-3:] != self.image_shape:
-            shape = ", ".join(map(str, self.image_shape))
+        if images.ndim not in (3, 4) or not self.takes(images.shape[-3:]):
+            shape = ", ".join(map(str, self.wanted))
             raise ValueError(f"images must have shape ({shape}) or (b, {shape}), got {images.shape}")
         patches = self.projection(images)
         *batch, rows, columns, width = patches.shape
         x = patches.reshape(*batch, rows * columns, width)
-        x, position = promote_dtype((x, self.position[0]), dtype=self.dtype)
+        x, position = promote_dtype((x, self._positions(rows, columns)), dtype=self.dtype)
         if hidden is not None:
             x = self._with_hidden(x, hidden)
         first = [] if self.class_token is None else [self._before(x, self.class_token)]
@@ -110,6 +122,30 @@ class PatchEmbeddings(nnx.Module):
             registers = self._before(x, self.registers)
             x = jnp.concatenate([x[..., : len(first), :], registers, x[..., len(first) :, :]], axis=-2)
         return self.dropout(x)
+
+    @property
+    def wanted(self) -> tuple[int | str, int | str, int]:
+        """Height, width and channels of the images that are taken, as errors name them."""
+        height, width, channels = self.image_shape
+        return (height, width, channels) if self.resize is None else ("height", "width", channels)
+
+    def takes(self, shape: tuple[int, ...]) -> bool:
+        """Whether images of this height, width and number of channels are taken."""
+        if self.resize is None:
+            return shape == self.image_shape
+        patch = self.projection.kernel_size
+        return shape[2] == self.image_shape[2] and all(a >= b for a, b in zip(shape, patch, strict=False))
+
+    def _positions(self, rows: int, columns: int) -> Float[Array, "n d"]:
+        """The position of each vector, in a grid of patches of this size."""
+        position = self.position[0]
+        if (rows, columns) == self.grid:
+            return position
+        first = 0 if self.class_token is None else 1
+        grid = position[first:].reshape(*self.grid, -1).astype(accumulator(position.dtype))
+        grid = resize_bicubic(grid, (rows, columns), antialias=self.resize == "bicubic_antialias")
+        resized = grid.reshape(rows * columns, -1).astype(position.dtype)
+        return jnp.concatenate([position[:first], resized])
 
     def _with_hidden(self, x: Float[Array, "*b p d"], hidden: Bool[Array, "*b p"]) -> Float[Array, "*b p d"]:
         if self.mask_token is None:

@@ -149,8 +149,8 @@ class Stack(nnx.Module):
             x, state = carried
             before = jax.tree.leaves(state)
             layers = nnx.merge(graphdef, parameters, state)
-            x, _ = self._in_a_loop(layers, x, None, shared, options)
-            _, after = nnx.state(layers, nnx.Param, ...)
+            x = self._in_a_loop(layers, x, None, shared, options)[0]
+            after = nnx.state(layers, nnx.Not(nnx.Param))
             changes = any(new is not old for old, new in zip(before, jax.tree.leaves(after), strict=True))
             return (x, after), None
 

@@ -11,9 +11,9 @@ from jax_attn.functional.softcap import soft_cap
 
 
 class TiedHead(nnx.Module):
-    """`softcap(scale · x Eᵀ + b)`, with the table `E` of the embeddings, which the head is called with and does not own.
+    """`softcap(scale · x Eᵀ + b)`, with the table `E` of the embeddings, which the head is called with.
 
-    So the table has one owner, and gets the gradients of both uses::
+    The head does not own it. So the table has one owner, and gets the gradients of both uses::
 
         logits = head(hidden, embeddings.token.embedding[...])
 

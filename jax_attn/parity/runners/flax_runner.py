@@ -68,9 +68,9 @@ class FlaxSide:
         known = [(slot, position[id(slot.variable)]) for slot in every if id(slot.variable) in position]
         self.rounded = RoundedLeaves(known, [leaf for _, leaf in paths], constants)
         with self._surroundings():
-            # In NumPy: a cast in JAX would be compiled for every shape there is.
+            # In NumPy: a cast in JAX would be compiled for every shape there is, and so is `jnp.asarray`.
             self.leaves = [
-                jnp.asarray(lane.cast(np.asarray(leaf)) if position not in wide else np.asarray(leaf))
+                jax.device_put(lane.cast(np.asarray(leaf)) if position not in wide else np.asarray(leaf))
                 if is_inexact(leaf)
                 else leaf
                 for position, (_, leaf) in enumerate(paths)

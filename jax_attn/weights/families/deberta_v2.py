@@ -50,17 +50,15 @@ def normalised(config: dict[str, Any]) -> dict[str, Any]:
     """What may be left out, is -1 or follows from another attribute, as the model is built from it."""
     config["classifier_dropout"] = None  # is not read
     task_settings(config)
-    width = config.get("hidden_size", DEFAULTS["hidden_size"])
-    for name, usual in (
-        ("embedding_size", width),
-        ("pooler_hidden_size", width),
-        ("attention_head_size", width // config.get("num_attention_heads", DEFAULTS["num_attention_heads"])),
-    ):
-        if config.get(name) == usual:
+    width, heads = (config.get(name, DEFAULTS[name]) for name in ("hidden_size", "num_attention_heads"))
+    for name in ("embedding_size", "pooler_hidden_size"):
+        if config.get(name) == width:
             del config[name]
+    if config.get("attention_head_size") is not None and config["attention_head_size"] * heads == width:
+        del config["attention_head_size"]
     if config.get("cls_dropout") is None:
         config["cls_dropout"] = config["classifier_dropout"]
-    if config.get("max_relative_positions", -1) < 1:
+    if config.get("max_relative_positions", -1) in (None, -1, 0):
         config["max_relative_positions"] = config.get("max_position_embeddings", 512)
     if config.get("position_buckets", -1) in (-1, 0):
         config["position_buckets"] = None
@@ -145,26 +143,18 @@ def classifier(model: Part, config: Settings) -> Part:
 
 
 NAMES = (
-    (r"\bembeddings\.token\.", "embeddings.word_embeddings."),
-    (r"\bembeddings\.position\.", "embeddings.position_embeddings."),
-    (r"\bembeddings\.segment\.", "embeddings.token_type_embeddings."),
-    (r"\bembeddings\.norm\.", "embeddings.LayerNorm."),
+    *encoder_parts.EMBEDDING_NAMES,
     (r"\bencoder\.relative\.", "encoder.rel_embeddings."),
     (r"\bencoder\.relative_norm\.", "encoder.LayerNorm."),
     (r"\bencoder\.layers\.0\.convolution\.", "encoder.conv.conv."),
     (r"\bencoder\.layers\.0\.norm\.", "encoder.conv.LayerNorm."),
     (r"\bencoder\.layers\.0\.layer\.", "encoder.layer.0."),
-    (r"\bencoder\.layers\.", "encoder.layer."),
     (r"\battention\.q_proj\.", "attention.self.query_proj."),
     (r"\battention\.k_proj\.", "attention.self.key_proj."),
     (r"\battention\.v_proj\.", "attention.self.value_proj."),
     (r"\battention\.pos_k_proj\.", "attention.self.pos_key_proj."),
     (r"\battention\.pos_q_proj\.", "attention.self.pos_query_proj."),
-    (r"\battention\.out_proj\.", "attention.output.dense."),
-    (r"\battention_norm\.", "attention.output.LayerNorm."),
-    (r"\bfeed_forward\.up\.", "intermediate.dense."),
-    (r"\bfeed_forward\.down\.", "output.dense."),
-    (r"\bfeed_forward_norm\.", "output.LayerNorm."),
+    *encoder_parts.LAYER_NAMES,
 )
 POOLER_NAMES = ((r"^head\.dense\.", "pooler.dense."), (r"^head\.linear\.", "classifier."))
 LM_NAMES = (
@@ -202,7 +192,7 @@ DEBERTA = Family(
         "DebertaV2ForMaskedLM": masked_lm(),
     },
     prefix="deberta.",
-    constants=("embeddings.position_ids",),
+    constants=encoder_parts.CONSTANTS,
     others=("classifier.", "cls.", "lm_predictions.", "mask_predictions.", "pooler.", "qa_outputs."),
 )
 

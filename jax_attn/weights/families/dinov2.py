@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from jax_attn.functional.activations import ACTIVATIONS
@@ -39,7 +40,7 @@ DEFAULTS: dict[str, Any] = {
 }
 
 
-def model(config: Settings) -> Part:
+def model(config: Settings, resize: str = "bicubic") -> Part:
     """The model without a head. (Dropout stands behind the embeddings only.)"""
     layer = Part(
         EncoderLayer,
@@ -62,6 +63,7 @@ def model(config: Settings) -> Part:
             dropout=config.hidden_dropout_prob,
             num_registers=config.num_register_tokens,
             mask_token=config.use_mask_token,
+            resize=resize,
         ),
         encoder=encoder(layer, config),
         pooler=Part(Pooler, embed_dim=config.hidden_size, dense=False),
@@ -129,6 +131,7 @@ DINOV2 = Family(
 REGISTERED = replace(
     DINOV2,
     name="Dinov2WithRegisters",
+    build=partial(model, resize="bicubic_antialias"),
     model_types=("dinov2_with_registers",),
     rules=DINOV2.rules.with_defaults({"patch_size": (16, 16), "num_register_tokens": 4}),
     heads={"Dinov2WithRegistersForImageClassification": DINOV2.heads["Dinov2ForImageClassification"]},

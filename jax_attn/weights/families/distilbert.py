@@ -1,10 +1,14 @@
 """DistilBERT: BERT without segments and without a pooler."""
 
+from collections.abc import Mapping
 from typing import Any
+
+import jax.numpy as jnp
 
 from jax_attn.functional.activations import ACTIVATIONS
 from jax_attn.models.part import Part
 from jax_attn.nn.layers.stack import Stack
+from jax_attn.nn.positions.sinusoidal import sinusoids
 from jax_attn.weights.config import ConfigRules
 from jax_attn.weights.families.encoder_heads import (
     masked_lm,
@@ -20,7 +24,7 @@ from jax_attn.weights.families.encoder_parts import (
     post_norm_layer,
     text_encoder,
 )
-from jax_attn.weights.family import Family, Settings
+from jax_attn.weights.family import Family, Settings, normal_weights
 
 # What BERT's config.json calls each attribute.
 BERTS = {
@@ -63,6 +67,14 @@ def encoder(config: Settings) -> Part:
     return text_encoder(config, layers, num_segments=0)
 
 
+def draw(module: Any, config: Mapping[str, Any]) -> None:
+    """The initial weights; positions may start as waves, which are trained from there."""
+    normal_weights(module, config)
+    if config.get("sinusoidal_pos_embds"):
+        table = getattr(module, "model", module).embeddings.position.embedding
+        table.set_value(jnp.asarray(sinusoids(*table.shape), table.dtype))
+
+
 DISTILBERT = Family(
     name="DistilBert",
     model_types=("distilbert",),
@@ -70,7 +82,6 @@ DISTILBERT = Family(
         defaults={**DEFAULTS, "num_hidden_layers": 6},
         choices={"hidden_act": tuple(ACTIVATIONS)},
         optional=("pad_token_id",),
-        # Positions that start as sines are a table in the file like any other.
         neutral=(
             "classifier_dropout",
             "qa_dropout",
@@ -94,4 +105,5 @@ DISTILBERT = Family(
     prefix="distilbert.",
     constants=CONSTANTS,
     others=("vocab_", "pre_classifier.", "classifier.", "qa_outputs."),
+    draw=draw,
 )

@@ -53,18 +53,10 @@ def flat(config: dict[str, Any]) -> dict[str, Any]:
     """The kind of each layer, and the base of each kind's rotations, however the release nests them."""
     if "num_labels" not in config and config.get("id2label"):
         config["num_labels"] = len(config["id2label"])
-    every = config.pop("global_attn_every_n_layers", 3)
-    layers = range(config.get("num_hidden_layers", DEFAULTS["num_hidden_layers"]))
-    kinds = config.get("layer_types") or [
-        "sliding_attention" if i % every else "full_attention" for i in layers
-    ]
-    unknown = set(kinds) - set(KINDS)
-    if unknown or len(kinds) != len(layers):
-        raise ValueError(
-            f"layer_types must name one of {', '.join(KINDS)} for each of the {len(layers)} layers, got {kinds!r}"
-        )
-    config["layer_types"] = tuple(kinds)
+    config["layer_types"] = layer_types(config)
     rotary = config.pop("rope_parameters", None) or {}
+    if not isinstance(rotary, dict):
+        raise ValueError(f"rope_parameters={rotary!r} must be of type dict")
     for kind, theta in KINDS.items():
         given = rotary.get(kind) or {}
         scaling = given.get("rope_type", "default")
@@ -72,8 +64,25 @@ def flat(config: dict[str, Any]) -> dict[str, Any]:
             raise ValueError(
                 f"rope_parameters: rope_type={scaling!r} of {kind} is not supported, only 'default' is"
             )
-        config[theta] = float(given.get("rope_theta", config.get(theta) or DEFAULTS[theta]))
+        config[theta] = given.get("rope_theta", config.get(theta, DEFAULTS[theta]))
     return config
+
+
+def layer_types(config: dict[str, Any]) -> Any:
+    """The kind of each layer; older files say after how many one sees all."""
+    kinds = config.get("layer_types")
+    every = config.pop("global_attn_every_n_layers", 3)
+    layers = config.get("num_hidden_layers", DEFAULTS["num_hidden_layers"])
+    if type(layers) is not int:  # refused for that
+        return ()
+    if type(every) is not int or every < 1:
+        raise ValueError(f"global_attn_every_n_layers={every!r} must be an integer from 1 on")
+    if kinds is None:
+        return tuple("sliding_attention" if i % every else "full_attention" for i in range(layers))
+    if not isinstance(kinds, list | tuple) or len(kinds) != layers or not {*kinds} <= {*KINDS}:
+        known = ", ".join(KINDS)
+        raise ValueError(f"layer_types={kinds!r} must name one of {known} for each of the {layers} layers")
+    return tuple(kinds)
 
 
 def norm_name(config: Settings) -> str:

@@ -12,6 +12,7 @@ from jax_attn.weights.config import ConfigRules
 from jax_attn.weights.families import encoder_parts
 from jax_attn.weights.families.encoder_heads import (
     DENSE_CLASSIFIER,
+    LM_HEAD,
     masked_lm,
     question_answering,
     sequence_classification,
@@ -65,22 +66,12 @@ def encoder(config: Settings) -> Part:
 
 
 NAMES = (
-    (r"\bembeddings\.token\.", "embeddings.word_embeddings."),
-    (r"\bembeddings\.position\.", "embeddings.position_embeddings."),
-    (r"\bembeddings\.norm\.", "embeddings.LayerNorm."),
+    *encoder_parts.EMBEDDING_NAMES,
     (r"\bencoder\.positions\.table\.", "encoder.relative_attention_bias."),
-    (r"\bencoder\.layers\.", "encoder.layer."),
     (r"\battention\.(q|k|v)_proj\.", r"attention.attn.\1."),
     (r"\battention\.out_proj\.", "attention.attn.o."),
     (r"\battention_norm\.", "attention.LayerNorm."),
-    (r"\bfeed_forward\.up\.", "intermediate.dense."),
-    (r"\bfeed_forward\.down\.", "output.dense."),
-    (r"\bfeed_forward_norm\.", "output.LayerNorm."),
-)
-LM_NAMES = (
-    (r"^head\.tied_decoder\.", "lm_head."),
-    (r"^head\.norm\.", "lm_head.layer_norm."),
-    (r"^head\.", "lm_head."),
+    *encoder_parts.LAYER_NAMES,
 )
 
 MPNET = Family(
@@ -100,10 +91,10 @@ MPNET = Family(
         "MPNetForSequenceClassification": sequence_classification(DENSE_CLASSIFIER, dense=True),
         "MPNetForTokenClassification": token_classification(),
         "MPNetForQuestionAnswering": question_answering(),
-        "MPNetForMaskedLM": masked_lm(LM_NAMES, ("lm_head.bias", "lm_head.decoder.bias"), "gelu"),
+        "MPNetForMaskedLM": masked_lm(LM_HEAD, ("lm_head.bias", "lm_head.decoder.bias"), "gelu"),
     },
     prefix="mpnet.",
     optional={"add_pooling_layer": "pooler.dense.weight"},
-    constants=("embeddings.position_ids",),
+    constants=encoder_parts.CONSTANTS,
     others=("classifier.", "lm_head.", "qa_outputs."),
 )

@@ -26,6 +26,7 @@ from jax_attn.weights.config import ConfigRules
 from jax_attn.weights.family import Family, Head, Settings
 
 GATED = "gated-"
+TABLE = "decoder.embeddings.token.weight"
 DEFAULTS: dict[str, Any] = {
     "vocab_size": 32128,
     "d_model": 512,
@@ -41,6 +42,7 @@ DEFAULTS: dict[str, Any] = {
     "feed_forward_proj": "relu",
     "tie_word_embeddings": True,
     "scale_decoder_outputs": True,
+    "has_head": False,
 }
 MT5_DEFAULTS = {
     **DEFAULTS,
@@ -66,8 +68,8 @@ NEUTRAL = (
 def flat(config: dict[str, Any]) -> dict[str, Any]:
     """As many layers in the decoder, and scores scaled where they are those of the embeddings' table.
 
-    transformers 5 calls every head tied, and notes apart whether its scores are scaled: those of T5 v1.1, which has a
-    head of its own, are not, and mT5's never.
+    transformers 5 calls every head tied, and notes apart whether its scores are scaled: those of T5 v1.1, which has
+    a head of its own, are not, and mT5's never. Where such a file has none, `has_head` becomes False.
     """
     config.pop("is_encoder_decoder", None)  # an encoder alone is built by another name
     if config.get("num_decoder_layers") is None and "num_layers" in config:
@@ -76,6 +78,8 @@ def flat(config: dict[str, Any]) -> dict[str, Any]:
         config["scale_decoder_outputs"] = config.get("tie_word_embeddings", True)
     if config["model_type"] == "mt5":
         config["scale_decoder_outputs"] = False
+    tied = config.get("tie_word_embeddings", True) and config["scale_decoder_outputs"]
+    config.setdefault("has_head", not tied)
     return config
 
 
@@ -185,8 +189,7 @@ def encoder_model(model: Part, config: Settings) -> Part:
 def seq2seq_lm(model: Part, config: Settings) -> Part:
     """The language model, whose scores come from the embeddings or, since v1.1, from a head of its own."""
     scale = config.d_model**-0.5 if config.scale_decoder_outputs else 1.0
-    own_head = config.has_head and not (config.tie_word_embeddings and config.scale_decoder_outputs)
-    if not own_head:
+    if not config.has_head:
         return Part(Seq2SeqLM, model=model, head=Part(TiedHead, vocab_size=config.vocab_size, scale=scale))
     if config.scale_decoder_outputs:
         raise ValueError("scale_decoder_outputs=True is not supported beside a head of its own")
@@ -231,18 +234,18 @@ def families(name: str, defaults: Mapping[str, Any], own_positions: bool = False
         ),
         build=partial(model, own_positions=own_positions),
         names=names(gated),
-        anchor="decoder.embeddings.token.weight",
+        anchor=TABLE,
         heads={
             f"{name}ForConditionalGeneration": Head(
                 seq2seq_lm,
                 names=((r"^head\.linear\.", "lm_head."),),
-                settings={"has_head": True},
                 prefix="",
                 optional={"has_head": "head.linear.weight"},
-                doubles=("lm_head.weight", "encoder.embed_tokens.weight", "decoder.embed_tokens.weight"),
+                tied={"lm_head.weight": TABLE},
             ),
             f"{name}EncoderModel": Head(encoder_model, prefix="", others=("decoder.",)),
         },
+        constants=("encoder.embed_tokens.weight", "decoder.embed_tokens.weight"),  # "shared" once more
         others=("lm_head.", "classification_head.", "classifier.", "qa_outputs."),
     )
 

@@ -35,8 +35,8 @@ DEFAULTS: dict[str, Any] = {
 
 def in_pairs(config: dict[str, Any]) -> dict[str, Any]:
     """Height and width, where the file has one number for both."""
-    if "id2label" in config:
-        config.setdefault("num_labels", len(config["id2label"]))
+    if "num_labels" not in config and config.get("id2label"):
+        config["num_labels"] = len(config["id2label"])
     for name in ("image_size", "patch_size"):
         size = config.get(name)
         if type(size) is int:

@@ -22,6 +22,7 @@ from jax_attn.nn.primitives import LayerNorm
 from jax_attn.weights.config import ConfigRules
 from jax_attn.weights.family import Family, Head, Settings
 
+TABLE = "decoder.embeddings.token.weight"
 DEFAULTS: dict[str, Any] = {
     "vocab_size": 51865,
     "num_mel_bins": 80,
@@ -176,10 +177,10 @@ WHISPER = Family(
     ),
     build=model,
     names=NAMES,
-    anchor="decoder.embeddings.token.weight",
+    anchor=TABLE,
     heads={
         "WhisperForConditionalGeneration": Head(
-            seq2seq_lm, ((r"^head\.linear\.", "proj_out."),), doubles=("proj_out.weight",)
+            seq2seq_lm, ((r"^head\.linear\.", "proj_out."),), tied={"proj_out.weight": TABLE}
         )
     },
     prefix="model.",

@@ -10,10 +10,10 @@ from flax import nnx
 
 from jax_attn.models.causal_lm import CausalLM
 from jax_attn.models.part import Part
+from jax_attn.models.text_decoder import TextDecoder
+from jax_attn.nn.layers.causal_lm_head import CausalLMHead
 from jax_attn.nn.layers.decoder import Decoder
 from jax_attn.nn.layers.embeddings import Embeddings
-from jax_attn.nn.layers.causal_lm_head import CausalLMHead
-from jax_attn.models.text_decoder import TextDecoder
 
 VOCAB = 29
 

@@ -43,7 +43,7 @@ def test_all_settings_together_are_transformers_in_its_order():
 
 
 def test_draws_follow_the_distribution():
-    """First and second tokens of many rows, and the pairs of them, are as often as their exact probabilities say."""
+    """Pairs of first and second tokens of many rows are as often as their exact probabilities say."""
     model, rows, temperature = markov(), 6000, 0.8
     table = np.asarray(model.table[...], np.float64)
     first = probabilities(table[4], temperature)

@@ -29,17 +29,25 @@ def in_chunks(module: MultiHeadAttention, x: jax.Array, sizes: tuple[int, ...], 
     return jnp.concatenate(outputs, axis=1)
 
 
-@pytest.mark.parametrize("window", [None, 1, 3, TOKENS + 2])
+FEW_CHUNKS, MANY_CHUNKS = ((TOKENS,), (5, 1, 1, 4)), ((2, 7, 2), (1,) * TOKENS)
+
+
+@pytest.mark.parametrize(
+    ("window", "chunks"),
+    [
+        (None, FEW_CHUNKS),
+        (3, FEW_CHUNKS),
+        *(
+            pytest.param(size, FEW_CHUNKS + MANY_CHUNKS, marks=pytest.mark.slow)
+            for size in (None, 1, 3, TOKENS + 2)
+        ),
+    ],
+)
 @jax.enable_x64(True)
-def test_in_chunks_of_any_size_it_is_the_whole(window):
+def test_in_chunks_of_any_size_it_is_the_whole(window, chunks):
     """Chunks that are longer than the window, too: a later token must not push out what an earlier one sees."""
     module, x = attention(window=window), draw(3, TOKENS, 26)
-    whole, *parts = compiled(
-        lambda x: [
-            module(x),
-            *(in_chunks(module, x, sizes) for sizes in ((TOKENS,), (5, 1, 1, 4), (2, 7, 2), (1,) * TOKENS)),
-        ]
-    )(x)
+    whole, *parts = compiled(lambda x: [module(x), *(in_chunks(module, x, sizes) for sizes in chunks)])(x)
     for part in parts:
         assert_same(part, whole)
 

@@ -62,20 +62,30 @@ def test_where_nothing_may_be_attended_to_only_the_bias_is_left():
 def test_every_form_of_a_mask_says_the_same():
     module, x, context = attention(), draw(3, 5, 26), draw(3, 7, 26, seed=1)
     keys = jnp.arange(7) < jnp.array([[7], [3], [1]])
-    output = module(x, context, keys)
-    for mask in (keys[:, None], keys[:, None, None], jnp.broadcast_to(keys[:, None, None], (3, 2, 5, 7))):
-        assert_same(module(x, context, mask), output)
-    assert_same(module(x, context, keys[1:2]), module(x, context, jnp.broadcast_to(keys[1:2], (3, 7))))
-    assert_same(module(x[1], context[1], keys[1]), output[1])
+
+    @compiled
+    def outputs(keys):
+        pairs = keys[:, None]
+        forms = keys, pairs, pairs[:, None], jnp.broadcast_to(pairs[:, None], (3, 2, 5, 7))
+        shared = keys[1:2], jnp.broadcast_to(keys[1:2], (3, 7))
+        given = [[module(x, context, mask) for mask in masks] for masks in (forms, shared)]
+        return *given, module(x[1], context[1], keys[1])
+
+    (output, *others), (one, same), alone = outputs(keys)
+    for other in others:
+        assert_same(other, output)
+    assert_same(one, same)
+    assert_same(alone, output[1])
 
 
 @jax.enable_x64(True)
 def test_each_head_may_have_a_mask_of_its_own():
     module, x = attention(bias=False), draw(3, 5, 26)
     of_one, of_both = jnp.ones((1, 2, 1, 1), bool).at[0, 1].set(False), jnp.zeros((1, 1, 1, 1), bool)
-    one, other = module(x, mask=of_one), module(x, mask=~of_one)
-    assert_same(one + other, module(x))  # the output is a sum over heads
-    assert_same(module(x, mask=of_both), jnp.zeros_like(x))
+    run = compiled(lambda *masks: [module(x), *(module(x, mask=mask) for mask in masks)])
+    whole, one, other, nothing = run(of_one, ~of_one, of_both)
+    assert_same(one + other, whole)  # the output is a sum over heads
+    assert_same(nothing, jnp.zeros_like(x))
 
 
 @jax.enable_x64(True)
@@ -84,9 +94,15 @@ def test_causal_is_a_triangle_from_the_top_left():
     x, context = draw(3, 5, 26), draw(3, 7, 26, seed=1)
     assert_causal(causal, x)
     triangle = jnp.tril(jnp.ones((1, 5, 7), bool))
-    assert_same(causal(x, context), module(x, context, triangle))
     keys = jnp.arange(7) != 2
-    assert_same(causal(x, context, keys[None]), module(x, context, triangle & keys))
+
+    @compiled
+    def outputs(triangle, keys):
+        of_causal = causal(x, context), causal(x, context, keys[None])
+        return of_causal, (module(x, context, triangle), module(x, context, triangle & keys))
+
+    for one, other in zip(*outputs(triangle, keys), strict=True):
+        assert_same(one, other)
 
 
 @jax.enable_x64(True)
@@ -110,7 +126,7 @@ def test_shared_keys_are_copied_keys(num_kv_heads):
             to = getattr(getattr(all_heads, name), leaf)
             to[...] = copied.reshape(to.shape)
     x, context = draw(3, 5, 30), draw(3, 7, 30, seed=1)
-    assert_same(few_heads(x, context), all_heads(x, context))
+    assert_same(*compiled(lambda x, context: (few_heads(x, context), all_heads(x, context)))(x, context))
 
 
 @jax.enable_x64(True)
@@ -161,10 +177,11 @@ def test_dropout_drops_each_weight_of_each_head_on_its_own():
         module.out_proj((value * jnp.array(kept)[:, None]).reshape(1, 1, 26))
         for kept in ((0, 0), (0, 2), (2, 0), (2, 2))
     ]
-    outputs = {tuple(np.round(np.asarray(module(x)).ravel(), 9)) for _ in range(40)}
+    run = nnx.jit(lambda module, x: module(x))
+    outputs = {tuple(np.round(np.asarray(run(module, x)).ravel(), 9)) for _ in range(40)}
     assert outputs == {tuple(np.round(np.asarray(output).ravel(), 9)) for output in possible}
     module.eval()
-    assert_same(module(x), module.out_proj(value.reshape(1, 1, 26)))
+    assert_same(run(module, x), module.out_proj(value.reshape(1, 1, 26)))
 
 
 def test_bad_sizes_are_refused():

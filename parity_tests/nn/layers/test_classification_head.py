@@ -12,7 +12,7 @@ from parity_tests.references import assert_equals
 
 
 class TestClassificationHead(TwinContract):
-    rows = ("classification-head", "classification-head-dense")
+    rows = ("classification-head", "classification-head-dense", "classification-head-pooled")
 
 
 @jax.enable_x64(True)
@@ -38,6 +38,19 @@ def test_those_of_roberta_and_electra():
         assert_equals(ours, theirs, token_cases(7)[:1], names=[("linear", "out_proj")])
 
 
+def test_the_dense_layer_may_have_a_dropout_of_its_own():
+    """DistilBERT's has none: then all that training changes is what the last layer reads."""
+    rngs, x = nnx.Rngs(0), jnp.ones((100, 2, 1))
+    module = ClassificationHead(1, 1, 0.5, dense=True, activation="relu", input_dropout=0.0, rngs=rngs)
+    for layer in (module.dense, module.linear):
+        layer.kernel[...], layer.bias[...] = jnp.ones((1, 1)), jnp.ones(1)
+    assert set(np.unique(module(x))) == {1.0, 5.0}
+    module = ClassificationHead(1, 1, 0.0, dense=True, activation="relu", input_dropout=0.5, rngs=rngs)
+    for layer in (module.dense, module.linear):
+        layer.kernel[...], layer.bias[...] = jnp.ones((1, 1)), jnp.ones(1)
+    assert set(np.unique(module(x))) == {2.0, 4.0}
+
+
 def test_dropout_comes_before_the_linear_layer():
     module = ClassificationHead(1, 1, dropout=0.5, rngs=nnx.Rngs(0))
     module.linear.kernel[...], module.linear.bias[...] = jnp.ones((1, 1)), jnp.ones(1)
@@ -51,3 +64,5 @@ def test_bad_arguments_and_input_are_refused():
         ClassificationHead(7, 5, activation="gleu", rngs=nnx.Rngs(0))
     with pytest.raises(ValueError, match=r"x must have shape \(t, 7\) or \(b, t, 7\), got \(5, 8\)"):
         ClassificationHead(7, 5, rngs=nnx.Rngs(0))(jnp.ones((5, 8)))
+    with pytest.raises(ValueError, match=r"x must have shape \(7\) or \(t, 7\), got \(5, 8\)"):
+        ClassificationHead(7, 5, pooling=None, rngs=nnx.Rngs(0))(jnp.ones((5, 8)))

@@ -55,7 +55,7 @@ TRANSFORMER_NAMES = [
 
 
 @pytest.mark.filterwarnings("ignore:enable_nested_tensor")
-@pytest.mark.parametrize("norm_placement", ["post", "pre"])
+@pytest.mark.parametrize("norm_placement", ["post", pytest.param("pre", marks=pytest.mark.slow)])
 def test_torchs_own_transformer_computes_the_same(norm_placement):
     rng = np.random.default_rng(0)
     source, target = rng.standard_normal((3, 7, 26)), rng.standard_normal((3, 5, 26))
@@ -112,7 +112,7 @@ def at_once() -> jax.Array:
     return run(draw(3, 6, 26), draw(3, 7, 11, seed=1))
 
 
-@pytest.mark.parametrize("scan", [False, True])
+@pytest.mark.parametrize("scan", [pytest.param(False, marks=pytest.mark.slow), True])
 @jax.enable_x64(True)
 def test_token_by_token_is_at_once(scan):
     """In chunks, one by one and in a loop; with padding anywhere; compiled once for each size of a chunk."""

@@ -16,7 +16,13 @@ from parity_tests.references import assert_equals
 
 
 class TestEmbeddings(TwinContract):
-    rows = ("embeddings", "embeddings-sinusoidal", "embeddings-factorised", "embeddings-scaled")
+    rows = (
+        "embeddings",
+        "embeddings-sinusoidal",
+        "embeddings-factorised",
+        "embeddings-scaled",
+        "embeddings-counted",
+    )
 
 
 def embeddings(**options) -> Embeddings:
@@ -108,6 +114,8 @@ def test_bad_arguments_are_refused():
         ValueError, match="max_positions must be an integer with positions='learned', got None"
     ):
         embeddings(max_positions=None)
+    with pytest.raises(ValueError, match="padding_idx must be an integer with skip_padding=True, got None"):
+        embeddings(skip_padding=True)
 
 
 def test_bad_input_is_refused():

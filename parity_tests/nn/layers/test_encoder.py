@@ -8,12 +8,18 @@ from flax import nnx
 
 from jax_attn.nn.layers.encoder import Encoder
 from jax_attn.weights.state_dict import numpy_state_dict
-from parity_tests.contract import TwinContract
+from parity_tests.contract import TwinContract, assert_compiled_either_way_is_the_same
 from parity_tests.from_scratch.properties import assert_same, draw
 
 
 class TestEncoder(TwinContract):
     rows = ("encoder", "encoder-scanned", "encoder-pre-scanned")
+
+
+@pytest.mark.parametrize("row", TestEncoder.row_of_each_class())
+def test_nnx_jit_gives_what_jax_jit_gives(row):
+    """The contract has it of every class, among the slow tests."""
+    assert_compiled_either_way_is_the_same(row)
 
 
 def encoder(**options) -> Encoder:

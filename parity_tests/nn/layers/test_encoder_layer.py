@@ -22,7 +22,13 @@ from parity_tests.references import assert_equals
 
 
 class TestEncoderLayer(TwinContract):
-    rows = ("encoder-layer-post", "encoder-layer-pre", "encoder-layer-scaled", "encoder-layer-deepnorm")
+    rows = (
+        "encoder-layer-post",
+        "encoder-layer-pre",
+        "encoder-layer-scaled",
+        "encoder-layer-deepnorm",
+        "encoder-layer-first",
+    )
 
 
 def layer(norm_placement: str, **options) -> EncoderLayer:
@@ -169,6 +175,7 @@ def test_bad_arguments_and_input_are_refused():
             {"residual_scale": 2.0, "norm_placement": "pre"},
             "residual_scale is for norm_placement=.post., got 2.0",
         ),
+        ({"first_norm": False}, "first_norm=False is for norm_placement=.pre., got 'post'"),
         ({"drop_path": 1.5}, "dropout must be a probability between 0 and 1, got dropout=1.5"),
     ):
         with pytest.raises(ValueError, match=message):

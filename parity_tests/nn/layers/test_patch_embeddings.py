@@ -10,7 +10,12 @@ from parity_tests.references import assert_equals
 
 
 class TestPatchEmbeddings(TwinContract):
-    rows = ("patch-embeddings", "patch-embeddings-alone", "patch-embeddings-registers")
+    rows = (
+        "patch-embeddings",
+        "patch-embeddings-alone",
+        "patch-embeddings-registers",
+        "patch-embeddings-resized",
+    )
 
 
 def channels_first(module, images):
@@ -49,6 +54,7 @@ def test_a_change_of_one_patch_stays_in_it():
         ),
         ((0, 5, 3, 7), "image_size must be at least 1, got image_size=0"),
         (((1, 2, 3), 5, 3, 7), r"image_size must be an integer or a pair of integers, got \(1, 2, 3\)"),
+        ((10, 5, 3, 7, True, 0.0, True, 0, False, "nearest"), "resize must be one of bicubic, .*'nearest'"),
         ((10, 5, 0, 7), "num_channels must be at least 1, got num_channels=0"),
     ],
 )
@@ -62,6 +68,11 @@ def test_bad_images_are_refused():
     message = r"images must have shape \(10, 10, 3\) or \(b, 10, 10, 3\), got \(2, 3, 10, 10\)"
     with pytest.raises(ValueError, match=message):
         module(jnp.ones((2, 3, 10, 10)))
+    module = PatchEmbeddings(10, 5, 3, 7, resize="bicubic", rngs=nnx.Rngs(0))
+    with pytest.raises(
+        ValueError, match=r"images must have shape \(height, width, 3\) or .*, got \(2, 3, 10, 10\)"
+    ):
+        module(jnp.ones((2, 3, 10, 10)))
 
 
 def test_patches_are_hidden_by_a_mask_token_only():
@@ -74,5 +85,5 @@ def test_a_bad_mask_of_patches_is_refused():
     images = jnp.ones((2, 10, 10, 3))
     module = PatchEmbeddings(10, 5, 3, 7, mask_token=True, rngs=nnx.Rngs(0))
     for hidden in (jnp.zeros((2, 5), bool), jnp.zeros((2, 4), int)):
-        with pytest.raises(ValueError, match=r"hidden must be .*\(2, 4\)"):
+        with pytest.raises(ValueError, match=r"hidden must (have shape \(2, 4\)|be a boolean)"):
             module(images, hidden)

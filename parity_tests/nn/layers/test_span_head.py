@@ -20,6 +20,12 @@ def test_the_start_comes_first():
     np.testing.assert_array_equal(end, [10, 20, 30])
 
 
+def test_dropout_comes_before_the_linear_layer():
+    module = SpanHead(1, dropout=0.5, rngs=nnx.Rngs(0))
+    module.linear.kernel[...], module.linear.bias[...] = jnp.ones((1, 2)), jnp.ones(2)
+    assert set(np.unique(module(jnp.ones((100, 2, 1))).end)) == {1.0, 3.0}
+
+
 def test_bad_arguments_and_input_are_refused():
     with pytest.raises(ValueError, match="embed_dim must be at least 1, got embed_dim=0"):
         SpanHead(0, rngs=nnx.Rngs(0))

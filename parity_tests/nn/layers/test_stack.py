@@ -15,7 +15,7 @@ from parity_tests.from_scratch.properties import assert_same, compiled, draw
 
 
 class TestStack(TwinContract):
-    rows = ("stack", "stack-shared-positions")
+    rows = ("stack", "stack-shared-positions", "stack-repeated")
 
 
 def layer(seed: int, window: int | None = None, **options) -> DecoderLayer:
@@ -79,8 +79,37 @@ def test_shared_positions_are_those_of_the_tokens_with_a_cache_too(scan):
     assert abs(first - without).max() > 0.1
 
 
+@pytest.mark.parametrize("graph", [True, False])
 @jax.enable_x64(True)
-def test_bad_caches_beside_shared_positions_are_refused():
+def test_passes_in_a_loop_are_those_in_turn(graph):
+    """Dropout included: each pass draws anew, and a second call goes on from the first."""
+
+    def stack(**options) -> Stack:
+        own = {"rngs": nnx.Rngs(0), "param_dtype": jnp.float64}
+        return Stack([EncoderLayer(8, 2, 7, dropout=0.3, **own) for _ in range(2)], repeats=2, **options)
+
+    with nnx.set_graph_mode(graph):
+        listed, looped = stack(), stack(scan=True, remat=True)
+        x, call = draw(2, 5, 8), nnx.jit(lambda module, x: module(x))
+        first, *others = [call(module, x) for _ in range(2) for module in (listed, looped)]
+        assert_same(others[0], first)
+        assert_same(others[2], others[1])
+        assert abs(others[1] - first).max() > 0.1
+        for module in (listed, looped):
+            module.eval()
+        # A module that the function closes over, as one that is only read may be.
+        assert_same(jax.jit(lambda x: looped(x))(x), jax.jit(lambda x: listed(x))(x))
+
+
+@jax.enable_x64(True)
+def test_bad_caches_beside_repeats_are_refused():
+    decoder = Stack([layer(0)], repeats=2)
+    with pytest.raises(ValueError, match="cache must be None with repeats=2"):
+        decoder(jnp.zeros((2, 1, 8)), cache=decoder.init_cache(2, 5))
+
+
+@jax.enable_x64(True)
+def test_bad_caches_beside_shared_beside_shared_positions_are_refused():
     positions = T5Positions(2, rngs=nnx.Rngs(0))
     decoder = Stack([layer(0, 3)], positions=positions)
     cache = decoder.init_cache(2, 5)
@@ -98,6 +127,8 @@ def test_bad_layers_are_refused():
         ValueError, match=r"the number of layers must be divisible by period, got .*=1 and period=2"
     ):
         Stack([one], period=2)
+    with pytest.raises(ValueError, match="repeats must be at least 1, got repeats=0"):
+        Stack([one], repeats=0)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 
-from jax_attn.models.part import Part
 from jax_attn.parity.cases import Case
 from jax_attn.parity.compare import compare_cases
 from jax_attn.weights import from_pretrained
@@ -72,8 +71,3 @@ def assert_family(
         assert lane in report.lanes
     assert_saved_alike(ours, tmp_path)
     return ours
-
-
-def parts_of(part: Part) -> Part:
-    """The part itself: what a family's table builds for both frameworks."""
-    return part

@@ -1,13 +1,13 @@
 """DINOv2 beside transformers', with registers and without."""
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
 
 from jax_attn.parity.cases import Case
-from jax_attn.weights import from_config
 from parity_tests.weights.families.test_vit import ATTENTION_IN_MEMORY
-from parity_tests.weights.families.transformers_models import EXACT, TRAINING, assert_beside
+from parity_tests.weights.families.transformers_models import EXACT, TRAINING, assert_beside, built
 
 IN_MEMORY = [
     *ATTENTION_IN_MEMORY,
@@ -43,18 +43,19 @@ def theirs(kind: str, **options):
     return getattr(models, kind)(Config(**{**SIZES, **options}))
 
 
-def images(**hidden) -> list[Case]:
-    pixels = np.random.default_rng(0).standard_normal((3, 2, 6, 6))
+def images(*size: int, **hidden) -> list[Case]:
+    """Of the size that the positions are for, or of another one, over which those are stretched."""
+    pixels = np.random.default_rng(0).standard_normal((3, 2, *(size or (6, 6))))
     return [Case("images", (), {"pixel_values": pixels, **hidden})]
 
 
 def test_transformers_computes_the_same_of_hidden_patches(tmp_path):
-    """The gated feed-forward, no biases of the projections, and a mask token."""
-    hidden = np.random.default_rng(1).random((3, 9)) < 0.4
+    """The gated feed-forward, no biases of the projections, a mask token, and images that are larger and oblong."""
+    hidden = np.random.default_rng(1).random((3, 20)) < 0.4
     model = theirs("Dinov2Model", use_swiglu_ffn=True, qkv_bias=False)
     assert_beside(
         model,
-        images(bool_masked_pos=hidden),
+        images(8, 11, bool_masked_pos=hidden),
         tmp_path,
         outputs=("last_hidden_state", "pooler_output"),
         names=IN_MEMORY,
@@ -66,7 +67,7 @@ def test_transformers_computes_the_same_of_hidden_patches(tmp_path):
 def test_transformers_trains_the_same_with_registers(tmp_path):
     options = {"num_register_tokens": 3, "hidden_act": "gelu_new", "num_labels": 5, "num_hidden_layers": 1}
     model = theirs("Dinov2WithRegistersForImageClassification", **options)
-    assert_beside(model, images(), tmp_path, outputs=("logits",), names=IN_MEMORY, lanes=TRAINING)
+    assert_beside(model, images(4, 8), tmp_path, outputs=("logits",), names=IN_MEMORY, lanes=TRAINING)
 
 
 @pytest.mark.slow
@@ -81,7 +82,14 @@ def test_transformers_computes_the_same_otherwise(kind, options, tmp_path):
     assert_beside(theirs(kind, **options), images(), tmp_path, outputs=("logits",), names=IN_MEMORY)
 
 
+def test_images_without_a_patch_are_refused():
+    module = built({"model_type": "dinov2", **SIZES})
+    for shape in ((1, 2, 1, 8), (1, 3, 8, 8)):
+        with pytest.raises(ValueError, match=r"pixel_values must have shape \(b, 2, height, width\), got"):
+            nnx.eval_shape(lambda shape=shape: module(jnp.zeros(shape)))
+
+
 def test_stochastic_depth_is_that_of_the_config():
     config = {"model_type": "dinov2", **SIZES, "drop_path_rate": 0.2}
-    module = nnx.eval_shape(lambda: from_config(config, rngs=nnx.Rngs(0)))
+    module = built(config)
     assert [layer.drop_path.rate for layer in module.encoder.layers] == [0.2, 0.2]

@@ -1,10 +1,8 @@
 """ModernBERT beside transformers'."""
 
 import pytest
-from flax import nnx
 
-from jax_attn.weights import from_config
-from parity_tests.weights.families.transformers_models import EXACT, TRAINING, assert_beside, text
+from parity_tests.weights.families.transformers_models import EXACT, TRAINING, assert_beside, built, text
 
 SIZES = {
     "vocab_size": 31,
@@ -73,9 +71,7 @@ def test_what_older_files_say_is_the_same():
     """One number for the layers that see all, and the bases by themselves."""
     flat = {name: value for name, value in SIZES.items() if name != "rope_parameters"}
     old = {"global_rope_theta": 331.0, "local_rope_theta": 17.0, "global_attn_every_n_layers": 2}
-    module = nnx.eval_shape(
-        lambda: from_config({"model_type": "modernbert", **flat, **old}, rngs=nnx.Rngs(0))
-    )
+    module = built({"model_type": "modernbert", **flat, **old})
     attentions = [layer.attention for layer in module.encoder.layers]
     assert [attention.window for attention in attentions] == [None, 4, None]
     assert [attention.positions.base for attention in attentions] == [331.0, 17.0, 331.0]
@@ -85,8 +81,18 @@ def test_what_is_not_supported_is_refused_by_name():
     yarn = {"full_attention": {"rope_type": "yarn", "factor": 2.0}}
     for options, message in (
         ({"rope_parameters": yarn}, "rope_type='yarn' of full_attention is not supported"),
-        ({"layer_types": ["full_attention"]}, "layer_types must name one of .* for each of the 3 layers"),
+        ({"layer_types": ["full_attention"]}, r"layer_types=.* must name one of .* for each of the 3 layers"),
+        ({"layer_types": "full_attention"}, r"layer_types='full_attention' must name one of"),
+        ({"num_hidden_layers": [3]}, r"num_hidden_layers=\[3\] must be of type int"),
+        ({"rope_parameters": [1.0]}, r"rope_parameters=\[1.0\] must be of type dict"),
+        ({"global_attn_every_n_layers": 0}, "global_attn_every_n_layers=0 must be an integer from 1 on"),
         ({"hidden_activation": "mish"}, "hidden_activation='mish' is not supported"),
     ):
         with pytest.raises(ValueError, match=message):
-            from_config({"model_type": "modernbert", **SIZES, **options}, rngs=nnx.Rngs(0))
+            built({"model_type": "modernbert", **SIZES, **options})
+
+
+def test_layers_that_differ_are_not_scanned():
+    """The first has no norm, and those that see all come after two that do not."""
+    with pytest.raises(ValueError, match="layers must be alike to be scanned, got .* of layer 1 another"):
+        built({"model_type": "modernbert", **SIZES}, scan=True)

@@ -6,8 +6,7 @@ import pytest
 from flax import nnx
 
 from jax_attn.parity.cases import Case
-from jax_attn.weights import from_config
-from parity_tests.weights.families.transformers_models import EXACT, TRAINING, assert_beside
+from parity_tests.weights.families.transformers_models import EXACT, TRAINING, assert_beside, built
 
 # What transformers 5 calls in memory what it writes under the names of the first release.
 ATTENTION_IN_MEMORY = [
@@ -83,11 +82,11 @@ def test_what_is_not_supported_is_refused_by_name():
         ({"interpolate": True}, "interpolate=True is not known here"),
     ):
         with pytest.raises(ValueError, match=message):
-            from_config({"model_type": "vit", **SIZES, **options}, rngs=nnx.Rngs(0))
+            built({"model_type": "vit", **SIZES, **options})
 
 
 def test_images_of_another_size_are_refused():
-    module = nnx.eval_shape(lambda: from_config({"model_type": "vit", **SIZES}, rngs=nnx.Rngs(0)))
+    module = built({"model_type": "vit", **SIZES})
     for shape, message in (
         ((1, 2, 9, 9), r"pixel_values must have shape \(b, 2, 6, 9\), got \(1, 2, 9, 9\)"),
         ((2, 9), r"pixel_values must have shape \(b, 2, 6, 9\), got \(2, 9\)"),

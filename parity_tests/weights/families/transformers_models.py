@@ -2,24 +2,30 @@
 
 import json
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 import torch
+from flax import nnx
 from safetensors.numpy import load_file
 
 from jax_attn.parity.cases import Case
 from jax_attn.parity.compare import compare_cases
-from jax_attn.weights import from_pretrained, save_pretrained
+from jax_attn.weights import from_config, from_pretrained, save_pretrained
 from jax_attn.weights.families import family_of
 from jax_attn.weights.rules import Names
 
 # The second is the first in training mode. A test that takes time runs in one, where another one runs in the other.
 LANES = ("float64", "dropout")
 EXACT, TRAINING = ("float64",), ("dropout",)
+
+
+def built(config: Mapping[str, Any], **overrides: Any) -> Any:
+    """The model of a `config.json`, without any numbers."""
+    return nnx.eval_shape(lambda: from_config(config, rngs=nnx.Rngs(0), **overrides))
 
 
 def drawn(model: torch.nn.Module) -> Any:

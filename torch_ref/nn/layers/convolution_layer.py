@@ -36,7 +36,7 @@ class ConvolutionLayer(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor | None = None, **options: Any) -> Tensor:
         """`(t, d)` or `(b, t, d)` to the same shape; mask `(t,)` or `(b, t)`."""
+        attended = self.layer(x, mask, **options)
         real = 1.0 if mask is None else mask[..., None].to(x.dtype)
         seen = self.convolution((x * real).mT).mT * real
-        attended = self.layer(x, mask, **options)
         return self.norm(attended + self.activation(self.dropout(seen)))

@@ -1,5 +1,7 @@
 """Scores of all tokens, for those that were hidden."""
 
+from typing import Any
+
 from torch import Tensor, nn
 
 from torch_ref.nn.layers.feed_forward import ACTIVATIONS
@@ -30,10 +32,10 @@ class MaskedLMHead(nn.Module):
         self.activation = ACTIVATIONS[activation]
         self.dense = nn.Linear(embed_dim, width)
         self.norm = make_norm(norm, width, eps)
-        self.decoder = None if tied else nn.Linear(width, vocab_size)
+        self.decoder: Any = None if tied else nn.Linear(width, vocab_size)
         self.tied_decoder = TiedHead(vocab_size, bias=True) if tied else None
 
     def forward(self, x: Tensor, table: Tensor | None = None) -> Tensor:
         """`(t, d)` to logits `(t, vocab_size)`, or the same with a batch axis before."""
         hidden = self.norm(self.activation(self.dense(x)))
-        return self.tied_decoder(hidden, table) if self.decoder is None else self.decoder(hidden)
+        return self.tied_decoder(hidden, table) if self.tied_decoder else self.decoder(hidden)

@@ -24,11 +24,14 @@ class PatchEmbeddings(nn.Module):
         bias: bool = True,
         num_registers: int = 0,
         mask_token: bool = False,
+        resize: str | None = None,
     ):
         super().__init__()
         height, width = (image_size,) * 2 if isinstance(image_size, int) else image_size
         rows, columns = (patch_size,) * 2 if isinstance(patch_size, int) else patch_size
         self.projection = nn.Conv2d(num_channels, embed_dim, (rows, columns), (rows, columns), bias=bias)
+        self.grid = height // rows, width // columns
+        self.resize = resize
         vectors = (height // rows) * (width // columns) + class_token
         self.class_token = nn.Parameter(0.02 * torch.randn(1, 1, embed_dim)) if class_token else None
         self.position = nn.Parameter(0.02 * torch.randn(1, vectors, embed_dim))
@@ -40,15 +43,25 @@ class PatchEmbeddings(nn.Module):
 
     def forward(self, images: Tensor, hidden: Tensor | None = None) -> Tensor:
         """`(h, w, c)` to `(number of vectors, embed_dim)`, or the same with a batch axis before."""
-        x = self.projection(images.movedim(-1, -3)).flatten(-2).transpose(-1, -2)
+        patches = self.projection(images.movedim(-1, -3))
+        x = patches.flatten(-2).transpose(-1, -2)
         if hidden is not None and self.mask_token is not None:
             x = torch.where(hidden[..., None], self.mask_token, x)
         first = 0
         if self.class_token is not None:
             first = 1
             x = torch.cat([self.class_token[0].expand(*x.shape[:-2], 1, -1), x], dim=-2)
-        x = x + self.position[0]
+        x = x + self.positions(patches.shape[-2:], first)
         if self.registers is not None:
             registers = self.registers[0].expand(*x.shape[:-2], -1, -1)
             x = torch.cat([x[..., :first, :], registers, x[..., first:, :]], dim=-2)
         return self.dropout(x)
+
+    def positions(self, size: torch.Size, first: int) -> Tensor:
+        """The position of each vector, in a grid of patches of this size."""
+        if tuple(size) == self.grid:
+            return self.position[0]
+        grid = self.position[:, first:].unflatten(1, self.grid).permute(0, 3, 1, 2)
+        antialias = self.resize == "bicubic_antialias"
+        grid = nn.functional.interpolate(grid, tuple(size), mode="bicubic", antialias=antialias)
+        return torch.cat([self.position[0, :first], grid[0].flatten(1).T])

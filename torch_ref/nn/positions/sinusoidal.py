@@ -7,8 +7,8 @@ from torch import Tensor, nn
 class SinusoidalPositions(nn.Module):
     """Adds sines and cosines of the position to each token, wavelengths from 2π to 2π · 10000.
 
-    See `jax_attn.nn.positions.sinusoidal.SinusoidalPositions`, its twin, for the formulas. The table is a buffer, in
-    float64 where it is not saved, so that `double()` has nothing to make up.
+    See `jax_attn.nn.positions.sinusoidal.SinusoidalPositions`, its twin, for the formulas. The table is a
+    buffer, in float64 where it is not saved, so that `double()` has nothing to make up.
 
     Source: Vaswani et al. (arXiv 1706.03762), section 3.5.
     """

@@ -1,0 +1,181 @@
+"""Attention of a few queries on one CPU device: one more token costs the time to read what its cache holds.
+
+Products of matrices do not suit it: XLA copies keys and values into an order of its own for them, and they take
+as long for one row as for many. Here both are read once, where they lie, by sums of products that are written
+out, which XLA fuses into one loop over neighbouring features. What lies before the first key that any query
+sees, or behind the last, is not read. The scores are few: they are held whole, and become weights as in
+`dense.py`.
+
+What XLA's CPU compiler has to be told, each of which made a factor of two or more (0.10.2):
+- Each term of a sum takes a slice of its own. Of a slice with several uses the start is loaded for every
+  number, and the loop is not vectorised.
+- Floats of 16 bits are sliced as integers, or the whole array is converted first (`_sliceable`).
+- The work is dealt out to a loop for each core: nothing inside a loop is divided among them.
+- No sum is left to a reduction: where each row has keys of its own, that takes twenty times as long.
+
+Shapes, beside those of the house: `r` the query heads of one key/value head, times the queries; `b` and `k` the
+entries and key/value heads of a part, `s` keys of a block.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int
+
+from jax_attn.functional.blockwise import serial
+from jax_attn.functional.blockwise.plan import Pattern
+from jax_attn.functional.dense import weigh, whole_tile
+from jax_attn.functional.dtypes import accumulator
+from jax_attn.functional.terms import Terms
+
+MOST_ROWS = 8  # for each key/value head; of more, a product of matrices makes up for its copies
+LANES = 32  # features added up side by side, where they divide a head
+PRODUCTS = 2**16  # in a block of scores at most: they stay in the cache until they are added up
+TERMS = 8  # values in one sum
+
+backward = serial.backward
+
+
+def forward(
+    query: Float[Array, "B T N H"],
+    key: Float[Array, "B S K H"],
+    value: Float[Array, "B S K Hv"],
+    terms: Terms,
+    pattern: Pattern,
+    scale: float,
+) -> tuple[Array, Array, Array]:
+    """As `serial.forward`; the pattern is not asked, for what it closes the terms close too."""
+    (batch, queries, heads, width), (_, keys, kv_heads, _) = query.shape, key.shape
+    wide = accumulator(query.dtype)
+    rows = heads // kv_heads * queries
+    tile = whole_tile(batch, heads, queries, keys)
+    allowed = tile.allowed(terms)
+    seen = None if allowed is None else jnp.broadcast_to(allowed.any(axis=(0, 1, 2)), keys)
+    axis, parts = _parts(batch, kv_heads)
+
+    q = (query.astype(wide) * scale).swapaxes(1, 2).reshape(batch, kv_heads, rows, width)
+    scores = jnp.concatenate([_scores(part, q, key, seen) for part in parts], axis)
+    weights, lse, peak = weigh(scores.reshape(batch, heads, queries, keys), terms, tile, allowed)
+    if allowed is not None:
+        allowed = jnp.broadcast_to(allowed, weights.shape).reshape(scores.shape)
+    weights = weights.reshape(scores.shape)
+    output = jnp.concatenate([_output(part, weights, value, allowed, seen) for part in parts], axis)
+    output = output.reshape(batch, heads, queries, -1).swapaxes(1, 2)
+    return output.astype(value.dtype), lse.swapaxes(1, 2), peak.swapaxes(1, 2)
+
+
+class Part(NamedTuple):
+    """What one loop computes: some key/value heads of some batch entries."""
+
+    entry: int
+    entries: int
+    head: int
+    heads: int
+
+    def of_tokens(self, x: Array, start: Int[Array, ""], count: int, features: tuple[int, int]) -> Array:
+        """`(b, s, k, d)`: some tokens of `(B, S, K, H)`, and of them the features from one to another."""
+        first, last = features
+        return _slice(
+            x, (self.entry, start, self.head, first), (self.entries, count, self.heads, last - first)
+        )
+
+    def of_scores(self, x: Array, at: Int[Array, ""]) -> Array:
+        """`(b, k, r, 1)`: what belongs to one key, of `(B, K, r, S)`."""
+        return _slice(x, (self.entry, self.head, 0, at), (self.entries, self.heads, x.shape[2], 1))
+
+
+def _parts(batch: int, kv_heads: int) -> tuple[int, list[Part]]:
+    """The axis along which the work is dealt out to the cores, and the parts."""
+    entries, heads = serial.count_loops(batch), serial.count_loops(kv_heads)
+    if entries >= heads:
+        size = batch // entries
+        return 0, [Part(first, size, 0, kv_heads) for first in range(0, batch, size)]
+    size = kv_heads // heads
+    return 1, [Part(0, batch, first, size) for first in range(0, kv_heads, size)]
+
+
+def _scores(
+    part: Part, q: Float[Array, "B K r H"], key: Float[Array, "B S K H"], seen: Bool[Array, "S"] | None
+) -> Float[Array, "b k r S"]:
+    """The products of queries and keys; 0 for blocks of keys that nobody sees."""
+    (keys, width), rows = (key.shape[1], key.shape[3]), q.shape[2]
+    lanes = LANES if width % LANES == 0 else width
+    size = min(keys, max(TERMS, PRODUCTS // (part.entries * part.heads * rows * lanes)))
+    q = q[part.entry :, part.head :][: part.entries, : part.heads, None].swapaxes(1, 2)  # (b, 1, k, r, H)
+    ones = jnp.ones((lanes, 1), q.dtype)
+
+    def step(block: Array, scores: Array) -> Array:
+        start, source = block * size, _sliceable(key, block)  # a start too near to the end is clamped, twice
+
+        def products(first: int) -> Array:
+            features = (first, first + lanes)
+            k = serial.as_floats(part.of_tokens(source, start, size, features), key.dtype)
+            return q[..., slice(*features)] * k[:, :, :, None].astype(q.dtype)
+
+        sums = lax.optimization_barrier(_sum(products, range(0, width, lanes)))
+        sums = (sums.reshape(-1, lanes) @ ones).reshape(part.entries, size, part.heads, rows)
+        return lax.dynamic_update_slice_in_dim(scores, jnp.moveaxis(sums, 1, 3), start, axis=3)
+
+    return _over_blocks(step, jnp.zeros((part.entries, part.heads, rows, keys), q.dtype), seen, keys, size)
+
+
+def _output(
+    part: Part,
+    weights: Float[Array, "B K r S"],
+    value: Float[Array, "B S K Hv"],
+    allowed: Bool[Array, "B K r S"] | None,
+    seen: Bool[Array, "S"] | None,
+) -> Float[Array, "b k r Hv"]:
+    """The weighted sum of the values; what may not be attended to may hold anything, NaN too."""
+    (keys, width), rows = (value.shape[1], value.shape[3]), weights.shape[2]
+    size = TERMS
+    if short := -keys % size:  # a slice that reaches beyond the last key ends there: it counts, and is closed
+        open_keys = jnp.ones(weights.shape, bool) if allowed is None else allowed
+        weights, allowed = (jnp.pad(x, [(0, 0)] * 3 + [(0, short)]) for x in (weights, open_keys))
+
+    def step(block: Array, output: Array) -> Array:
+        source = _sliceable(value, block)
+
+        def product(number: int) -> Array:
+            at = block * size + number
+            v = serial.as_floats(part.of_tokens(source, at, 1, (0, width)), value.dtype)
+            found = part.of_scores(weights, at) * v.swapaxes(1, 2).astype(weights.dtype)
+            return found if allowed is None else jnp.where(part.of_scores(allowed, at), found, 0)
+
+        return output + _sum(product, range(size))
+
+    return _over_blocks(
+        step, jnp.zeros((part.entries, part.heads, rows, width), weights.dtype), seen, keys, size
+    )
+
+
+def _over_blocks(
+    step: Callable[[Array, Any], Any], init: Any, seen: Bool[Array, "S"] | None, keys: int, size: int
+) -> Any:
+    """The loop over blocks of keys, from the first that is seen to the last."""
+    first, last = jnp.int32(0), jnp.int32(-(-keys // size))
+    if seen is not None:
+        index = jnp.arange(keys, dtype=jnp.int32)
+        first = jnp.min(jnp.where(seen, index, keys)) // size
+        last = jnp.max(jnp.where(seen, index, -size)) // size + 1
+    return lax.fori_loop(first, last, step, init)
+
+
+def _sliceable(x: Array, block: Array) -> Array:
+    """Floats of 16 bits as integers, said again in each step: XLA would make it once, and a copy of it all."""
+    return serial.as_bits(lax.optimization_barrier((x, block))[0])
+
+
+def _slice(x: Array, starts: Sequence[Array | int], sizes: Sequence[int]) -> Array:
+    indices = [jnp.asarray(start, jnp.int32) for start in starts]
+    return lax.dynamic_slice(x, indices, sizes, allow_negative_indices=False)
+
+
+def _sum(term: Callable[[int], Array], numbers: range) -> Array:
+    """The sum of terms, in order; Python's own would begin with a 0 of its own."""
+    total = term(numbers[0])
+    for number in numbers[1:]:
+        total = total + term(number)
+    return total
