@@ -269,6 +269,29 @@ def test_overrides_that_nobody_knows_are_refused(saved):
         from_pretrained(saved(BERT, "BertModel"), architecture="ForNothing")
 
 
+def test_a_sharding_is_one_for_all_or_a_function(saved):
+    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    folder = saved(BERT, "BertModel")
+    asked = []
+
+    def one(path, shape):
+        asked.append((path, shape))
+        return here if path.endswith("kernel") else None
+
+    module = from_pretrained(folder, sharding=one)
+    assert ("encoder.layers.0.feed_forward.up.kernel", (12, 17)) in asked
+    assert module.encoder.layers[0].feed_forward.up.kernel[...].committed
+    assert not module.encoder.layers[0].feed_forward.up.bias[...].committed
+    everywhere = from_pretrained(folder, sharding=here)
+    assert all(leaf.committed for leaf in jax.tree.leaves(nnx.state(everywhere, nnx.Param)))
+    assert same(module, everywhere)
+    for sharding in ("model", lambda path, shape: "model"):
+        with pytest.raises(
+            ValueError, match=r"sharding must be a jax\.sharding\.Sharding or give one .*'model'"
+        ):
+            from_pretrained(folder, sharding=sharding)
+
+
 # ------------------------------------------------------------------------------------------------- saving
 
 
