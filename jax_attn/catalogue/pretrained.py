@@ -49,6 +49,7 @@ class Proof:
     """What was found of a checkpoint: the comparison in every lane, and the similarities it gives.
 
     Attributes:
+        architecture: the class, as `config.json` names it.
         report: the model beside its twin, in every lane; beside transformers where only that was asked for.
         transformers: beside transformers' model of the same folder, in one lane; None where that was not asked for,
             is not installed or has no such model.
@@ -57,6 +58,7 @@ class Proof:
         similarities: of each sentence with each; none of another model than an encoder of sentences.
     """
 
+    architecture: str
     report: Report
     transformers: Report | None
     read: str
@@ -73,6 +75,7 @@ class Proof:
         return {
             **self.report.to_json(),
             "passed": self.passed,
+            "architecture": self.architecture,
             "transformers": None if self.transformers is None else self.transformers.to_json(),
             "read": self.read,
             "agreement": None if self.agreement is None else asdict(self.agreement),
@@ -133,6 +136,7 @@ def prove_checkpoint(
         chosen = ["float64" if "float64" in lanes else lanes[0]] if first else lanes
         reports.append(beside_transformers(model, theirs, inputs, chosen, name, announce))
     return Proof(
+        model.config["architectures"][0],
         reports[0],
         reports[1] if len(reports) > 1 else None,
         inputs.said,

@@ -15,6 +15,9 @@ class StateDictError(ValueError):
         self, message: str, errors: Sequence[str], advice: Sequence[str] = (), most: int | None = None
     ):
         self.errors, self.advice = list(errors), list(advice)
+        if len(self.errors) == 1 and not self.advice:
+            super().__init__(f"{message}: {self.errors[0]}")
+            return
         count = "1 error" if len(errors) == 1 else f"{len(errors)} errors"
         shown = self.errors[:most]
         more = [f"... and {len(errors) - len(shown)} more"] if len(shown) < len(errors) else []

@@ -20,7 +20,7 @@ Settings = SimpleNamespace
 
 def normal_weights(module: nnx.Module, config: Mapping[str, Any]) -> None:
     """Weights from a normal distribution, as wide as `config.json` says, and biases of 0."""
-    draw_normal(module, config.get("initializer_range") or INITIALIZER_RANGE)
+    draw_normal(module, config.get("initializer_range") or config.get("init_std") or INITIALIZER_RANGE)
 
 
 @dataclass(frozen=True)

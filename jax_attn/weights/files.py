@@ -34,7 +34,7 @@ DTYPES: dict[str, Any] = {
     "BOOL": np.bool_,
 }
 
-Reader = Callable[[], np.ndarray]
+Reader = Callable[[], Any]  # gives an array, or what NumPy takes for one
 
 
 class LazyTensors(Mapping[str, np.ndarray]):

@@ -118,7 +118,7 @@ def fitted(
         notes.append(f"drew weights anew, for the checkpoint has none that fit: {told}")
     return replace(
         plan,
-        left_out=[*known, *heads, *unused],
+        left_out=[*known, *heads, *unused, *(place.key for slot in drawn for place in slot.places)],
         tied=tied,
         drawn={slot.path for slot in drawn},
         notes=notes,

@@ -106,9 +106,11 @@ def test_any_kind_is_proved_beside_its_twin_and_transformers(folder):
     data = json.loads(json.dumps(proof.to_json()))
     assert data["passed"]
     assert data["read"] == proof.read
-    assert proof.agreement is not None
-    assert proof.agreement.divergence < 1e-6
-    assert proof.agreement.top1 == proof.agreement.top5 == 1.0
+    if "QuestionAnswering" in proof.architecture:  # which scores no classes
+        assert proof.agreement is None
+    else:
+        assert proof.agreement.divergence < 1e-6
+        assert proof.agreement.top1 == proof.agreement.top5 == 1.0
 
 
 @pytest.mark.parametrize("folder", ["llama"], indirect=True)
