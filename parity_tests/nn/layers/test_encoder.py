@@ -23,7 +23,7 @@ def test_nnx_jit_gives_what_jax_jit_gives(row):
 
 
 def encoder(**options) -> Encoder:
-    return Encoder(3, 26, 2, 29, **options, rngs=nnx.Rngs(0), param_dtype=jnp.float64)
+    return Encoder(2, 26, 2, 29, **options, rngs=nnx.Rngs(0), param_dtype=jnp.float64)
 
 
 def output_and_gradients(module: Encoder, x: jax.Array) -> tuple[jax.Array, dict[str, np.ndarray]]:
@@ -47,7 +47,10 @@ def one_by_one() -> tuple[jax.Array, dict[str, np.ndarray]]:
     return output_and_gradients(encoder(**ARGUMENTS), draw(3, 5, 26))
 
 
-@pytest.mark.parametrize("options", [{"scan": True}, {"remat": True}, {"scan": True, "remat": True}])
+@pytest.mark.parametrize(
+    "options",
+    [{"scan": True}, pytest.param({"remat": True}, marks=pytest.mark.slow), {"scan": True, "remat": True}],
+)
 @jax.enable_x64(True)
 def test_list_and_stack_are_the_same_from_the_same_seed_dropout_included(options):
     expected, by_key = one_by_one()
@@ -70,8 +73,14 @@ def test_each_layer_of_a_stack_draws_its_own_dropout_and_each_call_anew(graph_mo
         np.testing.assert_array_equal(module.layers.dropout.rngs.count[...], [2, 2, 2])
 
 
-@pytest.mark.parametrize("options", [{}, {"scan": True}, {"scan": True, "remat": True}])
-@pytest.mark.parametrize("graph_mode", [True, False])
+LOOPED = {"scan": True, "remat": True}
+FEW = [({}, True), (LOOPED, True), (LOOPED, False)]
+MORE = [({}, False), ({"scan": True}, True), ({"scan": True}, False)]
+
+
+@pytest.mark.parametrize(
+    ("options", "graph_mode"), [*FEW, *(pytest.param(*given, marks=pytest.mark.slow) for given in MORE)]
+)
 def test_a_model_merged_inside_grad_runs(options, graph_mode):
     with nnx.set_graph_mode(graph_mode):
         module = Encoder(3, 26, 2, 29, dropout=0.5, **options, rngs=nnx.Rngs(0))

@@ -38,8 +38,10 @@ def test_adam_in_place_of_adamw():
         (ours.adamw(0.02), torch.optim.AdamW, dict(lr=0.01), 0, "learning rate"),
         (ours.sgd(0.1, 0.9), torch.optim.SGD, dict(lr=0.1, momentum=0.9, dampening=0.1), 1, "momentum_buffer"),
         (ours.sgd(0.1, 0.9), torch.optim.SGD, dict(lr=0.1, momentum=0.9, nesterov=True), 0, "update"),
-        (optax.rmsprop(0.01), torch.optim.RMSprop, dict(lr=0.01), 0, "square_avg"),
-        (optax.adagrad(0.1), torch.optim.Adagrad, dict(lr=0.1), 0, "sum"),
+        pytest.param(
+            optax.rmsprop(0.01), torch.optim.RMSprop, dict(lr=0.01), 0, "square_avg", marks=pytest.mark.slow
+        ),
+        pytest.param(optax.adagrad(0.1), torch.optim.Adagrad, dict(lr=0.1), 0, "sum", marks=pytest.mark.slow),
         (optax.nadam(0.01), torch.optim.NAdam, dict(lr=0.01), 0, "update"),
     ],
 )  # fmt: skip
