@@ -18,6 +18,7 @@ from jax_attn.functional.linear_attention import (
     linear_attention_weights,
     recurrent_linear_attention,
 )
+from jax_attn.functional.log_mel import log_mel
 from jax_attn.functional.normalize import normalize_rows
 from jax_attn.functional.random_features import orthogonal_features, softmax_features
 from jax_attn.functional.reference import reference_attention
@@ -38,6 +39,7 @@ __all__ = [
     "dot_product_attention",
     "flex_attention",
     "linear_attention_weights",
+    "log_mel",
     "mask_mods",
     "masked_logsumexp",
     "masked_softmax",

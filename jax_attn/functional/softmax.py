@@ -38,7 +38,7 @@ def masked_logsumexp(scores: Float[Array, "*rows S"], mask: Bool[Array, "..."] |
 
     A row in which nothing is kept, by the mask or by scores of -inf, has a gradient of 0, never NaN.
     """
-    kept = scores > -jnp.inf
+    kept = scores != -jnp.inf  # NaN is kept: it must be seen
     if mask is not None:
         kept = kept & jnp.broadcast_to(mask, scores.shape)
     peak = jax.lax.stop_gradient(_peak(scores, kept))
@@ -57,7 +57,7 @@ def _peak(scores: Array, kept: Array) -> Array:
 
 @jax.custom_jvp
 def _softmax(scores: Array, mask: Array) -> Array:
-    kept = mask & (scores > -jnp.inf)
+    kept = mask & (scores != -jnp.inf)  # NaN is kept: it must be seen
     exponentials = jnp.where(kept, jnp.exp(jnp.where(kept, scores - _peak(scores, kept), 0)), 0)
     total = jnp.sum(exponentials, axis=-1, keepdims=True)
     return exponentials / jnp.where(total == 0, 1, total)

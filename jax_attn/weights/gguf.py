@@ -172,7 +172,7 @@ class GgufFile:
             "tie_word_embeddings": "output.weight" not in names,
         }
 
-    def _tensor_reader(self, name: str) -> Callable[[], "GgufTensor"]:
+    def _tensor_reader(self, name: str) -> Callable[[], Any]:
         heads = 0
         if self._architecture.interleaved and name.split(".")[-2] in ("attn_q", "attn_k"):
             heads = self.config["num_attention_heads"]

@@ -125,7 +125,7 @@ def build(**options: Any) -> Transformer:
     for _, norm in nnx.iter_modules(module, graph=True):
         if isinstance(norm, LayerNorm):
             norm.scale.set_value(jnp.asarray(rng.standard_normal(norm.scale.shape)))
-            norm.bias.set_value(jnp.asarray(rng.standard_normal(norm.bias.shape)))
+            norm.bias.set_value(jnp.asarray(0.3 * rng.standard_normal(norm.bias.shape)))
     return module
 
 

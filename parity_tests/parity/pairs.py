@@ -7,6 +7,7 @@ import torch
 from flax import nnx
 
 from jax_attn.parity.cases import Case
+from jax_attn.parity.compare import compare
 
 WIDTH = 6
 
@@ -88,3 +89,35 @@ def flax_block(mutation: str = "") -> FlaxBlock:
 def torch_block(dropout: float = 0.25) -> TorchBlock:
     torch.manual_seed(0)
     return TorchBlock(dropout)
+
+
+# Smaller ones.
+
+EXACT = ("float64",)
+
+
+def linear(features_in: int = 5, features_out: int = 3, **options) -> nnx.Linear:
+    return nnx.Linear(features_in, features_out, rngs=nnx.Rngs(0), **options)
+
+
+class Nothing(nnx.Module):
+    """Returns what a function makes of the input."""
+
+    def __init__(self, function):
+        self.function = function
+
+    def __call__(self, *args, **kwargs):
+        return self.function(*args, **kwargs)
+
+
+class TorchNothing(torch.nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, *args, **kwargs):
+        return self.function(*args, **kwargs)
+
+
+def compare_functions(flax, theirs, *inputs, lanes=EXACT, **options):
+    return compare(Nothing(flax), TorchNothing(theirs), *inputs, lanes=lanes, **options)

@@ -148,10 +148,10 @@ def generate(
     if on_token is None:
         progress = finish(graphdef, state, progress, rules)
     else:
-        on_token(np.asarray(progress.token))
+        on_token(np.array(progress.token))  # a copy: the next step writes where this one was
         while bool(goes_on(progress, rules)):
             progress = advance(graphdef, state, progress, rules)
-            on_token(np.asarray(progress.token))
+            on_token(np.array(progress.token))
     lengths = np.asarray(progress.lengths)
     return Generation(np.asarray(progress.tokens)[:, : lengths.max()], lengths)
 

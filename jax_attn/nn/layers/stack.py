@@ -195,19 +195,19 @@ class Stack(nnx.Module):
         return jax.vmap(lambda part: _rows(self.layers, part, rows))(cache)
 
     def _bias(
-        self, x: Array, cache: Any, *, positions: Any = None, mask: Any = None, bias: Any = 0, **others: Any
+        self, x: Array, cache: Any, *, positions: Any = None, mask: Any = None, bias: Any = None, **others: Any
     ) -> Array:
         """The biases that all layers share, with one that is given."""
-        tokens = x.shape[-2]
+        tokens, given = x.shape[-2], 0 if bias is None else bias
         if cache is None:
             at = None if positions is None else jnp.atleast_2d(positions)
             shared = self.positions.bias(Places(at, at), tokens, tokens)
-            return (shared[0] if x.ndim == 2 else shared) + bias
+            return (shared[0] if x.ndim == 2 else shared) + given
         kept = _kept(cache)
         if kept.rolling:
             raise ValueError("cache must keep all tokens where layers share positions, got one that rolls")
         places = Places(kept.next_positions(len(x), tokens, real_tokens(mask, len(x), tokens)))
-        return self.positions.bias(places, tokens, kept.size) + bias
+        return self.positions.bias(places, tokens, kept.size) + given
 
 
 def run_layer(layer: Any, x: Array, cache: Any, shared: tuple[Any, ...], options: dict[str, Any]) -> Any:

@@ -68,7 +68,7 @@ def decoder_rules(
     """What the `config.json` of such a family may say: what all may, and what is its own."""
     return ConfigRules(
         defaults={**DEFAULTS, **defaults},
-        optional=("pad_token_id",),
+        optional=("pad_token_id", "max_window_layers"),
         nullable={**NULLABLE, **(nullable or {})},
         choices={activation: tuple(ACTIVATIONS)},
         ordinary={"rope_interleaved": False, "partial_rotary_factor": 1.0, **(ordinary or {})},

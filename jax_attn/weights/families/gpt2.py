@@ -116,7 +116,13 @@ GPT2 = Family(
         nullable={"n_inner": int, **HEAD_NULLABLE},
         choices={"activation_function": tuple(ACTIVATIONS)},
         # The last is about rounding in 16 bits, where scores are in float32 here in any case.
-        neutral=("n_ctx", "classifier_dropout", "reorder_and_upcast_attn"),
+        neutral=(
+            "n_ctx",
+            "n_special",
+            "predict_special_tokens",
+            "classifier_dropout",
+            "reorder_and_upcast_attn",
+        ),
         prepare=prepared,
     ),
     build=decoder,

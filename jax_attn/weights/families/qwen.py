@@ -44,7 +44,7 @@ def decoder(config: Settings, **attention: Any) -> Part:
     """A decoder whose last layers may see a window."""
     sliding = config.use_sliding_window and config.sliding_window is not None
     types = [
-        SLIDING if sliding and layer >= config.max_window_layers else FULL
+        SLIDING if sliding and layer >= (config.max_window_layers or 0) else FULL
         for layer in range(config.num_hidden_layers)
     ]
     if not config.use_sliding_window:

@@ -94,5 +94,5 @@ def test_what_is_not_supported_is_refused_by_name():
 
 def test_layers_that_differ_are_not_scanned():
     """The first has no norm, and those that see all come after two that do not."""
-    with pytest.raises(ValueError, match="layers must be alike to be scanned, got .* of layer 1 another"):
+    with pytest.raises(ValueError, match=r"layers must be alike to be scanned, got .* of layer 1 another"):
         built({"model_type": "modernbert", **SIZES}, scan=True)
