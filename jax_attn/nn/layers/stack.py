@@ -195,7 +195,14 @@ class Stack(nnx.Module):
         return jax.vmap(lambda part: _rows(self.layers, part, rows))(cache)
 
     def _bias(
-        self, x: Array, cache: Any, *, positions: Any = None, mask: Any = None, bias: Any = None, **others: Any
+        self,
+        x: Array,
+        cache: Any,
+        *,
+        positions: Any = None,
+        mask: Any = None,
+        bias: Any = None,
+        **others: Any,
     ) -> Array:
         """The biases that all layers share, with one that is given."""
         tokens, given = x.shape[-2], 0 if bias is None else bias
