@@ -18,11 +18,13 @@ from jax_attn.catalogue.agreement import Agreement, agreement
 from jax_attn.catalogue.inputs import Inputs, inputs_of
 from jax_attn.functional.sentence import cosine_similarity, mean_pooling
 from jax_attn.models.text_encoder import EncoderOutput
+from jax_attn.nn.primitives import Buffer
 from jax_attn.parity.compare import compare_cases
 from jax_attn.parity.lanes import LANES
 from jax_attn.parity.report import Report
 from jax_attn.weights.families import family_of
 from jax_attn.weights.pretrained import BuildOptions, from_pretrained, part_of
+from jax_attn.weights.rules import slots
 from jax_attn.weights.sample import minilm_folder
 from jax_attn.weights.state_dict import state_dict
 
@@ -226,6 +228,11 @@ def beside_transformers(
         )
 
     names = family_of(model.config).keys(model.config["architectures"][0])
+    parameters = dict(theirs.named_parameters())
+    for slot in slots(model, names):
+        for place in slot.places:  # transformers forgets in loading that a table of sines is not trained
+            if isinstance(slot.variable, Buffer) and place.key in parameters:
+                parameters[place.key].requires_grad_(False)
     return compare_cases(
         model,
         theirs,

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jax_attn.weights.rules import Place, Slot, piece_at
+from jax_attn.weights.rules import Slot, piece_at
 
 Placement = jax.sharding.Sharding | Callable[[str, tuple[int, ...]], jax.sharding.Sharding | None] | None
 """Where parameters lie: one sharding for all, or what gives that of each from its path and its shape."""
@@ -88,24 +88,17 @@ def _array(
 
 def _slice(slot: Slot, index: Index, tensors: Mapping[str, np.ndarray], errors: list[str]) -> np.ndarray:
     """The values at `index` of the variable, in memory of their own."""
-    if not slot.stacked:
-        return _of_layer(slot, slot.places[0], index, tensors, errors)
-    places = slot.places[index[0]]
-    first = _of_layer(slot, places[0], index[1:], tensors, errors)
-    stacked = empty((len(places), *first.shape), first.dtype)
-    stacked[0] = first
-    for layer, place in enumerate(places[1:], 1):
-        stacked[layer] = _of_layer(slot, place, index[1:], tensors, errors)
-    return stacked
-
-
-def _of_layer(
-    slot: Slot, place: Place, index: Index, tensors: Mapping[str, np.ndarray], errors: list[str]
-) -> np.ndarray:
-    tensor = np.asarray(tensors[place.key])  # now it is read
-    part = slot.layout.to_flax(piece_at(place, tensor), slot.layer_shape)[index]
-    array = _cast(part, slot.dtype)
-    errors += value_errors(place.key, array)
+    places, inner = (slot.places[index[0]], index[1:]) if slot.stacked else (slot.places[:1], index)
+    array = np.empty(())
+    for layer, place in enumerate(places):
+        tensor = np.asarray(tensors[place.key])  # now it is read
+        part = slot.layout.to_flax(piece_at(place, tensor), slot.layer_shape)[inner]
+        if not layer:
+            array = empty((len(places), *part.shape) if slot.stacked else part.shape, slot.dtype)
+        own = array[layer, ...] if slot.stacked else array
+        with np.errstate(over="ignore"):  # what overflows becomes infinite, which is refused
+            own[...] = part
+        errors += value_errors(place.key, own)
     return array
 
 
@@ -113,19 +106,12 @@ def value_errors(key: str, array: np.ndarray | None, dtype: Any = None) -> list[
     """What is wrong with the values of a tensor, if there is one and anything, once it is cast to `dtype`."""
     if array is None:
         return []
-    array = array if dtype is None else _cast(array, dtype)
+    with np.errstate(over="ignore"):
+        array = array if dtype is None else np.asarray(array, dtype)
     if all_finite(array):
         return []
     bad = sum(chunk.size - np.count_nonzero(np.isfinite(chunk)) for chunk in _chunks(array))
     return [f"value: {key} holds {bad} of {array.size} {array.dtype} values that are NaN or infinite"]
-
-
-def _cast(array: np.ndarray, dtype: Any) -> np.ndarray:
-    """A copy; what overflows becomes infinite, which is refused."""
-    copy = empty(array.shape, dtype)
-    with np.errstate(over="ignore"):
-        copy[...] = array
-    return copy
 
 
 def empty(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
