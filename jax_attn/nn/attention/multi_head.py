@@ -240,7 +240,7 @@ class MultiHeadAttention(nnx.Module):
             self._check_cached(
                 x, cache, context=context, value=value, segment_ids=segment_ids, positions=positions
             )
-        query = self.split_heads(self.q_proj(x), self.head_dim)
+        query = self.split_heads(self.q_proj(x))
         query = query if self.q_norm is None else self.q_norm(query)
         if isinstance(cache, ContextCache):
             tokens = Tokens(cache.key, cache.value, Places(positions, context_positions))
@@ -287,8 +287,11 @@ class MultiHeadAttention(nnx.Module):
         require_last_dim("context", context.shape, self.kdim, ndims=(3,))
         return ContextCache(*self._keys_and_values(context, value, context_positions))
 
-    def split_heads(self, projected: Float[Array, "b t nh"], width: int) -> Float[Array, "b t n h"]:
-        """Neighbouring features, `width` of them, make up a head."""
+    def split_heads(
+        self, projected: Float[Array, "b t nh"], width: int | None = None
+    ) -> Float[Array, "b t n h"]:
+        """Neighbouring features make up a head: `width` of them, or `head_dim`."""
+        width = self.head_dim if width is None else width
         return projected.reshape(*projected.shape[:2], projected.shape[-1] // width, width)
 
     def _tokens(self, x: Array, context: Any, value: Any, positions: Any, context_positions: Any) -> "Tokens":
@@ -312,7 +315,7 @@ class MultiHeadAttention(nnx.Module):
     ) -> tuple[Array, Array]:
         value = context if value is None else value
         require_last_dim("value", value.shape, self.vdim, ndims=(3,))
-        key = self.split_heads(self.k_proj(context), self.head_dim)
+        key = self.split_heads(self.k_proj(context))
         key = key if self.k_norm is None else self.k_norm(key)
         key = key if self.positions is None else self.positions.rotate(key, positions)
         return key, self.split_heads(self.v_proj(value), self.v_head_dim)

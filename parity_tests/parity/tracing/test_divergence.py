@@ -87,7 +87,7 @@ def perturbed(module):
 def other_heads(module, forward, x, *args, **kwargs):
     split = module.split_heads
     order = iter("qkv")
-    module.split_heads = lambda p: split(p).flip(1) if next(order) == "q" else split(p)
+    module.split_heads = lambda *p: split(*p).flip(1) if next(order) == "q" else split(*p)
     try:
         return forward(x, *args, **kwargs)
     finally:

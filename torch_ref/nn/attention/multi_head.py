@@ -115,8 +115,8 @@ class MultiHeadAttention(nn.Module):
         past = 0 if cache is None else cache[0].shape[2]
         if context is None:
             context, context_positions = x, positions
-        queries = self.split_heads(self.q_proj(x), self.head_dim)
-        keys = self.split_heads(self.k_proj(context), self.head_dim)
+        queries = self.split_heads(self.q_proj(x))
+        keys = self.split_heads(self.k_proj(context))
         values = self.split_heads(self.v_proj(context if value is None else value), self.v_head_dim)
         if self.q_norm is not None and self.k_norm is not None:
             queries, keys = self.q_norm(queries), self.k_norm(keys)
@@ -197,10 +197,9 @@ class MultiHeadAttention(nn.Module):
         b, h = (torch.arange(size, device=scores.device) for size in scores.shape[:2])
         return b[:, None, None, None], h[:, None, None], at[:, None, :, None], of_keys[:, None, None, :]
 
-    @staticmethod
-    def split_heads(projected: Tensor, width: int) -> Tensor:
-        """`(b, t, n * width)` to `(b, n, t, width)`."""
-        return projected.unflatten(-1, (-1, width)).transpose(1, 2)
+    def split_heads(self, projected: Tensor, width: int | None = None) -> Tensor:
+        """`(b, t, n * width)` to `(b, n, t, width)`; None is `head_dim`."""
+        return projected.unflatten(-1, (-1, self.head_dim if width is None else width)).transpose(1, 2)
 
     @staticmethod
     def places(positions: Tensor | None, tokens: int, past: int, like: Tensor) -> Tensor:
