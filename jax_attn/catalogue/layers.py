@@ -620,9 +620,9 @@ LAYERS = [
     Twin(
         "token-classification-head-dense",
         "nn.layers.token_classification_head:TokenClassificationHead",
-        "the same behind a dense layer and GELU",
+        "the same behind a dense layer and GELU, a single score of each",
         "Clark et al. (arXiv 2003.10555), the discriminator in its code",
-        dict(embed_dim=37, num_classes=1, dropout=0.2, dense=True),
+        dict(embed_dim=37, num_classes=None, dropout=0.2, dense=True),
         partial(token_cases, 37),
     ),
     Twin(

@@ -269,7 +269,10 @@ def found_of(model: Any, called: Called, inputs: Inputs) -> tuple[Agreement | No
     if isinstance(output, EncoderOutput):
         mask, texts = inputs.mask, inputs.sentences
         return None, similarities(texts, ours[0], theirs[0], mask) if texts and mask is not None else ()
-    if getattr(output, "ndim", 0) < 2 or not hasattr(model, "head"):
+    # A single score of each token chooses among nothing.
+    if getattr(output, "ndim", 0) < 2 or getattr(getattr(model, "head", None), "num_classes", 0) is None:
+        return None, ()
+    if not hasattr(model, "head"):
         return None, ()
     real = np.ones(ours[0].shape[:-1], bool)
     if inputs.mask is not None and ours[0].ndim == inputs.mask.ndim + 1:

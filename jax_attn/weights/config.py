@@ -196,6 +196,11 @@ def _method(quantization: Any) -> str:
     return str(given.get("quant_method") or f"{given.get('bits', 'an unknown number of')} bits")
 
 
+def patterns(given: Collection[str]) -> tuple[str, ...]:
+    """The patterns; a string alone is one of them, and not as many as it has letters."""
+    return (given,) if isinstance(given, str) else tuple(given)
+
+
 def matches(name: str, patterns: Collection[str]) -> bool:
     """Whether one of the shell-like patterns fits the whole name."""
     return any(fnmatchcase(name, pattern) for pattern in patterns)
@@ -211,6 +216,8 @@ def _value_errors(name: str, value: Any, rules: ConfigRules) -> list[str]:
     least = 0 if name in rules.optional else 1
     if kind is float and not math.isfinite(value):
         return [f"{name}={value!r} must be a finite number"]
+    if kind is float and value < 0:
+        return [f"{name}={value!r} must be at least 0"]
     if kind is int and value < least:
         return [f"{name}={value!r} must be at least {least}"]
     choices = rules.choices.get(name)

@@ -107,15 +107,18 @@ class Family:
         A head that is not known here is none: the model without it is built.
 
         Raises:
-            ValueError: the class that is wanted is not known.
+            ValueError: the class that is wanted is not known, or `config.json` does not list names.
         """
         known = (self.base, *self.heads)
+        listed = config.get("architectures") or ()
+        if not isinstance(listed, list | tuple) or not all(isinstance(name, str) for name in listed):
+            raise ValueError(f"architectures={listed!r} must be a list of names")
         if wanted is not None:
             for name in (wanted, f"{self.name}{wanted}"):
                 if name in known:
                     return name
             raise ValueError(f"architecture must be one of {', '.join(known)}, got {wanted!r}")
-        return next((name for name in config.get("architectures") or () if name in known), self.base)
+        return next((name for name in listed if name in known), self.base)
 
     def rules_for(self, architecture: str) -> ConfigRules:
         """What `config.json` may say of that class."""

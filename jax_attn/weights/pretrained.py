@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
@@ -23,6 +24,7 @@ from jax_attn.weights.config import (
     NotedConfig,
     matches,
     model_arguments,
+    patterns,
     read_config,
 )
 from jax_attn.weights.ctranslate2 import CTranslate2Whisper, is_ctranslate2
@@ -89,17 +91,20 @@ def from_pretrained(
         FileNotFoundError: no such folder, or `config.json` or weights are missing.
         ValueError: a file is corrupt; `config.json` is of another model type, asks for something that
             changes the mathematics and is not supported, or has an attribute that is not known here; the
-            weights are quantized; `sharding` does not fit a parameter.
+            weights are quantized; `dtype` is not floating; `sharding` does not fit a parameter.
         TypeError: an override is no attribute of `config.json` that is known here.
         StateDictError: a ValueError that tells every tensor that is missing, unexpected, of a wrong shape or
             not finite.
         ModuleNotFoundError: the weights are in torch's format and torch is not installed.
     """
     folder = Path(folder)
+    ignore = patterns(ignore)
+    require_floating(dtype)
     where = folder if is_gguf(folder) else folder / CONFIG
     config, tensors = _opened(folder)
     family = family_of(config, where)
-    chosen = family.architecture(config, architecture)
+    with _telling(where):
+        chosen = family.architecture(config, architecture)
     require_overrides(family, chosen, overrides)
     require_names(names)
     with _telling(where):
@@ -151,7 +156,8 @@ def from_config(
     family = family_of(config)
     chosen = family.architecture(config, architecture)
     require_overrides(family, chosen, overrides)
-    given = BuildOptions(dtype, param_dtype, ignore, overrides)
+    require_floating(dtype)
+    given = BuildOptions(dtype, param_dtype, patterns(ignore), overrides)
     return drawn(build(family, chosen, config, rngs, given), family, config)
 
 
@@ -304,6 +310,16 @@ def _load(module: nnx.Module, tensors: LazyTensors, plan: Plan, folder: Path, pl
     errors += read_into(table, given, placement)
     if errors:
         raise StateDictError(message, errors)
+
+
+def require_floating(dtype: DTypeLike | None) -> None:
+    """Raise ValueError unless one can compute in that dtype."""
+    try:
+        known = dtype is None or is_floating(jnp.dtype(dtype))
+    except TypeError:
+        known = False
+    if not known:
+        raise ValueError(f"dtype must be a floating dtype, got {dtype!r}")
 
 
 def _available(dtype: np.dtype[Any], folder: Path) -> np.dtype[Any]:

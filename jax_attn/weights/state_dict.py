@@ -122,9 +122,16 @@ def misfit(
     rules, _, _ = renaming(table, state_dict)
     turned = transposing(table, state_dict)
     check = errors_with or partial(errors_of, module, state_dict)
-    if rules and not check([*names, *rules]):
+
+    def fits(further: Names) -> bool:
+        try:
+            return not check([*names, *further])
+        except ValueError:  # they give two tensors one key: no remedy
+            return False
+
+    if rules and fits(rules):
         return NamesError(message, errors, [*names, *rules])
-    if turned and not check([*names, *rules, *turned]):
+    if turned and fits([*rules, *turned]):
         return NamesError(message, errors, [*names, *rules, *turned], CONV1D)
     return StateDictError(message, errors, remedies(module, table, state_dict))
 

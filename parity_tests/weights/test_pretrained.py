@@ -20,7 +20,7 @@ from jax_attn.functional.sentence import cosine_similarity, mean_pooling
 from jax_attn.models.bert import Bert
 from jax_attn.models.sequence_classifier import SequenceClassifier
 from jax_attn.nn.primitives import Buffer, Linear
-from jax_attn.weights import StateDictError, from_pretrained, numpy_state_dict, save_pretrained
+from jax_attn.weights import StateDictError, from_config, from_pretrained, numpy_state_dict, save_pretrained
 from jax_attn.weights.families.bert import describe_bert
 from jax_attn.weights.pretrained import without_weights
 from jax_attn.weights.sample import minilm_folder
@@ -497,6 +497,9 @@ def test_a_bad_folder_is_refused(tmp_path, folder):
             "quantization_config says that the weights are quantized (gptq), which is not supported",
         ),
         ({"layer_norm_eps": float("nan")}, "layer_norm_eps=nan must be a finite number"),
+        ({"layer_norm_eps": -1e-12}, "layer_norm_eps=-1e-12 must be at least 0"),
+        ({"architectures": "BertModel"}, "architectures='BertModel' must be a list of names"),
+        ({"architectures": 3}, "architectures=3 must be a list of names"),
         ({"hidden_size": [12]}, "hidden_size=[12] must be of type int"),
         ({"novelty": 1}, "novelty=1 is not known here"),
         ({"num_attention_heads": 5}, "got embed_dim=12 and num_heads=5"),
@@ -513,6 +516,22 @@ def test_a_bad_config_is_refused(folder, attributes, message):
 def test_who_knows_better_may_ignore_an_attribute(folder):
     edit_config(folder, novelty=1, is_decoder=True)
     from_pretrained(folder, ignore=["novelty", "is_decoder"])
+
+
+def test_a_pattern_alone_is_one_pattern(folder):
+    edit_config(folder, novelty=1)
+    from_pretrained(folder, ignore="novelty")
+    with pytest.raises(ValueError, match="novelty=1 is not known here"):
+        from_pretrained(folder, ignore="*_novelty")  # the first letter alone would fit everything
+
+
+@pytest.mark.parametrize("dtype", ["int32", "float23"])
+def test_a_dtype_that_nothing_is_computed_in_is_refused(folder, dtype):
+    message = f"dtype must be a floating dtype, got {dtype!r}"
+    with pytest.raises(ValueError, match=message):
+        from_pretrained(folder, dtype=dtype)
+    with pytest.raises(ValueError, match=message):
+        from_config({"model_type": "bert"}, rngs=nnx.Rngs(0), dtype=dtype)
 
 
 def test_chunking_changes_nothing_and_passes(folder):
@@ -547,6 +566,18 @@ def test_shapes_of_another_config_are_refused(folder):
     with pytest.raises(StateDictError, match=message) as caught:
         from_pretrained(folder)
     one_line(caught)
+
+
+def test_the_weights_of_another_family_are_told(folder):
+    def llama(tensors):
+        width = tensors["pooler.dense.weight"]
+        layers = [f"model.layers.{i}.{key}" for i in range(2) for key in ("q_proj.weight", "norm.weight")]
+        return {key: width if key.endswith("proj.weight") else width[0] for key in layers}
+
+    edit_tensors(folder, llama)
+    with pytest.raises(ValueError, match="holds no tensor of BertModel") as caught:
+        from_pretrained(folder)
+    assert one_line(caught).startswith(f"the weights in {folder} do not fit its config.json")
 
 
 def test_truncated_weights_are_refused(folder):

@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float, Int, Integer
 
 from jax_attn.functional.checks import require_known, require_positive
 from jax_attn.functional.dtypes import accumulator
-from jax_attn.models.generation.prompt import merged, next_logits, prepare
+from jax_attn.models.generation.prompt import merged, next_logits, prepare, token_list
 
 EARLY_STOPPING = (False, True, "never")
 
@@ -128,7 +128,7 @@ def beam_search(
     lengths = np.arange(1, prompt.tokens + 1, dtype=np.float64)
     worth = length_penalty(lengths) if callable(length_penalty) else lengths**length_penalty
     rules = _SearchRules(
-        jnp.asarray(stop_tokens, jnp.int32).reshape(-1),
+        token_list("stop_tokens", stop_tokens),
         jnp.asarray(pad_token_id, jnp.int32),
         jnp.asarray(max_new_tokens, jnp.int32),
         jnp.asarray(np.concatenate([[1.0], worth])),  # no text has a length of 0

@@ -10,7 +10,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Integer
 
-from jax_attn.models.generation.prompt import merged, next_logits, prepare
+from jax_attn.models.generation.prompt import merged, next_logits, prepare, token_list
 from jax_attn.models.generation.sampling import Sampling
 
 
@@ -135,13 +135,11 @@ def generate(
     rules = _Rules(
         sampling,
         None if sampling.temperature is None else key,
-        jnp.asarray(stop_tokens, jnp.int32).reshape(-1),
+        token_list("stop_tokens", stop_tokens),
         jnp.asarray(pad_token_id, jnp.int32),
         jnp.asarray(max_new_tokens, jnp.int32),
-        *(
-            jnp.asarray(each, jnp.int32) if len(each) else None
-            for each in (suppress_tokens, begin_suppress_tokens)
-        ),
+        token_list("suppress_tokens", suppress_tokens) if len(suppress_tokens) else None,
+        token_list("begin_suppress_tokens", begin_suppress_tokens) if len(begin_suppress_tokens) else None,
     )
     graphdef, state = nnx.split(model)
     progress = begin(graphdef, state, prompt.ids, prompt.real, cache, rules, prompt.tokens, prompt.length)

@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.core import Tracer
 from jaxtyping import Array
 
-from jax_attn.functional.checks import require_positive
+from jax_attn.functional.checks import require_integer, require_positive
 from jax_attn.models.token_mask import token_mask
 from jax_attn.nn.attention.cache import KVCache
 from jax_attn.nn.layers.embeddings import require_ids
@@ -56,7 +57,11 @@ def prepare(
     missing = [name for name in (*PROTOCOL, *needs) if not hasattr(model, name)]
     if missing:
         raise ValueError(f"model must generate token by token: {type(model).__name__} has no {missing[0]}")
-    require_positive("max_new_tokens", max_new_tokens)
+    require_positive("max_new_tokens", require_integer("max_new_tokens", max_new_tokens))
+    if isinstance(input_ids, Tracer):
+        raise ValueError(
+            "generating compiles its own programs: call it outside jax.jit and other transformations"
+        )
     ids = jnp.asarray(input_ids)
     require_ids("input_ids", ids)
     if ids.ndim != 2 or 0 in ids.shape:
@@ -73,6 +78,18 @@ def prepare(
     ids, real = np.pad(ids, missing_columns), np.pad(real, missing_columns)
     tokens = rounded_up(max_new_tokens)
     return _Prompt(ids, real, tokens, width + tokens)
+
+
+def token_list(name: str, tokens: Any) -> Array:
+    """`(n,)`, the ids of a list, or of one token.
+
+    Raises:
+        ValueError: they are no integers, or one is negative: it would count from the vocabulary's end.
+    """
+    ids = np.asarray(tokens).reshape(-1)
+    if ids.size and (not np.issubdtype(ids.dtype, np.integer) or ids.min() < 0):
+        raise ValueError(f"{name} must be integers from 0 on, got {tokens!r}")
+    return jnp.asarray(ids, jnp.int32)
 
 
 def padded_on_the_left(ids: np.ndarray, real: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -1,6 +1,7 @@
 """How the next token is chosen from its scores."""
 
 import dataclasses
+import math
 from typing import Any
 
 import jax
@@ -50,14 +51,14 @@ class Sampling:
         Raises:
             ValueError: a setting out of its range, or one that acts on draws beside a temperature of 0.
         """
-        if temperature < 0:
+        if not 0 <= temperature < math.inf:
             raise ValueError(f"temperature must be 0 (the likeliest token) or above, got {temperature}")
         if top_k is not None:
             require_positive("top_k", top_k)
         for name, share in (("top_p", top_p), ("min_p", min_p)):
             if share is not None and not 0 <= share <= 1:
                 raise ValueError(f"{name} must be between 0 and 1, got {share}")
-        if repetition_penalty is not None and not repetition_penalty > 0:
+        if repetition_penalty is not None and not 0 < repetition_penalty < math.inf:
             raise ValueError(f"repetition_penalty must be above 0, got {repetition_penalty}")
         if not temperature and any(setting is not None for setting in (top_k, top_p, min_p)):
             raise ValueError("top_k, top_p and min_p act on draws: they need a temperature above 0, got 0")

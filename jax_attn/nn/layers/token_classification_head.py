@@ -22,7 +22,7 @@ class TokenClassificationHead(nnx.Module):
 
     Args:
         embed_dim: width of the input.
-        num_classes: number of classes.
+        num_classes: number of classes; None is a single score of each token, without an axis of classes.
         dropout: probability of dropping a feature while training.
         dense: whether a linear layer and the activation stand before all this.
         activation: "gelu" or another name that `FeedForward` knows.
@@ -40,7 +40,7 @@ class TokenClassificationHead(nnx.Module):
     def __init__(
         self,
         embed_dim: int,
-        num_classes: int,
+        num_classes: int | None,
         dropout: float = 0.0,
         dense: bool = False,
         activation: str = "gelu",
@@ -49,17 +49,20 @@ class TokenClassificationHead(nnx.Module):
         dtype: DTypeLike | None = None,
         param_dtype: DTypeLike = jnp.float32,
     ):
-        require_positive("num_classes", num_classes)
+        scores = 1 if num_classes is None else num_classes
+        require_positive("num_classes", scores)
         require_known("activation", activation, ACTIVATIONS)
         own: dict[str, Any] = {"rngs": rngs, "dtype": dtype, "param_dtype": param_dtype}
         self.embed_dim = embed_dim
+        self.num_classes = num_classes
         self.activation = activation
         self.dense = Linear(embed_dim, embed_dim, **own) if dense else None
         self.dropout = Dropout(dropout, rngs=rngs)
-        self.linear = Linear(embed_dim, num_classes, **own)
+        self.linear = Linear(embed_dim, scores, **own)
 
-    def __call__(self, x: Float[Array, "*b t d"]) -> Float[Array, "*b t c"]:
-        """`(t, d)` to logits `(t, num_classes)`, or the same with a batch axis before."""
+    def __call__(self, x: Float[Array, "*b t d"]) -> Float[Array, "*b t c"] | Float[Array, "*b t"]:
+        """`(t, d)` to logits `(t, num_classes)`, or `(t,)` where that is None; or with a batch axis before."""
         require_last_dim("x", x.shape, self.embed_dim)
         x = x if self.dense is None else ACTIVATIONS[self.activation](self.dense(x))
-        return self.linear(self.dropout(x))
+        logits = self.linear(self.dropout(x))
+        return logits[..., 0] if self.num_classes is None else logits

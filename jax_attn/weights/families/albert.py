@@ -84,9 +84,10 @@ ALBERT = Family(
         choices={"hidden_act": tuple(ACTIVATIONS)},
         optional=("pad_token_id",),
         ordinary={"position_embedding_type": "absolute"},
-        # All but the first stand in files of the first release, and nobody reads them.
+        # All but the first two stand in files of the first release, and nobody reads them.
         neutral=(
             "classifier_dropout",
+            "classifier_dropout_prob",
             "down_scale_factor",
             "gap_size",
             "net_structure_type",

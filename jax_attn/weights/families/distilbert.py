@@ -36,10 +36,19 @@ BERTS = {
     "dropout": "hidden_dropout_prob",
     "attention_dropout": "attention_probs_dropout_prob",
 }
+ALIASES = ("hidden_size", "num_hidden_layers", "num_attention_heads")  # which transformers reads here too
+EPS = 1e-12  # whatever config.json says
 
 
 def as_berts(config: dict[str, Any]) -> dict[str, Any]:
-    """The attributes by the names that BERT gives them."""
+    """The attributes by the names that BERT gives them.
+
+    Raises:
+        ValueError: the file has one by BERT's name, which transformers passes over, or by both and they differ.
+    """
+    for own, name in BERTS.items():
+        if name in config and (name not in ALIASES or config[name] != config.get(own, config[name])):
+            raise ValueError(f"{name}={config[name]!r} is not supported, DistilBERT's is {own}")
     return task_settings({BERTS.get(name, name): value for name, value in config.items()})
 
 
@@ -80,9 +89,10 @@ DISTILBERT = Family(
     model_types=("distilbert",),
     rules=ConfigRules(
         defaults={**DEFAULTS, "num_hidden_layers": 6},
-        choices={"hidden_act": tuple(ACTIVATIONS)},
+        choices={"hidden_act": tuple(ACTIVATIONS), "layer_norm_eps": (EPS,)},
         optional=("pad_token_id",),
         neutral=(
+            *BERTS,  # are overrides by these names, and read by BERT's
             "classifier_dropout",
             "qa_dropout",
             "seq_classif_dropout",

@@ -47,11 +47,11 @@ def encoder(config: Settings) -> Part:
 
 
 def discriminator(model: Part, config: Settings) -> Part:
-    """Whether each token was replaced: one score, `(b, t, 1)`."""
+    """Whether each token was replaced: one score, `(b, t)`."""
     head = Part(
         TokenClassificationHead,
         embed_dim=config.hidden_size,
-        num_classes=1,
+        num_classes=None,
         dense=True,
         activation=config.hidden_act,
     )

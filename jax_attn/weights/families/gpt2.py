@@ -1,7 +1,10 @@
 """GPT-2: learned positions, layer norms, and projections that the files keep transposed and fused."""
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
+
+from flax import nnx
 
 from jax_attn.functional.activations import ACTIVATIONS
 from jax_attn.models.part import Part
@@ -9,7 +12,7 @@ from jax_attn.models.text_decoder import TextDecoder
 from jax_attn.nn.attention.multi_head import MultiHeadAttention
 from jax_attn.nn.layers.decoder_layer import DecoderLayer
 from jax_attn.nn.layers.embeddings import Embeddings
-from jax_attn.nn.primitives import LayerNorm
+from jax_attn.nn.primitives import LayerNorm, Linear
 from jax_attn.weights.config import ConfigRules
 from jax_attn.weights.families.decoder_heads import (
     HEAD_NULLABLE,
@@ -18,7 +21,7 @@ from jax_attn.weights.families.decoder_heads import (
     without_padding_of_minus_one,
 )
 from jax_attn.weights.families.decoder_parts import layer_stack
-from jax_attn.weights.family import Family, Settings
+from jax_attn.weights.family import Family, Settings, normal_weights
 
 DEFAULTS: dict[str, Any] = {
     "vocab_size": 50257,
@@ -107,6 +110,18 @@ def decoder(config: Settings) -> Part:
     )
 
 
+def draw(module: nnx.Module, config: Mapping[str, Any]) -> None:
+    """The initial weights: what each of the `2 n_layer` branches adds is narrower by the root of their number.
+
+    Source: Radford et al., "Language Models are Unsupervised Multitask Learners", section 2.3.
+    """
+    normal_weights(module, config)
+    branches = 2 * prepared({**DEFAULTS, **getattr(module, "config", config)})["n_layer"]
+    for path, node in nnx.iter_modules(module, graph=True):
+        if isinstance(node, Linear) and path[-1] in ("out_proj", "down"):
+            node.kernel.set_value(node.kernel[...] * branches**-0.5)
+
+
 GPT2 = Family(
     name="GPT2",
     model_types=("gpt2",),
@@ -132,4 +147,5 @@ GPT2 = Family(
     prefix="transformer.",
     constants=("h.*.attn.bias", "h.*.attn.masked_bias"),
     others=OTHERS,
+    draw=draw,
 )

@@ -190,5 +190,16 @@ def test_bad_settings_are_refused():
         ValueError, match="key must be given where tokens are drawn, with a temperature above 0"
     ):
         generate(decoder(), *prompts(), max_new_tokens=9, temperature=1.0)
+    for tokens in ([-1], [2.5]):
+        with pytest.raises(ValueError, match="suppress_tokens must be integers from 0 on"):
+            generate(decoder(), *prompts(), max_new_tokens=9, suppress_tokens=tokens)
+        with pytest.raises(ValueError, match="stop_tokens must be integers from 0 on"):
+            generate(decoder(), *prompts(), max_new_tokens=9, stop_tokens=tokens)
+    with pytest.raises(ValueError, match=r"call it outside jax\.jit"):
+        jax.jit(lambda ids: generate(decoder(), ids, max_new_tokens=9).tokens)(prompts()[0])
+    with pytest.raises(ValueError, match=r"max_new_tokens must be an integer, got 2\.5"):
+        generate(decoder(), *prompts(), max_new_tokens=2.5)
+    with pytest.raises(ValueError, match=r"temperature must be 0 \(the likeliest token\) or above, got nan"):
+        generate(decoder(), *prompts(), max_new_tokens=9, temperature=float("nan"), key=jax.random.key(0))
     with pytest.raises(ValueError, match="min_p must be between 0 and 1, got 2"):
         generate(decoder(), *prompts(), max_new_tokens=9, temperature=1.0, min_p=2)

@@ -24,6 +24,7 @@ def test_lengths_are_rounded_up_by_a_quarter_at_most():
     assert rounded_up(512) == 512
 
 
+@jax.enable_x64(True)
 def test_the_rounded_prompt_has_no_more_columns_than_the_model_has_positions():
     ids, mask = prompts(tokens=20)
     prompt = prepare(decoder(), ids, mask, 4, None)

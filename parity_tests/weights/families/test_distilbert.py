@@ -64,8 +64,20 @@ def test_positions_may_start_as_waves():
 def test_what_is_not_supported_is_refused_by_name():
     for options, message in (
         ({"activation": "gleu"}, "hidden_act='gleu' is not supported"),
+        # BERT's words, which transformers passes over in these files
+        ({"layer_norm_eps": 0.1}, "layer_norm_eps=0.1 is not supported, only 1e-12"),
+        ({"hidden_act": "relu"}, "hidden_act='relu' is not supported, DistilBERT's is activation"),
+        ({"hidden_size": 12}, "hidden_size=12 is not supported, DistilBERT's is dim"),
         ({"n_heads": 3}, "embed_dim must be divisible by num_heads"),
         ({"n_segments": 2}, "n_segments=2 is not known here"),
     ):
         with pytest.raises(ValueError, match=message):
             from_config({"model_type": "distilbert", **SIZES, **options}, rngs=nnx.Rngs(0))
+
+
+def test_overrides_and_aliases_are_in_its_own_words():
+    options = {"model_type": "distilbert", **SIZES}
+    aliased = {"hidden_size": options.pop("dim")} | options
+    module = from_config(aliased, rngs=nnx.Rngs(0), dropout=0.45)
+    assert module.embeddings.dropout.rate == 0.45
+    assert module.embeddings.token.features == SIZES["dim"]

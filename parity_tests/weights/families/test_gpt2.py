@@ -1,10 +1,11 @@
 import numpy as np
 import pytest
+from flax import nnx
 from safetensors.numpy import load_file, save_file
 from transformers.models.gpt2 import modeling_gpt2
 from transformers.models.gpt2.configuration_gpt2 import GPT2Config
 
-from jax_attn.weights import from_pretrained, numpy_state_dict
+from jax_attn.weights import from_config, from_pretrained, numpy_state_dict
 from parity_tests.weights.families.decoder_contract import VOCAB, assert_family, edited, refusal, theirs
 
 SIZES = {"vocab_size": VOCAB, "n_positions": 13, "n_embd": 12, "n_layer": 2, "n_head": 3, "n_inner": 17}
@@ -61,3 +62,23 @@ def test_old_files(tmp_path):
     for key, tensor in expected.items():
         np.testing.assert_array_equal(found[key], tensor)
     assert refusal(tmp_path, add_cross_attention=True).startswith("add_cross_attention=True is not supported")
+
+
+def test_initial_weights_of_branches_are_narrower():
+    config = {
+        "model_type": "gpt2",
+        "vocab_size": 5,
+        "n_embd": 128,
+        "n_layer": 2,
+        "n_head": 2,
+        "n_positions": 3,
+        "initializer_range": 0.3,
+    }
+    layer = from_config(config, rngs=nnx.Rngs(0)).decoder.layers[1]
+    for linear, deviation in (
+        (layer.attention.q_proj, 0.3),
+        (layer.attention.out_proj, 0.15),
+        (layer.feed_forward.up, 0.3),
+        (layer.feed_forward.down, 0.15),
+    ):
+        assert abs(linear.kernel[...].std() / deviation - 1) < 0.03

@@ -16,18 +16,20 @@ class TokenClassificationHead(nn.Module):
     def __init__(
         self,
         embed_dim: int,
-        num_classes: int,
+        num_classes: int | None,
         dropout: float = 0.0,
         dense: bool = False,
         activation: str = "gelu",
     ):
         super().__init__()
+        self.num_classes = num_classes
         self.activation = ACTIVATIONS[activation]
         self.dense = nn.Linear(embed_dim, embed_dim) if dense else None
         self.dropout = nn.Dropout(dropout)
-        self.linear = nn.Linear(embed_dim, num_classes)
+        self.linear = nn.Linear(embed_dim, 1 if num_classes is None else num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """`(t, d)` to logits `(t, num_classes)`, or the same with a batch axis before."""
+        """`(t, d)` to logits `(t, num_classes)`, or `(t,)` where that is None; or with a batch axis before."""
         x = x if self.dense is None else self.activation(self.dense(x))
-        return self.linear(self.dropout(x))
+        logits = self.linear(self.dropout(x))
+        return logits[..., 0] if self.num_classes is None else logits
