@@ -27,9 +27,11 @@ class GatedFeedForward(nn.Module):
         self.gate = nn.Linear(embed_dim, hidden_dim, bias)
         self.up = nn.Linear(embed_dim, hidden_dim, bias)
         self.down = nn.Linear(hidden_dim, embed_dim, bias)
-        self.activation_dropout = nn.Dropout(activation_dropout)
+        self.activation_dropout = nn.Dropout(activation_dropout) if activation_dropout else None
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         """`(t, d)` or `(b, t, d)` to the same shape."""
-        return self.dropout(self.down(self.activation_dropout(self.activation(self.gate(x)) * self.up(x))))
+        hidden = self.activation(self.gate(x)) * self.up(x)
+        hidden = hidden if self.activation_dropout is None else self.activation_dropout(hidden)
+        return self.dropout(self.down(hidden))
