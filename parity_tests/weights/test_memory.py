@@ -83,6 +83,8 @@ SIZES = (
 )
 
 
+# Slow, because it wants a machine of its own: beside other tests the peak holds what JAX has not given back yet.
+@pytest.mark.slow
 @pytest.mark.skipif(
     not Path("/proc/self/clear_refs").exists(), reason="reads the process's memory from /proc"
 )
