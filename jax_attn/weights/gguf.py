@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from importlib import import_module
 from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -226,10 +227,9 @@ def _decimal(value: Any) -> Any:
 
 def _gguf() -> Any:
     try:
-        import gguf  # ty: ignore[import-not-found] - an extra that need not be installed
+        return import_module("gguf")  # an extra that need not be installed
     except ModuleNotFoundError:
         raise ModuleNotFoundError("a .gguf file needs gguf: pip install gguf") from None
-    return gguf
 
 
 def is_gguf(path: Path) -> bool:
