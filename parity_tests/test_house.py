@@ -27,7 +27,7 @@ FLOORS = (
     ("nn.layers",),
     ("models",),
     ("weights",),
-    ("parity",),
+    ("parity", "training"),
     ("catalogue",),
     ("cli", "pytest_plugin"),
     ("__main__",),
