@@ -29,7 +29,7 @@ def make_mesh(
     Args:
         axes: "data=2,fsdp=4" or a dict of it; -1 is what is left of the devices. None is all of them as `data`.
         devices: of which the mesh is made; None is all there are.
-        axis_type: whether the compiler decides how what no one names is dealt out (Auto), or types say so (Explicit).
+        axis_type: whether the compiler decides how arrays lie that no one named (Auto), or types do (Explicit).
 
     Raises:
         ValueError: an axis that is not known, a size that is no positive integer, or sizes that do not make up the
@@ -53,8 +53,8 @@ def place_batch(batch: Any, mesh: Mesh) -> Any:
     """Put a batch on the devices of a mesh: each process gives the rows of its own.
 
     Args:
-        batch: a dict (or other tree) of NumPy arrays with all rows, the same in every process. Where the mesh does not
-            divide the number of rows, each device has all of them.
+        batch: a dict (or other tree) of NumPy arrays with all rows, the same in every process. Where the mesh does
+            not divide the number of rows, each device has all of them.
         mesh: of `make_mesh`.
     """
 
@@ -130,7 +130,5 @@ def _arranged(shape: tuple[int, ...], devices: list[Any]) -> np.ndarray:
     if slices > 1 and shape[0] % slices == 0:  # only gradients cross the slower network between slices
         within = (shape[0] // slices, *shape[1:])
         between = (slices, *(1 for _ in shape[1:]))
-        return mesh_utils.create_hybrid_device_mesh(
-            within, between, devices, allow_split_physical_axes=True
-        )
+        return mesh_utils.create_hybrid_device_mesh(within, between, devices, allow_split_physical_axes=True)
     return mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)

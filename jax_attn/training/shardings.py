@@ -33,8 +33,8 @@ def logical_axes_of(module: Any) -> dict[Path, Axes]:
     """Return the axes of every variable of a module, by its path.
 
     A module's class says what its parameters' axes mean, `logical_axes = {"q_proj": ("embed", "heads")}`: of a
-    variable of its own, or of a part's, whose kernel has these axes and whose bias the last. What `nnx.with_partitioning`
-    noted down counts before. Leaves of `stacked` layers have an axis "layers" first.
+    variable of its own, or of a part's, whose kernel has these axes and whose bias the last. What
+    `nnx.with_partitioning` noted down counts before. Leaves of `stacked` layers have an axis "layers" first.
 
     Args:
         module: any `nnx.Module`, which may be abstract (`nnx.eval_shape`).
@@ -48,7 +48,8 @@ def logical_axes_of(module: Any) -> dict[Path, Axes]:
 def parameter_shardings(module: Any, mesh: Mesh, rules: Rules = RULES) -> Any:
     """Return the sharding of every variable of a module, in the form of `nnx.state(module)`.
 
-    What no one names is dealt out over `fsdp` along its longest axis, if it is an `nnx.Param`, and else whole everywhere.
+    What no one names is dealt out over `fsdp` along its longest axis, if it is an `nnx.Param`, and else whole
+    everywhere.
 
     Args:
         module: any `nnx.Module`, which may be abstract (`nnx.eval_shape`).
@@ -66,7 +67,8 @@ def shardings_like(tree: Any, module: Any, mesh: Mesh, rules: Rules = RULES) -> 
     counts, are whole everywhere.
 
     Args:
-        tree: arrays, or their shapes, in any form: `optimizer.init(nnx.state(model, nnx.Param))`, `nnx.state(optimizer)`.
+        tree: arrays, or their shapes, in any form: `optimizer.init(nnx.state(model, nnx.Param))`, or
+            `nnx.state(optimizer)`.
         module: the module whose parameters it follows, which may be abstract.
         mesh: of `make_mesh`.
         rules: the axes of the mesh for each name.
