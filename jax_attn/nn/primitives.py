@@ -19,7 +19,7 @@ leaf            torch's default, used here                  NNX's default
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -36,6 +36,7 @@ from jax_attn.functional.checks import (
     require_positive,
     require_probability,
 )
+from jax_attn.functional.logical_axes import LogicalAxes
 from jax_attn.functional.normalize import rms_normalize
 
 Initializer = Callable[..., jax.Array]
@@ -236,6 +237,10 @@ class Embedding(nnx.Embed):
     Source: `torch.nn.Embedding`.
     """
 
+    logical_axes: ClassVar[LogicalAxes] = {
+        "embedding": ("vocab", "embed"),
+    }
+
     def __init__(
         self,
         num_embeddings: int,
@@ -297,6 +302,11 @@ class LayerNorm(nnx.LayerNorm):
     Source: Ba et al. (arXiv 1607.06450); `torch.nn.LayerNorm`.
     """
 
+    logical_axes: ClassVar[LogicalAxes] = {
+        "scale": ("norm",),
+        "bias": ("norm",),
+    }
+
     def __init__(
         self,
         normalized_shape: int,
@@ -339,6 +349,10 @@ class RMSNorm(nnx.Module):
 
     Source: Zhang and Sennrich (arXiv 1910.07467); the offset is of Gemma (arXiv 2403.08295).
     """
+
+    logical_axes: ClassVar[LogicalAxes] = {
+        "scale": ("norm",),
+    }
 
     def __init__(
         self,

@@ -1,11 +1,14 @@
 """Scores of all tokens as the next one."""
 
+from typing import ClassVar
+
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from jax_attn.functional.checks import require_cap, require_last_dim, require_positive
+from jax_attn.functional.logical_axes import LogicalAxes
 from jax_attn.functional.softcap import soft_cap
 from jax_attn.nn.primitives import Linear
 
@@ -30,6 +33,10 @@ class CausalLMHead(nnx.Module):
 
     Source: Touvron et al. (arXiv 2302.13971); the bound: Gemma 2 (arXiv 2408.00118), section 2.
     """
+
+    logical_axes: ClassVar[LogicalAxes] = {
+        "linear": ("embed", "vocab"),
+    }
 
     def __init__(
         self,

@@ -1,7 +1,7 @@
 """From token ids to vectors: what the token is, where it stands, which segment it belongs to."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 from flax import nnx
@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, Int, Integer
 
 from jax_attn.functional.checks import require_at_most, require_known
 from jax_attn.functional.dtypes import accumulator
+from jax_attn.functional.logical_axes import LogicalAxes
 from jax_attn.nn.positions.attention_positions import token_positions
 from jax_attn.nn.positions.learned import LearnedPositions
 from jax_attn.nn.positions.sinusoidal import SinusoidalPositions
@@ -62,6 +63,11 @@ class Embeddings(nnx.Module):
 
     Source: Devlin et al. (arXiv 1810.04805), section 3; factorised: Lan et al. (arXiv 1909.11942), section 3.1.
     """
+
+    logical_axes: ClassVar[LogicalAxes] = {
+        "segment": (None, "embed"),
+        "projection": ("embed", None),
+    }
 
     def __init__(
         self,

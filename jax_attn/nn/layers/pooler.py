@@ -1,5 +1,7 @@
 """One vector for a sequence."""
 
+from typing import ClassVar
+
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
@@ -7,6 +9,7 @@ from jaxtyping import Array, Bool, Float
 
 from jax_attn.functional.activations import ACTIVATIONS
 from jax_attn.functional.checks import require_boolean_mask, require_known, require_last_dim
+from jax_attn.functional.logical_axes import LogicalAxes
 from jax_attn.functional.pooling import POOLINGS
 from jax_attn.nn.primitives import Linear
 
@@ -41,6 +44,10 @@ class Pooler(nnx.Module):
     Source: Devlin et al. (arXiv 1810.04805), appendix A; the dense layer and tanh are in its code. Reimers and
     Gurevych (arXiv 1908.10084), section 3.
     """
+
+    logical_axes: ClassVar[LogicalAxes] = {
+        "dense": ("embed", None),
+    }
 
     def __init__(
         self,

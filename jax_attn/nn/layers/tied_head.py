@@ -1,5 +1,7 @@
 """Scores of all tokens, from the table that embeds them."""
 
+from typing import ClassVar
+
 import jax.numpy as jnp
 from flax import nnx
 from flax.nnx.nn.dtypes import promote_dtype
@@ -7,6 +9,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from jax_attn.functional.checks import require_cap, require_last_dim, require_positive
+from jax_attn.functional.logical_axes import LogicalAxes
 from jax_attn.functional.softcap import soft_cap
 
 
@@ -34,6 +37,10 @@ class TiedHead(nnx.Module):
 
     Source: Press and Wolf (arXiv 1608.05859); Inan et al. (arXiv 1611.01462).
     """
+
+    logical_axes: ClassVar[LogicalAxes] = {
+        "bias": ("vocab",),
+    }
 
     def __init__(
         self,
