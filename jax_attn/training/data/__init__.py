@@ -16,6 +16,7 @@ from jax_attn.training.data.examples import (
     labelled_examples,
     pair_examples,
 )
+from jax_attn.training.data.images import ImageExamples, LabelledImages, read_images
 from jax_attn.training.data.labelled import LabelledTexts, read_labelled_texts
 from jax_attn.training.data.masking import MaskedBatches
 from jax_attn.training.data.packing import packed_examples
@@ -29,6 +30,8 @@ __all__ = [
     "ArrayExamples",
     "Examples",
     "GlobalBatches",
+    "ImageExamples",
+    "LabelledImages",
     "LabelledTexts",
     "MaskedBatches",
     "OrderedBatches",
@@ -46,6 +49,7 @@ __all__ = [
     "load_tokenizer",
     "packed_examples",
     "pair_examples",
+    "read_images",
     "read_labelled_texts",
     "read_pairs",
     "read_texts",

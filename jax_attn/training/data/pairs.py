@@ -54,7 +54,7 @@ def _parallel(path: Path, target_path: Path) -> TextPairs:
     sources, targets = (read_text(p).removesuffix("\n").split("\n") for p in (path, target_path))
     if len(sources) != len(targets):
         raise ValueError(
-            f"{path} has {len(sources)} lines and {target_path} {len(targets)}; they must be translations line by line"
+            f"{path} has {len(sources)} lines and {target_path} {len(targets)}; each line must have its translation"
         )
     pairs = TextPairs([], [])
     for line, (source, target) in enumerate(zip(sources, targets, strict=True), start=1):
