@@ -4,7 +4,7 @@ import gc
 import logging
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,7 @@ class Checkpoints:
         found = self.folder.iterdir() if self.folder.is_dir() else ()
         return sorted((int(path.name) for path in found if path.name.isdecimal()), reverse=True)
 
-    def save(self, step: int, state: Any, score: float | None = None, notes: Mapping[str, Any] = {}) -> None:  # noqa: B006
+    def save(self, step: int, state: Any, score: float | None = None, notes: Mapping[str, Any] = {}) -> None:
         """Begin to write a checkpoint; the arrays may be donated as soon as this returns.
 
         Args:
@@ -56,11 +56,16 @@ class Checkpoints:
         self.wait()
         if step in self.steps():
             return
-        metrics = None if score is None else {"score": float(score)}
+        metrics: Any = None if score is None else {"score": float(score)}
         response = self._guarded(
             step,
             lambda: self._checkpointer().save_async(
-                step, state, checkpointable_name=STATE, force=True, metrics=metrics, custom_metadata=dict(notes)
+                step,
+                state,
+                checkpointable_name=STATE,
+                force=True,
+                metrics=metrics,
+                custom_metadata=dict(notes),
             ),
         )
         self._pending = step, response
@@ -93,7 +98,9 @@ class Checkpoints:
         """
         for path in sorted(self.folder.iterdir()) if self.folder.is_dir() else ():
             if unfinished := UNFINISHED.fullmatch(path.name):
-                self._say(f"warning: checkpoint {unfinished[1]} was cut off while it was saved, and is skipped")
+                self._say(
+                    f"warning: checkpoint {unfinished[1]} was cut off while it was saved, and is skipped"
+                )
         abstract = jax.tree.map(_abstract, like)
         unreadable: dict[int, str] = {}
         for step in self.steps():
@@ -113,16 +120,17 @@ class Checkpoints:
 
     def _read(self, path: Path, abstract: Any) -> tuple[Any, dict[str, Any]] | str:
         """State and notes; or why it cannot be read."""
-        found, different, problem = None, [], ""
+        found: Any = None
+        different, problem = [], ""
         with _quiet():
             try:
-                metadata = ocp.metadata(path, STATE)
+                metadata: Any = ocp.metadata(str(path), STATE)
                 if metadata.metadata is None:
                     raise OSError("its arrays cannot be listed: a file of it is damaged or cut off")
                 different = differences(abstract, metadata.metadata)
                 if not different:
                     notes = dict(metadata.custom_metadata or {})
-                    found = ocp.load(path, abstract, checkpointable_name=STATE), notes
+                    found = ocp.load(str(path), abstract, checkpointable_name=STATE), notes
             except Exception as error:  # Orbax, TensorStore and JSON each have errors of their own
                 problem = _root(error)
                 del error
@@ -153,7 +161,7 @@ class Checkpoints:
     def _checkpointer(self) -> ocp.training.Checkpointer:
         if self._opened is None:
             self._opened = ocp.training.Checkpointer(
-                self.folder, preservation_policy=_NewestAndBest(self._keep), cleanup_tmp_directories=True
+                str(self.folder), preservation_policy=_NewestAndBest(self._keep), cleanup_tmp_directories=True
             )
         return self._opened
 
@@ -178,9 +186,7 @@ class _NewestAndBest:
         """For each, in order of steps, whether it stays."""
         scores = [(each.metrics or {}).get("score", -np.inf) for each in checkpoints]
         best = int(np.argmax(scores)) if scores and max(scores) > -np.inf else None
-        return [
-            k == best or k >= len(checkpoints) - self._newest for k in range(len(checkpoints))
-        ]
+        return [k == best or k >= len(checkpoints) - self._newest for k in range(len(checkpoints))]
 
 
 def require_room(folder: Path, state: Any, checkpoints: int) -> None:
@@ -229,7 +235,7 @@ def differences(abstract: Any, saved: Any) -> list[str]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def _quiet() -> Generator[None]:
     """Without what Orbax logs about a checkpoint that it cannot read: the caller says it in a line."""
     loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
     levels = [logger.level for logger in loggers]

@@ -11,12 +11,12 @@ COLOURS = {"jax": "#1f6feb", "torch": "#e5532d"}
 def save_curves(
     path: Path,
     losses: Mapping[str, Sequence[float]],
-    held_out: Mapping[str, Sequence[tuple[int, float]]] = {},  # noqa: B006
+    held_out: Mapping[str, Sequence[tuple[int, float]]] = {},
 ) -> None:
-    """Draw the losses by step as a PNG: every step faintly, their running mean, and the held-out ones as points.
+    """Draw the losses by step as a PNG: each step's faintly, their running mean, and the held-out ones as points.
 
-    Where there are two frameworks, the second is dashed, so that both are seen where they coincide, and a chart below
-    has how far they are apart.
+    Where there are two frameworks, the second is dashed, so that both are seen where they coincide, and a chart
+    below has how far they are apart.
 
     Args:
         path: of the file.
@@ -27,7 +27,9 @@ def save_curves(
 
     apart = len(losses) > 1
     figure = Figure(figsize=(8, 6 if apart else 4.5), layout="constrained")
-    axes = figure.subplots(2 if apart else 1, 1, sharex=True, height_ratios=[3, 1] if apart else None, squeeze=False)
+    axes = figure.subplots(
+        2 if apart else 1, 1, sharex=True, height_ratios=[3, 1] if apart else None, squeeze=False
+    )
     above = axes[0, 0]
     for (name, each), style in zip(losses.items(), ("-", "--"), strict=False):
         steps, colour = np.arange(1, len(each) + 1), COLOURS.get(name)

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 LOG, EVENTS = "log.jsonl", "tensorboard"
-Losses = dict[str, list[float]]
 
 
 class Journal:
@@ -19,7 +18,8 @@ class Journal:
 
     def __init__(self, folder: Path | None, done: int = 0):
         self._log = self._events = None
-        self.losses: Losses = {}
+        self.losses: dict[str, list[float]] = {}
+        self._held_out: dict[str, list[tuple[int, float]]] = {}
         if folder is None:
             return
         from tensorboardX import SummaryWriter
@@ -28,6 +28,8 @@ class Journal:
         for line in lines:
             if "loss" in line:
                 self.losses.setdefault(line["framework"], []).append(line["loss"])
+            elif "loss" in line.get("held_out", ()):
+                self._note(line["step"], line["framework"], line["held_out"]["loss"])
         beside = folder / (LOG + ".new")
         beside.write_text("".join(json.dumps(line) + "\n" for line in lines))
         beside.replace(folder / LOG)
@@ -44,9 +46,15 @@ class Journal:
     def evaluation(self, step: int, framework: str, figures: Mapping[str, float]) -> None:
         """Note down what held-out data gave after a step."""
         self._write({"step": step, "framework": framework, "held_out": dict(figures)})
+        if "loss" in figures:
+            self._note(step, framework, figures["loss"])
         if self._events is not None:
             for name, number in figures.items():
                 self._events.add_scalar(f"held_out_{name}/{framework}", number, step)
+
+    def held_out(self, framework: str) -> list[tuple[int, float]]:
+        """Step and held-out loss of each evaluation."""
+        return self._held_out.get(framework, [])
 
     def flush(self) -> None:
         """Hand what was noted down to the disk."""
@@ -61,6 +69,9 @@ class Journal:
             self._log.close()
         if self._events is not None:
             self._events.close()
+
+    def _note(self, step: int, framework: str, loss: float) -> None:
+        self._held_out.setdefault(framework, []).append((step, loss))
 
     def _write(self, line: dict[str, Any]) -> None:
         if self._log is not None:

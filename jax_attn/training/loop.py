@@ -7,12 +7,11 @@ from contextlib import ExitStack
 from typing import Any, NamedTuple, Protocol
 
 import jax
-import numpy as np
 from flax import nnx
 
 from jax_attn.training.checkpoint import Checkpoints, require_room
 from jax_attn.training.curves import save_curves
-from jax_attn.training.data.batches import iterate
+from jax_attn.training.data.batches import GlobalBatches, iterate
 from jax_attn.training.journal import Journal
 from jax_attn.training.making import make_trainers, precision
 from jax_attn.training.options import TrainingOptions
@@ -111,7 +110,7 @@ class _Training:
         stack.callback(self.journal.close)
         self.losses = {name: self.journal.losses.get(name, []) for name in self.trainers}
         self.figures: dict[str, dict[str, float]] = {}
-        self.pace, self.pending = Pace(), deque()
+        self.pace, self.pending, self.compiled = Pace(), deque(), False
         self.stop = stack.enter_context(StopSignals(options.log_every)) if self.checkpoints else None
         self.profile = _Profile(options, self.done)
         stack.callback(self.profile.close)
@@ -124,15 +123,14 @@ class _Training:
         for batch in self._batches():
             self.profile.before(self.done)
             reports = {name: trainer.step(batch) for name, trainer in self.trainers.items()}
-            first = not self.pending and self.pace.seconds_per_step is None and self.pace.fresh
             self.done += 1
             tokens = self.task.count_tokens(batch)
             self.pace.add(tokens)
             self.pending.append((self.done, reports, tokens))
             self.profile.after(self.done, reports)
-            if first:  # it was compiled
+            if not self.compiled:
                 self._settle()
-                self.pace.go()
+                self.pace, self.compiled = Pace(), True
             elif self.done % options.log_every == 0 or self.done == options.steps:
                 self._settle(0 if self.done == options.steps else AHEAD)
             self._evaluate_and_save()
@@ -149,7 +147,9 @@ class _Training:
     def _settle(self, ahead: int = 0) -> None:
         """Fetch the losses of all steps but the last few, look at them, and note them down."""
         due = [self.pending.popleft() for _ in range(len(self.pending) - ahead)]
-        fetched = jax.device_get([{name: tuple(report) for name, report in reports.items()} for _, reports, _ in due])
+        fetched = jax.device_get(
+            [{name: tuple(report) for name, report in reports.items()} for _, reports, _ in due]
+        )
         new: dict[str, list[float]] = {name: [] for name in self.trainers}
         for (step, _, tokens), reports in zip(due, fetched, strict=True):
             for name, report in reports.items():
@@ -160,7 +160,8 @@ class _Training:
                 self.losses[name].append(loss)
                 new[name].append(loss)
         if due:
-            self.pace.measure(len(self.pending))
+            if self.compiled:
+                self.pace.measure()
             self.progress.steps(due[-1][0], new, self.pace, None)
 
     def _not_finite(self, step: int, framework: str, loss: float, norm: float) -> str:
@@ -221,7 +222,8 @@ class _Training:
     def _restore(self) -> None:
         """Go on from the newest checkpoint, where that is asked for and there is one."""
         trainer, options = self.trainers["jax"], self.options
-        assert self.checkpoints is not None and options.out is not None
+        assert self.checkpoints is not None
+        assert options.out is not None
         if options.resume and (found := self.checkpoints.restore(trainer.state)):
             self.done, trainer.state, notes = found
             if self.done > options.steps:
@@ -234,7 +236,8 @@ class _Training:
 
     def _stop(self) -> None:
         """Save, and end the process."""
-        assert self.checkpoints is not None and self.stop is not None
+        assert self.checkpoints is not None
+        assert self.stop is not None
         self._save()
         self.checkpoints.wait()
         why = self.stop.received or "a stop of another process"
@@ -272,13 +275,13 @@ class _Training:
             nnx.update(self.task.model, nnx.state(self.trainers["jax"].model))
 
 
-class _Indexed:
+class _Indexed(GlobalBatches):
     """Batches that need only be indexed, as `iterate` takes them."""
 
     def __init__(self, batches: Batches):
         self._batches = batches
 
-    def part(self, step: int, rows: slice) -> Batch:
+    def part(self, step: int, rows: slice) -> Any:
         """The global batch of a step."""
         return self._batches[step]
 
@@ -303,7 +306,9 @@ class _Profile:
     def after(self, step: int, reports: Any) -> None:
         """End, if it is time, once the device is done with what was asked of it."""
         if self._running and step == self._stop:
-            jax.block_until_ready([report.loss for report in reports.values() if isinstance(report.loss, jax.Array)])
+            jax.block_until_ready(
+                [report.loss for report in reports.values() if isinstance(report.loss, jax.Array)]
+            )
             self.close()
 
     def close(self) -> None:

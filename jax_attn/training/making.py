@@ -45,13 +45,16 @@ def make_trainers(task: Task, options: TrainingOptions) -> dict[str, Any]:
         "dropout": not both,
     }
     trainers: dict[str, Any] = {}
-    if options.framework in ("jax", "both"):
-        trainers["jax"] = Trainer(model, partial(make_optimizer, options), task, mesh=mesh, **how)
-    if options.framework in ("torch", "both"):
+    if options.framework in ("torch", "both"):  # first: the other gives the arrays of the model away
         decay: dict[str, Any] = {"weight_decay": options.weight_decay, "betas": options.betas}
         autocast = options.dtype == "bfloat16"
         twin = build_twin(task, options, model)
-        trainers["torch"] = TorchTrainer(twin, partial(rate, options), task, **decay, **how, autocast=autocast)
+        trainers["torch"] = TorchTrainer(
+            twin, partial(rate, options), task, **decay, **how, autocast=autocast
+        )
+    if options.framework in ("jax", "both"):
+        made = Trainer(model, partial(make_optimizer, options), task, mesh=mesh, **how)
+        trainers = {"jax": made, **trainers}
     return trainers
 
 
@@ -99,12 +102,16 @@ def make_optimizer(options: TrainingOptions, model: nnx.Module) -> optax.Gradien
     """AdamW; what is a vector in each layer (biases, scales of norms) is not decayed."""
     vectors = {slot.path for slot in slots(model) if len(slot.torch_shape) < 2}
     b1, b2 = options.betas
+
+    def decayed(params: Any) -> dict[str, bool]:
+        return {name: name not in vectors for name in params}
+
     return optax.adamw(
         partial(rate, options),
         b1=b1,
         b2=b2,
         weight_decay=options.weight_decay,
-        mask=lambda params: {name: name not in vectors for name in params},
+        mask=decayed,
     )
 
 

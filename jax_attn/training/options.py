@@ -36,7 +36,18 @@ class TrainingOptions:
 
     # What a resumed run may set otherwise than the run that it goes on with.
     may_change: ClassVar[frozenset[str]] = frozenset(
-        {"out", "resume", "allow_changes", "mesh", "steps", "log_every", "eval_every", "save_every", "keep", "profile"}
+        {
+            "out",
+            "resume",
+            "allow_changes",
+            "mesh",
+            "steps",
+            "log_every",
+            "eval_every",
+            "save_every",
+            "keep",
+            "profile",
+        }
     )
 
     def __post_init__(self) -> None:

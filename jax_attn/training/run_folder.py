@@ -13,7 +13,7 @@ import jax
 
 from jax_attn.training.options import TrainingOptions
 
-CONFIG, LOG, CHECKPOINTS = "run.json", "log.jsonl", "checkpoints"
+CONFIG, CHECKPOINTS = "run.json", "checkpoints"
 
 
 def require_startable(options: TrainingOptions) -> None:
@@ -30,7 +30,9 @@ def require_startable(options: TrainingOptions) -> None:
         _require_writable(options.out)
         return
     if not options.resume:
-        raise ValueError(f"{options.out} holds a run already: --resume goes on with it, another --out starts anew")
+        raise ValueError(
+            f"{options.out} holds a run already: --resume goes on with it, another --out starts anew"
+        )
     try:
         was = json.loads(record.read_text())["options"]
     except (ValueError, KeyError, TypeError):

@@ -104,6 +104,19 @@ class Trainer:
         """The module as it stands, in evaluation mode; of the running mean, where one is kept."""
         return self._merged(self._eval_graphdef, self.state.ema or self.state.params, self.state.rest)
 
+    def gathered(self) -> Any:
+        """`model`, whole in every process, to be saved; all processes have to ask for it."""
+        if jax.process_count() == 1:
+            return self.model
+        params = self.state.ema or self.state.params
+        with self._context():
+            whole = jax.jit(lambda x: x, out_shardings=NamedSharding(self._mesh, PartitionSpec()))  # ty: ignore
+            arrays = [
+                {k: x.addressable_data(0) for k, x in whole(each).items()}
+                for each in (params, self.state.rest)
+            ]
+        return self._merged(self._eval_graphdef, *arrays)
+
     def step(self, batch: Batch) -> Step:
         """Update the state; return at once, with arrays that the device may still be computing."""
         with self._context():
