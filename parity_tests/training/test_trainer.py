@@ -3,10 +3,8 @@
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 
 from jax_attn.models import Part, SequenceClassifier
 from jax_attn.optim import cross_entropy
