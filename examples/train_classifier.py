@@ -8,9 +8,9 @@
     python examples/train_classifier.py --framework both --steps 100
 
 The default data are 23,703 snippets of film reviews, New York Times editorials, tweets and Amazon reviews, which
-people have rated from negative to positive. Your own are a CSV, TSV or JSON Lines. The accuracy is measured on texts
-held out from training, and reported beside that of the commonest class. `--out` ends with a checkpoint folder of
-Hugging Face's layout, `model/`, with which `--predict` classifies texts, and which transformers loads too.
+people have rated from negative to positive. Your own are a CSV, TSV or JSON Lines. The accuracy is measured on
+texts held out from training, and reported beside that of the commonest class. `--out` ends with a checkpoint folder
+of Hugging Face's layout, `model/`, with which `--predict` classifies texts, and which transformers loads too.
 
 `--from-pretrained` takes the checkpoint folder of any encoder (BERT, RoBERTa, DeBERTa, ModernBERT, ...) with its
 `tokenizer.json`, or what train_masked_lm.py has left in `runs/NAME/model`. Layers in the order of 2017 (post-norm)
@@ -41,7 +41,7 @@ from jax_attn.training.encoders import EncoderOptions, encoder_tokenizer, starti
 from jax_attn.training.losses import summed_accuracy, summed_cross_entropy, torch_summed_cross_entropy
 from jax_attn.training.models import save_model
 from jax_attn.training.samples import load_labelled_texts
-from jax_attn.training.task import Batch, Sum
+from jax_attn.training.task import Sum
 from jax_attn.weights import from_pretrained
 from jax_attn.weights.twin import torch_twin
 
@@ -130,8 +130,8 @@ def make_task(texts: Texts, options: Options) -> Task:
     labels = {"id2label": names, "label2id": {name: int(number) for number, name in names.items()}}
     return Task(
         model,
-        lambda model, batch: summed_cross_entropy(scores(model, batch), batch["labels"]),
-        lambda model, batch: torch_summed_cross_entropy(scores(model, batch), batch["labels"]),
+        loss,
+        torch_loss,
         metrics=metrics,
         torch_metrics=metrics,
         twin=lambda: torch_twin(model),
@@ -139,12 +139,22 @@ def make_task(texts: Texts, options: Options) -> Task:
     )
 
 
-def scores(model: Any, batch: Batch) -> Any:
+def scores(model: Any, batch: Any) -> Any:
     """`(b, classes)`, in either framework."""
     return model(batch["input_ids"], batch["mask"])
 
 
-def metrics(model: Any, batch: Batch) -> dict[str, Sum]:
+def loss(model: Any, batch: Any) -> Sum:
+    """Cross-entropy summed over the texts, and their number."""
+    return summed_cross_entropy(scores(model, batch), batch["labels"])
+
+
+def torch_loss(model: Any, batch: Any) -> Sum:
+    """The same in torch."""
+    return torch_summed_cross_entropy(scores(model, batch), batch["labels"])
+
+
+def metrics(model: Any, batch: Any) -> dict[str, Sum]:
     """How many texts are put into the right class, in either framework."""
     return {"accuracy": summed_accuracy(scores(model, batch), batch["labels"])}
 

@@ -1,15 +1,15 @@
 """Pre-train an encoder on plain text: it learns to fill in tokens that are hidden from it.
 
-    python examples/train_masked_lm.py --out runs/encoder              # on the texts of the classifier, without labels
+    python examples/train_masked_lm.py --out runs/encoder     # on the texts of the classifier, without their labels
     python examples/train_masked_lm.py --out runs/encoder --data mine.txt --unit line
-    python examples/train_masked_lm.py --out runs/minilm --from-pretrained DIR          # go on with an encoder's training
+    python examples/train_masked_lm.py --out runs/minilm --from-pretrained DIR     # go on with another's training
     python examples/train_masked_lm.py --framework both --steps 100
 
-    python examples/train_classifier.py --from-pretrained runs/encoder/model            # what it is for
+    python examples/train_classifier.py --from-pretrained runs/encoder/model       # what it is for
 
-Of every text 15% of the tokens are chosen, others in every step; 80% of these are hidden, 10% replaced and 10% left as
-they are, as BERT was trained. Your own text is a file or a folder of files; what is longer than `--max-tokens` is cut
-into several pieces. The default data leave out what `train_classifier.py` with the same seed is tested on.
+Of every text 15% of the tokens are chosen, others in every step; 80% of these are hidden, 10% replaced and 10% left
+as they are, as BERT was trained. Your own text is a file or a folder of files; what is longer than `--max-tokens`
+is cut into several pieces. What `train_classifier.py`, with the same data and seed, is tested on, is left out.
 """
 
 import sys
@@ -34,7 +34,7 @@ from jax_attn.training.encoders import EncoderOptions, encoder_tokenizer, starti
 from jax_attn.training.losses import summed_accuracy, summed_cross_entropy, torch_summed_cross_entropy
 from jax_attn.training.models import save_model
 from jax_attn.training.samples import LABELLED, PLAIN, load_labelled_texts, load_texts
-from jax_attn.training.task import Batch, Sum
+from jax_attn.training.task import Sum
 from jax_attn.weights.twin import torch_twin
 
 
@@ -94,14 +94,16 @@ def load_data(options: Options) -> Texts:
     held = hold_out(texts, options.held_out, options.seed)
     parts = [[text for text, out in zip(texts, held, strict=True) if out == side] for side in (False, True)]
     tokenizer = encoder_tokenizer(options, parts[0])
-    if tokenizer.mask_id is None:
+    mask_id = tokenizer.mask_id
+    if mask_id is None:
         raise ValueError(f"the tokenizer of {options.from_pretrained} has no mask token to hide others with")
     training, test = (pieces(tokenizer, part, options.max_tokens) for part in parts)
     print(f"{len(training)} pieces of text to train on, {len(test)} held out; {tokenizer.vocab_size} tokens")
 
     def masked(batches: Any, seed: int) -> MaskedBatches:
-        hiding = (tokenizer.mask_id, tokenizer.special_ids, tokenizer.vocab_size)
-        return MaskedBatches(batches, *hiding, seed, options.hidden)
+        return MaskedBatches(
+            batches, mask_id, tokenizer.special_ids, tokenizer.vocab_size, seed, options.hidden
+        )
 
     return Texts(
         tokenizer,
@@ -127,8 +129,8 @@ def make_task(texts: Texts, options: Options) -> Task:
     model = starting_encoder(options, texts.tokenizer, "ForMaskedLM")
     return Task(
         model,
-        lambda model, batch: summed_cross_entropy(scores(model, batch), batch["labels"]),
-        lambda model, batch: torch_summed_cross_entropy(scores(model, batch), batch["labels"]),
+        loss,
+        torch_loss,
         metrics=metrics,
         torch_metrics=metrics,
         twin=lambda: torch_twin(model),
@@ -136,12 +138,22 @@ def make_task(texts: Texts, options: Options) -> Task:
     )
 
 
-def scores(model: Any, batch: Batch) -> Any:
+def scores(model: Any, batch: Any) -> Any:
     """`(b, t, vocabulary)`, in either framework."""
     return model(batch["input_ids"], batch["mask"])
 
 
-def metrics(model: Any, batch: Batch) -> dict[str, Sum]:
+def loss(model: Any, batch: Any) -> Sum:
+    """Cross-entropy summed over the hidden tokens, and their number."""
+    return summed_cross_entropy(scores(model, batch), batch["labels"])
+
+
+def torch_loss(model: Any, batch: Any) -> Sum:
+    """The same in torch."""
+    return torch_summed_cross_entropy(scores(model, batch), batch["labels"])
+
+
+def metrics(model: Any, batch: Any) -> dict[str, Sum]:
     """How many hidden tokens are filled in, in either framework."""
     return {"accuracy": summed_accuracy(scores(model, batch), batch["labels"])}
 
@@ -152,7 +164,7 @@ def train(options: Options) -> Result:
     result = fit(make_task(texts, options), texts.training, options, texts.test)
     for name, figures in result.figures.items():
         print(
-            f"{name}: {figures['accuracy']:.1%} of the held-out tokens filled in, {figures['loss']:.3f} nats a token"
+            f"{name}: {figures['accuracy']:.1%} of the hidden tokens right, {figures['loss']:.3f} nats a token"
         )
     if options.out is not None:
         print(f"fine-tune it: train_classifier.py --from-pretrained {options.out / 'model'}")
