@@ -9,7 +9,7 @@ import pytest
 from jax_attn.models import Part, SequenceClassifier
 from jax_attn.optim import cross_entropy
 from jax_attn.training import Task, TrainingOptions, fit
-from jax_attn.training.loop import make_trainers
+from jax_attn.training.making import make_trainers
 
 CLASSES, VOCABULARY, ROWS, TOKENS = 3, 23, 12, 7
 

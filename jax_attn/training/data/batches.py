@@ -18,9 +18,10 @@ GROUP = 16  # so many batches are drawn together and sorted by length, before th
 
 
 class GlobalBatches(Protocol):
-    """Batches with random access."""
+    """Batches with random access, of `batch_size` rows; `steps` of them, or without end where that is None."""
 
     batch_size: int
+    steps: int | None
 
     def part(self, step: int, rows: slice) -> dict[str, np.ndarray]:
         """These rows of the global batch `step`, in the shapes that it has."""
@@ -37,20 +38,22 @@ class ShuffledBatches(GlobalBatches):
     in the middle of a batch too.
     """
 
+    steps = None
+
     def __init__(self, examples: Examples, batch_size: int, seed: int):
         require_positive("batch_size", batch_size)
         self.examples, self.batch_size, self.seed = examples, batch_size, seed
-        self._group = 1 if examples.lengths is None else max(1, min(GROUP, len(examples) // batch_size))
+        self.group = 1 if examples.lengths is None else max(1, min(GROUP, len(examples) // batch_size))
 
     def rows(self, step: int) -> np.ndarray:
         """`(b,)` rows of the examples in the global batch."""
         if step < 0:
             raise IndexError(f"steps count from 0, got {step}")
-        group, number = divmod(step, self._group)
-        drawn = self._drawn(group * self._group * self.batch_size, self._group * self.batch_size)
-        if self._group > 1:
+        group, number = divmod(step, self.group)
+        drawn = self._drawn(group * self.group * self.batch_size, self.group * self.batch_size)
+        if self.group > 1:
             drawn = drawn[np.argsort(self.examples.lengths[drawn], kind="stable")]  # ty: ignore
-            number = np.random.default_rng([self.seed, group, 2]).permutation(self._group)[number]
+            number = np.random.default_rng([self.seed, group, 2]).permutation(self.group)[number]
         return drawn.reshape(-1, self.batch_size)[number]
 
     def _drawn(self, start: int, count: int) -> np.ndarray:
@@ -78,6 +81,7 @@ class OrderedBatches(GlobalBatches):
         require_positive("batch_size", batch_size)
         self.examples, self.batch_size = examples, batch_size
         self._order = examples.in_order()
+        self.steps = len(self)
 
     def __len__(self) -> int:
         return -(-len(self._order) // self.batch_size)
@@ -131,8 +135,7 @@ def iterate(
     """
     import grain
 
-    if stop is None:
-        stop = len(batches) if hasattr(batches, "__len__") else sys.maxsize  # ty: ignore
+    stop = next((end for end in (stop, batches.steps) if end is not None), sys.maxsize)
     steps: Any = grain.MapDataset.range(start, stop).map(lambda step: batches.part(int(step), rows))
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=ahead)
     return iter(steps.to_iter_dataset(options))
