@@ -36,13 +36,15 @@ class MaskedBatches(GlobalBatches):
     ):
         if not 0 < share < 1:
             raise ValueError(f"the share of masked tokens must be between 0 and 1, got {share}")
-        self.batches, self.batch_size = batches, batches.batch_size
+        self.batches, self.batch_size, self.steps = batches, batches.batch_size, batches.steps
         self.mask_id, self.seed, self.share = mask_id, seed, share
         self._special = np.isin(np.arange(vocab_size), list(special_ids))
         self._words = np.flatnonzero(~self._special)
 
     def __len__(self) -> int:
-        return len(self.batches)  # ty: ignore
+        if self.steps is None:
+            raise TypeError("these batches have no end")
+        return self.steps
 
     def part(self, step: int, rows: slice) -> dict[str, np.ndarray]:
         """These rows of the global batch `step`; numbers are drawn for all of it, the same on any host."""
