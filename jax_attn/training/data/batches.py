@@ -115,7 +115,7 @@ def host_rows(batch_size: int, process_index: int, process_count: int) -> slice:
 
 
 def iterate(
-    batches: GlobalBatches,
+    batches: Any,
     start: int = 0,
     stop: int | None = None,
     *,
@@ -126,7 +126,7 @@ def iterate(
     """Batches from step `start` on, made ahead of time by Grain's threads.
 
     Args:
-        batches: with random access.
+        batches: with random access; anything that gives a batch for a number, unless only some `rows` are wanted.
         start: the first step; after a restart, the number of steps done.
         stop: the step before which it ends; None is the end of the batches, or never.
         rows: the rows of each that are wanted, as `host_rows` gives them.
@@ -135,7 +135,11 @@ def iterate(
     """
     import grain
 
-    stop = next((end for end in (stop, batches.steps) if end is not None), sys.maxsize)
-    steps: Any = grain.MapDataset.range(start, stop).map(lambda step: batches.part(int(step), rows))
+    def make(step: Any) -> dict[str, np.ndarray]:
+        return batches[int(step)] if rows == EVERY_ROW else batches.part(int(step), rows)
+
+    if stop is None:
+        stop = getattr(batches, "steps", None)
+    steps: Any = grain.MapDataset.range(start, sys.maxsize if stop is None else stop).map(make)
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=ahead)
     return iter(steps.to_iter_dataset(options))

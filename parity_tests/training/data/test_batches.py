@@ -207,3 +207,8 @@ def test_iterate_ends_where_it_is_told_and_passes_errors_on():
 
     with pytest.raises(ValueError, match="a file that is gone"):
         next(iterate(Broken(EXAMPLES["packed"], 4, 0)))
+
+
+def test_iterate_takes_whatever_is_indexed_by_the_step():
+    assert list(iterate([{"a": 1}, {"a": 2}, {"a": 3}], 1, 3)) == [{"a": 2}, {"a": 3}]
+    assert next(iterate(ShuffledBatches(EXAMPLES["packed"], 4, 0), 10**12))["labels"].shape == (4, 16)
