@@ -39,11 +39,17 @@ def collectives(program: Program, devices: int) -> list[Collective]:
         program: what one device runs.
         devices: how many run it.
     """
-    found = []
+    found, seen = [], set()
     for computation, instruction, times in program:
         kind = instruction.opcode.removesuffix("-start")
         if kind not in KINDS or times == 0:
             continue
+        # A TPU sends while it computes: each of several fusions has the whole instruction and does a part of it.
+        if chain := re.search(r'chain_id="\d+"', instruction.attributes):
+            part = (chain.group(), *re.findall(r"channel_id=\d+", instruction.attributes))
+            if part in seen:
+                continue
+            seen.add(part)
         if computation.startswith(SCATTER_FUSION):
             kind = "reduce-scatter"
         group = _group(instruction, devices)

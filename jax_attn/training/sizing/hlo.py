@@ -28,8 +28,9 @@ class Instruction:
 
     Attributes:
         name, type, opcode: `%name = type opcode(...)`.
-        operands: names.
-        attributes: what follows the operands.
+        operands: their names.
+        inside: the text of the operands; of a constant its value, of a parameter its number.
+        attributes: what follows.
         is_root: whether it is what its computation returns.
     """
 
@@ -72,11 +73,13 @@ class Program:
         entry: the name of the computation that runs first.
         computations: the instructions of each, by name.
         notes: what could not be read, such as the length of a loop.
+        inlined: the computations inside of one instruction, such as a fusion; known with `runs`.
     """
 
     entry: str
     computations: dict[str, dict[str, Instruction]]
     notes: list[str] = field(default_factory=list)
+    inlined: set[str] = field(default_factory=set)
 
     @classmethod
     def of(cls, text: str) -> "Program":
@@ -108,6 +111,8 @@ class Program:
                     visit(instruction.attribute("body") or "", times * turns)
                     visit(instruction.attribute("condition") or "", times * (turns + 1))
                 else:
+                    if instruction.opcode not in ("conditional", "call", "async-start"):
+                        self.inlined.update(instruction.called)
                     for called in instruction.called:
                         visit(called, times)
 
