@@ -24,6 +24,10 @@ class GlobalBatches(Protocol):
     batch_size: int
     steps: int | None
 
+    def rows(self, step: int) -> np.ndarray:
+        """The rows of the examples in the global batch; fewer than `batch_size` where the last one is filled up."""
+        ...
+
     def part(self, step: int, rows: slice) -> dict[str, np.ndarray]:
         """These rows of the global batch `step`, in the shapes that it has."""
         ...
@@ -101,8 +105,9 @@ class OrderedBatches(GlobalBatches):
         real = self.rows(step)
         among = np.resize(real, self.batch_size)
         batch = self.examples.collate(among[rows], among)
-        batch["labels"] = batch["labels"].copy()
-        batch["labels"][np.arange(self.batch_size)[rows] >= len(real)] = IGNORED
+        if "labels" in batch:
+            batch["labels"] = batch["labels"].copy()
+            batch["labels"][np.arange(self.batch_size)[rows] >= len(real)] = IGNORED
         return batch
 
 
