@@ -174,7 +174,10 @@ class _Training:
             remedies.append("a longer --warmup")
         if options.dtype == "bfloat16":
             remedies.append("--dtype float32")
-        good = self.checkpoints.steps() if self.checkpoints else []
+        good = []
+        if self.checkpoints:
+            self.checkpoints.wait()
+            good = self.checkpoints.steps()
         kept = f"; the last good checkpoint is {self.checkpoints.folder / str(good[0])}" if good else ""  # ty: ignore
         side = f" of {framework}" if len(self.trainers) > 1 else ""
         return f"step {step}: the {what}{side}. Try {', '.join(remedies)}; or look at the data of that step{kept}"
