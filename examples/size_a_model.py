@@ -5,8 +5,8 @@
     jax-attn compile examples/size_a_model.py:long_context --topology v5p:4x4x4 --mesh fsdp=4,context=16
     jax-attn compile examples/size_a_model.py:plain --topology v5e:4x4 --search
 
-No array is made: the model is traced, and the TPU's own compiler says what each chip has to hold. `plain` is a model of
-plain Flax modules, for which it works alike.
+No array is made: the model is traced, and the TPU's own compiler says what each chip has to hold. `plain` is a
+model of plain Flax modules, for which it works alike.
 """
 
 from collections.abc import Callable
@@ -52,7 +52,13 @@ def decoder(remat: bool = True) -> Part:
         Stack, layers=[layer] * LAYERS, norm=Part(RMSNorm, normalized_shape=WIDTH), scan=True, remat=remat
     )
     embeddings = Part(
-        Embeddings, vocab_size=VOCABULARY, embed_dim=WIDTH, max_positions=None, num_segments=0, positions=None, norm=None
+        Embeddings,
+        vocab_size=VOCABULARY,
+        embed_dim=WIDTH,
+        max_positions=None,
+        num_segments=0,
+        positions=None,
+        norm=None,
     )
     return Part(
         CausalLM,

@@ -134,7 +134,9 @@ def _reader(file: str, dtype: str | None) -> Callable[[bool], tuple[Description,
 
     def described(remat: bool) -> tuple[Description, bool]:
         options = {"dtype": dtype, "remat": remat}
-        value = function(**{name: option for name, option in options.items() if name in function.takes and option})
+        value = function(
+            **{name: option for name, option in options.items() if name in function.takes and option}
+        )
         try:
             return Description.of(value), remat and "remat" not in function.takes
         except ValueError as error:
@@ -160,7 +162,9 @@ def _candidates(
     given = {axis: size for axis, size in on.shape.items() if size > 1}
     found = candidates([given] if mesh else [*meshes(count)], sizes, [True] if remat else [False, True])
     if not found:
-        raise ValueError(f"no mesh of {count} devices divides a batch of {sizes[0]} rows; give --batch another")
+        raise ValueError(
+            f"no mesh of {count} devices divides a batch of {sizes[0]} rows; give --batch another"
+        )
     return found
 
 

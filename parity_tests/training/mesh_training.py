@@ -29,10 +29,19 @@ MESHES = {
     "context": ("context=4", 4),
 }
 STEPS = 3
-BATCH, TOKENS, WIDTH, HEADS, HIDDEN, VOCAB = 8, 44, 16, 4, 48, 40  # no size but the tokens' has a factor of 11
+BATCH, TOKENS, WIDTH, HEADS, HIDDEN, VOCAB = (
+    8,
+    44,
+    16,
+    4,
+    48,
+    40,
+)  # no size but the tokens' has a factor of 11
 OF_TOKENS = 11
 GATHERS = re.compile(r"= (.*?) (all-gather|all-to-all)(?:-start)?\(")
-COLLECTIVES = re.compile(r" (all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter)(?:-start)?\(")
+COLLECTIVES = re.compile(
+    r" (all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter)(?:-start)?\("
+)
 
 
 def decoder() -> nnx.Module:
@@ -101,7 +110,9 @@ def train(name: str, axes: str, devices: int, kind: AxisType = AxisType.Auto) ->
     if "--hlo" in sys.argv:
         print(text)
     found = [(shape, kind) for shape, kind in GATHERS.findall(text)]
-    sizes = [[int(n) for n in re.findall(r"\d+", shape.split("{")[0].partition("[")[2])] for shape, _ in found]
+    sizes = [
+        [int(n) for n in re.findall(r"\d+", shape.split("{")[0].partition("[")[2])] for shape, _ in found
+    ]
     moved = [x for x, own in zip(found, sizes, strict=True) if any(n % OF_TOKENS == 0 for n in own)]
     counts = {}
     for collective in COLLECTIVES.findall(text):
@@ -111,7 +122,13 @@ def train(name: str, axes: str, devices: int, kind: AxisType = AxisType.Auto) ->
 
 if __name__ == "__main__":
     asked = [arg for arg in sys.argv[1:] if not arg.startswith("--")] or list(MESHES)
-    names = ["decoder"] if "--decoder" in sys.argv else ["encoder"] if "--encoder" in sys.argv else ["decoder", "encoder"]
+    names = (
+        ["decoder"]
+        if "--decoder" in sys.argv
+        else ["encoder"]
+        if "--encoder" in sys.argv
+        else ["decoder", "encoder"]
+    )
     kind = AxisType.Explicit if "--explicit" in sys.argv else AxisType.Auto
     for name in names:
         for mesh in asked:

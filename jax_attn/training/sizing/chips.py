@@ -1,7 +1,7 @@
 """What accelerators can do at most, by the vendors' own figures; and what this CPU does, measured.
 
-Peaks are of dense products. "float32" is what JAX computes a float32 product in by default: bfloat16 on TPUs, TF32 on
-NVIDIA's. A TPU v7x chip is two devices to JAX: its figures are halved.
+Peaks are of dense products. "float32" is what JAX computes a float32 product in by default: bfloat16 on TPUs, TF32
+on NVIDIA's. A TPU v7x chip is two devices to JAX: its figures are halved.
 """
 
 import os
@@ -48,9 +48,9 @@ class Chip:
         return self.bfloat16 if jnp.dtype(dtype).itemsize <= 2 else self.float32
 
 
-# cloud.google.com/tpu/docs/{v4,v5e,v5p,v6e,tpu7x}: peak compute, HBM bandwidth, inter-chip interconnect (ICI) per chip.
-# Of that a link has a quarter (2D torus) or a sixth (3D); half of what is told as bidirectional is one way. The memory is
-# what libtpu 0.0.42's compiler lets a program use, a little less than the chip has.
+# cloud.google.com/tpu/docs/{v4,v5e,v5p,v6e,tpu7x}: peak compute, HBM bandwidth, inter-chip interconnect (ICI). Of that
+# a link has a quarter (2D torus) or a sixth (3D); half of what is told as bidirectional is one way. The memory is what
+# libtpu 0.0.42's compiler lets a program use, a little less than the chip has.
 TPUS = (
     Chip("v4", ("TPU v4",), 275e12, 275e12, 31.25 * GIB, 1200e9, 50e9, torus=True),
     Chip("v5e", ("TPU v5 lite", "TPU v5e"), 197e12, 197e12, 15.75 * GIB, 819e9, 50e9, torus=True),
@@ -58,8 +58,8 @@ TPUS = (
     Chip("v6e", ("TPU v6 lite", "TPU v6e"), 918e12, 918e12, 31.25 * GIB, 1600e9, 100e9, torus=True),
     Chip("tpu7x", ("TPU7x", "TPU v7x"), 1153.5e12, 1153.5e12, 94.75 * GIB, 3690e9, 50e9, torus=True),
 )
-# nvidia.com: data sheets of the SXM modules, without sparsity; NVLink one way. Beyond a machine of eight: the network
-# adapters of the DGX of that generation, one for each GPU.
+# nvidia.com: data sheets of the SXM modules, without sparsity; NVLink one way. Beyond a machine of eight: the
+# network adapters of the DGX of that generation, one for each GPU.
 GPUS = (
     Chip("a100-40gb", ("NVIDIA A100-SXM4-40GB",), 312e12, 156e12, 40e9, 1555e9, 300e9, 8, 25e9),
     Chip("a100", ("NVIDIA A100",), 312e12, 156e12, 80e9, 2039e9, 300e9, 8, 25e9),
@@ -105,5 +105,7 @@ def this_cpu(size: int = 1024, seconds: float = 0.3) -> Chip:
             best = min(best, time.perf_counter() - before)
         return 2 * size**3 / best
 
-    memory = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")) if hasattr(os, "sysconf") else None
+    memory = (
+        float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")) if hasattr(os, "sysconf") else None
+    )
     return Chip("cpu", ("cpu",), measured(jnp.bfloat16), measured(jnp.float32), memory)

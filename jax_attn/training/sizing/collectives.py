@@ -7,7 +7,14 @@ from dataclasses import dataclass
 
 from jax_attn.training.sizing.hlo import Instruction, Program
 
-KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "ragged-all-to-all", "collective-permute")
+KINDS = (
+    "all-gather",
+    "all-reduce",
+    "reduce-scatter",
+    "all-to-all",
+    "ragged-all-to-all",
+    "collective-permute",
+)
 # A fusion of TPUs that computes a reduce-scatter as an all-reduce of which each device keeps a part.
 SCATTER_FUSION = "all-reduce-scatter"
 

@@ -21,9 +21,9 @@ from jax_attn.training.sizing.step import AbstractStep
 from jax_attn.training.sizing.target import Target
 
 ESTIMATED = (
-    "memory, traffic and collectives are estimates: JAX cannot compile for a GPU without one, so they are those of the "
-    "program that XLA compiles for as many CPU devices, where 16-bit activations may be held in 32 bits and attention "
-    "does not run in cuDNN; parameters, optimizer and FLOPs are exact"
+    "memory, traffic and collectives are estimates: JAX cannot compile for a GPU without one, so they are those of "
+    "the program that XLA compiles for as many CPU devices, where 16-bit activations may be held in 32 bits and "
+    "attention does not run in cuDNN; parameters, optimizer and FLOPs are exact"
 )
 
 
@@ -92,7 +92,11 @@ class Sizing:
             },
             "flops": {**vars(self.flops), "notes": list(self.flops.notes), "model": self.flops.model},
             "collectives": None if self.collectives is None else [vars(each) for each in self.collectives],
-            "seconds_a_step": {**vars(self.roofline), "at_best": self.roofline.seconds, "bound": self.roofline.bound},
+            "seconds_a_step": {
+                **vars(self.roofline),
+                "at_best": self.roofline.seconds,
+                "bound": self.roofline.bound,
+            },
             "tokens_per_second": self.tokens_per_second,
             "model_flops_utilisation": self.utilisation,
             "seconds_here": self.seconds,

@@ -143,7 +143,8 @@ class _Counting:
 
     def _of_equation(self, equation: JaxprEqn, path: str, again: bool) -> Found:
         if count := PRODUCTS.get(equation.primitive.name):
-            wide = min(operand.aval.dtype.itemsize for operand in equation.invars[:2]) >= 4
+            avals: list[Any] = [operand.aval for operand in equation.invars[:2]]
+            wide = min(aval.dtype.itemsize for aval in avals) >= 4
             return Counter({(path, again, wide): count(equation)})
         bodies = [(times, self.of(body, path, again)) for times, body in self._bodies(equation)]
         if equation.primitive.name == "cond":

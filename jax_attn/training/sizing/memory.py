@@ -57,7 +57,9 @@ def given_bytes(step: AbstractStep) -> dict[str, int]:
         "batch": step.batch,
     }
     sizes = {name: sum(map(bytes_a_device, jax.tree.leaves(tree))) for name, tree in parts.items()}
-    return {name: size for name, size in sizes.items() if size or name in ("parameters", "optimizer", "batch")}
+    return {
+        name: size for name, size in sizes.items() if size or name in ("parameters", "optimizer", "batch")
+    }
 
 
 def bytes_a_device(leaf: Any) -> int:

@@ -115,7 +115,7 @@ def _moved(program: Program, around: dict[str, Instruction], instruction: Instru
     result, updated = _written(instruction, body)
     for name, at in parameters.items():
         if at < len(operands):
-            operands[at] = min(operands[at], 0 if name in updated else _read(name, body))
+            operands[at] = int(min(operands[at], 0 if name in updated else _read(name, body)))
     return result + sum(operands)
 
 

@@ -12,7 +12,11 @@ from jax_attn.training.sizing.memory import given_bytes
 from jax_attn.training.sizing.step import AbstractStep
 from jax_attn.training.sizing.target import Target
 
-SPLITS = (2, 4, 8)  # into how many parts heads, or sequences, are cut: more sends more than computing can hide
+SPLITS = (
+    2,
+    4,
+    8,
+)  # into how many parts heads, or sequences, are cut: more sends more than computing can hide
 
 
 @dataclass(frozen=True)
@@ -80,7 +84,9 @@ def meshes(devices: int) -> Iterator[dict[str, int]]:
                 yield {axis: n}
 
 
-def candidates(ways: Sequence[dict[str, int]], rows: Sequence[int], remats: Sequence[bool]) -> list[Candidate]:
+def candidates(
+    ways: Sequence[dict[str, int]], rows: Sequence[int], remats: Sequence[bool]
+) -> list[Candidate]:
     """Every mesh with every batch that it divides, small batches first, and with remat after without."""
     return [
         Candidate(mesh, count, remat)
@@ -135,7 +141,12 @@ def _needless(candidate: Candidate, results: Sequence[Tried]) -> str:
         other = tried.candidate
         if other.mesh != candidate.mesh:
             continue
-        if not tried.fits and tried.reason != WITHOUT and other.rows <= candidate.rows and candidate.remat <= other.remat:
+        if (
+            not tried.fits
+            and tried.reason != WITHOUT
+            and other.rows <= candidate.rows
+            and candidate.remat <= other.remat
+        ):
             return f"does not fit: {other.rows:,} rows{' with remat' if other.remat else ''} do not"
         if tried.fits and other.rows == candidate.rows and candidate.remat and not other.remat:
             return WITHOUT

@@ -148,7 +148,7 @@ def adapt(model: nnx.Module, dtype: Any = None, remat: bool = False) -> None:
     Raises:
         ValueError: `remat`, and the model has no `Stack`.
     """
-    modules = [node for _, node in nnx.iter_modules(model)]
+    modules: list[Any] = [node for _, node in nnx.iter_modules(model)]
     if dtype is not None:
         for node in modules:
             if "dtype" in vars(node):

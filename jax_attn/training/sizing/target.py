@@ -8,7 +8,9 @@ simulated CPU devices: an estimate.
 import math
 import os
 import re
-from collections.abc import Sequence
+import sys
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, requires
 from importlib.util import find_spec
@@ -21,6 +23,13 @@ from jax_attn.training.sizing.chips import CHIPS, GPUS, TPUS, Chip, this_cpu
 
 EXAMPLES = "v5e:16x16, v5p:4x4x4, h100:8, cpu:8"
 _NAMES = {"cuda": "h100", "gpu": "h100", "v5litepod": "v5e", "v7x": "tpu7x"}
+# No TPU is looked for, and several processes may compile at once.
+_QUIET = {
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_STDERR_LOG_LEVEL": "3",
+    "TPU_MIN_LOG_LEVEL": "3",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+}
 _CHECKOUT = Path(".cache/libtpu/libtpu/libtpu.so")  # where `make tpu-compiler` puts it
 
 
@@ -88,9 +97,24 @@ def _topology(kind: str, shape: tuple[int, ...], name: str) -> Sequence[Any]:
         options["chips_per_host_bounds"] = (*shape, *(1,) * (3 - len(shape)))
     layout = f"{kind}:{'x'.join(map(str, shape))}"
     try:
-        return topologies.get_topology_desc(platform="tpu", topology_name=layout, **options).devices
+        with _silent():
+            return topologies.get_topology_desc(platform="tpu", topology_name=layout, **options).devices
     except Exception as error:
         raise ValueError(f"there is no TPU topology {name}: {' '.join(str(error).split())}") from error
+
+
+@contextmanager
+def _silent() -> Generator[None]:
+    """Within it libtpu, which writes past Python, cannot complain that it is on no TPU."""
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def prepare_libtpu() -> None:
@@ -99,7 +123,7 @@ def prepare_libtpu() -> None:
     Raises:
         ValueError: it is not installed; with the command that installs it.
     """
-    for variable, value in {"TPU_SKIP_MDS_QUERY": "1", "TPU_STDERR_LOG_LEVEL": "3", "TPU_MIN_LOG_LEVEL": "3"}.items():
+    for variable, value in _QUIET.items():
         os.environ.setdefault(variable, value)
     jax.config.update("jax_platforms", "cpu")
     if os.environ.get("TPU_LIBRARY_PATH") or find_spec("libtpu"):

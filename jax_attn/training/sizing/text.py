@@ -15,7 +15,16 @@ def sizing_text(found: Sizing, depth: int = 6) -> str:
         depth: how many parts of a module's path are told apart.
     """
     return "\n".join(
-        [headline(found), "", *_memory(found), "", *_flops(found, depth), "", *_collectives(found), *_time(found)]
+        [
+            headline(found),
+            "",
+            *_memory(found),
+            "",
+            *_flops(found, depth),
+            "",
+            *_collectives(found),
+            *_time(found),
+        ]
         + [f"note: {note}" for note in found.notes]
     )
 
@@ -24,7 +33,9 @@ def headline(found: Sizing) -> str:
     """The answer in a line: what it is, and whether it fits."""
     mesh = ",".join(f"{axis}={size}" for axis, size in found.mesh.items()) or "one device"
     batch = f"{found.rows:,} rows" + (f", {found.tokens:,} tokens" if found.tokens != found.rows else "")
-    return f"{found.parameters:,} parameters on {found.topology}, {mesh}; a batch of {batch}: {verdict(found)}"
+    return (
+        f"{found.parameters:,} parameters on {found.topology}, {mesh}; a batch of {batch}: {verdict(found)}"
+    )
 
 
 def verdict(found: Sizing) -> str:
@@ -53,7 +64,9 @@ def _memory(found: Sizing) -> Iterator[str]:
 
 def _flops(found: Sizing, depth: int) -> Iterator[str]:
     flops = found.flops
-    again = f", {flops.recomputed / flops.total:.0%} of them computed again by remat" if flops.recomputed else ""
+    again = (
+        f", {flops.recomputed / flops.total:.0%} of them computed again by remat" if flops.recomputed else ""
+    )
     yield f"FLOPs a step: {flops.total:.3e} (matrix products and convolutions){again}"
     listed = [pair for pair in flops.to_depth(depth).items() if pair[1] >= SHARE * flops.total][:MODULES]
     for path, count in listed:
