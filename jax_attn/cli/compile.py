@@ -1,26 +1,12 @@
 """`jax-attn compile`: does a training step fit, and what does it take, on devices that are not there?"""
 
-import json as json_text
-from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-import jax
 import tyro
 
-from jax_attn.cli.files import require_outputs, write_texts
-from jax_attn.cli.terminal import progress_on, tell_written, terminal
-from jax_attn.cli.user_file import load_function
-from jax_attn.training.mesh import make_mesh
-from jax_attn.training.sizing.compile import compile_step
-from jax_attn.training.sizing.search import Candidate, Tried, candidates, meshes
-from jax_attn.training.sizing.search import search as try_all
-from jax_attn.training.sizing.step import AbstractStep, Description, abstract_step, batch_of
-from jax_attn.training.sizing.target import Target, target
-from jax_attn.training.sizing.text import sizing_text, verdict
+from jax_attn.cli.files import require_outputs
 
-FUNCTION = "step"
-FITS, DOES_NOT = 0, 1
 Dtype = Literal["bfloat16", "float16", "float32"]
 
 
@@ -92,102 +78,11 @@ def compile_(
     for name, value in (("--batch", batch), ("--tries", tries), ("--depth", depth)):
         if value is not None and value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")
-    devices = target(topology)
-    described = _reader(file, dtype)
-    console = terminal()
+    from jax_attn.cli.compiling import (
+        Request,
+        run,
+    )  # it takes what training takes, which not all have installed
 
-    def step_of(candidate: Candidate, on: Any) -> AbstractStep:
-        made, layers_again = described(candidate.remat)
-        try:
-            return abstract_step(made, on, candidate.rows or None, dtype, layers_again)
-        except ValueError as error:
-            raise ValueError(f"{file}: {error}") from error
-
-    with progress_on(console) as progress:
-        if search:
-            found = _candidates(devices, described, mesh, batch, remat)
-            console.print(f"{devices.name}: {len(found)} candidates, of which {tries} are compiled at most")
-
-            def tell(tried: Tried) -> None:
-                console.print(f"  {tried.candidate}: {_told(tried)}", markup=False)
-
-            progress("searching", topology)
-            tried = try_all(devices, found, step_of, tries, tell)
-            text, fits = _ranking(tried, depth), tried[0].fits
-            report: Any = [_as_json(each) for each in tried]
-        else:
-            on = make_mesh(mesh or {"fsdp": -1}, devices.devices)
-            step = step_of(Candidate({}, batch or 0, remat), on)
-            progress("compiling", topology)
-            sizing = compile_step(step, devices)
-            text, fits, report = sizing_text(sizing, depth), sizing.memory.fits, sizing.to_json()
-    console.print(text, markup=False)
-    if json is not None:
-        write_texts({json: json_text.dumps(report, indent=1) + "\n"})
-        tell_written(console, [json])
-    return FITS if fits else DOES_NOT
-
-
-def _reader(file: str, dtype: str | None) -> Callable[[bool], tuple[Description, bool]]:
-    """A function of `remat`: what the user's function describes, and whether remat is still to be set."""
-    function = load_function(file, FUNCTION)
-
-    def described(remat: bool) -> tuple[Description, bool]:
-        options = {"dtype": dtype, "remat": remat}
-        value = function(
-            **{name: option for name, option in options.items() if name in function.takes and option}
-        )
-        try:
-            return Description.of(value), remat and "remat" not in function.takes
-        except ValueError as error:
-            raise ValueError(f"{function.name}: {error}") from error
-
-    return described
-
-
-def _candidates(
-    devices: Target,
-    described: Callable[[bool], tuple[Description, bool]],
-    mesh: str | None,
-    batch: int | None,
-    remat: bool,
-) -> list[Candidate]:
-    """What is tried: what was asked for is kept, the rest varies."""
-    count = len(devices.devices)
-    on = make_mesh(mesh or {"fsdp": -1}, devices.devices)
-    if batch is None:
-        inputs = jax.tree.leaves(batch_of(described(False)[0].inputs, None, on))
-        rows = max((leaf.shape[0] for leaf in inputs if leaf.shape), default=count)
-    sizes = [rows, 2 * rows, 4 * rows] if batch is None else [batch]
-    given = {axis: size for axis, size in on.shape.items() if size > 1}
-    found = candidates([given] if mesh else [*meshes(count)], sizes, [True] if remat else [False, True])
-    if not found:
-        raise ValueError(
-            f"no mesh of {count} devices divides a batch of {sizes[0]} rows; give --batch another"
-        )
-    return found
-
-
-def _told(tried: Tried) -> str:
-    if tried.sizing is None:
-        return tried.reason
-    told = verdict(tried.sizing)
-    if not tried.fits:
-        return told
-    return f"{told}; {tried.sizing.tokens_per_second:,.0f} tokens a second at best"
-
-
-def _ranking(tried: list[Tried], depth: int) -> str:
-    """What fits, the best first, and all about the best."""
-    fitting = [each for each in tried if each.fits]
-    if not fitting:
-        return "\nnothing that was tried fits"
-    lines = [f"{place:>3}. {each.candidate}: {_told(each)}" for place, each in enumerate(fitting, 1)]
-    best = fitting[0].sizing
-    assert best is not None
-    return "\n".join(["", "what fits, by tokens a second at best", *lines, "", sizing_text(best, depth)])
-
-
-def _as_json(tried: Tried) -> dict[str, Any]:
-    found = None if tried.sizing is None else tried.sizing.to_json()
-    return {**vars(tried.candidate), "fits": tried.fits, "reason": tried.reason, "sizing": found}
+    return run(
+        Request(file, topology, mesh, batch, remat, dtype), search=search, tries=tries, depth=depth, json=json
+    )

@@ -48,9 +48,9 @@ class Chip:
         return self.bfloat16 if jnp.dtype(dtype).itemsize <= 2 else self.float32
 
 
-# cloud.google.com/tpu/docs/{v4,v5e,v5p,v6e,tpu7x}: peak compute, HBM bandwidth, inter-chip interconnect (ICI). Of that
-# a link has a quarter (2D torus) or a sixth (3D); half of what is told as bidirectional is one way. The memory is what
-# libtpu 0.0.42's compiler lets a program use, a little less than the chip has.
+# cloud.google.com/tpu/docs/{v4,v5e,v5p,v6e,tpu7x}: peak compute, HBM bandwidth, inter-chip interconnect (ICI). Of
+# that a link has a quarter (2D torus) or a sixth (3D); half of what is told as bidirectional is one way. The memory
+# is what libtpu 0.0.42's compiler lets a program use, a little less than the chip has.
 TPUS = (
     Chip("v4", ("TPU v4",), 275e12, 275e12, 31.25 * GIB, 1200e9, 50e9, torus=True),
     Chip("v5e", ("TPU v5 lite", "TPU v5e"), 197e12, 197e12, 15.75 * GIB, 819e9, 50e9, torus=True),

@@ -89,8 +89,8 @@ def bandwidth(chip: Chip, shape: Sequence[int], group: int) -> float:
 def memory_bytes(program: Program) -> int:
     """Return the bytes that a device reads and writes in a step.
 
-    Each operation reads its operands and writes its result; what lies on the chip, and what of an operand or result a
-    fusion leaves out (slices, updates in place), does not count.
+    Each operation reads its operands and writes its result; what lies on the chip, and what of an operand or result
+    a fusion leaves out (slices, updates in place), does not count.
     """
     return sum(
         times * _moved(program, program.computations[name], instruction)

@@ -1,4 +1,4 @@
-"""A training step that is described, not built: no array of it exists, and it can be traced and compiled all the same."""
+"""A training step that is described and not built: no array of it exists, and it can be compiled all the same."""
 
 import inspect
 import math
@@ -27,11 +27,11 @@ class Description:
     """What a training step is made of.
 
     Attributes:
-        model: an NNX module, a `Part`, or a function without arguments that returns a module; a function is traced, so
-            that nothing is drawn.
+        model: an NNX module, a `Part`, or a function without arguments that returns a module; a function is traced,
+            so that nothing is drawn.
         optimizer: of optax, or a function that makes it of the module.
-        inputs: a batch, a tree of arrays or of `jax.ShapeDtypeStruct` with an axis of rows first; or a function of the
-            number of rows that returns one.
+        inputs: a batch, a tree of arrays or of `jax.ShapeDtypeStruct` with an axis of rows first; or a function of
+            the number of rows that returns one.
         loss: `loss(model, batch)`: the loss, or a tuple of a sum and how many things it sums.
         options: `accumulate`, `max_grad_norm`, `ema` of `Trainer`.
     """
@@ -104,7 +104,7 @@ def abstract_step(
     Args:
         description: what it is made of.
         mesh: of `make_mesh`.
-        rows: of a batch; None is those of `inputs`, or, where that is a function, one for each part of it on the mesh.
+        rows: of a batch; None is those of `inputs`, or, where that is a function, one for each of its parts.
         dtype: what modules compute in that have a `dtype`; None is as they are.
         remat: whether each layer of a `Stack` is computed again in the backward pass.
 

@@ -10,7 +10,7 @@ import os
 import re
 import sys
 from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, requires
 from importlib.util import find_spec
@@ -148,10 +148,8 @@ def _libtpu() -> str:
 
 def _simulated(count: int) -> Sequence[Any]:
     jax.config.update("jax_platforms", "cpu")
-    try:
+    with suppress(RuntimeError):  # JAX has set up its devices
         jax.config.update("jax_num_cpu_devices", count)
-    except RuntimeError:  # JAX has set up its devices
-        pass
     devices = jax.devices("cpu")
     if len(devices) < count:
         raise ValueError(f"{count} devices cannot be simulated: JAX was set up with {len(devices)} before")

@@ -6,7 +6,7 @@ from jax_attn.training.sizing.collectives import by_kind, collectives
 from jax_attn.training.sizing.hlo import Program
 from jax_attn.training.sizing.roofline import memory_bytes
 
-# A loop of 5 in a loop of 3, as TPUs print them: no trip count, layouts with tiles, axes of a mesh, results in pairs.
+# A loop of 5 in a loop of 3, as TPUs print them: no trip count, layouts with tiles, axes of a mesh.
 NESTED = """HloModule jit_step, is_scheduled=true
 
 %add (a: f32[], b: f32[]) -> f32[] {
@@ -54,8 +54,8 @@ NESTED = """HloModule jit_step, is_scheduled=true
 
 ENTRY %main (x: f32[4,8]) -> f32[4,8] {
   %x = f32[4,8]{1,0} parameter(0)
-  %gather-start = (f32[4,8]{1,0}, f32[32,8]{1,0}) all-gather-start(%x), replica_groups={{0,1,2,3,4,5,6,7}}, dimensions={0}
-  %gathered = f32[32,8]{1,0} all-gather-done(%gather-start)
+  %g = (f32[4,8]{1,0}, f32[32,8]{1,0}) all-gather-start(%x), replica_groups={{0,1,2,3,4,5,6,7}}, dimensions={0}
+  %gathered = f32[32,8]{1,0} all-gather-done(%g)
   %scattered = f32[4,8]{1,0} reduce-scatter(%gathered), replica_groups=[1,8]<=[8], dimensions={0}, to_apply=%add
   %turned = f32[4,8]{1,0} collective-permute(%scattered), source_target_pairs={{0,1},{1,0}}
   %two.4 = s32[] constant(2)
@@ -107,7 +107,7 @@ def test_a_collective_that_several_fusions_share_counts_once():
     part = """
 %part{n} (p{n}: f32[4,8]) -> f32[32,8] {{
   %p{n} = f32[4,8]{{1,0}} parameter(0)
-  ROOT %g{n} = f32[32,8]{{1,0}} all-gather(%p{n}), channel_id=3, replica_groups=[1,8]<=[8], frontend_attributes={{chain_id="1"}}
+  ROOT %g{n} = f32[32,8]{{1,0}} all-gather(%p{n}), channel_id=3, replica_groups=[1,8]<=[8], a={{chain_id="1"}}
 }}
 """
     entry = """
