@@ -9,7 +9,6 @@ pixel_values (b, c, h, w)   images
 """
 
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 
 import numpy as np
 
@@ -28,7 +27,7 @@ class Examples:
 
     def epoch(self, seed: int, number: int) -> np.ndarray:
         """The rows of an epoch, each once, in an order that `seed` and the epoch's number fix."""
-        return _permutation(seed, number, len(self))
+        return np.random.default_rng([seed, number]).permutation(len(self))
 
     def in_order(self) -> np.ndarray:
         """Every row once, the short ones first."""
@@ -37,12 +36,6 @@ class Examples:
     def collate(self, rows: np.ndarray, among: np.ndarray) -> dict[str, np.ndarray]:
         """The batch of `rows`, in the shapes that the global batch has, whose rows are `among`."""
         raise NotImplementedError
-
-
-@lru_cache(maxsize=8)
-def _permutation(seed: int, number: int, count: int) -> np.ndarray:
-    """Cached: all batches of an epoch ask for it."""
-    return np.random.default_rng([seed, number]).permutation(count)
 
 
 class PaddedExamples(Examples):
