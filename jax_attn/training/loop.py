@@ -24,7 +24,7 @@ AHEAD = 2  # steps whose losses are not asked for yet, so that the device has wo
 class Batches(Protocol):
     """The global batch of each step, by its number: always the same one, wherever and whenever it is asked for."""
 
-    def __getitem__(self, step: int) -> Batch:
+    def __getitem__(self, step: int, /) -> Batch:
         """Batch number `step`, from 0 on and without end."""
         ...
 
@@ -34,7 +34,7 @@ class HeldOut(Protocol):
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, number: int) -> Batch: ...
+    def __getitem__(self, step: int, /) -> Batch: ...
 
 
 class Result(NamedTuple):
@@ -51,7 +51,9 @@ class Result(NamedTuple):
     figures: dict[str, dict[str, float]]
 
 
-def fit(task: Task, batches: Batches, options: TrainingOptions, held_out: HeldOut = ()) -> Result:
+def fit(
+    task: Task, batches: Batches, options: TrainingOptions, held_out: HeldOut | Sequence[Batch] = ()
+) -> Result:
     """Train.
 
     With `options.out`, the folder of the run gets `run.json` (options and versions), `log.jsonl` (loss and norm of
@@ -75,7 +77,7 @@ def fit(task: Task, batches: Batches, options: TrainingOptions, held_out: HeldOu
         return _Training(task, batches, options, held_out, stack).run()
 
 
-def evaluate(trainer: Any, held_out: HeldOut) -> dict[str, float]:
+def evaluate(trainer: Any, held_out: HeldOut | Sequence[Batch]) -> dict[str, float]:
     """The figures of all held-out batches together."""
     found = [trainer.figures(held_out[number]) for number in range(len(held_out))]
     sums = {
@@ -93,7 +95,7 @@ class _Training:
         task: Task,
         batches: Batches,
         options: TrainingOptions,
-        held_out: HeldOut,
+        held_out: HeldOut | Sequence[Batch],
         stack: ExitStack,
     ):
         self.task, self.batches, self.options, self.held_out = task, batches, options, held_out
