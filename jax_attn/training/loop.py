@@ -72,6 +72,8 @@ def fit(
         OSError: the folder cannot be written, or has no room.
         FloatingPointError: a loss or a gradient is not finite. The last good checkpoint is kept.
     """
+    if options.coordinator is not None:
+        options.join_processes()
     require_startable(options)
     with precision(options), ExitStack() as stack:
         return _Training(task, batches, options, held_out, stack).run()
