@@ -6,6 +6,7 @@ from flax import nnx
 
 from jax_attn.catalogue import CATALOGUE
 from jax_attn.models.part import Part
+from jax_attn.models.token_mask import segment_positions
 from parity_tests.contract import TwinContract
 from parity_tests.from_scratch.properties import assert_same, compiled
 from parity_tests.models.decoding import IDS, assert_decodes
@@ -54,4 +55,4 @@ def test_segments_stand_beside_no_mask_and_no_cache():
         with pytest.raises(ValueError, match="segment_ids must be None where an attention_mask or a cache"):
             module(IDS, segment_ids=IDS, **options)
     with pytest.raises(ValueError, match="segment_ids must have the shape of input_ids"):
-        module(IDS, segment_ids=IDS[:, 1:])
+        segment_positions(jnp.asarray(IDS[:, 1:]), IDS.shape)
