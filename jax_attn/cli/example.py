@@ -19,7 +19,9 @@ def run_example(
     arguments: Sequence[str] | None = None,
     implied: Mapping[str, str] | None = None,
 ) -> int:
-    """Return the exit status: 0 if all went well, 2 for bad input, which is reported in one line.
+    """Return the exit status: 0 if all went well, 1 if the loss is no longer finite, 2 for bad input.
+
+    Both are reported in one line.
 
     Args:
         program: the name of the program, before its errors and in its help.
@@ -33,7 +35,11 @@ def run_example(
     given = list(sys.argv[1:] if arguments is None else arguments)
 
     def run() -> int:
-        train(parsed(program, presets, description, given, implied or {}))
+        try:
+            train(parsed(program, presets, description, given, implied or {}))
+        except FloatingPointError as error:
+            print(f"{program}: {error}", file=sys.stderr)
+            return 1
         return 0
 
     return guarded(program, run)
