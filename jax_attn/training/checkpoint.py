@@ -135,7 +135,7 @@ class Checkpoints:
                 problem = _root(error)
                 del error
                 gc.collect()  # tasks that failed beside it report themselves when they are collected
-        if different and agreed(True):
+        if different:
             raise ValueError(
                 f"the checkpoint {path} is of another model or optimizer: {'; '.join(different[:3])}"
                 + (f" and {len(different) - 3} more" if len(different) > 3 else "")

@@ -12,6 +12,7 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jax_attn.optim import global_norm
+from jax_attn.optim.transformation import in_float64
 from jax_attn.training.mesh import place_batch
 from jax_attn.training.shardings import parameter_shardings
 from jax_attn.training.task import Batch, Sum, Task
@@ -86,7 +87,7 @@ class Trainer:
         model.eval()
         self._eval_graphdef = nnx.graphdef(model)
         self._params, self._rest = _Names(params), _Names(rest)
-        self._mesh, self._x64 = mesh, jax.config.jax_enable_x64
+        self._mesh, self._x64 = mesh, in_float64()
         # The state is donated: each new one takes the memory of the old one, and lies as it did.
         jit: Any = partial(jax.jit, self.update, donate_argnums=0)
         with self._context():
@@ -153,7 +154,7 @@ class Trainer:
         )
 
     def _begin(self, params: Arrays, rest: Arrays) -> State:
-        optimizer = self._optimizer.init(params)  # ty: ignore
+        optimizer = self._optimizer.init(params)
         ema = {} if self._ema is None else jax.tree.map(jnp.copy, params)
         return State(jnp.zeros([], jnp.int32), params, rest, optimizer, ema)
 
