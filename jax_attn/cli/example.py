@@ -62,6 +62,14 @@ def parsed(
     chosen = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     chosen.add_argument("--preset", default=first)
     name = chosen.parse_known_args(arguments)[0].preset
-    # A preset that is not there is refused below, by the type of the option.
+    # A preset that is not there is refused below, by the type of the option. What `__post_init__` refuses is told in
+    # a line, where tyro would draw a box: so it is called when the parsing is done.
     default = presets.get(name, presets[first])
-    return tyro.cli(type(default), prog=program, default=default, args=arguments, description=description)
+    kind = type(default)
+    unchecked = type(
+        kind.__name__, (kind,), {"__post_init__": lambda options: None, "__module__": kind.__module__}
+    )
+    given = tyro.cli(
+        unchecked, prog=program, default=unchecked(**vars(default)), args=arguments, description=description
+    )
+    return kind(**vars(given))
