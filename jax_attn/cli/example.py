@@ -62,8 +62,8 @@ def parsed(
     chosen = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     chosen.add_argument("--preset", default=first)
     name = chosen.parse_known_args(arguments)[0].preset
-    # A preset that is not there is refused below, by the type of the option. What `__post_init__` refuses is told in
-    # a line, where tyro would draw a box: so it is called when the parsing is done.
+    # A preset that is not there is refused below, by the type of the option. Where `__post_init__` refuses a value,
+    # tyro would draw a box of several lines: so it is called when the parsing is done.
     default = presets.get(name, presets[first])
     kind = type(default)
     unchecked = type(

@@ -21,18 +21,20 @@ def summed_cross_entropy(logits: Any, labels: Any, label_smoothing: float = 0.0)
         labels: `(...)` classes, or IGNORED.
         label_smoothing: the share of the target that is spread over all classes.
     """
-    options: dict[str, Any] = {
-        "ignore_index": IGNORED,
-        "label_smoothing": label_smoothing,
-        "reduction": "sum",
-    }
-    if isinstance(logits, jax.Array):
-        loss = cross_entropy(logits.astype(jnp.promote_types(logits.dtype, jnp.float32)), labels, **options)
-    else:
-        import torch
+    if not isinstance(logits, jax.Array):
+        return torch_summed_cross_entropy(logits, labels, label_smoothing)
+    wide = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+    smoothed: dict[str, Any] = {"ignore_index": IGNORED, "label_smoothing": label_smoothing}
+    return cross_entropy(wide, labels, reduction="sum", **smoothed), (labels != IGNORED).sum()
 
-        wide = logits.to(torch.promote_types(logits.dtype, torch.float32)).flatten(end_dim=-2)
-        loss = torch.nn.functional.cross_entropy(wide, labels.flatten().long(), **options)
+
+def torch_summed_cross_entropy(logits: Any, labels: Any, label_smoothing: float = 0.0) -> Sum:
+    """The same of torch tensors alone."""
+    import torch
+
+    wide = logits.to(torch.promote_types(logits.dtype, torch.float32)).flatten(end_dim=-2)
+    smoothed: dict[str, Any] = {"ignore_index": IGNORED, "label_smoothing": label_smoothing}
+    loss = torch.nn.functional.cross_entropy(wide, labels.flatten().long(), reduction="sum", **smoothed)
     return loss, (labels != IGNORED).sum()
 
 
