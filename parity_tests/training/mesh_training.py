@@ -29,15 +29,8 @@ MESHES = {
     "context": ("context=4", 4),
 }
 STEPS = 3
-BATCH, TOKENS, WIDTH, HEADS, HIDDEN, VOCAB = (
-    8,
-    44,
-    16,
-    4,
-    48,
-    40,
-)  # no size but the tokens' has a factor of 11
-OF_TOKENS = 11
+BATCH, TOKENS, WIDTH, HEADS, HIDDEN, VOCAB = 56, 44, 16, 4, 48, 40
+OF_ACTIVATIONS = 7, 11  # of which only the numbers of texts and of tokens are multiples
 GATHERS = re.compile(r"= (.*?) (all-gather|all-to-all)(?:-start)?\(")
 COLLECTIVES = re.compile(
     r" (all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter)(?:-start)?\("
@@ -57,7 +50,7 @@ def encoder() -> nnx.Module:
     """A classifier of texts with padding."""
     rngs = nnx.Rngs(0)
     embeddings = Embeddings(VOCAB, WIDTH, 48, dropout=0.1, rngs=rngs)
-    layers = Encoder(2, WIDTH, HEADS, HIDDEN, dropout=0.1, attention_dropout=0.1, rngs=rngs)
+    layers = Encoder(2, WIDTH, HEADS, HIDDEN, dropout=0.1, attention_dropout=0.1, scan=True, rngs=rngs)
     text = TextEncoder(embeddings, layers, Pooler(WIDTH, rngs=rngs))
     return TaskModel(text, ClassificationHead(WIDTH, 5, pooling=None, rngs=rngs), reads="text")
 
@@ -113,7 +106,11 @@ def train(name: str, axes: str, devices: int, kind: AxisType = AxisType.Auto) ->
     sizes = [
         [int(n) for n in re.findall(r"\d+", shape.split("{")[0].partition("[")[2])] for shape, _ in found
     ]
-    moved = [x for x, own in zip(found, sizes, strict=True) if any(n % OF_TOKENS == 0 for n in own)]
+    moved = [
+        x
+        for x, own in zip(found, sizes, strict=True)
+        if any(n % factor == 0 for n in own for factor in OF_ACTIVATIONS)
+    ]
     counts = {}
     for collective in COLLECTIVES.findall(text):
         counts[collective] = counts.get(collective, 0) + 1

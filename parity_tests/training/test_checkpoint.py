@@ -93,7 +93,7 @@ def test_no_readable_checkpoint_is_an_error(tmp_path):
     checkpoints, _ = filled(tmp_path, 1)
     shutil.rmtree(tmp_path / "1" / "state")
     with pytest.raises(
-        ValueError, match="none of the checkpoints in .* can be read: 1; they are left as they are"
+        ValueError, match=r"none of the checkpoints in .* can be read: 1; they are left as they are"
     ):
         checkpoints.restore(state())
     assert (tmp_path / "1").is_dir()
@@ -112,9 +112,13 @@ def test_a_save_that_fails_is_an_error(tmp_path):
     checkpoints, _ = filled(tmp_path / "run", 1)
     (tmp_path / "run").rename(tmp_path / "gone")
     (tmp_path / "run").write_text("")
-    with pytest.raises(OSError, match="checkpoint 2 cannot be saved in"):
+
+    def save() -> None:
         checkpoints.save(2, state())
         checkpoints.wait()
+
+    with pytest.raises(OSError, match="checkpoint 2 cannot be saved in"):
+        save()
 
 
 def start(out: Path, *flags: str, devices: int = 1, **environment: str) -> subprocess.Popen[str]:
@@ -185,10 +189,8 @@ def test_another_number_of_processes(tmp_path, losses):
     with socket.socket() as free:
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"
-    two = [
-        start(out, "--resume", "--mesh", "fsdp=2", WORLD=f"{address} 2 {number}", STOP="19")
-        for number in (0, 1)
-    ]
+    flags = "--resume", "--mesh", "fsdp=2", "--coordinator", address, "--num-processes", "2", "--process-id"
+    two = [start(out, *flags, number, STOP="19") for number in ("0", "1")]
     printed = [ended(process) for process in two]
     assert "saved after step" in printed[0]
     assert printed[1].count("step") == 0  # one of them does the talking

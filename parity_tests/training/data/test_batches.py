@@ -125,10 +125,10 @@ def test_batches_hold_texts_of_about_one_length():
 
 
 def test_padding_takes_the_smallest_width_that_fits():
-    examples = labelled_examples([[2, 5, 6], [2, 7], [2] * 20], np.array([1, 0, 1]), pad_id=9)
-    assert examples.widths["input_ids"] == [8, 8, 16, 20]
+    examples = labelled_examples([[2, 5, 6], [2, 7], [2] * 8], np.array([1, 0, 1]), pad_id=9, shapes=2)
+    assert examples.widths["input_ids"] == [3, 8]
     batch = examples.collate(np.array([0, 1]), np.array([0, 1]))
-    np.testing.assert_array_equal(batch["input_ids"], [[2, 5, 6] + [9] * 5, [2, 7] + [9] * 6])
+    np.testing.assert_array_equal(batch["input_ids"], [[2, 5, 6], [2, 7, 9]])
     np.testing.assert_array_equal(batch["mask"].sum(1), [3, 2])
     np.testing.assert_array_equal(batch["labels"], [1, 0])
 
@@ -177,6 +177,13 @@ def test_windows_do_not_overlap_and_labels_follow():
     assert len(begins) > 3
     once = np.concatenate([b["labels"][b["labels"] != IGNORED] for b in OrderedBatches(examples, 4)])
     np.testing.assert_array_equal(once, np.arange(1, 330))
+
+
+def test_windows_of_a_file_of_tokens(tmp_path):
+    np.arange(331, dtype=np.uint16).tofile(tmp_path / "train.bin")
+    examples = WindowExamples(np.memmap(tmp_path / "train.bin", np.uint16, "r"), 7)
+    assert isinstance(examples.tokens.base, np.memmap)
+    assert_same(ShuffledBatches(examples, 4, 0)[5], ShuffledBatches(EXAMPLES["windows"], 4, 0)[5])
 
 
 def test_the_shortest_text_of_windows():
