@@ -88,7 +88,9 @@ def batches(name: str) -> list[dict[str, np.ndarray]]:
 
 def loss_of(model: nnx.Module, batch: dict[str, jax.Array]) -> jax.Array:
     logits = model(batch["ids"], batch.get("mask"))
-    return optax.softmax_cross_entropy_with_integer_labels(logits, batch["labels"]).mean()
+    # Nothing is indexed along the vocabulary: explicit axes would want to be told where the result lies.
+    labels = jax.nn.one_hot(batch["labels"], logits.shape[-1])
+    return -(labels * jax.nn.log_softmax(logits)).sum(-1).mean()
 
 
 def train(name: str, axes: str, devices: int, kind: AxisType = AxisType.Auto) -> dict:
