@@ -9,9 +9,7 @@ from typing import Any, NamedTuple, Protocol
 import jax
 from flax import nnx
 
-from jax_attn.training.checkpoint import Checkpoints, require_room
-from jax_attn.training.curves import save_curves
-from jax_attn.training.data.batches import GlobalBatches, iterate
+from jax_attn.training.data.batches import iterate
 from jax_attn.training.journal import Journal
 from jax_attn.training.making import make_trainers, precision
 from jax_attn.training.options import TrainingOptions
@@ -26,9 +24,17 @@ AHEAD = 2  # steps whose losses are not asked for yet, so that the device has wo
 class Batches(Protocol):
     """The global batch of each step, by its number: always the same one, wherever and whenever it is asked for."""
 
-    def __getitem__(self, step: int) -> Batch:
+    def __getitem__(self, step: int, /) -> Batch:
         """Batch number `step`, from 0 on and without end."""
         ...
+
+
+class HeldOut(Protocol):
+    """Batches of which there is an end."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, step: int, /) -> Batch: ...
 
 
 class Result(NamedTuple):
@@ -45,7 +51,9 @@ class Result(NamedTuple):
     figures: dict[str, dict[str, float]]
 
 
-def fit(task: Task, batches: Batches, options: TrainingOptions, held_out: Sequence[Batch] = ()) -> Result:
+def fit(
+    task: Task, batches: Batches, options: TrainingOptions, held_out: HeldOut | Sequence[Batch] = ()
+) -> Result:
     """Train.
 
     With `options.out`, the folder of the run gets `run.json` (options and versions), `log.jsonl` (loss and norm of
@@ -69,9 +77,9 @@ def fit(task: Task, batches: Batches, options: TrainingOptions, held_out: Sequen
         return _Training(task, batches, options, held_out, stack).run()
 
 
-def evaluate(trainer: Any, held_out: Sequence[Batch]) -> dict[str, float]:
+def evaluate(trainer: Any, held_out: HeldOut | Sequence[Batch]) -> dict[str, float]:
     """The figures of all held-out batches together."""
-    found = [trainer.figures(batch) for batch in held_out]
+    found = [trainer.figures(held_out[number]) for number in range(len(held_out))]
     sums = {
         name: [sum(float(each[name][k]) for each in found) for k in (0, 1)]
         for name in (found[0] if found else ())
@@ -87,7 +95,7 @@ class _Training:
         task: Task,
         batches: Batches,
         options: TrainingOptions,
-        held_out: Sequence[Batch],
+        held_out: HeldOut | Sequence[Batch],
         stack: ExitStack,
     ):
         self.task, self.batches, self.options, self.held_out = task, batches, options, held_out
@@ -95,9 +103,11 @@ class _Training:
         self.trainers = make_trainers(task, options)
         stack.callback(self._give_back)
         self.done, self.best, self.evaluated = 0, -math.inf, -1
-        self.checkpoints = None
+        self.checkpoints: Any = None
         said: list[str] = []
         if options.out is not None and options.framework == "jax":
+            from jax_attn.training.checkpoint import Checkpoints  # Orbax takes seconds to import
+
             self.checkpoints = Checkpoints(options.out / CHECKPOINTS, options.keep, said.append)
             self._restore()
             stack.callback(self.checkpoints.close)
@@ -142,7 +152,7 @@ class _Training:
         """What is left of the batches, made ahead in threads."""
         if self.done >= self.options.steps:
             return iter(())
-        return iterate(_Indexed(self.batches), self.done, self.options.steps, ahead=2)
+        return iterate(self.batches, self.done, self.options.steps, ahead=2)
 
     def _settle(self, ahead: int = 0) -> None:
         """Fetch the losses of all steps but the last few, look at them, and note them down."""
@@ -178,7 +188,7 @@ class _Training:
         if self.checkpoints:
             self.checkpoints.wait()
             good = self.checkpoints.steps()
-        kept = f"; the last good checkpoint is {self.checkpoints.folder / str(good[0])}" if good else ""  # ty: ignore
+        kept = f"; the last good checkpoint is {self.checkpoints.folder / str(good[0])}" if good else ""
         side = f" of {framework}" if len(self.trainers) > 1 else ""
         return f"step {step}: the {what}{side}. Try {', '.join(remedies)}; or look at the data of that step{kept}"
 
@@ -186,7 +196,7 @@ class _Training:
         """What is due after this step."""
         options, last = self.options, self.done == self.options.steps
         better = False
-        if self.held_out and (last or self.done % options.steps_between_evaluations == 0):
+        if len(self.held_out) and (last or self.done % options.steps_between_evaluations == 0):
             better = self._evaluate()
         if self.checkpoints and (better or last or self.done % options.steps_between_checkpoints == 0):
             self._save()
@@ -226,15 +236,15 @@ class _Training:
     def _save(self) -> None:
         self._settle()  # a state after a loss that is not finite is never saved
         self.journal.flush()
-        assert self.checkpoints is not None
         notes = {"best": self.best if math.isfinite(self.best) else None, "next_batch": self.done}
         self.checkpoints.save(self.done, self.trainers["jax"].state, self._score(), notes)
         self.pace.go()
 
     def _restore(self) -> None:
         """Go on from the newest checkpoint, where that is asked for and there is one."""
+        from jax_attn.training.checkpoint import require_room
+
         trainer, options = self.trainers["jax"], self.options
-        assert self.checkpoints is not None
         assert options.out is not None
         if options.resume and (found := self.checkpoints.restore(trainer.state)):
             self.done, trainer.state, notes = found
@@ -248,7 +258,6 @@ class _Training:
 
     def _stop(self) -> None:
         """Save, and end the process."""
-        assert self.checkpoints is not None
         assert self.stop is not None
         self._save()
         self.checkpoints.wait()
@@ -260,12 +269,14 @@ class _Training:
         raise SystemExit(0)
 
     def _finish(self) -> Result:
-        if self.held_out and self.evaluated != self.done:
+        if len(self.held_out) and self.evaluated != self.done:
             self._evaluate()
         if self.checkpoints:
             self.checkpoints.wait()
         out = self.options.out
         if out is not None:
+            from jax_attn.training.curves import save_curves
+
             self._save_model()
             if jax.process_index() == 0:
                 held_out = {name: self.journal.held_out(name) for name in self.trainers}
@@ -285,17 +296,6 @@ class _Training:
         """Give the module of the task, whose arrays were given away, those that were trained."""
         if isinstance(self.task.model, nnx.Module) and "jax" in self.trainers:
             nnx.update(self.task.model, nnx.state(self.trainers["jax"].model))
-
-
-class _Indexed(GlobalBatches):
-    """Batches that need only be indexed, as `iterate` takes them."""
-
-    def __init__(self, batches: Batches):
-        self._batches = batches
-
-    def part(self, step: int, rows: slice) -> Any:
-        """The global batch of a step."""
-        return self._batches[step]
 
 
 class _Profile:

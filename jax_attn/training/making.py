@@ -1,16 +1,20 @@
 """The trainers that a task and options ask for."""
 
+from collections.abc import Callable
 from contextlib import ExitStack
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import nnx
 from jax.sharding import Mesh
 
 from jax_attn.models import Part
+from jax_attn.optim.transformation import Schedule
+from jax_attn.optim.warmup import warmup_schedule
 from jax_attn.training.mesh import create_sharded, make_mesh
 from jax_attn.training.options import TrainingOptions
 from jax_attn.training.task import Task
@@ -50,7 +54,7 @@ def make_trainers(task: Task, options: TrainingOptions) -> dict[str, Any]:
         autocast = options.dtype == "bfloat16"
         twin = build_twin(task, options, model)
         trainers["torch"] = TorchTrainer(
-            twin, partial(rate, options), task, **decay, **how, autocast=autocast
+            twin, looked_up(schedule_of(options)), task, **decay, **how, autocast=autocast
         )
     if options.framework in ("jax", "both"):
         made = Trainer(model, partial(make_optimizer, options), task, mesh=mesh, **how)
@@ -107,7 +111,7 @@ def make_optimizer(options: TrainingOptions, model: nnx.Module) -> optax.Gradien
         return {name: name not in vectors for name in params}
 
     return optax.adamw(
-        partial(rate, options),
+        schedule_of(options),
         b1=b1,
         b2=b2,
         weight_decay=options.weight_decay,
@@ -115,10 +119,18 @@ def make_optimizer(options: TrainingOptions, model: nnx.Module) -> optax.Gradien
     )
 
 
-def rate(options: TrainingOptions, step: Any) -> jax.Array:
-    """Linear warm-up, then linear decay; `step` counts from 0."""
-    step = jnp.asarray(step, int)
-    warmup = round(options.warmup * options.steps)
-    climbing = (step + 1) / max(warmup, 1)
-    falling = (options.steps - step) / max(options.steps - warmup, 1)
-    return options.learning_rate * jnp.minimum(1.0, jnp.minimum(climbing, falling))
+def schedule_of(options: TrainingOptions) -> Schedule:
+    """The learning rate by step, from 0 on."""
+    return warmup_schedule(
+        options.schedule, options.learning_rate, options.steps, round(options.warmup * options.steps)
+    )
+
+
+def looked_up(schedule: Schedule) -> Callable[[int], float]:
+    """A schedule for torch: the rates of a thousand steps at once, which costs as much as that of one."""
+
+    @lru_cache(maxsize=2)
+    def rates(chunk: int) -> np.ndarray:
+        return np.asarray(schedule(jnp.arange(1000 * chunk, 1000 * (chunk + 1))))
+
+    return lambda step: float(rates(step // 1000)[step % 1000])

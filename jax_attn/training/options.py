@@ -18,7 +18,9 @@ class TrainingOptions:
     batch_size: int = 64  # rows of a step, over all devices
     accumulate: int = 1  # parts that a batch is computed in, one after another
     learning_rate: float = 1e-3  # the highest, at the end of the warm-up
-    schedule: Literal["linear", "cosine", "inverse-sqrt", "wsd"] = "linear"  # how it falls after that
+    schedule: Literal["linear", "cosine", "inverse-sqrt", "wsd", "constant"] = (
+        "linear"  # how it falls after that
+    )
     warmup: float = 0.1  # share of the steps in which the learning rate climbs
     weight_decay: float = 0.01  # of AdamW, on what is not a bias or a norm
     betas: tuple[float, float] = (0.9, 0.999)  # of AdamW

@@ -93,7 +93,7 @@ def test_no_readable_checkpoint_is_an_error(tmp_path):
     checkpoints, _ = filled(tmp_path, 1)
     shutil.rmtree(tmp_path / "1" / "state")
     with pytest.raises(
-        ValueError, match="none of the checkpoints in .* can be read: 1; they are left as they are"
+        ValueError, match=r"none of the checkpoints in .* can be read: 1; they are left as they are"
     ):
         checkpoints.restore(state())
     assert (tmp_path / "1").is_dir()
@@ -112,9 +112,13 @@ def test_a_save_that_fails_is_an_error(tmp_path):
     checkpoints, _ = filled(tmp_path / "run", 1)
     (tmp_path / "run").rename(tmp_path / "gone")
     (tmp_path / "run").write_text("")
-    with pytest.raises(OSError, match="checkpoint 2 cannot be saved in"):
+
+    def save() -> None:
         checkpoints.save(2, state())
         checkpoints.wait()
+
+    with pytest.raises(OSError, match="checkpoint 2 cannot be saved in"):
+        save()
 
 
 def start(out: Path, *flags: str, devices: int = 1, **environment: str) -> subprocess.Popen[str]:

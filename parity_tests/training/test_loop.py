@@ -114,7 +114,7 @@ def test_not_finite(tmp_path):
 
 
 def test_stop_signals_save(tmp_path, capsys, run):
-    """What goes on has the losses of the run that was never stopped, bit for bit; no step is seen twice or skipped."""
+    """What goes on has the losses of the run that never stopped, bit for bit; no step is seen twice or skipped."""
     out, done, settings = tmp_path / "out", 0, {"eval_every": 10}
     for number, at in ((signal.SIGTERM, 9), (signal.SIGINT, 21)):
         handler, batches = signal.getsignal(number), Batches(at=signal_at(at, number))

@@ -2,8 +2,8 @@
 
     python parity_tests/training/tiny.py --out DIR --steps 30        # the options of TrainingOptions
 
-What the program does besides is in the environment: DEATH="step 17" or "save 2" ends it there by SIGKILL, STOP="step 17"
-asks it to stop there by SIGTERM, WORLD="localhost:1234 2 0" makes it process 0 of 2.
+What the program does besides is in the environment: DEATH="step 17" or "save 2" ends it there by SIGKILL, STOP="17"
+asks it to stop at that step by SIGTERM, WORLD="localhost:1234 2 0" makes it process 0 of 2.
 """
 
 import os
@@ -40,6 +40,10 @@ def loss(model: Any, batch: Any) -> Any:
     return -jnp.take_along_axis(scores, batch["labels"][:, None], axis=1).sum(), len(scores)
 
 
+def nothing(step: int) -> None:
+    """What is done when a step is asked for, by default."""
+
+
 class Batches:
     """Noise around a centre for each class; the numbers of the steps that were asked for are kept.
 
@@ -49,7 +53,7 @@ class Batches:
         spoiled: the step whose batch has an infinite number.
     """
 
-    def __init__(self, rows: int = 16, at: Any = lambda step: None, spoiled: int | None = None):
+    def __init__(self, rows: int = 16, at: Any = nothing, spoiled: int | None = None):
         self.rows, self.at, self.spoiled, self.asked = rows, at, spoiled, []
 
     def __getitem__(self, step: int) -> dict[str, np.ndarray]:
@@ -110,7 +114,7 @@ def main() -> None:
     if world := os.environ.get("WORLD"):
         address, processes, number = world.split()
         jax.distributed.initialize(address, int(processes), int(number))
-    at: Any = lambda step: None
+    at = nothing
     what, _, count = os.environ.get("DEATH", "").partition(" ")
     if what == "step":
         at = signal_at(int(count), signal.SIGKILL)

@@ -6,6 +6,7 @@ its next step, on any number of hosts, and a host takes its rows of the same glo
 
 import sys
 from collections.abc import Iterator
+from functools import lru_cache, partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -22,6 +23,10 @@ class GlobalBatches(Protocol):
 
     batch_size: int
     steps: int | None
+
+    def rows(self, step: int) -> np.ndarray:
+        """The rows of the examples in the global batch; fewer than `batch_size` where the last one is filled up."""
+        ...
 
     def part(self, step: int, rows: slice) -> dict[str, np.ndarray]:
         """These rows of the global batch `step`, in the shapes that it has."""
@@ -43,6 +48,9 @@ class ShuffledBatches(GlobalBatches):
     def __init__(self, examples: Examples, batch_size: int, seed: int):
         require_positive("batch_size", batch_size)
         self.examples, self.batch_size, self.seed = examples, batch_size, seed
+        self._epoch = lru_cache(maxsize=2)(
+            partial(examples.epoch, seed)
+        )  # all batches of an epoch ask for it
         self.group = 1 if examples.lengths is None else max(1, min(GROUP, len(examples) // batch_size))
 
     def rows(self, step: int) -> np.ndarray:
@@ -61,7 +69,7 @@ class ShuffledBatches(GlobalBatches):
         epoch, start = divmod(start, len(self.examples))
         found: list[np.ndarray] = []
         while count:
-            found.append(self.examples.epoch(self.seed, epoch)[start : start + count])
+            found.append(self._epoch(epoch)[start : start + count])
             epoch, start, count = epoch + 1, 0, count - len(found[-1])
         return np.concatenate(found)
 
@@ -97,8 +105,9 @@ class OrderedBatches(GlobalBatches):
         real = self.rows(step)
         among = np.resize(real, self.batch_size)
         batch = self.examples.collate(among[rows], among)
-        batch["labels"] = batch["labels"].copy()
-        batch["labels"][np.arange(self.batch_size)[rows] >= len(real)] = IGNORED
+        if "labels" in batch:
+            batch["labels"] = batch["labels"].copy()
+            batch["labels"][np.arange(self.batch_size)[rows] >= len(real)] = IGNORED
         return batch
 
 

@@ -12,7 +12,7 @@ class MaskedBatches(GlobalBatches):
     """Batches in which some tokens are hidden: the labels are those tokens, and IGNORED elsewhere.
 
     Of the chosen tokens 80% become the mask, 10% another token and 10% stay, anew in every step. At least one
-    token of a batch is chosen. Special tokens and padding never are.
+    token of a batch is chosen. Special tokens, padding and rows that fill up a batch never are.
 
     Args:
         batches: with `input_ids`.
@@ -46,12 +46,17 @@ class MaskedBatches(GlobalBatches):
             raise TypeError("these batches have no end")
         return self.steps
 
+    def rows(self, step: int) -> np.ndarray:
+        """The rows of the examples in the global batch."""
+        return self.batches.rows(step)
+
     def part(self, step: int, rows: slice) -> dict[str, np.ndarray]:
         """These rows of the global batch `step`; numbers are drawn for all of it, the same on any host."""
         batch = dict(self.batches[step])
         ids = batch["input_ids"]
         random = np.random.default_rng([self.seed, step, 3])
         drawn = np.where(self._special[ids], 2.0, random.random(ids.shape))
+        drawn[len(self.rows(step)) :] = 2.0  # rows that fill up the last batch
         chosen = (drawn < self.share) | ((drawn == drawn.min()) & (drawn < 1))
         change = random.random(ids.shape)
         other = random.choice(self._words, ids.shape)

@@ -125,10 +125,10 @@ def test_batches_hold_texts_of_about_one_length():
 
 
 def test_padding_takes_the_smallest_width_that_fits():
-    examples = labelled_examples([[2, 5, 6], [2, 7], [2] * 20], np.array([1, 0, 1]), pad_id=9)
-    assert examples.widths["input_ids"] == [8, 8, 16, 20]
+    examples = labelled_examples([[2, 5, 6], [2, 7], [2] * 8], np.array([1, 0, 1]), pad_id=9, shapes=2)
+    assert examples.widths["input_ids"] == [3, 8]
     batch = examples.collate(np.array([0, 1]), np.array([0, 1]))
-    np.testing.assert_array_equal(batch["input_ids"], [[2, 5, 6] + [9] * 5, [2, 7] + [9] * 6])
+    np.testing.assert_array_equal(batch["input_ids"], [[2, 5, 6], [2, 7, 9]])
     np.testing.assert_array_equal(batch["mask"].sum(1), [3, 2])
     np.testing.assert_array_equal(batch["labels"], [1, 0])
 

@@ -1,7 +1,14 @@
 import numpy as np
 import pytest
 
-from jax_attn.training.data import IGNORED, MaskedBatches, OrderedBatches, ShuffledBatches, packed_examples
+from jax_attn.training.data import (
+    IGNORED,
+    MaskedBatches,
+    OrderedBatches,
+    PaddedExamples,
+    ShuffledBatches,
+    packed_examples,
+)
 
 SPECIAL, MASK, VOCABULARY = [0, 2, 3, 4], 4, 50
 RANDOM = np.random.default_rng(0)
@@ -45,6 +52,13 @@ def test_at_least_one_token_is_chosen():
     for seed in range(9):
         batch = MaskedBatches(one, MASK, SPECIAL, VOCABULARY, seed)[0]
         np.testing.assert_array_equal(batch["labels"], [[IGNORED, 7] + [IGNORED] * 6])
+
+
+def test_rows_that_fill_up_the_last_batch_are_no_texts():
+    examples = PaddedExamples({"input_ids": DOCUMENTS[:5]})
+    last = MaskedBatches(OrderedBatches(examples, 4), MASK, SPECIAL, VOCABULARY, 0, share=0.99)[1]
+    assert (last["labels"][0] != IGNORED).any()
+    assert (last["labels"][1:] == IGNORED).all()
 
 
 def test_a_text_of_special_tokens_alone_chooses_none():
