@@ -36,7 +36,9 @@ from jax_attn.training.data import (
     load_tokenizer,
     train_bpe,
 )
+from jax_attn.training.loop import evaluate
 from jax_attn.training.losses import summed_cross_entropy, torch_summed_cross_entropy
+from jax_attn.training.making import precision
 from jax_attn.training.models import save_model, starting_model
 from jax_attn.training.samples import load_texts
 from jax_attn.training.task import Sum
@@ -65,12 +67,13 @@ class Options(TrainingOptions):
     )
     scan: bool = False  # layers as a loop: compiled once in place of once a layer
     remat: bool = False  # layers are computed again in the backward pass, to save memory
+    eval_batches: int = 8  # of the held-out text, spread over it, in evaluations; at the end it is all of it
     sample: str | None = None  # only write this text on, with the finished run in --out
     sample_tokens: int = 300  # how many tokens are written
     temperature: float = 0.8  # of samples; 0 takes the likeliest token
     top_k: int | None = None  # samples draw from the k likeliest tokens alone
 
-    steps: int = 1500
+    steps: int = 800
     batch_size: int = 16  # texts of --block tokens in a step, over all devices
     learning_rate: float = 3e-3
     warmup: float = 0.05
@@ -80,7 +83,14 @@ class Options(TrainingOptions):
     def __post_init__(self) -> None:
         """Raise ValueError for the first option that is out of its range."""
         super().__post_init__()
-        for name in ("hidden_size", "num_layers", "num_heads", "num_kv_heads", "sample_tokens"):
+        for name in (
+            "hidden_size",
+            "num_layers",
+            "num_heads",
+            "num_kv_heads",
+            "eval_batches",
+            "sample_tokens",
+        ):
             self.require(name, 1, 10**7)
         self.require("block", 2, 10**7)
         self.require("dropout", 0.0, 0.9)
@@ -253,10 +263,13 @@ def train(options: Options) -> Result | None:
     text = load_data(options)
     batches = ShuffledBatches(WindowExamples(text.training, options.block), options.batch_size, options.seed)
     held_out = OrderedBatches(WindowExamples(text.held_out, options.block), 4 * options.batch_size)
-    result = fit(make_task(text, options), batches, options, held_out)
-    for name, figures in result.figures.items():
-        nats = figures["loss"] / text.characters
-        print(f"{name}: {nats:.3f} nats a held-out character, {nats / np.log(2):.3f} bits")
+    few = np.unique(np.linspace(0, len(held_out) - 1, options.eval_batches).round().astype(int))
+    result = fit(make_task(text, options), batches, options, [held_out[number] for number in few])
+    with precision(options):
+        for name, trainer in result.trainers.items():
+            result.figures[name].update(evaluate(trainer, held_out))
+            nats = result.figures[name]["loss"] / text.characters
+            print(f"{name}: {nats:.3f} nats a held-out character, {nats / np.log(2):.3f} bits")
     return result
 
 

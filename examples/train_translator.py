@@ -23,7 +23,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from flax import nnx
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 
 from jax_attn.cli.example import run_example
 from jax_attn.models import Part, Transformer
@@ -48,6 +48,7 @@ from jax_attn.training.making import precision
 from jax_attn.training.samples import load_pairs
 from jax_attn.training.task import Sum
 from jax_attn.weights import load_state_dict, numpy_state_dict
+from jax_attn.weights.files import write_safetensors
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,12 +80,13 @@ class Options(TrainingOptions):
     length_penalty: float = 0.6  # of the search; above 0 longer translations are better
     translate: str | None = None  # only translate this, with the finished run in --out
 
-    steps: int = 2000
+    steps: int = 1500
     batch_size: int = 64  # pairs in a step, over all devices
     learning_rate: float = 2e-3
     schedule: Literal["linear", "cosine", "inverse-sqrt", "wsd"] = "inverse-sqrt"
     warmup: float = 0.1
     betas: tuple[float, float] = (0.9, 0.98)
+    ema: float | None = 0.995  # running mean of the weights, for the mean of the last checkpoints in 2017
 
     def __post_init__(self) -> None:
         """Raise ValueError for the first option that is out of its range."""
@@ -134,7 +136,8 @@ class Pairs(NamedTuple):
     def examples(self, held_out: bool, options: Options) -> Any:
         """Those that are held out, or the others, as tokens."""
         tokens = [self.tokenizer.encode(self.of(texts, held_out), options.max_tokens) for texts in self.texts]
-        return pair_examples(*tokens, pad_id=self.tokenizer.pad_id)
+        shapes = 1 if held_out else 4  # each is compiled for, which has to pay
+        return pair_examples(*tokens, pad_id=self.tokenizer.pad_id, shapes=shapes)
 
     def of(self, texts: Sequence[str], held_out: bool) -> list[str]:
         """Those of the texts that are held out, or the others."""
@@ -145,9 +148,9 @@ def load_data(options: Options) -> Pairs:
     """Read and split the pairs, and learn a vocabulary."""
     sample = f"emoji-{options.pair[-2:]}"
     texts = load_pairs(options.data or sample, options.targets, options.source_column, options.target_column)
-    pairs = Pairs(texts, None, hold_out(texts.sources, options.held_out, options.seed))
-    learned_from = [text for side in texts for text in pairs.of(side, False)]
-    pairs = pairs._replace(tokenizer=train_bpe(learned_from, options.vocab_size))
+    held_out = hold_out(texts.sources, options.held_out, options.seed)
+    learned_from = [text for side in texts for text, held in zip(side, held_out, strict=True) if not held]
+    pairs = Pairs(texts, train_bpe(learned_from, options.vocab_size), held_out)
     count = int(pairs.held_out.sum())
     print(
         f"{len(texts.sources) - count} pairs to train on, {count} held out, "
@@ -269,7 +272,7 @@ def score(translations: Sequence[str], references: Sequence[str]) -> str:
 def save_translator(folder: Path, model: Any, tokenizer: TextTokenizer, arguments: Mapping[str, Any]) -> None:
     """Write the weights by their names in torch, the tokenizer, and in `config.json` the arguments of the model."""
     tokenizer.save(folder)
-    save_file(numpy_state_dict(model), folder / "model.safetensors")
+    write_safetensors(folder / "model.safetensors", numpy_state_dict(model))
     (folder / "config.json").write_text(json.dumps(arguments, indent=2) + "\n", encoding="utf-8")
 
 
