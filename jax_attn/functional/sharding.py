@@ -1,19 +1,22 @@
 """Attention on meshes whose axes are explicit."""
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from typing import Any
 
 import jax
-from jax.sharding import AxisType, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, PartitionSpec
 from jaxtyping import Array
 
 
 def auto_mesh(like: Array) -> AbstractContextManager[Any]:
-    """Within it, functions are traced as `in_auto_axes` traces them."""
+    """Within it, functions are traced as `in_auto_axes` traces them; without any mesh where no axis is explicit.
+
+    What is traced without a mesh can be computed on any, and as one device's part in `shard_map`.
+    """
     mesh = jax.typeof(like).sharding.mesh
     if AxisType.Explicit not in mesh.axis_types:
-        return nullcontext()
+        return jax.sharding.use_abstract_mesh(AbstractMesh((), ()))
     explicit = [
         n for n, kind in zip(mesh.axis_names, mesh.axis_types, strict=True) if kind is AxisType.Explicit
     ]

@@ -36,7 +36,7 @@ from jax_attn.functional.checks import (
     require_positive,
     require_probability,
 )
-from jax_attn.functional.logical_axes import LogicalAxes
+from jax_attn.functional.logical_axes import LogicalAxes, constrain
 from jax_attn.functional.normalize import rms_normalize
 
 Initializer = Callable[..., jax.Array]
@@ -271,6 +271,8 @@ class Embedding(nnx.Embed):
         if not jnp.issubdtype(inputs.dtype, jnp.integer):
             raise ValueError(f"inputs must be integers, got {inputs.dtype}")
         (table,) = self.promote_dtype((self.embedding[...],), dtype=self.dtype, inexact=False)
+        # Features are dealt out over devices that share out the batch: gathered here, or later in all rows.
+        table = constrain(table, self.logical_axes["embedding"][0], None)
         out_sharding = _rows_sharding(table, inputs) if out_sharding is None else out_sharding
         rows = table.at[inputs].get(mode="fill", fill_value=jnp.nan, out_sharding=out_sharding)
         if self.padding_idx is None:

@@ -9,7 +9,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from jax_attn.functional.checks import require_cap, require_last_dim, require_positive
-from jax_attn.functional.logical_axes import LogicalAxes
+from jax_attn.functional.logical_axes import LogicalAxes, constrain
 from jax_attn.functional.softcap import soft_cap
 
 
@@ -68,5 +68,5 @@ class TiedHead(nnx.Module):
         bias = None if self.bias is None else self.bias[...]
         x, table, bias = promote_dtype((x, table, bias), dtype=self.dtype)
         x = x if self.scale == 1.0 else x * self.scale
-        logits = jnp.einsum("...td,vd->...tv", x, table)
+        logits = constrain(jnp.einsum("...td,vd->...tv", x, table), "batch", "length", "vocab")
         return soft_cap(logits if bias is None else logits + bias, self.softcap)
