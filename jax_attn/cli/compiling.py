@@ -11,7 +11,7 @@ from jax_attn.cli.files import write_texts
 from jax_attn.cli.terminal import progress_on, tell_written, terminal
 from jax_attn.cli.user_file import load_function
 from jax_attn.training.mesh import make_mesh
-from jax_attn.training.sizing.compile import compile_step
+from jax_attn.training.sizing.compile import Sizing, compile_step
 from jax_attn.training.sizing.search import Candidate, Tried, candidates, meshes
 from jax_attn.training.sizing.search import search as try_all
 from jax_attn.training.sizing.step import AbstractStep, Description, abstract_step, batch_of
@@ -55,12 +55,23 @@ class Described:
         rows = candidate.rows or None
         return self._naming(lambda: abstract_step(described, mesh, rows, self.request.dtype, remat))
 
+    def sizing(self, step: AbstractStep, devices: Target) -> Sizing:
+        """What the step takes."""
+        return self._naming(lambda: compile_step(step, devices))
+
     def _naming(self, action: Any) -> Any:
-        """The value of `action`; what it complains about names the function."""
-        try:
-            return action()
-        except ValueError as error:
+        """The value of `action`; an error names the function, or the line of the file that raised it."""
+
+        def checked() -> tuple[Any, ValueError | None]:
+            try:
+                return action(), None
+            except ValueError as error:
+                return None, error
+
+        value, error = self.function.running("while it was traced", checked)
+        if error is not None:
             raise ValueError(f"{self.function.name}: {error}") from error
+        return value
 
 
 def run(request: Request, *, search: bool, tries: int, depth: int, json: Path | None) -> int:
@@ -77,13 +88,13 @@ def run(request: Request, *, search: bool, tries: int, depth: int, json: Path | 
             def tell(tried: Tried) -> None:
                 console.print(f"  {tried.candidate}: {_told(tried)}", markup=False)
 
-            tried = try_all(devices, found, described.step, tries, tell)
+            tried = try_all(devices, found, described.step, tries, tell, described.sizing)
             text, fits = _ranking(tried, depth), tried[0].fits
             report: Any = [_as_json(each) for each in tried]
         else:
             mesh = make_mesh(request.mesh or {"fsdp": -1}, devices.devices)
             step = described.step(Candidate({}, request.batch or 0, request.remat), mesh)
-            sizing = compile_step(step, devices)
+            sizing = described.sizing(step, devices)
             text, fits, report = sizing_text(sizing, depth), sizing.memory.fits, sizing.to_json()
     console.print(text, markup=False)
     if json is not None:

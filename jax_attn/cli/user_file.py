@@ -55,9 +55,12 @@ class UserFunction:
 
     def __call__(self, **given: Any) -> Any:
         """What it returns; a ValueError if it raises."""
+        return self.running(f"in {self.name.rpartition(':')[2]}()", lambda: self._function(**given))
+
+    def running(self, when: str, action: Callable[[], Any]) -> Any:
+        """What `action` returns, which calls code of the file; what that raises is told in a line, as of `when`."""
         with _folder_importable(self._path.resolve()):
-            where = f"in {self.name.rpartition(':')[2]}()"
-            return _run(self._path, where, lambda: self._function(**given))
+            return _run(self._path, when, action)
 
 
 def load_function(place: str, default: str) -> UserFunction:

@@ -38,6 +38,11 @@ def step():
 def lacking():
     return {"model": Model, "loss": len}
 
+def broken():
+    def loss(model, batch):
+        return len(model.middle(batch["x"]))
+    return step() | {"loss": loss}
+
 def huge():
     def loss(model, batch):
         wide = jnp.ones((16, 2**15)) * model.up.bias[0]
@@ -113,6 +118,7 @@ def test_for_tpus_that_are_not_here(model, tmp_path):
         ),
         (["{model}:steps", "--topology", "cpu:1"], "has no function steps"),
         (["{model}:lacking", "--topology", "cpu:1"], "lacking: it returned no 'optimizer' and no 'inputs'"),
+        (["{model}:broken", "--topology", "cpu:1"], "while it was traced (`return len(model.middle"),
         (["{model}", "--topology", "cpu:1", "--remat"], "step: remat needs a function that takes remat="),
     ],
 )
@@ -177,7 +183,6 @@ def test_a_search_ranks_what_fits_and_leaves_out_what_cannot(monkeypatch):
             step.rows == 4 or (step.rows == 8 and step.remat), step.rows * (0.75 if step.remat else 1)
         )
 
-    monkeypatch.setattr(searching, "compile_step", compile_step)
     monkeypatch.setattr(searching, "make_mesh", lambda mesh, devices: mesh)
     monkeypatch.setattr(
         searching,
@@ -193,7 +198,7 @@ def test_a_search_ranks_what_fits_and_leaves_out_what_cannot(monkeypatch):
 
     found = candidates([{"fsdp": 2}, {"data": 2}], [4, 8, 16], [False, True])
     told = []
-    results = searching.search(Target, found, lambda candidate, mesh: candidate, 9, told.append)
+    results = searching.search(Target, found, lambda candidate, mesh: candidate, 9, told.append, compile_step)
     assert [str(each) for each in compiled] == [
         "fsdp=2, 4 rows",
         "fsdp=2, 8 rows",
@@ -210,5 +215,5 @@ def test_a_search_ranks_what_fits_and_leaves_out_what_cannot(monkeypatch):
     assert reasons["data=2, 4 rows"] == "does not fit: state and gradients alone do not"
     assert reasons["data=2, 8 rows"] == "does not fit: 4 rows do not"
     assert isinstance(results[0], Tried)
-    few = searching.search(Target, found, lambda candidate, mesh: candidate, 1)
+    few = searching.search(Target, found, lambda candidate, mesh: candidate, 1, size=compile_step)
     assert sum(each.sizing is not None for each in few) == 1

@@ -105,7 +105,11 @@ class Sizing:
 
 
 def compile_step(step: AbstractStep, target: Target) -> Sizing:
-    """Return what a step takes, compiled for the devices of its mesh."""
+    """Return what a step takes, compiled for the devices of its mesh.
+
+    Raises:
+        ValueError: the compiler fails, for another reason than memory.
+    """
     seconds: dict[str, float] = {}
 
     def timed(what: str, action: Any) -> Any:
@@ -126,7 +130,8 @@ def compile_step(step: AbstractStep, target: Target) -> Sizing:
         except jax.errors.JaxRuntimeError as error:
             memory = exhausted(step, str(error), chip.memory)
             if memory is None:
-                raise
+                told = " ".join(str(error).split())[:300]
+                raise ValueError(f"the compiler for {target.name} gave up: {told}") from error
             compiled = None
         else:
             memory = analysed(step, compiled, chip.memory, target.exact)

@@ -103,6 +103,7 @@ def search(
     step_of: Callable[[Candidate, Any], AbstractStep],
     tries: int,
     tell: Callable[[Tried], None] = lambda tried: None,
+    size: Callable[[AbstractStep, Target], Sizing] = compile_step,
 ) -> list[Tried]:
     """Return what came of the candidates, the best first.
 
@@ -114,6 +115,7 @@ def search(
         step_of: the step of a candidate on a mesh.
         tries: how many are compiled at most.
         tell: called with each as soon as it is known.
+        size: compiles a step.
     """
     results: list[Tried] = []
     for candidate in found:
@@ -129,7 +131,7 @@ def search(
             if least > (target.chip.memory or math.inf):
                 tried = Tried(candidate, None, "does not fit: state and gradients alone do not")
             else:
-                tried = Tried(candidate, compile_step(step, target))
+                tried = Tried(candidate, size(step, target))
         results.append(tried)
         tell(tried)
     return sorted(results, key=lambda tried: tried.rank)
