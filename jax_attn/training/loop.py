@@ -223,12 +223,21 @@ class _Training:
             self.journal.evaluation(self.done, name, figures)
             side = f" {name}" if len(self.figures) > 1 else ""
             self.progress.say(f"held out after step {self.done}{side}: {told(figures)}")
+        self._write()
         score = self._score()
         better = score is not None and score > self.best
         if better:
             self.best = score
         self.pace.go()
         return better
+
+    def _write(self) -> None:
+        """Print what the model writes."""
+        if self.task.write is None or "jax" not in self.trainers:
+            return
+        model = self.trainers["jax"].gathered()
+        if jax.process_index() == 0:
+            self.progress.say(self.task.write(model))
 
     def _score(self) -> float | None:
         """That of this step, if it was evaluated."""

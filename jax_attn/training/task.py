@@ -54,6 +54,7 @@ class Task:
         count_tokens: how many tokens (or rows, where there are none) a batch counts for in tokens a second.
         save: `save(model, folder)` writes the trained model, as `jax_attn.weights.save_pretrained` does, into the
             folder `model` of the run.
+        write: `write(model) -> text`, printed after each evaluation: what a language model makes up, for example.
         files: texts, or files, that are written into the run's folder at the start, by name: a tokenizer's, for
             example.
     """
@@ -68,6 +69,7 @@ class Task:
     score: Callable[[Mapping[str, float]], float] = lowest_loss
     count_tokens: Callable[[Batch], int] = count_tokens
     save: Callable[[Any, Path], Any] | None = None
+    write: Callable[[Any], str] | None = None
     files: Mapping[str, str | Path] = field(default_factory=dict)
 
     def figures(self, model: Any, batch: Batch) -> dict[str, Sum]:

@@ -90,7 +90,34 @@ def program(f):
     return jax.jit(run, compiler_options=quick_options())
 
 
+def bytes_of(devices: int) -> int:
+    """Temporary memory of a device for a gradient, with 512 tokens on each."""
+    tokens = 512 * devices
+
+    def loss(q, k, v):
+        return attend(q, k, v, is_causal=True).sum()
+
+    mesh = make_mesh(f"context={devices}", jax.devices()[:devices])
+    lies = jax.sharding.NamedSharding(mesh, jax.P(None, "context"))
+    x = jax.ShapeDtypeStruct((1, tokens, 1, 8), np.float32, sharding=lies)
+    with jax.set_mesh(mesh):
+        compiled = jax.jit(jax.grad(loss, (0, 1, 2))).lower(x, x, x).compile()
+    return compiled.memory_analysis().temp_size_in_bytes
+
+
+def refusal() -> str:
+    """What is said where a ring cannot do what is asked."""
+    with jax.set_mesh(make_mesh("context=4", jax.devices()[:4])):
+        try:
+            attend(*map(jnp.asarray, (QUERY, KEY, VALUE)), return_weights=True)
+        except ValueError as error:
+            return str(error)
+    return ""
+
+
 def main() -> None:
+    print(json.dumps(["refusal", refusal()]))
+    print(json.dumps(["bytes", *map(bytes_of, (4, 8))]))
     asked = sys.argv[1:] or CALLS
     for name in asked:
         f, more = CALLS[name]

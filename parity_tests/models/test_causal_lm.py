@@ -51,8 +51,9 @@ def test_packed_texts_get_what_each_gets_alone():
 @jax.enable_x64(True)
 def test_segments_stand_beside_no_mask_and_no_cache():
     module = lm("causal-lm")
-    for options in ({"attention_mask": IDS > 0}, {"cache": module.init_cache(len(IDS), 9)}):
+    ids = jnp.asarray(IDS)
+    for options in ({"attention_mask": ids > 0}, {"cache": module.init_cache(len(IDS), 9)}):
         with pytest.raises(ValueError, match="segment_ids must be None where an attention_mask or a cache"):
-            module(IDS, segment_ids=IDS, **options)
+            module(ids, segment_ids=ids, **options)
     with pytest.raises(ValueError, match="segment_ids must have the shape of input_ids"):
-        segment_positions(jnp.asarray(IDS[:, 1:]), IDS.shape)
+        segment_positions(ids[:, 1:], ids.shape)

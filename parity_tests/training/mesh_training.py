@@ -4,6 +4,7 @@ Arguments: which meshes; none are all.
 """
 
 import json
+import math
 import os
 import re
 import sys
@@ -17,7 +18,19 @@ from flax import nnx
 from jax.sharding import AxisType
 
 from jax_attn.models import CausalLM, TaskModel, TextDecoder, TextEncoder
-from jax_attn.nn import ClassificationHead, Decoder, Embeddings, Encoder, Pooler, TiedHead
+from jax_attn.nn import (
+    ClassificationHead,
+    DecoderLayer,
+    Embeddings,
+    Encoder,
+    GatedFeedForward,
+    MultiHeadAttention,
+    Pooler,
+    RMSNorm,
+    RotaryPositions,
+    Stack,
+    TiedHead,
+)
 from jax_attn.parity.runners.quick import quick_options
 from jax_attn.training import create_sharded, make_mesh, place_batch, shardings_like
 
@@ -38,11 +51,19 @@ COLLECTIVES = re.compile(
 
 
 def decoder() -> nnx.Module:
-    """A language model whose head is its table."""
+    """A language model whose head is its table, with positions that turn heads, two of which share their keys."""
     rngs = nnx.Rngs(0)
-    embeddings = Embeddings(VOCAB, WIDTH, 48, num_segments=0, dropout=0.1, norm=None, rngs=rngs)
-    options = {"dropout": 0.1, "attention_dropout": 0.1, "scan": True}
-    layers = Decoder(2, WIDTH, HEADS, HIDDEN, "gelu", "pre", True, **options, rngs=rngs)
+    embeddings = Embeddings(VOCAB, WIDTH, None, 0, dropout=0.1, positions=None, norm=None, rngs=rngs)
+
+    def layer() -> DecoderLayer:
+        positions = RotaryPositions(WIDTH // HEADS)
+        options = {"dropout": 0.1, "is_causal": True, "positions": positions, "rngs": rngs}
+        attention = MultiHeadAttention(WIDTH, HEADS, 2, **options)
+        fed = GatedFeedForward(WIDTH, HIDDEN, "silu", dropout=0.1, rngs=rngs)
+        parts = {"attention": attention, "feed_forward": fed, "norm": "rms", "norm_placement": "pre"}
+        return DecoderLayer(WIDTH, dropout=0.1, **parts, rngs=rngs)
+
+    layers = Stack([layer(), layer()], RMSNorm(WIDTH, rngs=rngs), scan=True)
     return CausalLM(TextDecoder(embeddings, layers), TiedHead(VOCAB, rngs=rngs))
 
 
@@ -67,7 +88,9 @@ def batches(name: str) -> list[dict[str, np.ndarray]]:
 
 def loss_of(model: nnx.Module, batch: dict[str, jax.Array]) -> jax.Array:
     logits = model(batch["ids"], batch.get("mask"))
-    return optax.softmax_cross_entropy_with_integer_labels(logits, batch["labels"]).mean()
+    # Nothing is indexed along the vocabulary: explicit axes would want to be told where the result lies.
+    labels = jax.nn.one_hot(batch["labels"], logits.shape[-1])
+    return -(labels * jax.nn.log_softmax(logits)).sum(-1).mean()
 
 
 def train(name: str, axes: str, devices: int, kind: AxisType = AxisType.Auto) -> dict:
@@ -92,6 +115,8 @@ def train(name: str, axes: str, devices: int, kind: AxisType = AxisType.Auto) ->
             return (optax.apply_updates(weights, updates), rest, moments), value
 
         kept = jax.tree.map(lambda x: x.sharding, state)
+        whole = sum(x.size for x in jax.tree.leaves(weights))
+        share = sum(math.prod(x.sharding.shard_shape(x.shape)) for x in jax.tree.leaves(weights)) / whole
         given = [place_batch(batch, mesh) for batch in batches(name)]
         jitted = jax.jit(step, out_shardings=(kept, None), compiler_options=quick_options())
         compiled = jitted.lower(state, given[0]).compile()
@@ -114,7 +139,7 @@ def train(name: str, axes: str, devices: int, kind: AxisType = AxisType.Auto) ->
     counts = {}
     for collective in COLLECTIVES.findall(text):
         counts[collective] = counts.get(collective, 0) + 1
-    return {"losses": losses, "gathered activations": moved, "collectives": counts}
+    return {"losses": losses, "gathered activations": moved, "collectives": counts, "share": share}
 
 
 if __name__ == "__main__":
