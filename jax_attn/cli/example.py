@@ -4,11 +4,14 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from jax_attn.cli.main import guarded
 
-Options = TypeVar("Options")
+if TYPE_CHECKING:
+    from jax_attn.training import TrainingOptions
+
+Options = TypeVar("Options", bound="TrainingOptions")
 
 
 def run_example(
@@ -36,7 +39,9 @@ def run_example(
 
     def run() -> int:
         try:
-            train(parsed(program, presets, description, given, implied or {}))
+            options = parsed(program, presets, description, given, implied or {})
+            options.join_processes()  # before anything else of JAX
+            train(options)
         except FloatingPointError as error:
             print(f"{program}: {error}", file=sys.stderr)
             return 1

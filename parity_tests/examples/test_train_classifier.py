@@ -63,6 +63,26 @@ def test_its_folder_is_that_of_a_checkpoint(run, options):
     np.testing.assert_allclose(saved, trained, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
+def test_transformers_reads_it(run, options):
+    import torch
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    texts = train_classifier.load_data(options)
+    written = [texts.labelled.texts[row] for row in texts.held_out[texts.test.rows(0)]]
+    tokenizer = AutoTokenizer.from_pretrained(options.out / "model")
+    theirs = tokenizer(written, padding=True, truncation=True, max_length=8, return_tensors="pt")
+    batch = texts.test[0]
+    ids = theirs["input_ids"].numpy()
+    np.testing.assert_array_equal(ids, batch["input_ids"][: len(ids), : ids.shape[1]])
+    model = AutoModelForSequenceClassification.from_pretrained(options.out / "model")
+    assert model.config.id2label == {0: "fruit", 1: "metal"}
+    with torch.no_grad():
+        logits = model(input_ids=theirs["input_ids"], attention_mask=theirs["attention_mask"]).logits
+    ours = run.trainers["jax"].evaluate(train_classifier.scores, batch)
+    np.testing.assert_allclose(logits, ours[: len(ids)], rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("norm_placement", ["post", pytest.param("pre", marks=pytest.mark.slow)])
 def test_both_frameworks_coincide_in_float64(options, norm_placement):
     both = replace(
