@@ -32,6 +32,8 @@ def tiny(table):
         "data": str(table),
         "text_column": "words",
         "steps": 60,
+        "save_every": 100,
+        "log_every": 20,
         "batch_size": 16,
         "learning_rate": 1e-2,
         "hidden_size": 16,
