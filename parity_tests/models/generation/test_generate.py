@@ -170,7 +170,7 @@ def pair(tmp_path_factory):
         yield llamas(tmp_path_factory.mktemp("llama"))
 
 
-@pytest.mark.parametrize("penalty", [1.0, 1.3])
+@pytest.mark.parametrize("penalty", [pytest.param(1.0, marks=pytest.mark.slow), 1.3])
 def test_transformers_writes_the_same(pair, penalty):
     ours, theirs = pair
     ids, mask = prompts()
