@@ -14,11 +14,11 @@ from flax import nnx
 
 from benchmarks.comparison import Comparison, contest
 from benchmarks.contender import Contender
-from jax_attn.catalogue.pretrained import torch_twin
 from jax_attn.functional.sentence import mean_pooling
 from jax_attn.weights.pretrained import from_pretrained
 from jax_attn.weights.sample import minilm_folder
 from jax_attn.weights.tokenizer import tokenize
+from jax_attn.weights.twin import torch_twin
 
 NAMES = ("Flax, jitted", "torch twin", "transformers")
 FLAX, TWIN, TRANSFORMERS = NAMES

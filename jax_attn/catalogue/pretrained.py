@@ -23,10 +23,10 @@ from jax_attn.parity.compare import compare_cases
 from jax_attn.parity.lanes import LANES
 from jax_attn.parity.report import Report
 from jax_attn.weights.families import family_of
-from jax_attn.weights.pretrained import BuildOptions, from_pretrained, part_of
+from jax_attn.weights.pretrained import from_pretrained
 from jax_attn.weights.rules import slots
 from jax_attn.weights.sample import minilm_folder
-from jax_attn.weights.state_dict import state_dict
+from jax_attn.weights.twin import torch_twin
 
 TWIN, TRANSFORMERS = "twin", "transformers"
 Against = Literal["twin", "transformers"]
@@ -144,15 +144,6 @@ def prove_checkpoint(
         inputs.said,
         *found_of(model, Called(twin) if theirs is None else Called(theirs, inputs.names), inputs),
     )
-
-
-def torch_twin(model: Any) -> Any:
-    """`torch_ref`'s model of the same parts, with the weights of `model`, in evaluation mode."""
-    config = model.config
-    options = BuildOptions(ignore=config.ignored, overrides=config.found)
-    twin = part_of(family_of(config), config["architectures"][0], config, options).build("torch_ref")
-    twin.load_state_dict(state_dict(model))
-    return twin.eval()
 
 
 def transformers_twin(model: Any, folder: Path, asked: bool = False) -> Any:

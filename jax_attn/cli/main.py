@@ -12,13 +12,14 @@ from typing import Any
 
 from jax_attn import __version__
 
-DESCRIPTION = """Compare Flax NNX modules with their PyTorch originals.
+DESCRIPTION = """Compare Flax NNX modules with their PyTorch originals, and train them.
 
     jax-attn list                                 what there is to import, and to verify
     jax-attn verify                               prove all of it against its torch twins
     jax-attn verify multi-head --lanes float64    prove one variant in one lane
     jax-attn diff port.py --html port.html        compare your own port with its original
     jax-attn trace original.py --out run          record torch, for a machine that has none
+    jax-attn train classifier                     train on real text, or on your own
     jax-attn --version                            this version, and those of the frameworks
 
 The exit status is 0 if all is well, 1 if something differs, and 2 if something is wrong with what was given.
@@ -44,6 +45,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if given == ["--version"]:
             print(versions())
             return 0
+        if given[:1] == ["train"]:  # its programs read their own options
+            from jax_attn.cli.train import train
+
+            return train(given[1:])
         return _application(given).cli(args=names_first(given), prog="jax-attn", description=DESCRIPTION)
 
     return guarded("jax-attn", run)
@@ -129,6 +134,7 @@ def _application(arguments: Sequence[str]) -> Any:
     from jax_attn.cli.diff import diff
     from jax_attn.cli.list import list_catalogue
     from jax_attn.cli.trace import trace
+    from jax_attn.cli.train import train
     from jax_attn.cli.verify import verify
 
     application = tyro.extras.SubcommandApp()
@@ -137,6 +143,7 @@ def _application(arguments: Sequence[str]) -> Any:
         "verify": verify,
         "diff": diff,
         "trace": trace,
+        "train": train,
     }
     for name, command in commands.items():
         application.command(name=name)(command if commands.keys() & set(arguments) else _in_a_line(command))

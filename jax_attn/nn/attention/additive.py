@@ -1,5 +1,7 @@
 """The first attention: a small network scores each pair of a query and a key."""
 
+from typing import ClassVar
+
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
@@ -7,6 +9,7 @@ from jaxtyping import Array, Bool, Float
 
 from jax_attn.functional.checks import require_context, require_last_dim, require_positive
 from jax_attn.functional.given_scores import attend_by_scores, pairs_allowed, seen_alone
+from jax_attn.functional.logical_axes import LogicalAxes
 from jax_attn.nn.attention.weights import keep_weights
 from jax_attn.nn.primitives import Linear
 
@@ -35,6 +38,12 @@ class AdditiveAttention(nnx.Module):
 
     Source: Bahdanau et al. (arXiv 1409.0473), appendix A.1.2; `concat`: Luong et al. (arXiv 1508.04025).
     """
+
+    logical_axes: ClassVar[LogicalAxes] = {
+        "q_proj": ("embed", "mlp"),
+        "k_proj": ("embed", "mlp"),
+        "score_proj": ("mlp", None),
+    }
 
     def __init__(
         self,

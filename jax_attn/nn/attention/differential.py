@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 from flax import nnx
@@ -12,6 +12,7 @@ from jaxtyping import Array, Float
 from jax_attn.functional.attention import Implementation
 from jax_attn.functional.checks import require_divisible
 from jax_attn.functional.dtypes import accumulator
+from jax_attn.functional.logical_axes import LogicalAxes
 from jax_attn.functional.normalize import rms_normalize
 from jax_attn.nn.attention.multi_head import MultiHeadAttention, Tokens
 from jax_attn.nn.positions.attention_positions import AttentionPositions
@@ -52,6 +53,14 @@ class DifferentialAttention(MultiHeadAttention):
     Source: Ye et al. (arXiv 2410.05258), section 2.1. Order of the heads, and a norm without a scale, as
         transformers' DiffLlama; in the authors' code neighbours make a pair, and the norm has a scale.
     """
+
+    logical_axes: ClassVar[LogicalAxes] = {
+        **MultiHeadAttention.logical_axes,
+        "lambda_q1": ("head_dim",),
+        "lambda_k1": ("head_dim",),
+        "lambda_q2": ("head_dim",),
+        "lambda_k2": ("head_dim",),
+    }
 
     def __init__(
         self,

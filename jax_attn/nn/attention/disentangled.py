@@ -1,7 +1,7 @@
 """Attention whose scores compare content with position as well as with content."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 from flax import nnx
@@ -12,6 +12,7 @@ from jax_attn.functional.attention import Implementation
 from jax_attn.functional.buckets import check_log_buckets, log_bucket
 from jax_attn.functional.checks import require_divisible, require_known, require_last_dim, require_positive
 from jax_attn.functional.dtypes import accumulator
+from jax_attn.functional.logical_axes import LogicalAxes
 from jax_attn.functional.score_mods import ScoreMod
 from jax_attn.nn.attention.attend import attend, call_unbatched
 from jax_attn.nn.attention.seen import four_axes
@@ -58,6 +59,15 @@ class DisentangledAttention(nnx.Module):
     Source: He et al. (arXiv 2006.03754), section 3.1; buckets and shared projections as DeBERTa-v3 (2111.09543) and
         transformers' DebertaV2. Where that masks whole rows of padding, a mask over keys is enough here.
     """
+
+    logical_axes: ClassVar[LogicalAxes] = {
+        "q_proj": ("embed", "heads"),
+        "k_proj": ("embed", "heads"),
+        "v_proj": ("embed", "heads"),
+        "pos_k_proj": ("embed", "heads"),
+        "pos_q_proj": ("embed", "heads"),
+        "out_proj": ("heads", "embed"),
+    }
 
     def __init__(
         self,

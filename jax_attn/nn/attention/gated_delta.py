@@ -1,6 +1,6 @@
 """The gated delta rule as a layer: a memory of fixed size in place of keys and values."""
 
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,7 @@ from jax_attn.functional.checks import (
 )
 from jax_attn.functional.delta_rule import chunked_gated_delta_rule, empty_memory, recurrent_gated_delta_rule
 from jax_attn.functional.dtypes import accumulator
+from jax_attn.functional.logical_axes import LogicalAxes
 from jax_attn.nn.attention.attend import call_unbatched
 from jax_attn.nn.primitives import Linear, RMSNorm, uniform_within
 
@@ -66,6 +67,19 @@ class GatedDeltaNet(nnx.Module):
 
     Source: Yang et al. (arXiv 2412.06464); norm, gate and grouped heads as in Qwen3-Next.
     """
+
+    logical_axes: ClassVar[LogicalAxes] = {
+        "q_proj": ("embed", "qk_heads"),
+        "k_proj": ("embed", "qk_heads"),
+        "v_proj": ("embed", "heads"),
+        "gate_proj": ("embed", "heads"),
+        "beta_proj": ("embed", "heads"),
+        "decay_proj": ("embed", "heads"),
+        "out_proj": ("heads", "embed"),
+        "conv": ("channels",),
+        "A_log": ("heads",),
+        "dt_bias": ("heads",),
+    }
 
     def __init__(
         self,

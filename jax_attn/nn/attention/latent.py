@@ -1,6 +1,6 @@
 """Attention whose keys and values are kept as one short vector a token."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 from flax import nnx
@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool, Float, Int
 from jax_attn.functional.attention import Implementation
 from jax_attn.functional.checks import require_last_dim, require_positive
 from jax_attn.functional.dispatch import has_many_scores
+from jax_attn.functional.logical_axes import LogicalAxes
 from jax_attn.nn.attention.attend import attend, call_unbatched
 from jax_attn.nn.attention.cache import KVCache
 from jax_attn.nn.attention.seen import both, four_axes, real_tokens, what_is_seen
@@ -61,6 +62,15 @@ class LatentAttention(nnx.Module):
 
     Source: DeepSeek-V2 (arXiv 2405.04434), section 2.1; layout of the projections as transformers' DeepseekV3.
     """
+
+    logical_axes: ClassVar[LogicalAxes] = {
+        "q_proj": ("embed", "heads"),
+        "q_a_proj": ("embed", "rank"),
+        "q_b_proj": ("rank", "heads"),
+        "kv_a_proj": ("embed", "rank"),
+        "kv_b_proj": ("rank", "heads"),
+        "out_proj": ("heads", "embed"),
+    }
 
     def __init__(
         self,

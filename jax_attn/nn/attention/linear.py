@@ -1,6 +1,6 @@
 """Attention in linear time: weights that are products of features, with no softmax."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 from flax import nnx
@@ -22,6 +22,7 @@ from jax_attn.functional.linear_attention import (
     linear_attention_weights,
     recurrent_linear_attention,
 )
+from jax_attn.functional.logical_axes import LogicalAxes
 from jax_attn.nn.attention.attend import call_unbatched
 from jax_attn.nn.attention.weights import keep_weights, sees_weights
 from jax_attn.nn.primitives import Linear
@@ -54,6 +55,13 @@ class LinearAttention(nnx.Module):
 
     Source: Katharopoulos et al. (arXiv 2006.16236).
     """
+
+    logical_axes: ClassVar[LogicalAxes] = {
+        "q_proj": ("embed", "heads"),
+        "k_proj": ("embed", "heads"),
+        "v_proj": ("embed", "heads"),
+        "out_proj": ("heads", "embed"),
+    }
 
     def __init__(
         self,

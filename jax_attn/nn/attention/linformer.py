@@ -1,5 +1,7 @@
 """Attention to a fixed number of mixtures of the keys: the length is projected, too."""
 
+from typing import ClassVar
+
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
@@ -14,6 +16,7 @@ from jax_attn.functional.checks import (
     require_positive,
 )
 from jax_attn.functional.dtypes import accumulator
+from jax_attn.functional.logical_axes import LogicalAxes
 from jax_attn.functional.softmax import masked_softmax
 from jax_attn.nn.attention.weights import keep_weights
 from jax_attn.nn.primitives import Dropout, Linear
@@ -53,6 +56,15 @@ class LinformerAttention(nnx.Module):
 
     Source: Wang et al. (arXiv 2006.04768).
     """
+
+    logical_axes: ClassVar[LogicalAxes] = {
+        "q_proj": ("embed", "heads"),
+        "k_proj": ("embed", "heads"),
+        "v_proj": ("embed", "heads"),
+        "out_proj": ("heads", "embed"),
+        "key_lengths": ("heads", "positions", "rank"),
+        "value_lengths": ("heads", "positions", "rank"),
+    }
 
     def __init__(
         self,

@@ -1,5 +1,7 @@
 """Attention scored by a product of a query and a key, without heads or projected values."""
 
+from typing import ClassVar
+
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
@@ -7,6 +9,7 @@ from jaxtyping import Array, Bool, Float
 
 from jax_attn.functional.checks import require_context, require_last_dim, require_positive
 from jax_attn.functional.given_scores import attend_by_scores, pairs_allowed, seen_alone
+from jax_attn.functional.logical_axes import LogicalAxes
 from jax_attn.nn.attention.weights import keep_weights
 from jax_attn.nn.primitives import Linear
 
@@ -35,6 +38,10 @@ class MultiplicativeAttention(nnx.Module):
 
     Source: Luong et al. (arXiv 1508.04025), section 3.1.
     """
+
+    logical_axes: ClassVar[LogicalAxes] = {
+        "k_proj": ("embed", None),
+    }
 
     def __init__(
         self,

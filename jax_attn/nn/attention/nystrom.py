@@ -1,6 +1,6 @@
 """Attention in linear time, by way of a few landmarks among queries and keys."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 from flax import nnx
@@ -14,6 +14,7 @@ from jax_attn.functional.checks import (
     require_positive,
 )
 from jax_attn.functional.dtypes import accumulator
+from jax_attn.functional.logical_axes import LogicalAxes
 from jax_attn.functional.nystrom import iterative_inverse, segment_means
 from jax_attn.functional.softmax import masked_softmax
 from jax_attn.nn.attention.attend import call_unbatched
@@ -54,6 +55,14 @@ class NystromAttention(nnx.Module):
 
     Source: Xiong et al. (arXiv 2102.03902).
     """
+
+    logical_axes: ClassVar[LogicalAxes] = {
+        "q_proj": ("embed", "heads"),
+        "k_proj": ("embed", "heads"),
+        "v_proj": ("embed", "heads"),
+        "out_proj": ("heads", "embed"),
+        "conv": ("heads",),
+    }
 
     def __init__(
         self,

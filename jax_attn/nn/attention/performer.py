@@ -1,7 +1,7 @@
 """Softmax attention in linear time, by random features."""
 
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 from flax import nnx
@@ -20,6 +20,7 @@ from jax_attn.functional.linear_attention import (
     chunked_linear_attention,
     linear_attention_weights,
 )
+from jax_attn.functional.logical_axes import LogicalAxes
 from jax_attn.functional.random_features import orthogonal_features, softmax_features
 from jax_attn.nn.attention.attend import call_unbatched
 from jax_attn.nn.attention.weights import keep_weights, sees_weights
@@ -56,6 +57,14 @@ class PerformerAttention(nnx.Module):
 
     Source: Choromanski et al. (arXiv 2009.14794).
     """
+
+    logical_axes: ClassVar[LogicalAxes] = {
+        "q_proj": ("embed", "heads"),
+        "k_proj": ("embed", "heads"),
+        "v_proj": ("embed", "heads"),
+        "out_proj": ("heads", "embed"),
+        "features": ("rank", "head_dim"),
+    }
 
     def __init__(
         self,

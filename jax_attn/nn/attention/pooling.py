@@ -1,5 +1,7 @@
 """Attention from a few learned queries to a sequence: as many vectors as there are queries, whatever its length."""
 
+from typing import ClassVar
+
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
@@ -12,6 +14,7 @@ from jax_attn.functional.checks import (
     require_positive,
 )
 from jax_attn.functional.dtypes import accumulator
+from jax_attn.functional.logical_axes import LogicalAxes
 from jax_attn.functional.softmax import masked_softmax
 from jax_attn.nn.attention.weights import keep_weights
 from jax_attn.nn.primitives import Dropout, Linear
@@ -45,6 +48,14 @@ class AttentionPooling(nnx.Module):
 
     Source: Lee et al. (arXiv 1810.00825), section 3.2; Zhai et al. (arXiv 2303.15343).
     """
+
+    logical_axes: ClassVar[LogicalAxes] = {
+        "queries": ("positions", "embed"),
+        "q_proj": ("embed", "heads"),
+        "k_proj": ("embed", "heads"),
+        "v_proj": ("embed", "heads"),
+        "out_proj": ("heads", "embed"),
+    }
 
     def __init__(
         self,

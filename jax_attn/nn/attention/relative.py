@@ -1,6 +1,6 @@
 """Attention whose scores know how far a key is before its query, and which looks back into an earlier segment."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 import numpy as np
@@ -12,6 +12,7 @@ from jax_attn.functional.attention import Implementation
 from jax_attn.functional.checks import require_divisible, require_last_dim, require_positive
 from jax_attn.functional.dispatch import has_many_scores
 from jax_attn.functional.dtypes import accumulator
+from jax_attn.functional.logical_axes import LogicalAxes
 from jax_attn.functional.relative_shift import relative_shift
 from jax_attn.nn.attention.attend import attend, call_unbatched
 from jax_attn.nn.attention.cache import KVCache
@@ -51,6 +52,16 @@ class RelativeAttention(nnx.Module):
 
     Source: Dai et al. (arXiv 1901.02860), section 3.3; the waves' order as its published code and XLNet's.
     """
+
+    logical_axes: ClassVar[LogicalAxes] = {
+        "q_proj": ("embed", "heads"),
+        "k_proj": ("embed", "heads"),
+        "v_proj": ("embed", "heads"),
+        "r_proj": ("embed", "heads"),
+        "out_proj": ("heads", "embed"),
+        "content_bias": ("heads", "head_dim"),
+        "position_bias": ("heads", "head_dim"),
+    }
 
     def __init__(
         self,

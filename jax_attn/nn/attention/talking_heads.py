@@ -1,11 +1,14 @@
 """Heads that hear each other: scores and weights mixed between them."""
 
+from typing import ClassVar
+
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from jax_attn.functional.checks import require_positive
+from jax_attn.functional.logical_axes import LogicalAxes
 
 
 class TalkingHeads(nnx.Module):
@@ -25,6 +28,11 @@ class TalkingHeads(nnx.Module):
 
     Source: Shazeer et al. (arXiv 2003.02436), section 3. Scores are mixed before a soft-cap, positions and masks.
     """
+
+    logical_axes: ClassVar[LogicalAxes] = {
+        "before": (None, None),
+        "after": (None, None),
+    }
 
     def __init__(
         self,

@@ -1,11 +1,14 @@
 """Scores of all tokens as the next one."""
 
+from typing import ClassVar
+
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from jax_attn.functional.checks import require_cap, require_last_dim, require_positive
+from jax_attn.functional.logical_axes import LogicalAxes, constrain
 from jax_attn.functional.softcap import soft_cap
 from jax_attn.nn.primitives import Linear
 
@@ -31,6 +34,10 @@ class CausalLMHead(nnx.Module):
     Source: Touvron et al. (arXiv 2302.13971); the bound: Gemma 2 (arXiv 2408.00118), section 2.
     """
 
+    logical_axes: ClassVar[LogicalAxes] = {
+        "linear": ("embed", "vocab"),
+    }
+
     def __init__(
         self,
         embed_dim: int,
@@ -52,4 +59,4 @@ class CausalLMHead(nnx.Module):
     def __call__(self, x: Float[Array, "*b t d"]) -> Float[Array, "*b t v"]:
         """`(t, d)` to logits `(t, vocab_size)`, or the same with a batch axis before."""
         require_last_dim("x", x.shape, self.embed_dim)
-        return soft_cap(self.linear(x), self.softcap)
+        return soft_cap(constrain(self.linear(x), "batch", "length", "vocab"), self.softcap)

@@ -1,6 +1,6 @@
 """From a sequence of vectors to one score for each class."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 from flax import nnx
@@ -9,6 +9,7 @@ from jaxtyping import Array, Bool, Float
 
 from jax_attn.functional.activations import ACTIVATIONS
 from jax_attn.functional.checks import require_known, require_last_dim, require_positive
+from jax_attn.functional.logical_axes import LogicalAxes, constrain
 from jax_attn.nn.layers.pooler import Pooler
 from jax_attn.nn.primitives import Dropout, Linear
 
@@ -41,6 +42,11 @@ class ClassificationHead(nnx.Module):
 
     Source: "Natural Language Processing with Transformers", ch. 3; Liu et al. (arXiv 1907.11692), in its code.
     """
+
+    logical_axes: ClassVar[LogicalAxes] = {
+        "dense": ("embed", None),
+        "linear": ("embed", "classes"),
+    }
 
     def __init__(
         self,
@@ -83,4 +89,4 @@ class ClassificationHead(nnx.Module):
             x = self.pooler(x, mask)
         if self.dense is not None:
             x = ACTIVATIONS[self.activation](self.dense(self.input_dropout(x)))
-        return self.linear(self.dropout(x))
+        return constrain(self.linear(self.dropout(x)), "batch", None)

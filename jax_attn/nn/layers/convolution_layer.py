@@ -1,6 +1,6 @@
 """A layer with a convolution over neighbouring tokens beside it."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 from flax import nnx
@@ -9,6 +9,7 @@ from jaxtyping import Array, Bool, Float
 
 from jax_attn.functional.activations import ACTIVATIONS
 from jax_attn.functional.checks import require_boolean_mask, require_known
+from jax_attn.functional.logical_axes import LogicalAxes
 from jax_attn.nn.primitives import Conv, Dropout, LayerNorm
 
 
@@ -37,6 +38,10 @@ class ConvolutionLayer(nnx.Module):
 
     Source: He et al. (arXiv 2006.03754), in the code of DeBERTa-v2, as transformers' DebertaV2.
     """
+
+    logical_axes: ClassVar[LogicalAxes] = {
+        "convolution": (None, "embed"),
+    }
 
     def __init__(
         self,

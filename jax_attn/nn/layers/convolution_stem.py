@@ -1,6 +1,6 @@
 """From a spectrogram to vectors, half as many as it has frames."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 from flax import nnx
@@ -9,6 +9,7 @@ from jaxtyping import Array, Float
 
 from jax_attn.functional.activations import ACTIVATIONS
 from jax_attn.functional.checks import require_known, require_last_dim, require_positive
+from jax_attn.functional.logical_axes import LogicalAxes
 from jax_attn.nn.primitives import Conv
 
 
@@ -32,6 +33,11 @@ class ConvolutionStem(nnx.Module):
 
     Source: Radford et al. (arXiv 2212.04356), section 2.2.
     """
+
+    logical_axes: ClassVar[LogicalAxes] = {
+        "conv1": ("channels", "embed"),
+        "conv2": (None, "embed"),
+    }
 
     def __init__(
         self,

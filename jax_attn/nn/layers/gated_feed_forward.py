@@ -1,5 +1,7 @@
 """The feed-forward layer with a gate: three linear layers that every token goes through on its own."""
 
+from typing import ClassVar
+
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
@@ -7,6 +9,7 @@ from jaxtyping import Array, Float
 
 from jax_attn.functional.activations import ACTIVATIONS
 from jax_attn.functional.checks import require_known, require_last_dim, require_positive
+from jax_attn.functional.logical_axes import LogicalAxes, constrain
 from jax_attn.nn.primitives import Dropout, Linear
 
 
@@ -44,6 +47,12 @@ class GatedFeedForward(nnx.Module):
     Source: Shazeer (arXiv 2002.05202).
     """
 
+    logical_axes: ClassVar[LogicalAxes] = {
+        "gate": ("embed", "mlp"),
+        "up": ("embed", "mlp"),
+        "down": ("mlp", "embed"),
+    }
+
     def __init__(
         self,
         embed_dim: int,
@@ -74,4 +83,4 @@ class GatedFeedForward(nnx.Module):
         gate = ACTIVATIONS[self.activation](self.gate(x))
         hidden = gate * self.up(x)
         hidden = hidden if self.activation_dropout is None else self.activation_dropout(hidden)
-        return self.dropout(self.down(hidden))
+        return self.dropout(self.down(constrain(hidden, "batch", "length", "mlp")))

@@ -1,11 +1,14 @@
 """From the vectors of an image to one score for each class, by its class token and by its patches."""
 
+from typing import ClassVar
+
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from jax_attn.functional.checks import require_last_dim, require_positive
+from jax_attn.functional.logical_axes import LogicalAxes
 from jax_attn.nn.primitives import Linear
 
 
@@ -30,6 +33,10 @@ class ImageClassificationHead(nnx.Module):
 
     Source: Oquab et al. (arXiv 2304.07193), section 7.1, as transformers' Dinov2ForImageClassification.
     """
+
+    logical_axes: ClassVar[LogicalAxes] = {
+        "linear": ("embed", "classes"),
+    }
 
     def __init__(
         self,

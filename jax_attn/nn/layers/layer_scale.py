@@ -1,5 +1,7 @@
 """A learned factor for each feature of a branch, small at first."""
 
+from typing import ClassVar
+
 import jax.numpy as jnp
 from flax import nnx
 from flax.nnx.nn.dtypes import promote_dtype
@@ -7,6 +9,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from jax_attn.functional.checks import require_last_dim, require_positive
+from jax_attn.functional.logical_axes import LogicalAxes
 
 
 class LayerScale(nnx.Module):
@@ -27,6 +30,10 @@ class LayerScale(nnx.Module):
 
     Source: Touvron et al. (arXiv 2103.17239), section 2.
     """
+
+    logical_axes: ClassVar[LogicalAxes] = {
+        "scale": ("norm",),
+    }
 
     def __init__(
         self,

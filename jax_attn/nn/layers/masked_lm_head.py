@@ -1,6 +1,6 @@
 """Scores of all tokens, for those that were hidden."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 from flax import nnx
@@ -9,6 +9,7 @@ from jaxtyping import Array, Float
 
 from jax_attn.functional.activations import ACTIVATIONS
 from jax_attn.functional.checks import require_known, require_last_dim, require_positive
+from jax_attn.functional.logical_axes import LogicalAxes
 from jax_attn.nn.layers.tied_head import TiedHead
 from jax_attn.nn.primitives import Linear, make_norm
 
@@ -39,6 +40,11 @@ class MaskedLMHead(nnx.Module):
 
     Source: Devlin et al. (arXiv 1810.04805), section 3.1; the dense layer and the norm are in its code.
     """
+
+    logical_axes: ClassVar[LogicalAxes] = {
+        "dense": ("embed", None),
+        "decoder": ("embed", "vocab"),
+    }
 
     def __init__(
         self,

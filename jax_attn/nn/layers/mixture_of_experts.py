@@ -1,7 +1,7 @@
 """Many feed-forward layers, of which each token goes through a few."""
 
 import math
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,7 @@ from jax_attn.functional.checks import (
 )
 from jax_attn.functional.dtypes import accumulator
 from jax_attn.functional.experts import EXPERTS
+from jax_attn.functional.logical_axes import LogicalAxes
 from jax_attn.functional.routing import (
     SOFTMAXES,
     choose_experts,
@@ -79,6 +80,13 @@ class MixtureOfExperts(nnx.Module):
 
     Source: Shazeer et al. (arXiv 1701.06538); Fedus et al. (arXiv 2101.03961); Jiang et al. (arXiv 2401.04088).
     """
+
+    logical_axes: ClassVar[LogicalAxes] = {
+        "router": ("embed", None),
+        "gate_up": ("experts", "embed", None),
+        "down": ("experts", None, "embed"),
+        "shared_gate": ("embed", None),
+    }
 
     def __init__(
         self,

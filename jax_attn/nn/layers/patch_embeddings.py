@@ -1,6 +1,6 @@
 """From an image to one vector for each of its patches."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,7 @@ from jax_attn.functional.checks import (
     require_positive,
 )
 from jax_attn.functional.dtypes import accumulator
+from jax_attn.functional.logical_axes import LogicalAxes, constrain
 from jax_attn.functional.resize import resize_bicubic
 from jax_attn.nn.primitives import Conv, Dropout
 
@@ -55,6 +56,14 @@ class PatchEmbeddings(nnx.Module):
 
     Source: Dosovitskiy et al. (arXiv 2010.11929), section 3.1; registers: Darcet et al. (arXiv 2309.16588).
     """
+
+    logical_axes: ClassVar[LogicalAxes] = {
+        "projection": ("channels", "embed"),
+        "class_token": ("positions", "embed"),
+        "position": ("positions", "embed"),
+        "registers": ("positions", "embed"),
+        "mask_token": ("positions", "embed"),
+    }
 
     def __init__(
         self,
@@ -121,7 +130,7 @@ class PatchEmbeddings(nnx.Module):
         if self.registers is not None:
             registers = self._before(x, self.registers)
             x = jnp.concatenate([x[..., : len(first), :], registers, x[..., len(first) :, :]], axis=-2)
-        return self.dropout(x)
+        return constrain(self.dropout(x), "batch", "length", None)
 
     @property
     def wanted(self) -> tuple[int | str, int | str, int]:

@@ -1,6 +1,6 @@
 """From a sequence of vectors to where an answer starts and ends."""
 
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax.numpy as jnp
 from flax import nnx
@@ -8,6 +8,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from jax_attn.functional.checks import require_last_dim, require_positive
+from jax_attn.functional.logical_axes import LogicalAxes
 from jax_attn.nn.primitives import Dropout, Linear
 
 
@@ -40,6 +41,10 @@ class SpanHead(nnx.Module):
 
     Source: Devlin et al. (arXiv 1810.04805), section 4.2.
     """
+
+    logical_axes: ClassVar[LogicalAxes] = {
+        "linear": ("embed", "classes"),
+    }
 
     def __init__(
         self,

@@ -1,5 +1,7 @@
 """Scores of all tokens, from the table that embeds them."""
 
+from typing import ClassVar
+
 import jax.numpy as jnp
 from flax import nnx
 from flax.nnx.nn.dtypes import promote_dtype
@@ -7,6 +9,8 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from jax_attn.functional.checks import require_cap, require_last_dim, require_positive
+from jax_attn.functional.logical_axes import LogicalAxes, constrain
+from jax_attn.functional.sharding import for_product
 from jax_attn.functional.softcap import soft_cap
 
 
@@ -35,6 +39,10 @@ class TiedHead(nnx.Module):
     Source: Press and Wolf (arXiv 1608.05859); Inan et al. (arXiv 1611.01462).
     """
 
+    logical_axes: ClassVar[LogicalAxes] = {
+        "bias": ("vocab",),
+    }
+
     def __init__(
         self,
         vocab_size: int,
@@ -61,5 +69,7 @@ class TiedHead(nnx.Module):
         bias = None if self.bias is None else self.bias[...]
         x, table, bias = promote_dtype((x, table, bias), dtype=self.dtype)
         x = x if self.scale == 1.0 else x * self.scale
-        logits = jnp.einsum("...td,vd->...tv", x, table)
+        kernel, bias, out_sharding = for_product(x, table.T, bias)
+        logits = jnp.einsum("...td,vd->...tv", x, kernel.T, out_sharding=out_sharding)
+        logits = constrain(logits, "batch", "length", "vocab")
         return soft_cap(logits if bias is None else logits + bias, self.softcap)

@@ -1,6 +1,6 @@
 """From a sequence of vectors to one score for each class and token."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 from flax import nnx
@@ -9,6 +9,7 @@ from jaxtyping import Array, Float
 
 from jax_attn.functional.activations import ACTIVATIONS
 from jax_attn.functional.checks import require_known, require_last_dim, require_positive
+from jax_attn.functional.logical_axes import LogicalAxes
 from jax_attn.nn.primitives import Dropout, Linear
 
 
@@ -36,6 +37,11 @@ class TokenClassificationHead(nnx.Module):
 
     Source: Devlin et al. (arXiv 1810.04805), section 5.3; Clark et al. (arXiv 2003.10555), in its code.
     """
+
+    logical_axes: ClassVar[LogicalAxes] = {
+        "dense": ("embed", None),
+        "linear": ("embed", "classes"),
+    }
 
     def __init__(
         self,

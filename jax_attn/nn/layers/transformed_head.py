@@ -1,6 +1,6 @@
 """A head behind one more nonlinear layer."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 from flax import nnx
@@ -9,6 +9,7 @@ from jaxtyping import Array, Float
 
 from jax_attn.functional.activations import ACTIVATIONS
 from jax_attn.functional.checks import require_known, require_last_dim, require_positive
+from jax_attn.functional.logical_axes import LogicalAxes
 from jax_attn.nn.primitives import Linear, make_norm
 
 
@@ -35,6 +36,11 @@ class TransformedHead(nnx.Module):
 
     Source: Warner et al. (arXiv 2412.13663), as transformers' ModernBert.
     """
+
+    logical_axes: ClassVar[LogicalAxes] = {
+        "dense": ("embed", None),
+        "head": ("embed", "classes"),
+    }
 
     def __init__(
         self,

@@ -1,11 +1,14 @@
 """Positions as a table that is learned."""
 
+from typing import ClassVar
+
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from jax_attn.functional.checks import require_at_most, require_last_dim
+from jax_attn.functional.logical_axes import LogicalAxes
 from jax_attn.nn.positions.attention_positions import require_token_positions
 from jax_attn.nn.primitives import Embedding
 
@@ -34,6 +37,10 @@ class LearnedPositions(Embedding):
     Source: Devlin et al. (arXiv 1810.04805), section 3; the idea is Gehring et al.'s (arXiv 1705.03122). Offsets
         are fairseq's.
     """
+
+    logical_axes: ClassVar[LogicalAxes] = {
+        "embedding": ("positions", "embed"),
+    }
 
     def __init__(
         self,

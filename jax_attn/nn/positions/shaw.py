@@ -1,5 +1,7 @@
 """Positions as keys and values that are learned for each distance."""
 
+from typing import ClassVar
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -8,6 +10,7 @@ from jaxtyping import Array, Float, Int
 
 from jax_attn.functional.checks import require_positive
 from jax_attn.functional.dtypes import accumulator
+from jax_attn.functional.logical_axes import LogicalAxes
 from jax_attn.functional.score_mods import ScoreMod
 from jax_attn.nn.positions.attention_positions import AttentionPositions, Places, changed
 from jax_attn.nn.primitives import Embedding
@@ -35,6 +38,11 @@ class ShawPositions(nnx.Module, AttentionPositions):
 
     Source: Shaw et al. (arXiv 1803.02155), equations 3 to 5.
     """
+
+    logical_axes: ClassVar[LogicalAxes] = {
+        "key_table": ("positions", "head_dim"),
+        "value_table": ("positions", "head_dim"),
+    }
 
     def __init__(
         self,

@@ -1,5 +1,7 @@
 """Positions as waves, with nothing to learn."""
 
+from typing import ClassVar
+
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -12,6 +14,7 @@ from jax_attn.functional.checks import (
     require_last_dim,
     require_positive,
 )
+from jax_attn.functional.logical_axes import LogicalAxes
 from jax_attn.nn.positions.attention_positions import require_token_positions
 from jax_attn.nn.primitives import LoadedBuffer
 
@@ -43,6 +46,10 @@ class SinusoidalPositions(nnx.Module):
 
     Source: Vaswani et al. (arXiv 1706.03762), section 3.5; halves as transformers' Whisper and Speech2Text.
     """
+
+    logical_axes: ClassVar[LogicalAxes] = {
+        "table": ("positions", "embed"),
+    }
 
     def __init__(
         self,

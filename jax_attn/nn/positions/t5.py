@@ -1,5 +1,7 @@
 """Positions as a bias that is learned for each bucket of distances."""
 
+from typing import ClassVar
+
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
@@ -8,6 +10,7 @@ from jaxtyping import Array, Float, Int
 from jax_attn.functional import score_mods
 from jax_attn.functional.buckets import t5_bucket
 from jax_attn.functional.checks import require_positive
+from jax_attn.functional.logical_axes import LogicalAxes
 from jax_attn.functional.score_mods import ScoreMod
 from jax_attn.nn.positions.attention_positions import AttentionPositions, Places, by_position, changed
 from jax_attn.nn.primitives import Embedding
@@ -36,6 +39,10 @@ class T5Positions(nnx.Module, AttentionPositions):
 
     Source: Raffel et al. (arXiv 1910.10683), section 2.1; as transformers' T5Attention.
     """
+
+    logical_axes: ClassVar[LogicalAxes] = {
+        "table": ("positions", "heads"),
+    }
 
     def __init__(
         self,
