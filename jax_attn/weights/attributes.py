@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 from flax import nnx
 
+from jax_attn.functional.activations import ACTIVATIONS
+
 # What no config describes: how a module is run and drawn, and not what it computes.
 RUNNING = frozenset(
     [
@@ -52,6 +54,8 @@ def _same(one: Any, other: Any) -> bool:
         return other is not None  # tensors are compared by their keys, parts by themselves
     if type(one) is not type(other):
         return isinstance(one, int | float) and isinstance(other, int | float) and one == other
+    if isinstance(one, str):  # an activation has several names
+        return ACTIVATIONS.get(one, one) == ACTIVATIONS.get(other, other)
     if isinstance(one, partial):
         return all(map(_same, (one.func, one.args, one.keywords), (other.func, other.args, other.keywords)))
     if isinstance(one, Mapping):
