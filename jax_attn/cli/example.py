@@ -7,8 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
 from jax_attn.cli.main import guarded
+from jax_attn.training.making import precision
+from jax_attn.training.options import TrainingOptions
 
-Options = TypeVar("Options")
+Options = TypeVar("Options", bound=TrainingOptions)
 
 
 def run_example(
@@ -35,8 +37,11 @@ def run_example(
     given = list(sys.argv[1:] if arguments is None else arguments)
 
     def run() -> int:
+        options = parsed(program, presets, description, given, implied or {})
+        options.join_processes()
         try:
-            train(parsed(program, presets, description, given, implied or {}))
+            with precision(options):  # models may be built, and read, before and after `fit`
+                train(options)
         except FloatingPointError as error:
             print(f"{program}: {error}", file=sys.stderr)
             return 1

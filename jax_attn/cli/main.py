@@ -20,6 +20,7 @@ DESCRIPTION = """Compare Flax NNX modules with their PyTorch originals, and trai
     jax-attn diff port.py --html port.html        compare your own port with its original
     jax-attn trace original.py --out run          record torch, for a machine that has none
     jax-attn train classifier                     train on real text, or on your own
+    jax-attn compile model.py --topology v5e:4x4  does a training step fit, on devices that are not there?
     jax-attn --version                            this version, and those of the frameworks
 
 The exit status is 0 if all is well, 1 if something differs, and 2 if something is wrong with what was given.
@@ -33,6 +34,10 @@ OPTIONAL_PACKAGES = {
     "matplotlib": ("matplotlib",),
     "tokenizers": ("tokenizers",),
     "safetensors": ("safetensors",),
+    "grain": ("grain",),
+    "orbax": ("orbax-checkpoint",),
+    "tensorboardX": ("tensorboardX",),
+    "sacrebleu": ("sacrebleu",),
 }
 BROKEN_PIPE = 141  # what a shell reports of a command whose reader has gone
 
@@ -131,6 +136,7 @@ def _application(arguments: Sequence[str]) -> Any:
         os.environ.setdefault("PYTHON_TYRO_ANSI_CODES", "False")
     import tyro
 
+    from jax_attn.cli.compile import compile_
     from jax_attn.cli.diff import diff
     from jax_attn.cli.list import list_catalogue
     from jax_attn.cli.trace import trace
@@ -143,6 +149,7 @@ def _application(arguments: Sequence[str]) -> Any:
         "verify": verify,
         "diff": diff,
         "trace": trace,
+        "compile": compile_,
         "train": train,
     }
     for name, command in commands.items():

@@ -1,5 +1,6 @@
 """Several processes, each with devices of its own, as one training."""
 
+import os
 import socket
 import time
 from typing import Any
@@ -61,6 +62,8 @@ def _address(coordinator: str) -> tuple[str, int]:
 
 def _detected(timeout: float) -> None:
     """Join as what started the processes says; stay alone where nothing is found."""
+    if os.environ.get("SLURM_NTASKS") == "1":  # JAX would show it the first of its GPUs alone
+        return
     try:
         _join(timeout)
     except ValueError as error:

@@ -86,11 +86,17 @@ class TrainingOptions:
     def join_processes(self) -> None:
         """Join the other processes of the training, if there are any; before anything else of JAX.
 
+        Where JAX is in use already and no flag names others, the process stays as it is.
+
         Raises:
             ValueError: the flags do not go together.
             TimeoutError: the coordinator does not answer.
         """
-        initialize(self.coordinator, self.num_processes, self.process_id)
+        try:
+            initialize(self.coordinator, self.num_processes, self.process_id)
+        except RuntimeError as error:
+            if self.coordinator is not None or "must be called before" not in str(error):
+                raise
 
     @property
     def steps_between_evaluations(self) -> int:

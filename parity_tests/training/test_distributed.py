@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 
+import jax
 import pytest
 
 from jax_attn.training import initialize
@@ -36,6 +37,14 @@ def test_a_coordinator_that_is_not_there_is_named():
     port = free_port()
     with pytest.raises(TimeoutError, match=f"127.0.0.1:{port} could not be reached within 0.3 s"):
         initialize(f"127.0.0.1:{port}", 2, 1, timeout=0.3)
+
+
+def test_without_arguments_and_anything_to_detect_a_process_is_alone(monkeypatch):
+    initialize()
+    monkeypatch.setenv("SLURM_NTASKS", "1")
+    initialize()
+    assert jax.process_count() == 1
+    assert not jax.distributed.is_initialized()
 
 
 def run(processes: int) -> list[str]:

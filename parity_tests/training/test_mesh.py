@@ -65,13 +65,17 @@ def test_a_batch_is_placed_as_it_is():
     np.testing.assert_array_equal(placed["ids"], batch["ids"])
 
 
-@pytest.fixture(scope="module", params=["decoder", pytest.param("encoder", marks=pytest.mark.slow)])
-def trained(request) -> dict[str, dict]:
+def run(*arguments: str) -> dict[str, dict]:
     """What steps on simulated devices do, by mesh; in a process that has them."""
-    command = [sys.executable, "-m", "parity_tests.training.mesh_training", f"--{request.param}"]
+    command = [sys.executable, "-m", "parity_tests.training.mesh_training", *arguments]
     done = subprocess.run(command, cwd=ROOT, env=dict(os.environ), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     return {mesh: found for _, mesh, found in map(json.loads, done.stdout.splitlines())}
+
+
+@pytest.fixture(scope="module", params=["decoder", pytest.param("encoder", marks=pytest.mark.slow)])
+def trained(request) -> dict[str, dict]:
+    return run(f"--{request.param}")
 
 
 @pytest.mark.parametrize("mesh", MESHES)
@@ -91,3 +95,10 @@ def test_parameters_are_dealt_out(trained):
     assert trained["data"]["share"] == 1
     assert trained["fsdp"]["share"] < 0.2
     assert trained["fsdp and tensor"]["share"] < 0.25
+
+
+@pytest.mark.slow
+def test_explicit_axes_change_no_loss():
+    want = run("--decoder", "one")["one"]["losses"]
+    for mesh, found in run("--decoder", "--explicit", "fsdp", "fsdp and tensor", "context").items():
+        assert found["losses"] == pytest.approx(want, abs=1e-5), mesh
