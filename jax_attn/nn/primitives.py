@@ -126,6 +126,11 @@ def _affine(
 
 
 def _product(x: jax.Array, kernel: jax.Array, **options: Any) -> jax.Array:
+    if jax.sharding.get_abstract_mesh().empty and jax.typeof(x).sharding.mesh.empty:
+        # As rows of one matrix: of those XLA makes a CPU's gradient of the kernel without a transposed copy of
+        # what comes from above. On a mesh the axes stay apart, for each may be dealt out in its own way.
+        rows = jnp.einsum("ri,io->ro", x.reshape(-1, x.shape[-1]), kernel, **options)
+        return rows.reshape(*x.shape[:-1], kernel.shape[-1])
     return jnp.einsum("...i,io->...o", x, kernel, **options)
 
 
