@@ -5,7 +5,7 @@ const record = JSON.parse(document.getElementById("record").textContent);
 const $ = id => document.getElementById(id);
 const VIEWS = [["head", "Heads"], ["model", "Model"], ["neuron", "Neurons"], ["heatmap", "Heatmap"]];
 const ROW = 22;  // pixels, as in the style sheet
-const MOST_LINES = 6000;  // of a head, when no token is chosen
+const MOST_LINES = 2000;  // of a head, when no token is chosen
 const MOST_ROWS = 128;  // of the table of neurons
 const FEW = 64;  // tokens: up to here all heads are shown at first, and tokens stand beside heatmaps
 
@@ -77,7 +77,7 @@ function say(text) { if ($("readout").textContent !== text) $("readout").textCon
 
 // Controls ------------------------------------------------------------------------------------------------------
 
-const colour = head => `hsl(${Math.round(360 * stack().heads.indexOf(head) / stack().heads.length)} 62% 42%)`;
+const colour = head => `oklch(${lightness} 0.15 ${Math.round(360 * placeOfHead(head) / stack().heads.length)})`;
 
 function options(select, entries, chosen) {
   select.replaceChildren(...entries.map(([value, text]) => new Option(text, value, false, value === String(chosen))));
@@ -97,7 +97,7 @@ function controls() {
   $("layer").closest("label").hidden = state.view === "model";
   const sides = record.other ? [["weights", "Flax"], ["other", record.other], ["difference", "difference"]] : [];
   options($("side"), sides, state.side);
-  if (state.view === "heatmap") $("side").closest("label").hidden = true;  // all of them are there
+  if (["heatmap", "neuron"].includes(state.view)) $("side").closest("label").hidden = true;
   const pair = new Set(q.segments).size > 1 && new Set(k.segments).size > 1;
   const names = ["A", "B"];
   const four = [0, 1].flatMap(a => [0, 1].map(b => [`${a}${b}`, `${names[a]} → ${names[b]}`]));
@@ -278,16 +278,19 @@ function paintLines(pen, width, ink, q, k, rows, columns, strength) {
     drawn += lines.length / 2;
     pen.globalAlpha = (step + 0.5) / STEPS;
     pen.lineWidth = 1 + 2 * step / STEPS;
-    pen.beginPath();
-    for (let n = 0; n < lines.length && n < 2 * MOST_LINES; n += 2) { pen.moveTo(0, lines[n]); pen.lineTo(width, lines[n + 1]); }
-    pen.stroke();
+    for (let n = 0; n < Math.min(lines.length, 2 * MOST_LINES); n += 2) {  // one by one: a path of many lines is slow
+      pen.beginPath();
+      pen.moveTo(0, lines[n]);
+      pen.lineTo(width, lines[n + 1]);
+      pen.stroke();
+    }
   }
 }
 
 function shade(list, strength, active) {
   for (const item of list.children) {
     const place = Number(item.dataset.place);
-    item.style.setProperty("--w", strength(place).toFixed(3));
+    item.style.setProperty("--w", Math.sqrt(strength(place)).toFixed(3));
     item.classList.toggle("now", active?.side === list.dataset.side && active.place === place);
     item.setAttribute("aria-selected", state.kept?.side === list.dataset.side && state.kept.place === place);
   }
@@ -436,9 +439,10 @@ function ramp(value) {
   return paper.map((from, n) => Math.round(from + (ink[n] - from) * s));
 }
 
-let palette;
+let palette, lightness;
 
 function readPalette() {
+  lightness = getComputedStyle(document.documentElement).getPropertyValue("--lightness").trim();
   const probe = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
   palette = ["--back", "--one", "--two"].map(name => {
     probe.fillStyle = getComputedStyle(document.documentElement).getPropertyValue(name).trim();
@@ -593,31 +597,33 @@ async function drawNeurons(panel, mine) {
   if (!q.length) { panel.replaceChildren(); return; }
   const i = state.kept?.side === "query" && q.includes(state.kept.place) ? state.kept.place : q[0];
   const vector = (of, row) => Float32Array.from({ length: here.width }, (_, d) => of.at(place, row, d));
-  const mine_q = vector(query, i);
+  const vectorOfQuery = vector(query, i);
   let k = keys();
   const cut = k.length > MOST_ROWS;
   if (cut) k = [...k].sort((a, b) => weights.at(place, i, b) - weights.at(place, i, a)).slice(0, MOST_ROWS).sort((a, b) => a - b);
-  const rows = k.map(j => { const v = vector(key, j), p = v.map((x, d) => x * mine_q[d]); return { j, v, p, score: p.reduce((a, b) => a + b, 0) }; });
+  const rows = k.map(j => { const v = vector(key, j), p = v.map((x, d) => x * vectorOfQuery[d]); return { j, v, p, score: p.reduce((a, b) => a + b, 0) }; });
   const most = values => Math.max(1e-9, ...values.map(v => v.reduce((m, x) => Math.max(m, Math.abs(x)), 0)));
-  const wholeK = most(rows.map(row => row.v)), wholeP = most(rows.map(row => row.p)), wholeQ = most([mine_q]);
+  const wholeK = most(rows.map(row => row.v)), wholeP = most(rows.map(row => row.p)), wholeQ = most([vectorOfQuery]);
   const table = document.createElement("table");
   table.className = "neurons";
   const cell = (tag, content, name = "") => { const made = document.createElement(tag); made.className = name; made.append(content); return made; };
-  const head = document.createElement("tr");
-  head.append(cell("th", `query ${qa.labels[i]}`), cell("th", strip(mine_q, wholeQ, d => `query, dimension ${d}: ${format(mine_q[d])}`), "of-key"),
-    cell("th", "query × key"), cell("th", "score", "number"), cell("th", "weight", "number"));
-  const names = document.createElement("tr");
-  names.append(cell("th", "key"), cell("th", "key", "of-key"), cell("th", ""), cell("th", "", "number"), cell("th", "", "number"));
+  const line = (...cells) => { const row = document.createElement("tr"); row.append(...cells); return row; };
+  const number = text => cell("td", text, "number");
+  const head = document.createElement("thead");
+  const titles = ["key", ["its vector", "of-key"], "query × key", ["score", "number"], ["weight", "number"]];
+  head.append(line(...titles.map(title => cell("th", ...[title].flat()))));
+  const first = line(cell("th", `query ${quoted(qa, i)}`),
+    cell("td", strip(vectorOfQuery, wholeQ, d => `query, dimension ${d}: ${format(vectorOfQuery[d])}`), "of-key"), cell("td", ""), number(""), number(""));
   const body = rows.map(({ j, v, p, score }) => {
-    const row = document.createElement("tr");
     const name = cell("th", ka.labels[j]);
     name.scope = "row"; name.dir = "auto"; name.title = ka.notes[j] || "";
-    const told = d => `dimension ${d}: query ${format(mine_q[d])} × key ${format(v[d])} = ${format(p[d])}`;
-    row.append(name, cell("td", strip(v, wholeK, told), "of-key"), cell("td", strip(p, wholeP, told)),
-      cell("td", score.toFixed(2), "number"), cell("td", format(weights.at(place, i, j)), "number"));
-    return row;
+    const told = d => `dimension ${d}: query ${format(vectorOfQuery[d])} × key ${format(v[d])} = ${format(p[d])}`;
+    return line(name, cell("td", strip(v, wholeK, told), "of-key"), cell("td", strip(p, wholeP, told)),
+      number(score.toFixed(2)), number(format(weights.at(place, i, j))));
   });
-  table.append(head, names, ...body);
+  const rest = document.createElement("tbody");
+  rest.append(first, ...body);
+  table.append(head, rest);
   panel.replaceChildren(table);
   say(cut ? `The ${MOST_ROWS} keys with the largest weights. ` : "Point at a strip to see a dimension; the score is their sum, before masks and what positions add.");
 }
@@ -702,7 +708,10 @@ function start() {
   $("special").onchange = event => { state.special = event.target.checked; draw(); };
   $("relative").onchange = event => { state.relative = event.target.checked; draw(); };
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { readPalette(); draw(); });
-  new ResizeObserver(() => repaint()).observe($("panel"));
+  let width = $("panel").clientWidth;
+  new ResizeObserver(() => {
+    if (width !== $("panel").clientWidth) { width = $("panel").clientWidth; repaint(); }
+  }).observe($("panel"));
   enter(0);
   loadImage().then(draw);
 }

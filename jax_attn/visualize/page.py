@@ -1,7 +1,8 @@
 """A record as one page: the views, the data they are drawn from, and the program that draws them."""
 
 import json
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from html import escape
 from importlib.resources import files
@@ -12,14 +13,14 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from jax_attn.pages.document import document
-from jax_attn.visualize.quantise import Packed, encoded, packed
-from jax_attn.visualize.record import AttentionLayer, AttentionRecord, AttentionStack, TokenAxis
+from jax_attn.visualize.quantise import IN_BASE64, Packed, encoded, finest_size, packed
+from jax_attn.visualize.record import AttentionLayer, AttentionRecord
 
 View = Literal["head", "model", "neuron", "heatmap"]
 VIEWS: dict[View, str] = {"head": "Heads", "model": "Model", "neuron": "Neurons", "heatmap": "Heatmap"}
 
-# Characters, of a page of less than 10 MB.
-ROOM_FOR_WEIGHTS = 7_800_000
+# Characters, of a page of less than 10 MB; queries and keys are there only where all of them have room.
+ROOM = 9_700_000
 ROOM_FOR_VECTORS = 1_500_000
 
 CAUTION = (
@@ -94,75 +95,87 @@ class _Blocks(NamedTuple):
 
 def _data(page: AttentionPage, blocks: _Blocks) -> dict[str, Any]:
     record = page.record
-    layers = sum(len(stack.layers) for stack in record.stacks)
-    room = ROOM_FOR_WEIGHTS // layers // (3 if record.other else 1)
-    vectors = _vectors_fit(record)
+    size = _size_of_vectors(record)
+    vectors = size <= ROOM_FOR_VECTORS
+    image = None if record.image is None else _image(record.image, blocks)
+    room = ROOM - sum(map(len, blocks.texts)) - (size if vectors else 0)
+    weights = _weights(record, blocks, int(room))
     return {
         "view": page.view,
         "layer": page.layer,
         "head": page.head,
         "other": record.other,
-        "stacks": [_stack(stack, blocks, room, vectors) for stack in record.stacks],
+        "stacks": [
+            {
+                "name": stack.name,
+                "queries": asdict(stack.queries),
+                "keys": asdict(stack.keys),
+                "heads": stack.heads,
+                "layers": [
+                    {**_described(layer), **weights[id(layer)], **(_vectors(layer, blocks) if vectors else {})}
+                    for layer in stack.layers
+                ],
+            }
+            for stack in record.stacks
+        ],
         "vectors": vectors,
-        "image": None if record.image is None else _image(record.image, blocks),
+        "image": image,
     }
 
 
-def _vectors_fit(record: AttentionRecord) -> bool:
-    """Whether there is room for all queries and keys, a byte each and four for a row."""
-    numbers = sum(
-        part.size + 4 * part[..., 0].size
+def _weights(record: AttentionRecord, blocks: _Blocks, room: int) -> dict[int, dict[str, Any]]:
+    """The blocks of each layer; what is easily said goes first, and leaves its room to the rest."""
+    parts = [
+        (finest_size(values), id(layer), name, values)
         for stack in record.stacks
         for layer in stack.layers
-        for part in (layer.query, layer.key)
-        if part is not None
-    )
-    return numbers * 4 / 3 <= ROOM_FOR_VECTORS
-
-
-def _stack(stack: AttentionStack, blocks: _Blocks, room: int, vectors: bool) -> dict[str, Any]:
-    try:
-        layers = [_layer(layer, blocks, room, vectors) for layer in stack.layers]
-    except ValueError as error:
-        raise ValueError(
-            f"this is too much for one page: {len(stack.layers)} layers of {len(stack.heads)} heads, "
-            f"{len(stack.queries)} x {len(stack.keys)} tokens; choose layers or heads"
-        ) from error
-    return {
-        "name": stack.name,
-        "queries": _axis(stack.queries),
-        "keys": _axis(stack.keys),
-        "heads": stack.heads,
-        "layers": layers,
-    }
-
-
-def _axis(axis: TokenAxis) -> dict[str, Any]:
-    return {
-        "labels": axis.labels,
-        "notes": axis.notes,
-        "segments": axis.segments,
-        "special": axis.special,
-        "grid": axis.grid,
-    }
-
-
-def _layer(layer: AttentionLayer, blocks: _Blocks, room: int, vectors: bool) -> dict[str, Any]:
-    found: dict[str, Any] = {
-        "number": layer.number,
-        "path": layer.path,
-        "weights": blocks.add(packed(layer.weights, room)),
-    }
-    if layer.other is not None:
-        found["other"] = blocks.add(packed(layer.other, room))
-        difference = layer.weights.astype(np.float64) - layer.other
-        found["difference"] = blocks.add(packed(difference.astype(np.float32), room))
-        found["apart"] = float(np.abs(difference).max(initial=0.0))
-    if vectors and layer.query is not None and layer.key is not None:
-        found["query"] = blocks.add(packed(layer.query, ROOM_FOR_VECTORS))
-        found["key"] = blocks.add(packed(layer.key, ROOM_FOR_VECTORS))
-        found["width"] = layer.query.shape[-1]
+        for name, values in _matrices(layer)
+    ]
+    found: dict[int, dict[str, Any]] = {}
+    for place, (_, layer, name, values) in enumerate(sorted(parts, key=lambda part: part[0])):
+        try:
+            packing = packed(values, room // (len(parts) - place))
+        except ValueError as error:
+            first = record.stacks[0]
+            raise ValueError(
+                f"this is too much for one page: {len(first.layers)} layers of {len(first.heads)} heads, "
+                f"{len(first.queries)} x {len(first.keys)} tokens; choose layers or heads"
+            ) from error
+        room -= len(packing.text)
+        found.setdefault(layer, {})[name] = blocks.add(packing)
     return found
+
+
+def _matrices(layer: AttentionLayer) -> Iterator[tuple[str, np.ndarray]]:
+    yield "weights", layer.weights
+    if layer.other is not None:
+        yield "other", layer.other
+        yield "difference", layer.weights - layer.other
+
+
+def _described(layer: AttentionLayer) -> dict[str, Any]:
+    apart = 0.0 if layer.other is None else float(np.abs(layer.weights - layer.other).max(initial=0.0))
+    return {"number": layer.number, "path": layer.path, "apart": apart}
+
+
+def _vectors(layer: AttentionLayer, blocks: _Blocks) -> dict[str, Any]:
+    """Queries and keys, where the scores are their products."""
+    if layer.query is None or layer.key is None:
+        return {}
+    return {
+        "query": blocks.add(packed(layer.query, ROOM_FOR_VECTORS)),
+        "key": blocks.add(packed(layer.key, ROOM_FOR_VECTORS)),
+        "width": layer.query.shape[-1],
+    }
+
+
+def _size_of_vectors(record: AttentionRecord) -> float:
+    """Characters of all queries and keys: a byte each, and four for a row."""
+    parts = (
+        part for stack in record.stacks for layer in stack.layers for part in (layer.query, layer.key)
+    )
+    numbers = sum(part.size + 4 * part[..., 0].size for part in parts if part is not None)
+    return numbers * IN_BASE64 * 1.01 + 100
 
 
 def _image(image: np.ndarray, blocks: _Blocks) -> dict[str, Any]:

@@ -6,8 +6,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-LEVELS = (255, 127, 63, 31, 15, 7, 3, 1)  # steps from 0 to the largest of a row; with signs half as many
-ENTROPY_MARGIN = 0.8  # zlib finds repetitions that the entropy of single bytes does not know of
+# Steps from 0 to the largest of a row; with numbers below 0 there are two times as many, so that 127 is the most.
+LEVELS = (255, 191, 127, 95, 63, 47, 31, 23, 15, 11, 7, 5, 4, 3, 2, 1)
+COMPRESSION = 0.85  # of what the entropy of single bytes says: zlib finds what repeats too
+IN_BASE64 = 4 / 3
 
 
 class Packed(NamedTuple):
@@ -35,10 +37,10 @@ def quantise(values: np.ndarray, levels: int) -> tuple[np.ndarray, np.ndarray]:
         `(..., n)` bytes, signed where there are numbers below 0, and the largest of each row `(...)`, float32:
         `codes * largest / levels` is at most `largest / (2 * levels)` away.
     """
-    largest = np.abs(values).max(axis=-1, initial=0.0).astype(np.float32)
-    divisor = np.where(largest > 0, largest, 1)[..., None]
-    codes = np.rint(values / divisor * levels)
-    return codes.astype(np.int8 if is_signed(values) else np.uint8), largest
+    largest = np.maximum(values.max(axis=-1, initial=0.0), -values.min(axis=-1, initial=0.0))
+    largest = largest.astype(np.float32)
+    codes = values * (levels / np.where(largest > 0, largest, 1))[..., None]
+    return np.rint(codes).astype(np.int8 if is_signed(values) else np.uint8), largest
 
 
 def is_signed(values: np.ndarray) -> bool:
@@ -47,26 +49,33 @@ def is_signed(values: np.ndarray) -> bool:
 
 
 def packed(values: np.ndarray, room: int) -> Packed:
-    """As finely as it fits.
+    """Pack rows of numbers as finely as they fit.
 
     Args:
         values: `(..., n)`.
         room: how many characters the text may have.
 
     Raises:
-        ValueError: it does not fit.
+        ValueError: they do not fit.
     """
-    signed = is_signed(values)
-    for levels in LEVELS:
-        if signed and levels > 127:
+    finest = _finest(values)
+    codes, largest = quantise(values, finest)
+    histogram = _histogram(codes)
+    for levels in (each for each in LEVELS if each <= finest):
+        if _estimate(histogram, finest, levels) > room:
             continue
-        codes, largest = quantise(values, levels)
-        if _entropy(codes) / 8 * ENTROPY_MARGIN * 4 / 3 > room:
-            continue
+        if levels != finest:
+            codes, largest = quantise(values, levels)
         text = encoded(codes, largest)
         if len(text) <= room:
-            return Packed(levels, signed, text)
+            return Packed(levels, is_signed(values), text)
     raise ValueError(f"{values.size:,} numbers do not fit into {room:,} characters")
+
+
+def finest_size(values: np.ndarray) -> float:
+    """About how many characters the numbers take at the finest."""
+    finest = _finest(values)
+    return _estimate(_histogram(quantise(values, finest)[0]), finest, finest)
 
 
 def encoded(codes: np.ndarray, largest: np.ndarray) -> str:
@@ -75,8 +84,23 @@ def encoded(codes: np.ndarray, largest: np.ndarray) -> str:
     return base64.b64encode(zlib.compress(data, 6)).decode("ascii")
 
 
-def _entropy(codes: np.ndarray) -> float:
-    """Bits of all codes, if each were told by itself."""
-    counts = np.bincount(codes.view(np.uint8).ravel(), minlength=256)
+def _finest(values: np.ndarray) -> int:
+    return 127 if is_signed(values) else 255
+
+
+def _histogram(codes: np.ndarray) -> np.ndarray:
+    """How often each of the codes from -128 to 255 is there."""
+    shift = 128 if codes.dtype == np.int8 else 0
+    counts = np.bincount((codes.view(np.uint8) + np.uint8(shift)).ravel(), minlength=256)
+    found = np.zeros(384, np.int64)
+    found[128 - shift : 384 - shift] = counts
+    return found
+
+
+def _estimate(histogram: np.ndarray, finest: int, levels: int) -> float:
+    """Characters at `levels`, from the entropy of the codes that those at the finest become."""
+    coarse = np.rint(np.arange(-128, 256) * levels / finest).astype(np.int64) + 128
+    counts = np.bincount(coarse, weights=histogram)
     counts = counts[counts > 0]
-    return float(-(counts * np.log2(counts / counts.sum())).sum())
+    bits = -(counts * np.log2(counts / counts.sum())).sum()
+    return float(bits) / 8 * COMPRESSION * IN_BASE64
