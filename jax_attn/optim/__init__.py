@@ -30,6 +30,7 @@ from jax_attn.optim.schedules import (
     sequential_lr,
     step_lr,
 )
+from jax_attn.optim.warmup import warmup_schedule
 
 __all__ = [
     "adagrad",
@@ -63,6 +64,7 @@ __all__ = [
     "sequential_lr",
     "sgd",
     "step_lr",
+    "warmup_schedule",
 ]
 
 

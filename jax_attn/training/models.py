@@ -1,12 +1,14 @@
 """Where a training starts: at weights that are drawn, or at those of a checkpoint."""
 
-from collections.abc import Mapping
+import warnings
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import jax.numpy as jnp
+import jax
 from flax import nnx
 
+from jax_attn.training.data import TextTokenizer
 from jax_attn.training.options import TrainingOptions
 from jax_attn.weights import from_config, from_pretrained, save_pretrained
 
@@ -28,22 +30,33 @@ def starting_model(
     Raises:
         ValueError, OSError: as `from_pretrained`.
     """
-    dtype = jnp.dtype(options.dtype)
+    exact = options.dtype == "float64"
     given: dict[str, Any] = {
-        "dtype": dtype,
-        "param_dtype": jnp.float64 if dtype == jnp.float64 else jnp.float32,
+        "dtype": options.dtype,
+        "param_dtype": "float64" if exact else "float32",
         "architecture": architecture,
         **overrides,
     }
-    if isinstance(source, Path):
-        model = from_pretrained(source, seed=options.seed, **given)
-    else:
-        model = from_config(source, rngs=nnx.Rngs(options.seed), **given)
+    with jax.enable_x64(exact or jax.config.read("jax_enable_x64")):
+        if isinstance(source, Path):
+            model = told(lambda: from_pretrained(source, seed=options.seed, **given))
+        else:
+            model = from_config(source, rngs=nnx.Rngs(options.seed), **given)
     model.train()
     return model
 
 
-def save_model(folder: Path, model: nnx.Module, tokenizer: Any, **config: Any) -> None:
-    """Save a Hugging Face folder: weights, `config.json` with `config` in it, and `tokenizer.json`."""
+def told(load: Callable[[], nnx.Module]) -> nnx.Module:
+    """What is loaded; notes on it are printed as lines of their own, not as warnings with a place in the code."""
+    with warnings.catch_warnings(record=True) as notes:
+        warnings.simplefilter("always")
+        model = load()
+    for note in notes:
+        print(note.message)
+    return model
+
+
+def save_model(folder: Path, model: nnx.Module, tokenizer: TextTokenizer, **config: Any) -> None:
+    """Save a Hugging Face folder: weights, `config.json` with `config` in it, and the tokenizer."""
     save_pretrained(model, folder, config=config)
-    tokenizer.save(str(folder / "tokenizer.json"))
+    tokenizer.save(folder)

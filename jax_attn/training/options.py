@@ -11,12 +11,16 @@ class TrainingOptions:
 
     out: Path | None = None  # folder of the run: checkpoints, log, curves, and at the end the model
     resume: bool = False  # go on with the run that is in --out
+    allow_changes: tuple[str, ...] = ()  # options that a resumed run may set otherwise than before, by name
+    mesh: str | None = None  # how devices share the work: "data=2,fsdp=4"; all of them as data by default
     framework: Literal["jax", "torch", "both"] = "jax"  # both: same weights, same batches, and no dropout
     steps: int = 600  # optimizer steps
     batch_size: int = 64  # rows of a step, over all devices
     accumulate: int = 1  # parts that a batch is computed in, one after another
     learning_rate: float = 1e-3  # the highest, at the end of the warm-up
-    schedule: Literal["linear", "cosine", "inverse-sqrt", "wsd"] = "linear"  # how it falls after that
+    schedule: Literal["linear", "cosine", "inverse-sqrt", "wsd", "constant"] = (
+        "linear"  # how it falls after that
+    )
     warmup: float = 0.1  # share of the steps in which the learning rate climbs
     weight_decay: float = 0.01  # of AdamW, on what is not a bias or a norm
     betas: tuple[float, float] = (0.9, 0.999)  # of AdamW
@@ -28,13 +32,24 @@ class TrainingOptions:
     seed: int = 0  # of the split, the weights, the order of the data and dropout
     log_every: int = 10  # steps between two looks at the loss, for which the device is not kept waiting
     eval_every: int | None = None  # steps between two evaluations on held-out data; a tenth of all by default
-    save_every: int | None = None  # steps between two checkpoints; a tenth of all by default
+    save_every: int | None = None  # steps between two checkpoints; a tenth of all, at most 500
     keep: int = 2  # newest checkpoints that are kept, beside the best
     profile: int = 0  # steps that are recorded for TensorBoard's profiler, once the step is compiled
 
     # What a resumed run may set otherwise than the run that it goes on with.
     may_change: ClassVar[frozenset[str]] = frozenset(
-        {"out", "resume", "steps", "log_every", "eval_every", "save_every", "keep", "profile"}
+        {
+            "out",
+            "resume",
+            "allow_changes",
+            "mesh",
+            "steps",
+            "log_every",
+            "eval_every",
+            "save_every",
+            "keep",
+            "profile",
+        }
     )
 
     def __post_init__(self) -> None:
@@ -59,6 +74,16 @@ class TrainingOptions:
             raise ValueError(f"--betas must be from 0 to below 1, got {self.betas[0]} and {self.betas[1]}")
         if self.out is None and (self.resume or self.profile):
             raise ValueError(f"--{'resume' if self.resume else 'profile'} needs --out: the folder of the run")
+
+    @property
+    def steps_between_evaluations(self) -> int:
+        """`eval_every`, or what stands in for it."""
+        return self.eval_every or max(1, self.steps // 10)
+
+    @property
+    def steps_between_checkpoints(self) -> int:
+        """`save_every`, or what stands in for it."""
+        return self.save_every or min(500, max(1, self.steps // 10))
 
     def require(self, name: str, low: float, high: float) -> None:
         """Raise ValueError unless the option is None or `low <= value <= high`."""

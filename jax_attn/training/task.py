@@ -36,8 +36,9 @@ class Task:
 
     Args:
         model: the model as a description, built in either framework; or a Flax module that is there already, as
-            `from_pretrained` gives it (then there is no twin unless `twin` is given). A module that is given has the
-            trained weights afterwards.
+            `from_pretrained` gives it, which has the trained weights afterwards; or a function that makes one, so
+            that on a mesh its arrays are made where they belong. Without a description there is no twin unless
+            `twin` is given.
         loss: `loss(model, batch) -> (sum, weight)`: the loss summed over the batch, and the number of tokens or
             texts in the sum. The trainer divides, so that accumulated and sharded batches weigh every token alike.
         torch_loss: the same with the torch twin and a batch of tensors; needed with `--framework torch` alone.
@@ -53,7 +54,7 @@ class Task:
             example.
     """
 
-    model: Part | nnx.Module
+    model: Part | nnx.Module | Callable[[], nnx.Module]
     loss: Callable[[Any, Batch], Sum]
     torch_loss: Callable[[Any, Batch], Sum] | None = None
     metrics: Callable[[Any, Batch], dict[str, Sum]] | None = None

@@ -1,6 +1,7 @@
 """A model in training: its state, and one compiled step."""
 
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -8,8 +9,12 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jax_attn.optim import global_norm
+from jax_attn.optim.transformation import in_float64
+from jax_attn.training.mesh import place_batch
+from jax_attn.training.shardings import parameter_shardings
 from jax_attn.training.task import Batch, Sum, Task
 
 # Arrays by the path of their variable: "layers.0.attention.q_proj.kernel".
@@ -46,8 +51,8 @@ class Trainer:
 
     Args:
         model: the module. Its arrays are given away to the first step: read them from the trainer afterwards.
-        optimizer: of optax, or a function that makes it of the module. What it sees is a dictionary of parameters by
-            path, such as "layers.0.attention.q_proj.kernel".
+        optimizer: of optax, or a function that makes it of the module. What it sees is a dictionary of parameters
+            by path, such as "layers.0.attention.q_proj.kernel".
         task: what the loss is.
         accumulate: in how many parts a batch is computed, one after another: what the activations need of memory is
             divided by that, and the step stays the same. (Each part draws dropout of its own.)
@@ -55,6 +60,7 @@ class Trainer:
         ema: decay of the running mean of the parameters: `mean ← d · mean + (1 - d) · parameters`, with
             `d = min(ema, (1 + step) / (10 + step))`. Where there is one, it is what is evaluated.
         dropout: whether the model is in training mode in a step.
+        mesh: of `make_mesh`: over which the state and each batch are dealt out.
 
     Attributes:
         state: the `State`, which each step replaces.
@@ -70,6 +76,7 @@ class Trainer:
         max_grad_norm: float | None = None,
         ema: float | None = None,
         dropout: bool = True,
+        mesh: Mesh | None = None,
     ):
         self._task, self._accumulate, self._max_grad_norm, self._ema = task, accumulate, max_grad_norm, ema
         self._optimizer = (
@@ -80,16 +87,17 @@ class Trainer:
         model.eval()
         self._eval_graphdef = nnx.graphdef(model)
         self._params, self._rest = _Names(params), _Names(rest)
-        arrays = self._params.arrays(params)
-        self.state = State(
-            step=jnp.zeros([], jnp.int32),
-            params=arrays,
-            rest=self._rest.arrays(rest),
-            optimizer=self._optimizer.init(arrays),  # ty: ignore
-            ema={} if ema is None else jax.tree.map(jnp.copy, arrays),
-        )
-        # The state is donated: each new one takes the memory of the old one.
-        self._compiled_update = jax.jit(self.update, donate_argnums=0)
+        self._mesh, self._x64 = mesh, in_float64()
+        # The state is donated: each new one takes the memory of the old one, and lies as it did.
+        jit: Any = partial(jax.jit, self.update, donate_argnums=0)
+        with self._context():
+            if mesh is None:
+                self.state = self._begin(self._params.arrays(params), self._rest.arrays(rest))
+                self._compiled_update = jit()
+            else:
+                by_name = _Names.found(parameter_shardings(model, mesh))
+                self.state, shardings = self._dealt_out(params, rest, by_name)
+                self._compiled_update = jit(out_shardings=(shardings, None))
         self._compiled_evaluate = jax.jit(self._evaluate, static_argnums=0)
 
     @property
@@ -97,19 +105,38 @@ class Trainer:
         """The module as it stands, in evaluation mode; of the running mean, where one is kept."""
         return self._merged(self._eval_graphdef, self.state.ema or self.state.params, self.state.rest)
 
+    def gathered(self) -> Any:
+        """`model`, whole in every process, to be saved; all processes have to ask for it."""
+        if jax.process_count() == 1:
+            return self.model
+        params = self.state.ema or self.state.params
+        with self._context():
+            whole = jax.jit(lambda x: x, out_shardings=NamedSharding(self._mesh, PartitionSpec()))  # ty: ignore
+            arrays = [
+                {k: x.addressable_data(0) for k, x in whole(each).items()}
+                for each in (params, self.state.rest)
+            ]
+        return self._merged(self._eval_graphdef, *arrays)
+
     def step(self, batch: Batch) -> Step:
         """Update the state; return at once, with arrays that the device may still be computing."""
-        self.state, report = self._compiled_update(self.state, dict(batch))
+        with self._context():
+            self.state, report = self._compiled_update(self.state, self.place(batch))
         return report
 
     def evaluate(self, function: Callable[[Any, Batch], Any], batch: Batch) -> Any:
         """`function(model, batch)`, compiled, of `self.model`."""
         arrays = self.state.ema or self.state.params, self.state.rest
-        return self._compiled_evaluate(function, *arrays, dict(batch))
+        with self._context():
+            return self._compiled_evaluate(function, *arrays, self.place(batch))
 
     def figures(self, batch: Batch) -> dict[str, Sum]:
         """The loss and the metrics of a held-out batch."""
         return self.evaluate(self._task.figures, batch)
+
+    def place(self, batch: Batch) -> dict[str, Any]:
+        """The batch as a step takes it: on a mesh, where its rows belong."""
+        return dict(batch) if self._mesh is None else place_batch(dict(batch), self._mesh)
 
     def update(self, state: State, batch: Batch) -> tuple[State, Step]:
         """The step as a pure function, to be compiled: the new state, and what is reported."""
@@ -119,12 +146,42 @@ class Trainer:
         if self._max_grad_norm is not None:
             factor *= jnp.minimum(self._max_grad_norm / (norm + 1e-6), 1.0)  # as torch clips
         gradients = jax.tree.map(lambda g: g * factor.astype(g.dtype), gradients)
-        updates, optimizer = self._optimizer.update(gradients, state.optimizer, state.params)  # ty: ignore
-        params: Any = optax.apply_updates(state.params, updates)  # ty: ignore
+        updates, optimizer = self._optimizer.update(gradients, state.optimizer, state.params)
+        params: Any = optax.apply_updates(state.params, updates)
         step = state.step + 1
         return State(step, params, rest, optimizer, self._mean(state.ema, params, step)), Step(
             total / weight, norm
         )
+
+    def _begin(self, params: Arrays, rest: Arrays) -> State:
+        optimizer = self._optimizer.init(params)
+        ema = {} if self._ema is None else jax.tree.map(jnp.copy, params)
+        return State(jnp.zeros([], jnp.int32), params, rest, optimizer, ema)
+
+    def _dealt_out(self, params: Any, rest: Any, by_name: dict[str, NamedSharding]) -> tuple[State, State]:
+        """The state at the beginning, and how it lies on the mesh: as the parameter does that a leaf belongs to."""
+        arrays = self._params.arrays(params), self._rest.arrays(rest)
+        whole = NamedSharding(self._mesh, PartitionSpec())  # ty: ignore
+
+        def sharding(path: Any, leaf: Any) -> NamedSharding:
+            name = getattr(path[-1], "key", None)
+            same = name in by_name and leaf.shape == (arrays[0] | arrays[1])[name].shape
+            return by_name[name] if same else whole
+
+        shardings = jax.tree_util.tree_map_with_path(sharding, jax.eval_shape(self._begin, *arrays))
+        params, rest = jax.device_put(arrays, (shardings.params, shardings.rest))
+        # What follows the parameters is made where it belongs, never whole on one device.
+        begin = jax.jit(self._begin, out_shardings=shardings, donate_argnums=(0, 1))
+        return begin(params, rest), shardings
+
+    def _context(self) -> ExitStack:
+        """The dtypes and the mesh that the trainer was made with."""
+        stack = ExitStack()
+        if self._x64:
+            stack.enter_context(jax.enable_x64(True))
+        if self._mesh is not None:
+            stack.enter_context(jax.set_mesh(self._mesh))
+        return stack
 
     def _gradients(self, params: Arrays, rest: Arrays, batch: Batch) -> tuple[Any, Any, Any, Arrays]:
         """The summed loss, the weight, the gradients of the sum, and what the model keeps besides."""
@@ -168,7 +225,7 @@ class Trainer:
 
 
 def in_parts(parts: int, rows: Any) -> Any:
-    """`(b, ...) -> (parts, b / parts, ...)`: each part takes every `parts`-th row, so none moves between devices."""
+    """`(b, ...) -> (parts, b / parts, ...)`: a part takes every `parts`-th row, so none moves between devices."""
     return rows.reshape(rows.shape[0] // parts, parts, *rows.shape[1:]).swapaxes(0, 1)
 
 
@@ -176,8 +233,8 @@ class _Names:
     """The paths of a state's leaves, which stand for it as keys of a flat dictionary."""
 
     def __init__(self, state: Any):
-        leaves, self._treedef = jax.tree.flatten_with_path(state)
-        self._names = [_name(path) for path, _ in leaves]
+        self._treedef = jax.tree.structure(state)
+        self._names = list(self.found(state))
 
     def arrays(self, state: Any) -> Arrays:
         """The dictionary."""
@@ -189,8 +246,13 @@ class _Names:
 
     def of(self, state: Any) -> Arrays:
         """The dictionary of a state that may hold more."""
-        found = {_name(path): leaf for path, leaf in jax.tree.leaves_with_path(state)}
+        found = self.found(state)
         return {name: found[name] for name in self._names}
+
+    @staticmethod
+    def found(state: Any) -> dict[str, Any]:
+        """Every leaf of a state, by path."""
+        return {_name(path): leaf for path, leaf in jax.tree.leaves_with_path(state)}
 
 
 def _name(path: Any) -> str:

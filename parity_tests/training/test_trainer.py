@@ -3,15 +3,13 @@
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 
 from jax_attn.models import Part, SequenceClassifier
 from jax_attn.optim import cross_entropy
 from jax_attn.training import Task, TrainingOptions, fit
-from jax_attn.training.loop import make_trainers
+from jax_attn.training.making import make_trainers
 
 CLASSES, VOCABULARY, ROWS, TOKENS = 3, 23, 12, 7
 
@@ -87,3 +85,12 @@ def test_accumulating_changes_nothing():
             states.append(trainer.state.params)
         for name, array in states[0].items():
             np.testing.assert_allclose(states[1][name], array, rtol=0, atol=1e-12, err_msg=name)
+
+
+def test_the_state_is_donated():
+    """Each new state takes the memory of the old one, all of it."""
+    trainer = make_trainers(task(), options(dtype="float32", ema=0.9))["jax"]
+    before, pointers = trainer.state, {each.unsafe_buffer_pointer() for each in trainer.state.params.values()}
+    trainer.step({**Batches()[0], "weight": np.ones(ROWS, np.float32)})
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(before))
+    assert {each.unsafe_buffer_pointer() for each in trainer.state.params.values()} == pointers

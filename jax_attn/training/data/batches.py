@@ -6,6 +6,7 @@ its next step, on any number of hosts, and a host takes its rows of the same glo
 
 import sys
 from collections.abc import Iterator
+from functools import lru_cache, partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -18,9 +19,14 @@ GROUP = 16  # so many batches are drawn together and sorted by length, before th
 
 
 class GlobalBatches(Protocol):
-    """Batches with random access."""
+    """Batches with random access, of `batch_size` rows; `steps` of them, or without end where that is None."""
 
     batch_size: int
+    steps: int | None
+
+    def rows(self, step: int) -> np.ndarray:
+        """The rows of the examples in the global batch; fewer than `batch_size` where the last one is filled up."""
+        ...
 
     def part(self, step: int, rows: slice) -> dict[str, np.ndarray]:
         """These rows of the global batch `step`, in the shapes that it has."""
@@ -37,20 +43,25 @@ class ShuffledBatches(GlobalBatches):
     in the middle of a batch too.
     """
 
+    steps = None
+
     def __init__(self, examples: Examples, batch_size: int, seed: int):
         require_positive("batch_size", batch_size)
         self.examples, self.batch_size, self.seed = examples, batch_size, seed
-        self._group = 1 if examples.lengths is None else max(1, min(GROUP, len(examples) // batch_size))
+        self._epoch = lru_cache(maxsize=2)(
+            partial(examples.epoch, seed)
+        )  # all batches of an epoch ask for it
+        self.group = 1 if examples.lengths is None else max(1, min(GROUP, len(examples) // batch_size))
 
     def rows(self, step: int) -> np.ndarray:
         """`(b,)` rows of the examples in the global batch."""
         if step < 0:
             raise IndexError(f"steps count from 0, got {step}")
-        group, number = divmod(step, self._group)
-        drawn = self._drawn(group * self._group * self.batch_size, self._group * self.batch_size)
-        if self._group > 1:
+        group, number = divmod(step, self.group)
+        drawn = self._drawn(group * self.group * self.batch_size, self.group * self.batch_size)
+        if self.group > 1:
             drawn = drawn[np.argsort(self.examples.lengths[drawn], kind="stable")]  # ty: ignore
-            number = np.random.default_rng([self.seed, group, 2]).permutation(self._group)[number]
+            number = np.random.default_rng([self.seed, group, 2]).permutation(self.group)[number]
         return drawn.reshape(-1, self.batch_size)[number]
 
     def _drawn(self, start: int, count: int) -> np.ndarray:
@@ -58,7 +69,7 @@ class ShuffledBatches(GlobalBatches):
         epoch, start = divmod(start, len(self.examples))
         found: list[np.ndarray] = []
         while count:
-            found.append(self.examples.epoch(self.seed, epoch)[start : start + count])
+            found.append(self._epoch(epoch)[start : start + count])
             epoch, start, count = epoch + 1, 0, count - len(found[-1])
         return np.concatenate(found)
 
@@ -78,6 +89,7 @@ class OrderedBatches(GlobalBatches):
         require_positive("batch_size", batch_size)
         self.examples, self.batch_size = examples, batch_size
         self._order = examples.in_order()
+        self.steps = len(self)
 
     def __len__(self) -> int:
         return -(-len(self._order) // self.batch_size)
@@ -93,8 +105,9 @@ class OrderedBatches(GlobalBatches):
         real = self.rows(step)
         among = np.resize(real, self.batch_size)
         batch = self.examples.collate(among[rows], among)
-        batch["labels"] = batch["labels"].copy()
-        batch["labels"][np.arange(self.batch_size)[rows] >= len(real)] = IGNORED
+        if "labels" in batch:
+            batch["labels"] = batch["labels"].copy()
+            batch["labels"][np.arange(self.batch_size)[rows] >= len(real)] = IGNORED
         return batch
 
 
@@ -111,7 +124,7 @@ def host_rows(batch_size: int, process_index: int, process_count: int) -> slice:
 
 
 def iterate(
-    batches: GlobalBatches,
+    batches: Any,
     start: int = 0,
     stop: int | None = None,
     *,
@@ -122,7 +135,7 @@ def iterate(
     """Batches from step `start` on, made ahead of time by Grain's threads.
 
     Args:
-        batches: with random access.
+        batches: with random access; anything that gives a batch for a number, unless only some `rows` are wanted.
         start: the first step; after a restart, the number of steps done.
         stop: the step before which it ends; None is the end of the batches, or never.
         rows: the rows of each that are wanted, as `host_rows` gives them.
@@ -131,8 +144,11 @@ def iterate(
     """
     import grain
 
+    def make(step: Any) -> dict[str, np.ndarray]:
+        return batches[int(step)] if rows == EVERY_ROW else batches.part(int(step), rows)
+
     if stop is None:
-        stop = len(batches) if hasattr(batches, "__len__") else sys.maxsize  # ty: ignore
-    steps: Any = grain.MapDataset.range(start, stop).map(lambda step: batches.part(int(step), rows))
+        stop = getattr(batches, "steps", None)
+    steps: Any = grain.MapDataset.range(start, sys.maxsize if stop is None else stop).map(make)
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=ahead)
     return iter(steps.to_iter_dataset(options))

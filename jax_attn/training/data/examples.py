@@ -9,9 +9,10 @@ pixel_values (b, c, h, w)   images
 """
 
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 
 import numpy as np
+
+from jax_attn.training.data.widths import padded_widths
 
 IGNORED = -100  # the `ignore_index` of `cross_entropy`, here and in torch
 MASKS = {"input_ids": "mask", "source_ids": "source_mask", "target_ids": "target_mask"}
@@ -28,7 +29,7 @@ class Examples:
 
     def epoch(self, seed: int, number: int) -> np.ndarray:
         """The rows of an epoch, each once, in an order that `seed` and the epoch's number fix."""
-        return _permutation(seed, number, len(self))
+        return np.random.default_rng([seed, number]).permutation(len(self))
 
     def in_order(self) -> np.ndarray:
         """Every row once, the short ones first."""
@@ -39,18 +40,12 @@ class Examples:
         raise NotImplementedError
 
 
-@lru_cache(maxsize=8)
-def _permutation(seed: int, number: int, count: int) -> np.ndarray:
-    """Cached: all batches of an epoch ask for it."""
-    return np.random.default_rng([seed, number]).permutation(count)
-
-
 class PaddedExamples(Examples):
     """Sequences of tokens, padded to the width of their batch; and arrays with a value for each row.
 
     Args:
-        sequences: by name, the tokens of each row. Those named `*_ids` get a mask, those named `labels` are
-            padded with IGNORED.
+        sequences: by name, the tokens of each row: `input_ids`, or `source_ids` and `target_ids`, each of which
+            gets a mask; `labels` are as long as the last of them, and padded with IGNORED.
         arrays: by name, `(n, ...)` values.
         pad_id: what pads tokens.
         shapes: how many widths batches may have. `jit` compiles once for each.
@@ -65,12 +60,14 @@ class PaddedExamples(Examples):
         shapes: int = 4,
     ):
         self.sequences, self.arrays, self.pad_id = sequences, dict(arrays or {}), pad_id
-        self._lengths = {name: np.array([len(row) for row in rows]) for name, rows in sequences.items()}
         counts = {len(rows) for rows in (*sequences.values(), *self.arrays.values())}
         if len(counts) != 1 or counts == {0}:
             raise ValueError(f"sequences and arrays must have one and the same number of rows, got {counts}")
-        self.lengths = np.sum(list(self._lengths.values()), axis=0)
-        self.widths = {name: padded_widths(lengths, shapes) for name, lengths in self._lengths.items()}
+        self._lengths = {name: np.array([len(row) for row in rows]) for name, rows in sequences.items()}
+        inputs = {name: lengths for name, lengths in self._lengths.items() if name in MASKS}
+        self.lengths = np.sum(list(inputs.values()), axis=0)
+        widths = padded_widths(inputs, shapes)
+        self.widths = {name: widths.get(name, widths[[*inputs][-1]]) for name in sequences}
 
     def __len__(self) -> int:
         return len(next(iter(self.sequences.values())))
@@ -78,8 +75,8 @@ class PaddedExamples(Examples):
     def collate(self, rows: np.ndarray, among: np.ndarray) -> dict[str, np.ndarray]:
         """The batch; all its sequences have the same rank among their widths."""
         rank = max(
-            int(np.searchsorted(self.widths[name], lengths[among].max()))
-            for name, lengths in self._lengths.items()
+            int(np.searchsorted(widths, self._lengths[name][among].max()))
+            for name, widths in self.widths.items()
         )
         batch = {}
         for name, sequence in self.sequences.items():
@@ -92,12 +89,6 @@ class PaddedExamples(Examples):
             if name in MASKS:
                 batch[MASKS[name]] = np.arange(padded.shape[1]) < lengths[:, None]
         return batch | {name: values[rows] for name, values in self.arrays.items()}
-
-
-def padded_widths(lengths: np.ndarray, shapes: int = 4) -> list[int]:
-    """`shapes` widths, each of which holds an equal share of the lengths; multiples of 8 but for the last."""
-    quantiles = np.quantile(lengths, np.arange(1, shapes + 1) / shapes)
-    return [int(min(-(-q // 8) * 8, max(lengths))) for q in quantiles]
 
 
 def labelled_examples(

@@ -12,7 +12,7 @@ class MaskedBatches(GlobalBatches):
     """Batches in which some tokens are hidden: the labels are those tokens, and IGNORED elsewhere.
 
     Of the chosen tokens 80% become the mask, 10% another token and 10% stay, anew in every step. At least one
-    token of a batch is chosen. Special tokens and padding never are.
+    token of a batch is chosen. Special tokens, padding and rows that fill up a batch never are.
 
     Args:
         batches: with `input_ids`.
@@ -36,13 +36,19 @@ class MaskedBatches(GlobalBatches):
     ):
         if not 0 < share < 1:
             raise ValueError(f"the share of masked tokens must be between 0 and 1, got {share}")
-        self.batches, self.batch_size = batches, batches.batch_size
+        self.batches, self.batch_size, self.steps = batches, batches.batch_size, batches.steps
         self.mask_id, self.seed, self.share = mask_id, seed, share
         self._special = np.isin(np.arange(vocab_size), list(special_ids))
         self._words = np.flatnonzero(~self._special)
 
     def __len__(self) -> int:
-        return len(self.batches)  # ty: ignore
+        if self.steps is None:
+            raise TypeError("these batches have no end")
+        return self.steps
+
+    def rows(self, step: int) -> np.ndarray:
+        """The rows of the examples in the global batch."""
+        return self.batches.rows(step)
 
     def part(self, step: int, rows: slice) -> dict[str, np.ndarray]:
         """These rows of the global batch `step`; numbers are drawn for all of it, the same on any host."""
@@ -50,6 +56,7 @@ class MaskedBatches(GlobalBatches):
         ids = batch["input_ids"]
         random = np.random.default_rng([self.seed, step, 3])
         drawn = np.where(self._special[ids], 2.0, random.random(ids.shape))
+        drawn[len(self.rows(step)) :] = 2.0  # rows that fill up the last batch
         chosen = (drawn < self.share) | ((drawn == drawn.min()) & (drawn < 1))
         change = random.random(ids.shape)
         other = random.choice(self._words, ids.shape)
