@@ -1,7 +1,7 @@
 """Pictures of attention: which tokens a model's heads look at, in one page that needs no network.
 
-    record = record_text("all-MiniLM-L6-v2", "The cat sat on the mat.")
-    head_view(record)  # in a notebook; .save("page.html") anywhere
+record = record_text("The cat sat on the mat.")
+head_view(record)  # in a notebook; .save("page.html") anywhere
 """
 
 from jax_attn.visualize.capture import record_attention

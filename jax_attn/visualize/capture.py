@@ -1,4 +1,4 @@
-"""A call of a model, and what its attentions did in it: from the modules' own return, on the path that they take."""
+"""A call of a model, and what its attentions did in it, by their own return on the path that they take."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -11,6 +11,7 @@ from flax import nnx
 from jax_attn.nn.attention.weights import CapturedAttention, capture_attention
 from jax_attn.visualize.record import AttentionLayer, AttentionRecord, AttentionStack, TokenAxis
 
+KINDS = ("encoder", "decoder", "cross", "")  # in the order in which a model has them
 Tokens = TokenAxis | Sequence[str] | None
 
 
@@ -31,7 +32,7 @@ def record_attention(
     >>> record = record_attention(encoder, ids, tokens=["[CLS]", "hello", "[SEP]"])  # doctest: +SKIP
 
     Args:
-        model: a module, or a bound method of one. It is called as it stands: with dropout, unless it is in eval mode.
+        model: a module, or a bound method of one. It is called as it stands, with dropout unless in eval mode.
         args, kwargs: what it is called with.
         tokens: those that attend to themselves, of `row`; in an encoder-decoder those of the decoder. None numbers
             them.
@@ -61,6 +62,7 @@ def record_attention(
         (pattern, layers, _axes(pattern, layers[0].weights, tokens, context_tokens))
         for (pattern, _), layers in found.items()
     ]
+    stacks.sort(key=lambda stack: KINDS.index(_kind(stack[0])))
     names = _names([pattern for pattern, _, _ in stacks])
     return AttentionRecord(
         tuple(
@@ -120,7 +122,7 @@ def _unstacked(call: CapturedAttention) -> list[tuple[int | None, CapturedAttent
     if call.weights.ndim == 4:
         return [(None, call)]
     return [
-        (place, CapturedAttention(*(None if part is None else part[place] for part in call)))
+        (place, jax.tree.map(lambda part, place=place: part[place], call))
         for place in range(len(call.weights))
     ]
 
@@ -173,7 +175,7 @@ def _axes(
 
 def _kind(pattern: str) -> str:
     parts = re.split(r"[._]", pattern)
-    return next((kind for kind in ("cross", "decoder", "encoder") if kind in parts), "")
+    return next((kind for kind in reversed(KINDS[:3]) if kind in parts), "")
 
 
 def _names(patterns: list[str]) -> list[str]:

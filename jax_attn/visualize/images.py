@@ -39,8 +39,8 @@ def record_image(
     if channels != 3:
         raise ValueError(f"{folder} takes images of {channels} channels; a file is read into 3")
     image = read_image(path, tuple(size))
-    arguments = {"pixel_values": pixel_values(folder, image)}
-    other = torch_attention_weights(torch_twin(model), **arguments) if against_torch else None
+    pixels = pixel_values(folder, image)
+    other = torch_attention_weights(torch_twin(model), pixels) if against_torch else None
     embeddings = inner.embeddings
     rows, columns = embeddings.grid
     registers = 0 if embeddings.registers is None else embeddings.registers.shape[1]
@@ -55,4 +55,4 @@ def record_image(
         grid=(rows, columns),
     )
     title = folder.resolve().name
-    return record_attention(model, **arguments, tokens=tokens, title=title, image=image, other=other)
+    return record_attention(model, pixels, tokens=tokens, title=title, image=image, other=other)

@@ -70,7 +70,7 @@ const quadrant = () => state.quadrant === "" ? [undefined, undefined] : [...stat
 const queries = () => shown(stack().queries, quadrant()[0]);
 const keys = () => shown(stack().keys, quadrant()[1]);
 
-const format = weight => weight === 0 ? "0" : Math.abs(weight) < 0.001 ? weight.toExponential(1) : weight.toFixed(3);
+const format = weight => weight === 0 ? "≈ 0" : Math.abs(weight) < 0.001 ? weight.toExponential(1) : weight.toFixed(3);
 const quoted = (axis, place) => `“${axis.labels[place]}”`;
 
 function say(text) { if ($("readout").textContent !== text) $("readout").textContent = text; }

@@ -61,7 +61,7 @@ class AttentionPage:
         ]
         said = json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")
         scripts.append(f'<script type="application/json" id="record">{said}</script>')
-        here = files(__package__)
+        here = files("jax_attn.visualize")
         style, script, body = (
             (here / f"page.{ending}").read_text(encoding="utf-8") for ending in ("css", "js", "html")
         )
@@ -112,7 +112,13 @@ def _data(page: AttentionPage, blocks: _Blocks) -> dict[str, Any]:
                 "keys": asdict(stack.keys),
                 "heads": stack.heads,
                 "layers": [
-                    {**_described(layer), **weights[id(layer)], **(_vectors(layer, blocks) if vectors else {})}
+                    {
+                        "number": layer.number,
+                        "path": layer.path,
+                        "apart": layer.apart,
+                        **weights[id(layer)],
+                        **(_vectors(layer, blocks) if vectors else {}),
+                    }
                     for layer in stack.layers
                 ],
             }
@@ -153,11 +159,6 @@ def _matrices(layer: AttentionLayer) -> Iterator[tuple[str, np.ndarray]]:
         yield "difference", layer.weights - layer.other
 
 
-def _described(layer: AttentionLayer) -> dict[str, Any]:
-    apart = 0.0 if layer.other is None else float(np.abs(layer.weights - layer.other).max(initial=0.0))
-    return {"number": layer.number, "path": layer.path, "apart": apart}
-
-
 def _vectors(layer: AttentionLayer, blocks: _Blocks) -> dict[str, Any]:
     """Queries and keys, where the scores are their products."""
     if layer.query is None or layer.key is None:
@@ -171,9 +172,7 @@ def _vectors(layer: AttentionLayer, blocks: _Blocks) -> dict[str, Any]:
 
 def _size_of_vectors(record: AttentionRecord) -> float:
     """Characters of all queries and keys: a byte each, and four for a row."""
-    parts = (
-        part for stack in record.stacks for layer in stack.layers for part in (layer.query, layer.key)
-    )
+    parts = (part for stack in record.stacks for layer in stack.layers for part in (layer.query, layer.key))
     numbers = sum(part.size + 4 * part[..., 0].size for part in parts if part is not None)
     return numbers * IN_BASE64 * 1.01 + 100
 

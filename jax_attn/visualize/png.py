@@ -1,6 +1,7 @@
 """Heatmaps as PNG files, a file for each layer, drawn by matplotlib."""
 
-from dataclasses import dataclass
+import warnings
+from functools import cache
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,11 @@ import numpy as np
 from jax_attn.visualize.page import AttentionPage
 from jax_attn.visualize.record import AttentionLayer, AttentionRecord, AttentionStack, TokenAxis
 
+# Tried after matplotlib's own font, which has Latin, Greek, Cyrillic, Arabic and Hebrew.
+FONTS = (
+    "Noto Sans CJK KR", "NanumGothic", "Malgun Gothic", "Apple SD Gothic Neo", "UnDotum", "Noto Sans CJK JP",
+    "Noto Sans CJK SC", "Microsoft YaHei", "PingFang SC", "WenQuanYi Zen Hei", "Noto Sans", "Noto Emoji",
+)  # fmt: skip
 MOST_LABELS = 40
 COLUMNS = 4
 
@@ -44,7 +50,9 @@ def save_png(record: AttentionRecord, folder: str | PathLike[str]) -> list[Path]
     for stack in record.stacks:
         for layer in stack.layers:
             path = folder / f"{stack.name.replace('/', '_')}-{layer.number:02}.png"
-            FigureCanvasAgg(draw(stack, layer)).print_png(str(path))
+            with warnings.catch_warnings():  # a character that no font has is a box; the page has it
+                warnings.filterwarnings("ignore", message=r"(Glyph|Matplotlib currently)")
+                FigureCanvasAgg(draw(stack, layer)).print_png(str(path))
             paths.append(path)
     return paths
 
@@ -76,8 +84,18 @@ def draw(stack: AttentionStack, layer: AttentionLayer) -> Any:
 
 def _label(axis: Any, tokens: TokenAxis, rotation: int) -> None:
     if len(tokens) <= MOST_LABELS:
-        axis.set_ticks(np.arange(len(tokens)), [_plain(label) for label in tokens.labels])
+        labels = [_plain(label) for label in tokens.labels]
+        axis.set_ticks(np.arange(len(tokens)), labels, fontfamily=_fonts())
         axis.set_tick_params(labelsize=7, labelrotation=rotation)
+
+
+@cache
+def _fonts() -> list[str]:
+    """The fonts to look for a character in, of those that are installed."""
+    from matplotlib.font_manager import fontManager
+
+    there = {font.name for font in fontManager.ttflist}
+    return ["DejaVu Sans", *(name for name in FONTS if name in there)]
 
 
 def _plain(label: str) -> str:

@@ -29,7 +29,9 @@ class TokenAxis:
         for name in ("notes", "segments", "special"):
             given = getattr(self, name)
             if given and len(given) != len(self.labels):
-                raise ValueError(f"{name} must have one entry for each of {len(self)} labels, got {len(given)}")
+                raise ValueError(
+                    f"{name} must have one entry for each of {len(self)} labels, got {len(given)}"
+                )
         if self.grid is not None and self.grid[0] * self.grid[1] != len(self) - sum(self.special):
             patches = len(self) - sum(self.special)
             raise ValueError(f"grid must be of the {patches} patches that are not special, got {self.grid}")
@@ -71,12 +73,19 @@ class AttentionLayer:
         for name in ("weights", "query", "key", "other"):
             given = getattr(self, name)
             if given is not None and not np.isfinite(given).all():
-                raise ValueError(f"{name} of {self.path or 'the attention'} must be finite, and holds NaN or infinity")
+                raise ValueError(
+                    f"{name} of {self.path or 'the attention'} must be finite, and holds NaN or infinity"
+                )
         if self.other is not None and self.other.shape != self.weights.shape:
             raise ValueError(
                 f"other of {self.path or 'the attention'} must have the shape of weights, {self.weights.shape}, "
                 f"got {self.other.shape}"
             )
+
+    @property
+    def apart(self) -> float:
+        """The largest difference between the frameworks; 0 where there is one alone."""
+        return 0.0 if self.other is None else float(np.abs(self.weights - self.other).max(initial=0.0))
 
 
 @dataclass(frozen=True)

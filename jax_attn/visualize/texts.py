@@ -13,7 +13,7 @@ from jax_attn.visualize.record import AttentionRecord, TokenAxis
 from jax_attn.visualize.torch_weights import torch_attention_weights
 from jax_attn.weights.pretrained import from_pretrained
 from jax_attn.weights.sample import minilm_folder
-from jax_attn.weights.tokenizer import TokenizedText, tokenize_text, tokens_of
+from jax_attn.weights.tokenizer import TokenizedText, labels_of, tokenize_text
 from jax_attn.weights.twin import torch_twin
 
 SENTENCE = "The animal didn't cross the street because it was too tired."
@@ -49,6 +49,7 @@ def record_text(
     if takes[0] not in ("input_ids", "inputs") or "num_mel_bins" in model.config:
         seen = "images" if takes[0] == "pixel_values" else "audio"
         raise ValueError(f"{folder} takes no text, but {seen}")
+    arguments: dict[str, Any]
     if "decoder_input_ids" in takes:
         arguments, tokens, context = _both_sides(model, folder, text, pair)
     else:
@@ -64,13 +65,13 @@ def record_text(
 
 
 def axis_of(read: TokenizedText) -> TokenAxis:
-    """The tokens, with what each stands for and its id."""
+    """The tokens, with what the vocabulary has and the id of each."""
     notes = tuple(
-        f"{piece}, id {number}" if piece and piece != token else f"id {number}"
-        for token, piece, number in zip(read.tokens, read.pieces, read.ids, strict=True)
+        f"{token}, id {number}" if token != label else f"id {number}"
+        for token, label, number in zip(read.tokens, read.labels, read.ids, strict=True)
     )
     segments = read.segments if any(read.segments) else ()
-    return TokenAxis(read.tokens, notes, segments, read.special)
+    return TokenAxis(read.labels, notes, segments, read.special)
 
 
 def parameters_of(model: Any) -> list[str]:
@@ -90,13 +91,13 @@ def _both_sides(
     start = model.config.get("pad_token_id") or 0 if start is None else start
     if pair is None:
         ids = _written(model, read.ids[None], mask, start)
-        tokens = TokenAxis(tokens_of(folder, ids), tuple(f"id {each}" for each in ids))
+        tokens = TokenAxis(labels_of(folder, ids), tuple(f"id {each}" for each in ids))
     else:
         target = tokenize_text(folder, pair)
         ids = [start, *target.ids.tolist()]
         axis = axis_of(target)
         tokens = TokenAxis(
-            (*tokens_of(folder, [start]), *axis.labels),
+            (*labels_of(folder, [start]), *axis.labels),
             (f"id {start}", *axis.notes),
             special=(True, *target.special),
         )

@@ -15,7 +15,9 @@ ASKING: tuple[dict[str, Any], ...] = (
 )
 
 
-def torch_attention_weights(module: Any, *args: Any, **kwargs: Any) -> dict[str, list[np.ndarray]]:
+def torch_attention_weights(
+    module: Any, *args: Any, call: Callable[..., Any] | None = None, **kwargs: Any
+) -> dict[str, list[np.ndarray]]:
     """Call a torch model, and get the weights of all its attentions.
 
     They come from `torch_ref`'s attentions, from `torch.nn.MultiheadAttention`, and from transformers' models with
@@ -24,6 +26,7 @@ def torch_attention_weights(module: Any, *args: Any, **kwargs: Any) -> dict[str,
     Args:
         module: called as it stands, without gradients.
         args, kwargs: arrays, or what else it takes.
+        call: `call(module, *args, **kwargs)` in place of `module(*args, **kwargs)`.
 
     Returns:
         by path, for each call `(B, N, T, S)`.
@@ -42,7 +45,8 @@ def torch_attention_weights(module: Any, *args: Any, **kwargs: Any) -> dict[str,
     torch.backends.mha.set_fastpath_enabled(False)  # it calls no submodules
     try:
         with torch.no_grad(), _asked(module, found):
-            module(*map(tensor, args), **{name: tensor(value) for name, value in kwargs.items()})
+            run = module if call is None else partial(call, module)
+            run(*map(tensor, args), **{name: tensor(value) for name, value in kwargs.items()})
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
     if not found:
@@ -100,11 +104,22 @@ def _looked_at(
 ) -> Any:
     """Call, and keep what looks like weights: a square of probabilities behind the output."""
     result = forward(*args, **kwargs)
-    if isinstance(result, tuple) and len(result) >= 2 and not any(key.startswith(path + ".") for key in found):
+    if (
+        isinstance(result, tuple)
+        and len(result) >= 2
+        and not any(key.startswith(path + ".") for key in found)
+    ):
         weights = result[1]
-        if getattr(weights, "ndim", 0) == 4 and bool((weights >= 0).all()) and weights.shape[-2] > 0:
+        if _are_weights(weights):
             found.setdefault(path, []).append(_array(weights))
     return result
+
+
+def _are_weights(value: Any) -> bool:
+    """Whether it is `(B, N, T, S)`, and its rows sum to at most 1."""
+    if getattr(value, "ndim", 0) != 4 or not value.is_floating_point():
+        return False
+    return bool((value >= 0).all() and (value.sum(-1) < 1.01).all())
 
 
 def _array(weights: Any) -> np.ndarray:

@@ -10,7 +10,7 @@ from jax_attn.visualize.record import AttentionRecord
 def head_view(record: AttentionRecord, layer: int | None = None, head: int | None = None) -> AttentionPage:
     """Queries on the left, keys on the right, and a line for every weight; colours are heads.
 
-    >>> head_view(record_text("all-MiniLM-L6-v2", "The cat sat.")).save("page.html")  # doctest: +SKIP
+    >>> head_view(record_text("The cat sat.")).save("page.html")  # doctest: +SKIP
 
     Args:
         record: of `record_text`, `record_image`, `record_attention` or `AttentionRecord.from_weights`.
@@ -59,6 +59,5 @@ def _page(record: Any, view: View, layer: int | None, head: int | None) -> Atten
             f"record must be an AttentionRecord, got {type(record).__name__}: record_text, record_attention and "
             "AttentionRecord.from_weights make one"
         )
-    chosen = record.select(None if layer is None else [layer], None if head is None else [head])
-    first = chosen.stacks[0].layers[0].number
-    return AttentionPage(record, view, first if layer is None else layer, head)
+    record.select(None if layer is None else [layer], None if head is None else [head])  # both are there
+    return AttentionPage(record, view, record.stacks[0].layers[0].number if layer is None else layer, head)

@@ -19,8 +19,10 @@ def read_image(path: str | PathLike[str], size: tuple[int, int]) -> UInt8[np.nda
         FileNotFoundError: there is no such file.
         ModuleNotFoundError: pillow is not installed.
     """
-    from PIL import Image, ImageOps, UnidentifiedImageError
-
+    try:
+        from PIL import Image, ImageOps, UnidentifiedImageError
+    except ModuleNotFoundError:
+        raise ModuleNotFoundError("reading images needs pillow: pip install pillow") from None
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")

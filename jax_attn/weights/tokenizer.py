@@ -1,5 +1,6 @@
 """Sentences into token ids, with the `tokenizer.json` that lies beside a checkpoint's weights."""
 
+import unicodedata
 from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
@@ -58,8 +59,8 @@ class TokenizedText(NamedTuple):
     Attributes:
         ids: `(t,)`.
         type_ids: `(t,)`, what a BERT calls segments.
-        tokens: how each token is written; the text's own characters where a token is a part of one.
-        pieces: the text that each token stands for.
+        tokens: as the vocabulary has them.
+        labels: to be read: byte pairs as text, and the text's own characters where a token is a part of one.
         segments: `(t,)`, of which text it is: 0 or 1.
         special: `(t,)`, whether the tokenizer added it.
     """
@@ -67,7 +68,7 @@ class TokenizedText(NamedTuple):
     ids: Int32[np.ndarray, "t"]
     type_ids: Int32[np.ndarray, "t"]
     tokens: tuple[str, ...]
-    pieces: tuple[str, ...]
+    labels: tuple[str, ...]
     segments: tuple[int, ...]
     special: tuple[bool, ...]
 
@@ -104,25 +105,29 @@ def tokenize_text(folder: str | PathLike[str], text: str, pair: str | None = Non
     return TokenizedText(
         np.array(encoding.ids, np.int32),
         np.array(encoding.type_ids, np.int32),
-        tuple(map(_written, [tokenizer] * len(pieces), encoding.ids, encoding.tokens, pieces)),
-        tuple(pieces),
+        tuple(encoding.tokens),
+        tuple(_label(tokenizer, *each) for each in zip(encoding.ids, encoding.tokens, pieces, strict=True)),
         tuple(segments),
         special,
     )
 
 
-def tokens_of(folder: str | PathLike[str], ids: Sequence[int]) -> tuple[str, ...]:
-    """How each of these tokens is written."""
+def labels_of(folder: str | PathLike[str], ids: Sequence[int]) -> tuple[str, ...]:
+    """These tokens, to be read."""
     tokenizer = _tokenizer(Path(folder) / TOKENIZER)
-    return tuple(_written(tokenizer, each, tokenizer.id_to_token(each) or str(each), "") for each in ids)
+    return tuple(_label(tokenizer, each, tokenizer.id_to_token(each) or str(each), "") for each in ids)
 
 
-def _written(tokenizer: Any, token_id: int, token: str, piece: str) -> str:
-    """The token to be read: byte pairs as text, and the character itself of which a token is a part."""
-    text = tokenizer.decode([token_id], skip_special_tokens=False)
-    if "\ufffd" in text:
-        text = piece
-    return text.strip() or token
+def _label(tokenizer: Any, token_id: int, token: str, piece: str) -> str:
+    """The token to be read, which stands for `piece` of the text."""
+    label = tokenizer.decode([token_id], skip_special_tokens=False).strip()
+    if "\ufffd" in label:  # some of the bytes of a character
+        label = piece.strip()
+    bare = label.removeprefix("##")
+    whole = piece.casefold()
+    if not piece.isascii() and bare != whole and bare in unicodedata.normalize("NFD", whole):
+        label = label.replace(bare, piece)  # a part of a Korean syllable, or a letter without its accent
+    return label or token
 
 
 def _tokenizer(path: Path) -> Any:

@@ -64,7 +64,9 @@ def capture_attention_weights(model: Callable[..., Any]) -> Callable[..., tuple[
 
     def call(*args: Any, **kwargs: Any) -> tuple[Any, dict[str, Array]]:
         output, (weights,) = _captured(model, (AttentionWeights,), args, kwargs)
-        found = {path: calls[0] if len(calls) == 1 else calls for path, calls in weights.items()}
+        found: dict[str, Any] = {
+            path: calls[0] if len(calls) == 1 else calls for path, calls in weights.items()
+        }
         return output, found
 
     return call
@@ -97,10 +99,11 @@ def keep_scored(module: nnx.Module, query: Array, key: Array, scale: float | Non
 
 
 def _captured(
-    model: Any, kinds: tuple[type, ...], args: Any, kwargs: Any
+    model: Any, kinds: tuple[type[nnx.Variable[Any]], ...], args: Any, kwargs: Any
 ) -> tuple[Any, list[dict[str, tuple[Array, ...]]]]:
     """The output, and of each kind by path what every call kept."""
-    output, *captured = nnx.capture(_copied(model), *kinds)(*args, **kwargs)
+    capturing: Callable[..., Any] = nnx.capture(_copied(model), *kinds)
+    output, *captured = capturing(*args, **kwargs)
     return output, [
         {".".join(map(str, path[:-1])): variable.get_value() for path, variable in nnx.to_flat_state(state)}
         for state in captured
