@@ -213,12 +213,12 @@ function roving(list, lines) {
   if (first) first.tabIndex = 0;
   list.onmouseover = event => { state.pointed = of(event); lines(); };
   list.onmouseleave = () => { state.pointed = null; lines(); };
-  list.onfocusin = event => {
+  list.addEventListener("focusin", event => {
     for (const item of list.children) item.tabIndex = -1;
     event.target.tabIndex = 0;
     if (event.target.matches(":focus-visible")) { state.pointed = of(event); lines(); }
-  };
-  list.onfocusout = () => { state.pointed = null; lines(); };
+  });
+  list.addEventListener("focusout", () => { state.pointed = null; lines(); });
   list.onclick = event => { const found = of(event); if (found) { keep(found); lines(); } };
   list.onkeydown = event => {
     const item = event.target.closest("li");
@@ -396,10 +396,12 @@ async function drawModel(panel, mine) {
     event.preventDefault();
     if (next) { event.target.tabIndex = -1; next.tabIndex = 0; next.focus(); }
   };
-  grid.onmouseover = grid.onfocusin = event => {
-    const label = event.target.closest("button")?.getAttribute("aria-label");
-    say(label ? `${label}: open it` : "Choose a head to open it.");
-  };
+  for (const when of ["mouseover", "focusin"]) {
+    grid.addEventListener(when, event => {
+      const label = event.target.closest("button")?.getAttribute("aria-label");
+      say(label ? `${label}: open it` : "Choose a head to open it.");
+    });
+  }
   panel.replaceChildren(grid);
   say("Choose a head to open it.");
   const q = queries(), k = keys();
@@ -525,12 +527,16 @@ function paintMap(map, panel, place, q, k, count) {
   pen.font = font;
   pen.textBaseline = "middle";
   if (side) {
+    const every = Math.ceil(11 / map.cell);  // where cells are lower than text, some labels stand for all
+    const labelled = (n, axis) => now ? now[axis] === n || (n % every === 0 && Math.abs(now[axis] - n) >= every) : n % every === 0;
     q.forEach((i, a) => {
+      if (!labelled(a, 0)) return;
       pen.fillStyle = now?.[0] === a ? `rgb(${palette[1]})` : ink;
       pen.textAlign = "right";
       pen.fillText(qa.labels[i], map.left - 5, map.top + (a + 0.5) * map.cell, map.left - 5);
     });
     k.forEach((j, b) => {
+      if (!labelled(b, 1)) return;
       pen.save();
       pen.fillStyle = now?.[1] === b ? `rgb(${palette[1]})` : ink;
       pen.translate(map.left + (b + 0.5) * map.cell, map.top - 5);
@@ -622,6 +628,7 @@ async function drawNeurons(panel, mine) {
       number(score.toFixed(2)), number(format(weights.at(place, i, j))));
   });
   const rest = document.createElement("tbody");
+  first.className = "of-key";
   rest.append(first, ...body);
   table.append(head, rest);
   panel.replaceChildren(table);

@@ -5,6 +5,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from jax_attn.models.generation.generate import generate
@@ -113,7 +114,8 @@ def _written(model: Any, ids: np.ndarray, mask: np.ndarray, start: int) -> list[
     """What the decoder writes, with the token that it starts from."""
     if not hasattr(model, "logits"):
         raise ValueError("this model has a decoder and writes nothing: give the text that its decoder reads")
-    cache = model.init_cache(1, MOST_WRITTEN + 1, model.encode(ids, mask), mask)
+    source, seen = jnp.asarray(ids), jnp.asarray(mask)
+    cache = model.init_cache(1, MOST_WRITTEN + 1, model.encode(source, seen), seen)
     end = model.config.get("eos_token_id")
     stop = [] if end is None else [end] if isinstance(end, int) else list(end)
     found = generate(

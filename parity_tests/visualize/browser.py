@@ -10,6 +10,7 @@ import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 KEYS = {
@@ -31,10 +32,11 @@ class Tab:
         errors: what the console was told as an error or warning, and exceptions.
     """
 
-    def __init__(self, to: int, back: int):
-        self._to, self._back = to, os.fdopen(back, "rb")
+    def __init__(self, to: int, back: BinaryIO):
+        self._to, self._back = to, back
         self._number = 0
         self._session: dict[str, str] = {}
+        self.address = ""
         self.requests: list[str] = []
         self.errors: list[str] = []
         target = self.send("Target.createTarget", url="about:blank")["targetId"]
@@ -143,12 +145,10 @@ def browser() -> Generator[Tab]:
         os.close(there)
         os.close(here)
         try:
-            tab = Tab(to, back)
-            yield tab
-            tab._session = {}
-            tab.send("Browser.close")
+            with os.fdopen(back, "rb") as answers:
+                yield Tab(to, answers)
         finally:
-            os.close(to)
+            os.close(to)  # it ends when nobody speaks to it
             try:
                 process.wait(5)
             except subprocess.TimeoutExpired:
