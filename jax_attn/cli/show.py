@@ -100,6 +100,8 @@ def _require_one_source(
             raise ValueError("a model looks at an image or reads a text: give one of them")
         if checkpoint is None:
             raise ValueError("--image needs --checkpoint DIR, the folder of a model that takes images")
+        if not image.is_file():
+            raise FileNotFoundError(f"there is no file {image}")
     if text is not None and not text.strip():
         raise ValueError("the text must not be empty")
 

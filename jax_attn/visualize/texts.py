@@ -5,8 +5,8 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 
 from jax_attn.models.generation.generate import generate
 from jax_attn.visualize.capture import record_attention
@@ -114,8 +114,12 @@ def _written(model: Any, ids: np.ndarray, mask: np.ndarray, start: int) -> list[
     """What the decoder writes, with the token that it starts from."""
     if not hasattr(model, "logits"):
         raise ValueError("this model has a decoder and writes nothing: give the text that its decoder reads")
-    source, seen = jnp.asarray(ids), jnp.asarray(mask)
-    cache = model.init_cache(1, MOST_WRITTEN + 1, model.encode(source, seen), seen)
+
+    @nnx.jit
+    def reading(model: Any, ids: Any, mask: Any) -> Any:
+        return model.init_cache(1, MOST_WRITTEN + 1, model.encode(ids, mask), mask)
+
+    cache = reading(model, ids, mask)
     end = model.config.get("eos_token_id")
     stop = [] if end is None else [end] if isinstance(end, int) else list(end)
     found = generate(

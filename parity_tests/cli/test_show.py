@@ -152,7 +152,6 @@ def test_a_module_of_the_users_beside_its_torch_module(show):
         (["--module", "@modules.py:bare"], "returned no inputs"),
         (["the cat", "--checkpoint", "@bert", "--layer", 2], "layers must be from 0 to 1, got 2"),
         ([" "], "the text must not be empty"),
-        ([" ".join(["cat"] * 17), "--checkpoint", "@bert"], "has 17 tokens, and the model 16 positions"),
         (["cat", "--checkpoint", "@nowhere"], "nowhere"),
         (["cat", "--out", "nowhere/page.html"], "there is no folder nowhere"),
         (["cat", "--png", "@modules.py"], "--png must be a folder"),

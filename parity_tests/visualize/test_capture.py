@@ -1,14 +1,12 @@
 """A record holds what the modules returned, under the right tokens; torch's beside it is torch's own."""
 
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
 from flax import nnx
 
 import torch_ref
-from jax_attn.models import EncoderDecoder, TextDecoder
-from jax_attn.nn import Decoder, Embeddings, Encoder, MultiHeadAttention, capture_attention_weights
+from jax_attn.nn import Encoder, MultiHeadAttention, capture_attention_weights
 from jax_attn.visualize import AttentionRecord, TokenAxis, record_attention, torch_attention_weights
 from jax_attn.weights import load_state_dict
 
@@ -38,6 +36,9 @@ def test_weights_are_those_that_the_module_returns(x):
         scores = layer.query @ layer.key.mT
         softmax = np.exp(scores) / np.exp(scores).sum(-1, keepdims=True)
         np.testing.assert_allclose(softmax, layer.weights, rtol=1e-4, atol=1e-6)
+    (chosen,) = record.select(layers=[1], heads=[0, 2]).stacks
+    assert ([layer.number for layer in chosen.layers], chosen.heads) == ([1], (0, 2))
+    assert np.array_equal(chosen.layers[0].weights, stack.layers[1].weights[[0, 2]])
 
 
 def test_heads_that_share_a_key_have_it_each(x):
@@ -46,28 +47,6 @@ def test_heads_that_share_a_key_have_it_each(x):
     assert layer.key.shape == layer.query.shape == (4, 5, 3)
     assert np.array_equal(layer.key[0], layer.key[1])
     assert not np.array_equal(layer.key[1], layer.key[2])
-
-
-def test_an_encoder_decoder_has_three_kinds_each_with_its_tokens():
-    rngs = nnx.Rngs(0)
-    layers = {**SIZES, "rngs": rngs}
-    decoder = TextDecoder(Embeddings(9, 12, 8, rngs=rngs), Decoder(**layers, context_dim=12))
-    model = EncoderDecoder(Encoder(**layers), decoder, shared_embeddings=True)
-    source, target = jnp.arange(6)[None], jnp.arange(4)[None]
-    record = record_attention(model, source, target, tokens="abcd", context_tokens="uvwxyz")
-    found = {
-        stack.name: ("".join(stack.queries.labels), "".join(stack.keys.labels)) for stack in record.stacks
-    }
-    assert found == {
-        "encoder": ("uvwxyz", "uvwxyz"),
-        "decoder": ("abcd", "abcd"),
-        "cross": ("abcd", "uvwxyz"),
-    }
-    assert [len(stack.layers) for stack in record.stacks] == [2, 2, 2]
-    chosen = record.select(layers=[1], heads=[0, 2])
-    for stack, whole in zip(chosen.stacks, record.stacks, strict=True):
-        assert stack.heads == (0, 2)
-        assert np.array_equal(stack.layers[0].weights, whole.layers[1].weights[[0, 2]])
 
 
 @pytest.mark.parametrize("kind", ["twin", "torch's own"])

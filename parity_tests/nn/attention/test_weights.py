@@ -82,5 +82,5 @@ def test_queries_and_keys_are_captured_as_the_scores_see_them():
     key = found.key.repeat(2, axis=2)
     assert_same(nnx.softmax(jnp.einsum("btnh,bsnh->bnts", found.query, key)), found.weights)
     additive = AdditiveAttention(24, 7, rngs=rngs, param_dtype=jnp.float64)
-    (found,) = compiled(lambda x: capture_attention(additive)(x, x)[1])(x)[""]
+    (found,) = compiled(lambda x: capture_attention(additive)(x, draw(3, 7, 7))[1])(x)[""]
     assert (found.query, found.key) == (None, None)
