@@ -8,7 +8,7 @@ from typing import Annotated, Literal, NamedTuple
 
 import tyro
 
-from benchmarks import attention, cached, decoder, flex, ladder, sentences, whisper
+from benchmarks import attention, cached, decoder, flex, ladder, sentences, training, whisper
 from benchmarks.cases import CASES, LENGTHS, Case, Shape
 from benchmarks.chart import save_chart
 from benchmarks.comparison import Comparison
@@ -228,6 +228,23 @@ class Whisper(Common):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Training(Common):
+    """A training step of each example at its small preset, beside that of its torch twin, in float32."""
+
+    examples: tuple[Literal[training.EXAMPLES], ...] = training.EXAMPLES  # ty: ignore[invalid-type-form]
+    """Which of them."""
+    dropout: bool = True
+    """As the presets have it; without it, the losses are compared too."""
+
+    def work(self) -> Work:
+        """What is measured."""
+        if not self.examples:
+            raise ValueError(f"examples must be some of {', '.join(training.EXAMPLES)}; got none")
+        found = training.bench_training(self.examples, dropout=self.dropout, rounds=self.rounds)
+        return Work(len(self.examples), training.NAMES, found)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Everything(Common):
     """Attention, decode, cached, short, flex and ladder, one after the other, at their usual sizes."""
 
@@ -243,6 +260,7 @@ Benchmark = (
     | Annotated[Sentences, tyro.conf.subcommand("sentences", prefix_name=False)]
     | Annotated[Decoder, tyro.conf.subcommand("decoder", prefix_name=False)]
     | Annotated[Whisper, tyro.conf.subcommand("whisper", prefix_name=False)]
+    | Annotated[Training, tyro.conf.subcommand("training", prefix_name=False)]
     | Annotated[Everything, tyro.conf.subcommand("everything", prefix_name=False)]
 )
 

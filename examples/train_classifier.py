@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
+from flax import nnx
 
 from jax_attn.cli.example import run_example
 from jax_attn.training import Result, Task, fit
@@ -30,6 +31,7 @@ from jax_attn.training.confusion import confusion, confusion_table, draw_confusi
 from jax_attn.training.data import (
     LabelledTexts,
     OrderedBatches,
+    PaddedExamples,
     ShuffledBatches,
     TextTokenizer,
     hold_out,
@@ -38,7 +40,7 @@ from jax_attn.training.data import (
     require_two_classes,
 )
 from jax_attn.training.encoders import EncoderOptions, encoder_tokenizer, starting_encoder
-from jax_attn.training.losses import summed_accuracy, summed_cross_entropy, torch_summed_cross_entropy
+from jax_attn.training.losses import summed_accuracy, summed_cross_entropy
 from jax_attn.training.models import save_model
 from jax_attn.training.samples import load_labelled_texts
 from jax_attn.training.task import Sum
@@ -58,6 +60,8 @@ class Options(EncoderOptions):
     mistakes: int = 5  # how many of the worst mistakes are shown at the end
     predict: tuple[str, ...] = ()  # texts to classify with the finished run in --out; nothing is trained
 
+    eval_every: int | None = 200
+
     def __post_init__(self) -> None:
         """Raise ValueError for the first option that is out of its range."""
         super().__post_init__()
@@ -68,7 +72,7 @@ class Options(EncoderOptions):
 
 PRESETS = {
     "laptop": Options(),
-    "fine-tune": Options(preset="fine-tune", steps=300, batch_size=32, learning_rate=1e-4),
+    "fine-tune": Options(preset="fine-tune", steps=300, eval_every=150, batch_size=32, learning_rate=1e-4),
     "pod": Options(
         preset="pod",
         hidden_size=768,
@@ -81,6 +85,7 @@ PRESETS = {
         scan=True,
         batch_size=1024,
         steps=20_000,
+        eval_every=None,
         learning_rate=2e-4,
         schedule="cosine",
     ),
@@ -131,9 +136,9 @@ def make_task(texts: Texts, options: Options) -> Task:
     return Task(
         model,
         loss,
-        torch_loss,
-        metrics=metrics,
-        torch_metrics=metrics,
+        torch_loss=loss,
+        metrics=figures,
+        torch_metrics=figures,
         twin=lambda: torch_twin(model),
         save=lambda model, folder: save_model(folder, model, texts.tokenizer, **labels),
     )
@@ -145,18 +150,14 @@ def scores(model: Any, batch: Any) -> Any:
 
 
 def loss(model: Any, batch: Any) -> Sum:
-    """Cross-entropy summed over the texts, and their number."""
+    """Cross-entropy summed over the texts, and their number; in either framework."""
     return summed_cross_entropy(scores(model, batch), batch["labels"])
 
 
-def torch_loss(model: Any, batch: Any) -> Sum:
-    """The same in torch."""
-    return torch_summed_cross_entropy(scores(model, batch), batch["labels"])
-
-
-def metrics(model: Any, batch: Any) -> dict[str, Sum]:
-    """How many texts are put into the right class, in either framework."""
-    return {"accuracy": summed_accuracy(scores(model, batch), batch["labels"])}
+def figures(model: Any, batch: Any) -> dict[str, Sum]:
+    """Measured on held-out texts: the loss, and how many of the texts are right; in either framework."""
+    logits, labels = scores(model, batch), batch["labels"]
+    return {"loss": summed_cross_entropy(logits, labels), "accuracy": summed_accuracy(logits, labels)}
 
 
 def train(options: Options) -> Result | None:
@@ -204,11 +205,19 @@ def predict(options: Options) -> None:
     assert options.out is not None
     folder = options.out / "model" if (options.out / "model").is_dir() else options.out
     model, tokenizer = from_pretrained(folder), load_tokenizer(folder)
-    classes = model.config["id2label"]
-    for text in options.predict:
-        (ids,) = tokenizer.encode([text], options.max_tokens)
-        shares = softmax(np.asarray(model(ids[None])))[0]
-        print(f"{classes[str(shares.argmax())]} ({shares.max():.1%}): {text}")
+    classes = model.config.get("id2label", {})
+    if "SequenceClassification" not in model.config["architectures"][0]:
+        raise ValueError(
+            f"{folder} holds a {model.config['architectures'][0]}, which does not classify texts"
+        )
+    examples = PaddedExamples(
+        {"input_ids": tokenizer.encode(options.predict, options.max_tokens)}, pad_id=tokenizer.pad_id
+    )
+    every = np.arange(len(examples))
+    found = nnx.jit(scores)(model, examples.collate(every, every))
+    for text, shares in zip(options.predict, softmax(np.asarray(found)), strict=True):
+        best = str(shares.argmax())
+        print(f"{classes.get(best, best)} ({shares.max():.1%}): {text}")
 
 
 def softmax(scores: np.ndarray) -> np.ndarray:

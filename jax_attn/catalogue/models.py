@@ -51,6 +51,13 @@ def decoded_cases(tokens: int = 5, batch: int = 3) -> list[Case]:
     return [Case("plain", (ids,)), Case("padding", (ids, padding.astype(np.int64)), lanes=EXACT)]
 
 
+def packed_cases() -> list[Case]:
+    """The same, and several texts to a row, with padding behind them."""
+    plain, *_ = cases = decoded_cases()
+    segments = np.array([[1, 1, 2, 2, 2], [7, 7, 7, 7, 0], [1, 2, 3, 4, 5]])
+    return [*cases, Case("packed", plain.args, {"segment_ids": segments}, EXACT)]
+
+
 def embeddings(width: int, positions: int | None, segments: int = 0) -> Part:
     """Tokens and, where `positions` are learned here, where they stand."""
     return Part(
@@ -313,7 +320,7 @@ MODELS = [
         "any embeddings and causal layers; tokens are counted without padding",
         GPT,
         text_decoder(dropout=0.2).arguments,
-        decoded_cases,
+        packed_cases,
         whole_model=True,
     ),
     Twin(
@@ -325,7 +332,7 @@ MODELS = [
             model=text_decoder(rotary=True),
             head=Part("nn.layers.causal_lm_head:CausalLMHead", embed_dim=26, vocab_size=VOCABULARY),
         ),
-        decoded_cases,
+        packed_cases,
         whole_model=True,
     ),
     Twin(

@@ -7,8 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
 from jax_attn.cli.main import guarded
+from jax_attn.training.making import precision
+from jax_attn.training.options import TrainingOptions
 
-Options = TypeVar("Options")
+Options = TypeVar("Options", bound=TrainingOptions)
 
 
 def run_example(
@@ -19,7 +21,9 @@ def run_example(
     arguments: Sequence[str] | None = None,
     implied: Mapping[str, str] | None = None,
 ) -> int:
-    """Return the exit status: 0 if all went well, 2 for bad input, which is reported in one line.
+    """Return the exit status: 0 if all went well, 1 if the loss is no longer finite, 2 for bad input.
+
+    Both are reported in one line.
 
     Args:
         program: the name of the program, before its errors and in its help.
@@ -33,7 +37,14 @@ def run_example(
     given = list(sys.argv[1:] if arguments is None else arguments)
 
     def run() -> int:
-        train(parsed(program, presets, description, given, implied or {}))
+        options = parsed(program, presets, description, given, implied or {})
+        options.join_processes()
+        try:
+            with precision(options):  # models may be built, and read, before and after `fit`
+                train(options)
+        except FloatingPointError as error:
+            print(f"{program}: {error}", file=sys.stderr)
+            return 1
         return 0
 
     return guarded(program, run)
@@ -56,6 +67,14 @@ def parsed(
     chosen = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     chosen.add_argument("--preset", default=first)
     name = chosen.parse_known_args(arguments)[0].preset
-    # A preset that is not there is refused below, by the type of the option.
+    # A preset that is not there is refused below, by the type of the option. Where `__post_init__` refuses a value,
+    # tyro would draw a box of several lines: so it is called when the parsing is done.
     default = presets.get(name, presets[first])
-    return tyro.cli(type(default), prog=program, default=default, args=arguments, description=description)
+    kind = type(default)
+    unchecked = type(
+        kind.__name__, (kind,), {"__post_init__": lambda options: None, "__module__": kind.__module__}
+    )
+    given = tyro.cli(
+        unchecked, prog=program, default=unchecked(**vars(default)), args=arguments, description=description
+    )
+    return kind(**vars(given))

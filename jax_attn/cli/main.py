@@ -21,6 +21,7 @@ DESCRIPTION = """Compare Flax NNX modules with their PyTorch originals, and trai
     jax-attn trace original.py --out run          record torch, for a machine that has none
     jax-attn show "The cat sat on the mat."       look at a model's attention, in a page
     jax-attn train classifier                     train on real text, or on your own
+    jax-attn compile model.py --topology v5e:4x4  does a training step fit, on devices that are not there?
     jax-attn --version                            this version, and those of the frameworks
 
 The exit status is 0 if all is well, 1 if something differs, and 2 if something is wrong with what was given.
@@ -132,6 +133,7 @@ def _application(arguments: Sequence[str]) -> Any:
         os.environ.setdefault("PYTHON_TYRO_ANSI_CODES", "False")
     import tyro
 
+    from jax_attn.cli.compile import compile_
     from jax_attn.cli.diff import diff
     from jax_attn.cli.list import list_catalogue
     from jax_attn.cli.show import show
@@ -146,6 +148,7 @@ def _application(arguments: Sequence[str]) -> Any:
         "diff": diff,
         "trace": trace,
         "show": show,
+        "compile": compile_,
         "train": train,
     }
     for name, command in commands.items():

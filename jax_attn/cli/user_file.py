@@ -7,6 +7,7 @@ import sys
 import traceback
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -31,20 +32,57 @@ def load_port(place: str, *sides: str) -> Port:
     Raises:
         ValueError: there is no such file or function, it raises, or it returns something else.
     """
+    function = load_function(place, DEFAULT_FUNCTION)
+    try:
+        return Port.of(function()).require(*sides)
+    except ValueError as error:
+        raise ValueError(f"{function.name}: {error}") from error
+
+
+@dataclass(frozen=True)
+class UserFunction:
+    """A function of a file that the user names.
+
+    Attributes:
+        name: the file and the function, to be named in errors.
+        takes: the names of its arguments.
+    """
+
+    name: str
+    takes: frozenset[str]
+    _path: Path
+    _function: Callable[..., Any]
+
+    def __call__(self, **given: Any) -> Any:
+        """What it returns; a ValueError if it raises."""
+        return self.running(f"in {self.name.rpartition(':')[2]}()", lambda: self._function(**given))
+
+    def running(self, when: str, action: Callable[[], Any]) -> Any:
+        """What `action` returns, which calls code of the file; what that raises is told in a line, as of `when`."""
+        with _folder_importable(self._path.resolve()):
+            return _run(self._path, when, action)
+
+
+def load_function(place: str, default: str) -> UserFunction:
+    """The function that `FILE.py` or `FILE.py:function` names; it can be called without arguments.
+
+    Args:
+        place: the file, and the function in it.
+        default: the function, where none is named.
+
+    Raises:
+        ValueError: there is no such file or function, the file raises, or the function needs arguments.
+    """
     file, _, function = place.rpartition(":") if ":" in Path(place).name else (place, "", "")
-    name = function or DEFAULT_FUNCTION
-    path = Path(file)
+    name, path = function or default, Path(file)
     if not path.is_file():
         raise ValueError(f"there is no file {file}; expected FILE.py or FILE.py:function")
     if path.suffix != ".py":
         raise ValueError(f"{file} is no Python file; expected FILE.py or FILE.py:function")
     with _folder_importable(path.resolve()):
         module = _run(path, "on import", lambda: _executed(path.resolve()))
-        value = _run(path, f"in {name}()", _function(module, path, name))
-    try:
-        return Port.of(value).require(*sides)
-    except ValueError as error:
-        raise ValueError(f"{path}:{name}: {error}") from error
+    found = _function(module, path, name)
+    return UserFunction(f"{path}:{name}", frozenset(inspect.signature(found).parameters), path, found)
 
 
 def _executed(path: Path) -> ModuleType:

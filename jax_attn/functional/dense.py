@@ -80,8 +80,9 @@ def weigh(
         weights = jnp.where(allowed, weights, 0)
     max_scores = jax.lax.stop_gradient(jnp.max(scores, axis=-1, initial=-jnp.inf, where=allowed))
     lse = masked_logsumexp(scores, allowed)
-    if terms.dropout is not None:
-        weights = terms.dropout.drop(weights, terms.dropout.keeps(*tile.place) if keep is None else keep)
+    keep = tile.keeps(terms) if keep is None else keep
+    if terms.dropout is not None and keep is not None:
+        weights = terms.dropout.drop(weights, keep)
     return weights, lse, max_scores
 
 

@@ -3,6 +3,7 @@
 `dot_product_attention` and `flex_attention` bring their arguments to one form, a `Call`, and `attend` picks:
   reference  the oracle, by name and for empty arrays;
   xla        the whole matrix of scores, where it is small or asked for;
+  ring       blocks, where a sequence's tokens are dealt out over the mesh in sight (`ring.py`);
   blockwise  everything else: blocks, or by the platform's kernels, which is decided when the call is lowered
              for a platform (`blockwise/attention.py`), never by the devices of the process that traces it.
 """
@@ -19,9 +20,11 @@ from jax_attn.functional.blockwise.plan import Pattern
 from jax_attn.functional.dense import dense_attention
 from jax_attn.functional.dropout import given_keep_masks
 from jax_attn.functional.reference import Attention
+from jax_attn.functional.ring import ring_attention, ring_in_sight
 from jax_attn.functional.terms import Terms
 
 IMPLEMENTATIONS = ("blockwise", "cudnn", "pallas", "reference", "xla")
+IN_RING = ("blockwise", "pallas")  # what can compute a part of the keys, and gives its log-sum-exp a gradient
 
 # Below this many scores the whole matrix stays in the cache, and two products beat any number of blocks.
 FEW_SCORES = 2**20
@@ -75,13 +78,23 @@ def attend(call: Call, implementation: str | None) -> Result:
     name = _best(call) if implementation is None else implementation
     if reason := _why_not(name, call):
         raise ValueError(f"implementation={name!r} cannot serve this call: {reason}")
+    in_ring = implementation in (None, *IN_RING) and ring_in_sight(call.query, call.key) > 1
+    if in_ring and (reason := _why_not("blockwise", call)):
+        raise ValueError(
+            f"tokens are dealt out over {ring_in_sight(call.query, call.key)} devices, and a ring of them cannot "
+            f"serve this call: {reason}. implementation='xla' gathers the keys on every device"
+        )
     if any(n == 0 for n in (*call.query.shape, call.key.shape[1])):  # of nothing no blocks can be made
         name = "reference"
     keep = _keep_masks(call)
     if name == "reference":
         return Result(*call.oracle(keep))
     operands = (call.query, call.key, call.value, call.terms)
-    if name == "xla":
+    if in_ring:
+        options = call.scale, None if implementation is None else name
+        output, lse, peak = ring_attention(*operands, *options)
+        weights = None
+    elif name == "xla":
         output, lse, peak, weights = dense_attention(*operands, scale=call.scale, keep=keep)
     else:
         statistics = call.statistics or call.sinks is not None

@@ -96,12 +96,13 @@ def constrain(x: Array, *names: str | None) -> Array:
 
     Args:
         x: an activation.
-        names: what its axes mean; where it has fewer (no batch), those of its last. None is whole on every device.
+        names: what its axes mean; where it has fewer (no batch), those of its last. None is whole on
+            every device.
 
     >>> x = constrain(x, "batch", "length", None)
     """
     mesh = mesh_in_sight()
-    if mesh is None:
+    if mesh is None or x.ndim > len(names):
         return x
     names = names[len(names) - x.ndim :]
     spec = spec_of(names, x.shape, mesh.shape)

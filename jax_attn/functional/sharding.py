@@ -1,19 +1,22 @@
-"""Attention on meshes whose axes are explicit."""
+"""Products and attention on meshes whose axes are explicit."""
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from typing import Any
 
 import jax
-from jax.sharding import AxisType, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
 
 def auto_mesh(like: Array) -> AbstractContextManager[Any]:
-    """Within it, functions are traced as `in_auto_axes` traces them."""
+    """Within it, functions are traced as `in_auto_axes` traces them; without any mesh where no axis is explicit.
+
+    What is traced without a mesh can be computed on any, and as one device's part in `shard_map`.
+    """
     mesh = jax.typeof(like).sharding.mesh
     if AxisType.Explicit not in mesh.axis_types:
-        return nullcontext()
+        return jax.sharding.use_abstract_mesh(AbstractMesh((), ()))
     explicit = [
         n for n, kind in zip(mesh.axis_names, mesh.axis_types, strict=True) if kind is AxisType.Explicit
     ]
@@ -41,3 +44,33 @@ def in_auto_axes(
         with jax.sharding.use_abstract_mesh(sharding.mesh):
             return jax.sharding.auto_axes(f, out_sharding=specs)(arrays)
     return jax.sharding.auto_axes(f, out_sharding=specs)(arrays)
+
+
+def for_product(x: Array, kernel: Array, bias: Array | None = None) -> tuple[Array, Array | None, Any]:
+    """Kernel and bias as `x @ kernel + bias` takes them, and the sharding of its result.
+
+    On explicit axes types must say where everything lies: the result as `x`, its last axis as the kernel's where no
+    axis of the mesh would be taken twice. What of the kernel lies otherwise is gathered, as FSDP wants. Elsewhere
+    all is left as it is, and the sharding is None.
+
+    Args:
+        x: `(..., i)`.
+        kernel: `(i, o)`.
+        bias: `(o,)`.
+    """
+    of_x, of_kernel = (jax.typeof(array).sharding for array in (x, kernel))
+    mesh = next((s.mesh for s in (of_x, of_kernel) if AxisType.Explicit in (s.mesh.axis_types or ())), None)
+    if mesh is None:
+        return kernel, bias, None
+    *rows, inside = [*of_x.spec, *[None] * x.ndim][: x.ndim]
+    outside = [*of_kernel.spec, None, None][1]
+    taken = {name for part in (*rows, inside) for name in _names(part)}
+    outside = outside if taken.isdisjoint(_names(outside)) else None
+    kernel = jax.sharding.reshard(kernel, NamedSharding(mesh, PartitionSpec(inside, outside)))
+    if bias is not None:
+        bias = jax.sharding.reshard(bias, NamedSharding(mesh, PartitionSpec(outside)))
+    return kernel, bias, NamedSharding(mesh, PartitionSpec(*rows, outside))
+
+
+def _names(part: Any) -> tuple[str, ...]:
+    return () if part is None else part if isinstance(part, tuple) else (part,)

@@ -114,6 +114,8 @@ class Terms:
         dropout: what is dropped of the weights.
         band: how many positions before and after its own a query sees; None is no limit. Full blocks do not ask.
         softcap: a number.
+        origin: four integers, where batch entries, heads, queries and keys are counted from by mods and dropout, of
+            which none is told that the arrays are parts of larger ones; None is 0.
     """
 
     bias: Leaf = None
@@ -124,6 +126,7 @@ class Terms:
     score_mod: Mod | None = None
     mask_mod: Mod | None = None
     dropout: Dropout | None = None
+    origin: Leaf = None
     band: tuple[int | None, int | None] = dataclasses.field(default=(None, None), metadata={"static": True})
     softcap: float | None = dataclasses.field(default=None, metadata={"static": True})
 

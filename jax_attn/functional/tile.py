@@ -49,12 +49,12 @@ class Tile:
     ragged: bool = False
     open: Bool[Array, "..."] | None = None
 
-    @property
-    def _inside(self) -> Place:
+    def _inside(self, terms: Terms) -> Place:
         """The place, with what lies behind the end counted as the last position: mods index arrays by it."""
         queries, keys = self.lengths
         b, h, q_idx, kv_idx = self.place
-        return Place(b, h, jnp.minimum(q_idx, queries - 1), jnp.minimum(kv_idx, keys - 1))
+        inside = Place(b, h, jnp.minimum(q_idx, queries - 1), jnp.minimum(kv_idx, keys - 1))
+        return _counted_from(terms.origin, inside)
 
     def modified(
         self, scores: Float[Array, "..."], terms: Terms, with_bias: bool = True
@@ -64,7 +64,7 @@ class Tile:
         if terms.softcap is not None:
             scores = terms.softcap * jnp.tanh(scores / terms.softcap)
         if terms.score_mod is not None:
-            scores = over_tile(terms.score_mod, self._inside, scores).astype(dtype)
+            scores = over_tile(terms.score_mod, self._inside(terms), scores).astype(dtype)
         if with_bias and terms.bias is not None:
             scores = scores + self.cut(terms.bias).astype(dtype)
         return scores
@@ -98,14 +98,20 @@ class Tile:
         if after is not None:
             masks.append(kv_idx <= q_idx + after)
         if terms.mask_mod is not None:
-            masks.append(over_tile(terms.mask_mod, self._inside))
+            masks.append(over_tile(terms.mask_mod, self._inside(terms)))
         if self.ragged:
             masks.append(kv_idx < self.lengths[1])
         return masks
 
     def keeps(self, terms: Terms) -> Bool[Array, "..."] | None:
         """Which weights dropout keeps; None is all of them."""
-        return None if terms.dropout is None else terms.dropout.keeps(*self.place)
+        return (
+            None if terms.dropout is None else terms.dropout.keeps(*_counted_from(terms.origin, self.place))
+        )
+
+
+def _counted_from(origin: Any, place: Place) -> Place:
+    return place if origin is None else Place(*(x + start for x, start in zip(place, origin, strict=True)))
 
 
 def over_tile(mod: Mod, place: Place, *scores: Float[Array, "..."]) -> Array:

@@ -35,6 +35,7 @@ class CausalLM(nnx.Module):
         input_ids: Integer[Array, "*b t"],
         attention_mask: Bool[Array, "*b t"] | Integer[Array, "*b t"] | None = None,
         *,
+        segment_ids: Integer[Array, "*b t"] | None = None,
         cache: TextCache | None = None,
     ) -> Any:
         """`(b, t)` or `(t,)` ids to logits `(..., t, vocab_size)`; called as `TextDecoder`.
@@ -42,7 +43,7 @@ class CausalLM(nnx.Module):
         Returns:
             the logits; with a cache, a tuple of them and the new cache.
         """
-        hidden = self.model(input_ids, attention_mask, cache=cache)
+        hidden = self.model(input_ids, attention_mask, segment_ids=segment_ids, cache=cache)
         if cache is None:
             return self.logits(hidden)
         hidden, cache = hidden

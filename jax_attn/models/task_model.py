@@ -1,11 +1,12 @@
 """A model with what a task puts on top of it."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 from flax import nnx
 from jaxtyping import Array
 
 from jax_attn.functional.checks import require_known
+from jax_attn.functional.logical_axes import LogicalAxes
 from jax_attn.models.token_mask import token_mask
 
 READS = ("tokens", "text", "tokens_and_table", "tokens_and_mask")
@@ -30,6 +31,10 @@ class TaskModel(nnx.Module):
 
     Source: Devlin et al. (arXiv 1810.04805), section 3 and figure 4.
     """
+
+    logical_axes: ClassVar[LogicalAxes] = {
+        "head": ("embed", "classes"),
+    }
 
     def __init__(
         self,

@@ -7,7 +7,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, Integer
 
-from jax_attn.models.token_mask import token_mask
+from jax_attn.models.token_mask import segment_positions, token_mask
 from jax_attn.nn.attention.cache import next_positions
 
 
@@ -36,8 +36,8 @@ class TextDecoder(nnx.Module):
         rngs: taken as every module takes them; nothing is drawn.
 
     Raises:
-        ValueError: ids that are not integers or not `(b, t)`, or a mask that is neither boolean nor integer or has
-            another shape than the ids.
+        ValueError: ids that are not integers or not `(b, t)`, a mask that is neither boolean nor integer, a mask or
+            segments of another shape than the ids, or segments beside a mask or a cache.
 
     Source: Radford et al., "Language Models are Unsupervised Multitask Learners".
     """
@@ -51,6 +51,7 @@ class TextDecoder(nnx.Module):
         input_ids: Integer[Array, "*b t"],
         attention_mask: Bool[Array, "*b t"] | Integer[Array, "*b t"] | None = None,
         *,
+        segment_ids: Integer[Array, "*b t"] | None = None,
         cache: TextCache | None = None,
         context: Float[Array, "*b s k"] | None = None,
         context_mask: Bool[Array, "*b s"] | None = None,
@@ -60,6 +61,8 @@ class TextDecoder(nnx.Module):
         Args:
             input_ids: `(b, t)` or `(t,)`; with a cache `(b, t)`, those that come next.
             attention_mask: which of them are tokens and no padding, True or 1; None is all.
+            segment_ids: where several texts are packed into a row, one behind the other, which of them a token is
+                of; each gets what it would get alone. Padding is a segment too; there is no mask and no cache then.
             cache: of `init_cache`.
             context: what the layers attend to beside the tokens, where they do; not given with a cache, which
                 holds it.
@@ -69,10 +72,15 @@ class TextDecoder(nnx.Module):
             `(b, t, d)`; with a cache, a tuple of that and the new cache.
         """
         real = None if attention_mask is None else token_mask(attention_mask, input_ids.shape)
-        given = {"context": context, "context_mask": context_mask}
+        given = {"context": context, "context_mask": context_mask, "segment_ids": segment_ids}
+        if segment_ids is not None and (real is not None or cache is not None):
+            raise ValueError("segment_ids must be None where an attention_mask or a cache is given")
         options = {name: array for name, array in given.items() if array is not None}
         if cache is None:
-            positions = None if real is None else jnp.where(real, jnp.cumsum(real, axis=-1) - 1, -1)
+            if segment_ids is not None:
+                positions = segment_positions(segment_ids, input_ids.shape)
+            else:
+                positions = None if real is None else jnp.where(real, jnp.cumsum(real, axis=-1) - 1, -1)
             return self.decoder(self.embeddings(input_ids, positions=positions), mask=real, **options)
         positions = next_positions(cache.length, input_ids.shape[1], real)
         x = self.embeddings(input_ids, positions=positions)

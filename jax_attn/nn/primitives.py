@@ -36,8 +36,9 @@ from jax_attn.functional.checks import (
     require_positive,
     require_probability,
 )
-from jax_attn.functional.logical_axes import LogicalAxes
+from jax_attn.functional.logical_axes import LogicalAxes, constrain
 from jax_attn.functional.normalize import rms_normalize
+from jax_attn.functional.sharding import for_product
 
 Initializer = Callable[..., jax.Array]
 
@@ -103,22 +104,25 @@ class Linear(nnx.Linear):
     def __call__(self, inputs: jax.Array, out_sharding: Any = None) -> jax.Array:
         """`(..., in_features)` to `(..., out_features)`."""
         x, kernel = self.promote_dtype((inputs, self.kernel[...]), dtype=self.dtype)
+        bias = None if self.bias is None else self.bias[...]
+        if out_sharding is None:
+            kernel, bias, out_sharding = for_product(x, kernel, bias)
         multiply = partial(_product, precision=self.precision, out_sharding=out_sharding)
-        return _affine(x, kernel, self.bias, multiply)
+        return _affine(x, kernel, bias, multiply)
 
 
 def _affine(
-    x: jax.Array, kernel: jax.Array, bias: nnx.Param | None, multiply: Callable[..., jax.Array]
+    x: jax.Array, kernel: jax.Array, bias: jax.Array | None, multiply: Callable[..., jax.Array]
 ) -> jax.Array:
     """`multiply(x, kernel) + bias`."""
     if bias is None:
         return multiply(x, kernel)
     if jnp.finfo(x.dtype).bits >= 32:
-        return multiply(x, kernel) + bias[...].astype(x.dtype)
+        return multiply(x, kernel) + bias.astype(x.dtype)
     # In 16 bits the sum is made in float32. Forward, it is rounded once, so that its sign is right and a
     # ReLU lets the same values through. Backward, a bias's gradient adds up over all tokens, and 16 bits
     # would lose more with every one.
-    return (_wide_product(x, kernel, multiply) + bias[...].astype(jnp.float32)).astype(x.dtype)
+    return (_wide_product(x, kernel, multiply) + bias.astype(jnp.float32)).astype(x.dtype)
 
 
 def _product(x: jax.Array, kernel: jax.Array, **options: Any) -> jax.Array:
@@ -210,7 +214,8 @@ class Conv(nnx.Conv):
             feature_group_count=self.feature_group_count,
             out_sharding=out_sharding,
         )
-        y = _affine(x if x.ndim > ndim else x[None], kernel, self.bias, convolve)
+        bias = None if self.bias is None else self.bias[...]
+        y = _affine(x if x.ndim > ndim else x[None], kernel, bias, convolve)
         return y if x.ndim > ndim else y[0]
 
 
@@ -271,6 +276,8 @@ class Embedding(nnx.Embed):
         if not jnp.issubdtype(inputs.dtype, jnp.integer):
             raise ValueError(f"inputs must be integers, got {inputs.dtype}")
         (table,) = self.promote_dtype((self.embedding[...],), dtype=self.dtype, inexact=False)
+        # Features are dealt out over devices that share out the batch: gathered here, or later in all rows.
+        table = constrain(table, self.logical_axes["embedding"][0], None)
         out_sharding = _rows_sharding(table, inputs) if out_sharding is None else out_sharding
         rows = table.at[inputs].get(mode="fill", fill_value=jnp.nan, out_sharding=out_sharding)
         if self.padding_idx is None:

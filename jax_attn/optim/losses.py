@@ -135,7 +135,10 @@ def _negative_log_likelihood(
     counts = labels != ignore_index
     a_class = (labels >= 0) & (labels < log_probs.shape[-1])  # indexing would wrap -1 round to the last class
     index = jnp.where(a_class, labels, 0)
-    losses = -jnp.take_along_axis(log_probs, index[..., None], axis=-1)[..., 0] * weights[index]
+    # Compared, not looked up: the gradient of a look-up is a scatter into as many zeros as there are scores, which
+    # stays apart from the softmax's, and on a mesh the classes may be shared out.
+    chosen = jnp.arange(log_probs.shape[-1]) == index[..., None]
+    losses = -jnp.sum(jnp.where(chosen, log_probs, 0.0), axis=-1) * weights[index]
     losses = jnp.where(counts, jnp.where(a_class, losses, jnp.nan), 0.0)
     return losses, jnp.where(counts, weights[index], 0.0)
 

@@ -1,5 +1,6 @@
 """Train a model: one loop, on one CPU or over a mesh, beside its torch twin where that is asked for."""
 
+from jax_attn.training.distributed import initialize
 from jax_attn.training.loop import Result, fit
 from jax_attn.training.mesh import batch_sharding, create_sharded, make_mesh, place_batch
 from jax_attn.training.options import TrainingOptions
@@ -15,6 +16,7 @@ __all__ = [
     "batch_sharding",
     "create_sharded",
     "fit",
+    "initialize",
     "logical_axes_of",
     "make_mesh",
     "parameter_shardings",

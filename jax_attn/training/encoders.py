@@ -17,15 +17,11 @@ from jax_attn.weights.config import read_config
 class EncoderOptions(TrainingOptions):
     """What can be set; the comments are the text of `--help`."""
 
-    from_pretrained: Path | None = (
-        None  # checkpoint folder of an encoder with its tokenizer.json to start from
-    )
+    from_pretrained: Path | None = None  # folder of an encoder to start from, with its tokenizer.json
     hidden_size: int = 128  # width of the encoder; its feed-forward layers are twice as wide
     num_layers: int = 2  # encoder layers
     num_heads: int = 4  # attention heads; they divide the width
-    norm_placement: Literal["pre", "post"] = (
-        "post"  # post, as BERT, is what the warm-up is for: try --warmup 0
-    )
+    norm_placement: Literal["pre", "post"] = "post"  # deep encoders with post need the warm-up
     dropout: float = 0.1  # after embeddings, attention and feed-forward, and before the last layer
     vocab_size: int = 8000  # bytes and frequent byte pairs, learned from the texts to train on
     max_tokens: int = 64  # longer texts are cut

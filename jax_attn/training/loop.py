@@ -72,6 +72,8 @@ def fit(
         OSError: the folder cannot be written, or has no room.
         FloatingPointError: a loss or a gradient is not finite. The last good checkpoint is kept.
     """
+    if options.coordinator is not None:
+        options.join_processes()
     require_startable(options)
     with precision(options), ExitStack() as stack:
         return _Training(task, batches, options, held_out, stack).run()
@@ -85,6 +87,16 @@ def evaluate(trainer: Any, held_out: HeldOut | Sequence[Batch]) -> dict[str, flo
         for name in (found[0] if found else ())
     }
     return {name: total / weight if weight else math.nan for name, (total, weight) in sums.items()}
+
+
+def peak_flops(dtype: str) -> float | None:
+    """What all devices can do together at most, by the vendor's figures; None of a CPU or where no one says."""
+    if jax.default_backend() == "cpu":
+        return None
+    from jax_attn.training.sizing.chips import chip_of
+
+    chip = chip_of()
+    return None if chip is None else chip.peak(dtype) * jax.device_count()
 
 
 class _Training:
@@ -112,7 +124,8 @@ class _Training:
             self._restore()
             stack.callback(self.checkpoints.close)
         start_run(options, task.files)
-        self.progress = Progress(options.steps, self.done, silent=not first)
+        self.peak = peak_flops(options.dtype) if "jax" in self.trainers else None
+        self.progress = Progress(options.steps, self.done, not first, self.peak)
         stack.callback(self.progress.close)
         for line in said:
             self.progress.say(line)
@@ -135,7 +148,7 @@ class _Training:
             reports = {name: trainer.step(batch) for name, trainer in self.trainers.items()}
             self.done += 1
             tokens = self.task.count_tokens(batch)
-            self.pace.add(tokens)
+            self.pace.add(tokens, self.trainers["jax"].flops(batch) if self.peak else 0)
             self.pending.append((self.done, reports, tokens))
             self.profile.after(self.done, reports)
             if not self.compiled:
@@ -172,7 +185,7 @@ class _Training:
         if due:
             if self.compiled:
                 self.pace.measure()
-            self.progress.steps(due[-1][0], new, self.pace, None)
+            self.progress.steps(due[-1][0], new, self.pace)
 
     def _not_finite(self, step: int, framework: str, loss: float, norm: float) -> str:
         what = f"loss is {loss}" if not math.isfinite(loss) else f"norm of the gradient is {norm}"
@@ -210,12 +223,21 @@ class _Training:
             self.journal.evaluation(self.done, name, figures)
             side = f" {name}" if len(self.figures) > 1 else ""
             self.progress.say(f"held out after step {self.done}{side}: {told(figures)}")
+        self._write()
         score = self._score()
         better = score is not None and score > self.best
         if better:
             self.best = score
         self.pace.go()
         return better
+
+    def _write(self) -> None:
+        """Print what the model writes."""
+        if self.task.write is None or "jax" not in self.trainers:
+            return
+        model = self.trainers["jax"].gathered()
+        if jax.process_index() == 0:
+            self.progress.say(self.task.write(model))
 
     def _score(self) -> float | None:
         """That of this step, if it was evaluated."""

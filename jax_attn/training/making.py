@@ -40,6 +40,10 @@ def make_trainers(task: Task, options: TrainingOptions) -> dict[str, Any]:
     Raises:
         ValueError: a mesh that the devices do not make up, or a torch side that is not there.
     """
+    if task.optimizer is not None and options.framework != "jax":
+        raise ValueError(
+            f"--framework {options.framework} has no counterpart of the optimizer that the task brings"
+        )
     mesh, both = mesh_of(options), options.framework == "both"
     model = build_model(task, options, mesh)
     how: dict[str, Any] = {
@@ -57,7 +61,8 @@ def make_trainers(task: Task, options: TrainingOptions) -> dict[str, Any]:
             twin, looked_up(schedule_of(options)), task, **decay, **how, autocast=autocast
         )
     if options.framework in ("jax", "both"):
-        made = Trainer(model, partial(make_optimizer, options), task, mesh=mesh, **how)
+        own = task.optimizer and task.optimizer(schedule_of(options))
+        made = Trainer(model, own or partial(make_optimizer, options), task, mesh=mesh, **how)
         trainers = {"jax": made, **trainers}
     return trainers
 

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
 
+from jax_attn.training.distributed import initialize
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingOptions:
@@ -13,6 +15,9 @@ class TrainingOptions:
     resume: bool = False  # go on with the run that is in --out
     allow_changes: tuple[str, ...] = ()  # options that a resumed run may set otherwise than before, by name
     mesh: str | None = None  # how devices share the work: "data=2,fsdp=4"; all of them as data by default
+    coordinator: str | None = None  # host:port of process 0, where several make one training; else detected
+    num_processes: int | None = None  # how many there are
+    process_id: int | None = None  # which of them this is, from 0
     framework: Literal["jax", "torch", "both"] = "jax"  # both: same weights, same batches, and no dropout
     steps: int = 600  # optimizer steps
     batch_size: int = 64  # rows of a step, over all devices
@@ -43,6 +48,9 @@ class TrainingOptions:
             "resume",
             "allow_changes",
             "mesh",
+            "coordinator",
+            "num_processes",
+            "process_id",
             "steps",
             "log_every",
             "eval_every",
@@ -74,6 +82,21 @@ class TrainingOptions:
             raise ValueError(f"--betas must be from 0 to below 1, got {self.betas[0]} and {self.betas[1]}")
         if self.out is None and (self.resume or self.profile):
             raise ValueError(f"--{'resume' if self.resume else 'profile'} needs --out: the folder of the run")
+
+    def join_processes(self) -> None:
+        """Join the other processes of the training, if there are any; before anything else of JAX.
+
+        Where JAX is in use already and no flag names others, the process stays as it is.
+
+        Raises:
+            ValueError: the flags do not go together.
+            TimeoutError: the coordinator does not answer.
+        """
+        try:
+            initialize(self.coordinator, self.num_processes, self.process_id)
+        except RuntimeError as error:
+            if self.coordinator is not None or "must be called before" not in str(error):
+                raise
 
     @property
     def steps_between_evaluations(self) -> int:

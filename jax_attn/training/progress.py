@@ -8,31 +8,38 @@ import numpy as np
 
 
 class Pace:
-    """How fast steps and tokens go, without what lies between two calls of `pause` and `go`."""
+    """How fast it goes, without what lies between a measurement and the next call of `go`.
+
+    Attributes:
+        seconds_per_step: None before the first measurement.
+        tokens_per_second: the same.
+        flops_per_second: the same; 0 where they are not counted.
+    """
 
     def __init__(self) -> None:
-        self.seconds_per_step: float | None = None
-        self.tokens_per_second: float | None = None
+        self.seconds_per_step = self.tokens_per_second = self.flops_per_second = None
         self.go()
 
     def go(self) -> None:
         """Begin to measure."""
-        self._since, self._steps, self._tokens = time.perf_counter(), 0, 0
+        self._since, self._steps, self._tokens, self._flops = time.perf_counter(), 0, 0, 0
 
-    def add(self, tokens: int) -> None:
+    def add(self, tokens: int, flops: int = 0) -> None:
         """A step was taken."""
-        self._steps, self._tokens = self._steps + 1, self._tokens + tokens
+        self._steps, self._tokens, self._flops = self._steps + 1, self._tokens + tokens, self._flops + flops
 
     def measure(self) -> None:
         """Take the time of the steps since the last measurement; those before count half, a quarter, and so on."""
-        seconds = time.perf_counter() - self._since
-        if self._steps == 0:
-            return
-        each, tokens = seconds / self._steps, self._tokens / seconds
-        before = self.seconds_per_step, self.tokens_per_second
-        self.seconds_per_step = each if before[0] is None else (before[0] + each) / 2
-        self.tokens_per_second = tokens if before[1] is None else (before[1] + tokens) / 2
-        self.go()
+        if self._steps:
+            seconds = time.perf_counter() - self._since
+            self.seconds_per_step = _smoothed(self.seconds_per_step, seconds / self._steps)
+            self.tokens_per_second = _smoothed(self.tokens_per_second, self._tokens / seconds)
+            self.flops_per_second = _smoothed(self.flops_per_second, self._flops / seconds)
+            self.go()
+
+
+def _smoothed(before: float | None, now: float) -> float:
+    return now if before is None else (before + now) / 2
 
 
 class Progress:
@@ -42,10 +49,11 @@ class Progress:
         total: how many steps there are.
         done: how many were taken before.
         silent: whether another process does the talking.
+        peak: FLOP/s of all devices together, at most; None where that is not known.
     """
 
-    def __init__(self, total: int, done: int = 0, silent: bool = False):
-        self._total, self._silent, self._bar = total, silent, None
+    def __init__(self, total: int, done: int = 0, silent: bool = False, peak: float | None = None):
+        self._total, self._silent, self._peak, self._bar = total, silent, peak, None
         self._every = max(1, total // 20)
         self._next = done + 1
         self._since: dict[str, list[float]] = {}
@@ -66,13 +74,13 @@ class Progress:
         else:
             print(line, flush=True)
 
-    def steps(self, step: int, losses: Mapping[str, Sequence[float]], pace: Pace, mfu: float | None) -> None:
+    def steps(self, step: int, losses: Mapping[str, Sequence[float]], pace: Pace) -> None:
         """Tell how it goes: up to `step`, the losses since the last call, how fast."""
         for name, each in losses.items():
             self._since.setdefault(name, []).extend(each)
         if not any(self._since.values()):
             return
-        line = self._line(step, pace, mfu)
+        line = self._line(step, pace)
         if self._bar is not None:
             self._bar.update(self._task, completed=step, description=line)
         if self._bar is None and (step >= self._next or step == self._total):
@@ -86,7 +94,7 @@ class Progress:
         if self._bar is not None:
             self._bar.stop()
 
-    def _line(self, step: int, pace: Pace, mfu: float | None) -> str:
+    def _line(self, step: int, pace: Pace) -> str:
         losses = list(self._since.values())
         parts = [f"step {step:>{len(str(self._total))}}/{self._total}"]
         parts += [
@@ -97,8 +105,8 @@ class Progress:
             parts.append(f"at most {np.ptp(np.array(losses), axis=0).max():.1e} apart")
         if pace.tokens_per_second is not None:
             parts.append(f"{pace.tokens_per_second:,.0f} tokens/s")
-        if mfu is not None:
-            parts.append(f"MFU {mfu:.1%}")
+        if self._peak and pace.flops_per_second:
+            parts.append(f"MFU {pace.flops_per_second / self._peak:.1%}")
         if pace.seconds_per_step is not None and step < self._total:
             parts.append(f"{duration(pace.seconds_per_step * (self._total - step))} left")
         return "  ".join(parts)

@@ -131,10 +131,14 @@ def _axes(module: Any, path: tuple[Any, ...], variable: Any) -> Axes:
 
 
 def _named(owners: list[tuple[Any, str]], variable: Any) -> tuple[Names | None, Any]:
-    """What the variable, the owner of its owner, or its owner says of its axes; and who says so."""
+    """What the variable, its owner, or the owner of that says of its axes; and who says so.
+
+    Of a table or a kernel its user knows more than itself.
+    """
     if noted := variable.get_metadata().get("out_sharding"):
         return tuple(noted), None
-    for owner, name in owners[-2:]:
+    is_leaf = isinstance(owners[-1][0], nnx.Embed | nnx.Linear | nnx.Conv)
+    for owner, name in owners[-2:] if is_leaf else owners[:-3:-1]:
         if name in (said := getattr(owner, "logical_axes", {})):
             return said[name], owner
     return None, None

@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import optax
 from flax import nnx
 
 from jax_attn.models import Part
+from jax_attn.optim.transformation import Schedule
 
 # A batch has one leading axis of rows: {"input_ids": (b, t), "mask": (b, t), "labels": (b,)}, for example.
 Batch = Mapping[str, np.ndarray]
@@ -46,10 +48,13 @@ class Task:
             called `loss` stands in for it.
         torch_metrics: the same with the torch twin; None is the loss alone.
         twin: builds the torch twin; by default from `model`.
+        optimizer: makes an optax optimizer of the learning rate by step; by default AdamW of the options, the only
+            one that has a counterpart in torch.
         score: of the figures of an evaluation, by name, the number that is highest for the best checkpoint.
         count_tokens: how many tokens (or rows, where there are none) a batch counts for in tokens a second.
         save: `save(model, folder)` writes the trained model, as `jax_attn.weights.save_pretrained` does, into the
             folder `model` of the run.
+        write: `write(model) -> text`, printed after each evaluation: what a language model makes up, for example.
         files: texts, or files, that are written into the run's folder at the start, by name: a tokenizer's, for
             example.
     """
@@ -60,9 +65,11 @@ class Task:
     metrics: Callable[[Any, Batch], dict[str, Sum]] | None = None
     torch_metrics: Callable[[Any, Batch], dict[str, Sum]] | None = None
     twin: Callable[[], Any] | None = None
+    optimizer: Callable[[Schedule], optax.GradientTransformation] | None = None
     score: Callable[[Mapping[str, float]], float] = lowest_loss
     count_tokens: Callable[[Batch], int] = count_tokens
     save: Callable[[Any, Path], Any] | None = None
+    write: Callable[[Any], str] | None = None
     files: Mapping[str, str | Path] = field(default_factory=dict)
 
     def figures(self, model: Any, batch: Batch) -> dict[str, Sum]:

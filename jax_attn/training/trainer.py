@@ -15,6 +15,7 @@ from jax_attn.optim import global_norm
 from jax_attn.optim.transformation import in_float64
 from jax_attn.training.mesh import place_batch
 from jax_attn.training.shardings import parameter_shardings
+from jax_attn.training.sizing.flops import count_flops
 from jax_attn.training.task import Batch, Sum, Task
 
 # Arrays by the path of their variable: "layers.0.attention.q_proj.kernel".
@@ -98,6 +99,7 @@ class Trainer:
                 by_name = _Names.found(parameter_shardings(model, mesh))
                 self.state, shardings = self._dealt_out(params, rest, by_name)
                 self._compiled_update = jit(out_shardings=(shardings, None))
+        self._flops: dict[Any, int] = {}
         self._compiled_evaluate = jax.jit(self._evaluate, static_argnums=0)
 
     @property
@@ -133,6 +135,15 @@ class Trainer:
     def figures(self, batch: Batch) -> dict[str, Sum]:
         """The loss and the metrics of a held-out batch."""
         return self.evaluate(self._task.figures, batch)
+
+    def flops(self, batch: Batch) -> int:
+        """FLOPs of a step, on all devices together, without what is computed again to save memory."""
+        shapes = {name: jax.ShapeDtypeStruct(value.shape, value.dtype) for name, value in batch.items()}
+        key = tuple((name, value.shape, value.dtype) for name, value in shapes.items())
+        if key not in self._flops:
+            with self._context():
+                self._flops[key] = count_flops(self.update, self.state, shapes).model
+        return self._flops[key]
 
     def place(self, batch: Batch) -> dict[str, Any]:
         """The batch as a step takes it: on a mesh, where its rows belong."""

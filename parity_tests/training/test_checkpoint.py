@@ -189,10 +189,8 @@ def test_another_number_of_processes(tmp_path, losses):
     with socket.socket() as free:
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"
-    two = [
-        start(out, "--resume", "--mesh", "fsdp=2", WORLD=f"{address} 2 {number}", STOP="19")
-        for number in (0, 1)
-    ]
+    flags = "--resume", "--mesh", "fsdp=2", "--coordinator", address, "--num-processes", "2", "--process-id"
+    two = [start(out, *flags, number, STOP="19") for number in ("0", "1")]
     printed = [ended(process) for process in two]
     assert "saved after step" in printed[0]
     assert printed[1].count("step") == 0  # one of them does the talking

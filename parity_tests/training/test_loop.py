@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from jax_attn.training import Task, TrainingOptions, fit
+from jax_attn.training import Task, TrainingOptions, fit, loop
 from parity_tests.training import tiny
 from parity_tests.training.tiny import Batches, Network, options, signal_at, train
 
@@ -56,6 +56,15 @@ def test_progress_in_a_pipe(capsys, tmp_path):
     assert lines[0].startswith("step  1/20  loss ")
     assert any("tokens/s" in line and "left" in line for line in lines)
     assert sum(line.startswith("held out after step") for line in lines) == 2
+
+
+def test_utilisation_where_the_peak_is_known(capsys, monkeypatch):
+    monkeypatch.setattr(loop, "peak_flops", lambda dtype: 1e9)
+    train(options(steps=9))
+    (last,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("step 9/9")]
+    rate = float(last.split(" tokens/s")[0].split()[-1].replace(",", "")) / 16  # steps a second
+    told = float(last.split("MFU ")[1].split("%")[0]) / 100
+    assert told == pytest.approx(rate * 45056 / 1e9, abs=1e-3)
 
 
 def test_a_module_of_ones_own():

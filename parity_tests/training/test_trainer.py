@@ -4,12 +4,14 @@ from typing import Any
 
 import jax
 import numpy as np
+import optax
 import pytest
 
 from jax_attn.models import Part, SequenceClassifier
 from jax_attn.optim import cross_entropy
 from jax_attn.training import Task, TrainingOptions, fit
 from jax_attn.training.making import make_trainers
+from parity_tests.training import tiny
 
 CLASSES, VOCABULARY, ROWS, TOKENS = 3, 23, 12, 7
 
@@ -94,3 +96,23 @@ def test_the_state_is_donated():
     trainer.step({**Batches()[0], "weight": np.ones(ROWS, np.float32)})
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(before))
     assert {each.unsafe_buffer_pointer() for each in trainer.state.params.values()} == pointers
+
+
+def test_flops_of_a_step():
+    """Three products for each weight, but for the first layer, whose input needs no gradient."""
+    trainer = make_trainers(tiny.task(), tiny.options())["jax"]
+    first, second = tiny.WIDTH * 32, 32 * tiny.CLASSES
+    assert trainer.flops(tiny.Batches()[0]) == 2 * 16 * (2 * first + 3 * second)
+
+
+def test_an_optimizer_of_ones_own():
+    """It gets the learning rate by step, and stands in for AdamW; torch has no counterpart."""
+    own = tiny.task(optimizer=optax.sgd)
+    settings = tiny.options(ema=None, max_grad_norm=None, schedule="constant", warmup=0.0)
+    trainer = make_trainers(own, settings)["jax"]
+    before = jax.tree.map(np.asarray, trainer.state.params)
+    norm = float(trainer.step(tiny.Batches()[0]).grad_norm)
+    moved = [trainer.state.params[name] - before[name] for name in before]
+    assert np.sqrt(sum((x**2).sum() for x in moved)) == pytest.approx(0.01 * norm, rel=1e-4)
+    with pytest.raises(ValueError, match="no counterpart of the optimizer"):
+        make_trainers(own, tiny.options(framework="both"))

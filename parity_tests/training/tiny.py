@@ -3,7 +3,7 @@
     python parity_tests/training/tiny.py --out DIR --steps 30        # the options of TrainingOptions
 
 What the program does besides is in the environment: DEATH="step 17" or "save 2" ends it there by SIGKILL, STOP="17"
-asks it to stop at that step by SIGTERM, WORLD="localhost:1234 2 0" makes it process 0 of 2.
+asks it to stop at that step by SIGTERM.
 """
 
 import os
@@ -111,9 +111,6 @@ def main() -> None:
     import tyro
 
     given = tyro.cli(TrainingOptions, default=options())
-    if world := os.environ.get("WORLD"):
-        address, processes, number = world.split()
-        jax.distributed.initialize(address, int(processes), int(number))
     at = nothing
     what, _, count = os.environ.get("DEATH", "").partition(" ")
     if what == "step":

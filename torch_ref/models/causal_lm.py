@@ -20,9 +20,16 @@ class CausalLM(nn.Module):
         self.model = model
         self.head = head
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None, *, cache: Any = None) -> Any:
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        *,
+        segment_ids: Tensor | None = None,
+        cache: Any = None,
+    ) -> Any:
         """`(b, t)` or `(t,)` ids to logits `(..., t, vocab_size)`; with a cache, a tuple with the new cache."""
-        hidden = self.model(input_ids, attention_mask, cache=cache)
+        hidden = self.model(input_ids, attention_mask, segment_ids=segment_ids, cache=cache)
         if cache is None:
             return self.logits(hidden)
         hidden, cache = hidden

@@ -24,6 +24,7 @@ class TextDecoder(nn.Module):
         input_ids: Tensor,
         attention_mask: Tensor | None = None,
         *,
+        segment_ids: Tensor | None = None,
         cache: Any = None,
         context: Tensor | None = None,
         context_mask: Tensor | None = None,
@@ -31,9 +32,9 @@ class TextDecoder(nn.Module):
         """`(b, t)` or `(t,)` ids and a mask of 1 or True where a token stands to vectors `(..., t, d)`.
 
         With a cache, of `init_cache`, there is no padding, and what is returned is a tuple of the vectors and the
-        new cache. A context is given with each call.
+        new cache. A context is given with each call. Segments are texts that are packed into one row.
         """
-        given = {"context": context, "context_mask": context_mask}
+        given = {"context": context, "context_mask": context_mask, "segment_ids": segment_ids}
         options = {name: tensor for name, tensor in given.items() if tensor is not None}
         if cache is not None:
             length, layers = cache
@@ -44,6 +45,9 @@ class TextDecoder(nn.Module):
             return hidden, (length + input_ids.shape[1], layers)
         mask = None if attention_mask is None else attention_mask.bool()
         positions = None if mask is None else torch.where(mask, mask.cumsum(-1) - 1, -1)
+        if segment_ids is not None:  # a token's position is the number of those before it in its segment
+            same = segment_ids.unsqueeze(-1) == segment_ids.unsqueeze(-2)
+            positions = same.tril(-1).sum(-1)
         return self.decoder(self.embeddings(input_ids, positions=positions), mask=mask, **options)
 
     def init_cache(self, batch: int) -> tuple[int, Any]:

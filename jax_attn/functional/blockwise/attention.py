@@ -78,6 +78,32 @@ def blockwise_attention(
     return tuple(attention_p.bind(*_vary_alike([*with_gradient, *others]), static=static))
 
 
+def blockwise_gradient(
+    query: Float[Array, "B T N H"],
+    key: Float[Array, "B S K H"],
+    value: Float[Array, "B S K Hv"],
+    terms: Terms,
+    pattern: Pattern,
+    scale: float,
+    implementation: str | None,
+    output: Float[Array, "B T N Hv"],
+    lse: Float[Array, "B T N"],
+    d_output: Float[Array, "B T N Hv"],
+    d_lse: Float[Array, "B T N"],
+) -> tuple[Array, Array, Array, Any]:
+    """The gradients of query, key, value and of what `partition(terms)` calls differentiable.
+
+    Output and log-sum-exp may be those over more keys than these: then this is these keys' part of the gradients.
+    """
+    differentiable, constant = partition(terms)
+    with_gradient, tree = jax.tree.flatten((query, key, value, differentiable))
+    others, others_tree = jax.tree.flatten((constant, pattern))
+    static = Static(scale, len(with_gradient), (tree, others_tree), implementation, True)
+    saved = (output, lse, d_output, d_lse)
+    found = gradient_p.bind(*_vary_alike([*with_gradient, *others, *saved]), static=static)
+    return jax.tree.unflatten(tree, found)
+
+
 def _vary_alike(operands: Sequence[Any]) -> list[Array]:
     """The operands, all varying over the same axes of a `shard_map` around the call."""
     arrays = [jnp.asarray(x) for x in operands]

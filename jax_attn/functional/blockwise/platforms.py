@@ -82,6 +82,8 @@ class PlatformKernels:
         found: Attend | str
         if terms.dropout is not None:
             found = "it does not drop weights"
+        elif terms.origin is not None:
+            found = "its mods count from 0"
         elif not self.whole and self.name != "cudnn":  # which jax.nn divides by itself
             found = "a kernel needs sizes that are known, and XLA cannot divide it (jax.shard_map can)"
         elif self.platform == "tpu" and self.name in (None, "pallas"):

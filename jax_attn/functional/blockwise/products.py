@@ -122,8 +122,8 @@ def backward_step(
         scores = scores + tile.cut(terms.bias).astype(scores.dtype)
     weights = jnp.exp(scores - rows.lse.reshape(shape[:-1])[..., None])
     d_weights = jnp.einsum("...mh,...sh->...ms", rows.d_output, v).reshape(shape)
-    if terms.dropout is not None:
-        keep = terms.dropout.keeps(*tile.place)
+    keep = tile.keeps(terms)
+    if terms.dropout is not None and keep is not None:
         dropped, d_weights = (terms.dropout.drop(x, keep) for x in (weights, d_weights))
     else:
         dropped = weights

@@ -18,7 +18,7 @@ from jax_attn.functional.checks import (
     require_positive,
 )
 from jax_attn.functional.dispatch import has_many_scores
-from jax_attn.functional.logical_axes import LogicalAxes
+from jax_attn.functional.logical_axes import LogicalAxes, constrain
 from jax_attn.functional.score_mods import ScoreMod
 from jax_attn.nn.attention.attend import call_unbatched, compute
 from jax_attn.nn.attention.cache import ContextCache, KVCache
@@ -266,7 +266,8 @@ class MultiHeadAttention(nnx.Module):
         heads, weights = self._attend(
             query, tokens, return_weights, bias=bias, segment_ids=segment_ids, **seen
         )
-        output = self.out_proj(self._gated(heads, x).reshape(*x.shape[:2], self.num_heads * self.v_head_dim))
+        heads = constrain(self._gated(heads, x), "batch", "length", "heads", None)
+        output = self.out_proj(heads.reshape(*x.shape[:2], self.num_heads * self.v_head_dim))
         asked = [*([weights] if return_weights else []), *([cache] if cache is not None else [])]
         return (output, *asked) if asked else output
 
@@ -302,7 +303,8 @@ class MultiHeadAttention(nnx.Module):
     ) -> Float[Array, "b t n h"]:
         """Neighbouring features make up a head: `width` of them, or `head_dim`."""
         width = self.head_dim if width is None else width
-        return projected.reshape(*projected.shape[:2], projected.shape[-1] // width, width)
+        heads = projected.reshape(*projected.shape[:2], projected.shape[-1] // width, width)
+        return constrain(heads, "batch", "length", "heads", None)
 
     def _tokens(self, x: Array, context: Any, value: Any, positions: Any, context_positions: Any) -> "Tokens":
         """What is attended to where there is no cache: the context, or `x` itself."""

@@ -8,7 +8,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from jax_attn.functional.checks import require_cap, require_last_dim, require_positive
-from jax_attn.functional.logical_axes import LogicalAxes
+from jax_attn.functional.logical_axes import LogicalAxes, constrain
 from jax_attn.functional.softcap import soft_cap
 from jax_attn.nn.primitives import Linear
 
@@ -59,4 +59,4 @@ class CausalLMHead(nnx.Module):
     def __call__(self, x: Float[Array, "*b t d"]) -> Float[Array, "*b t v"]:
         """`(t, d)` to logits `(t, vocab_size)`, or the same with a batch axis before."""
         require_last_dim("x", x.shape, self.embed_dim)
-        return soft_cap(self.linear(x), self.softcap)
+        return soft_cap(constrain(self.linear(x), "batch", "length", "vocab"), self.softcap)

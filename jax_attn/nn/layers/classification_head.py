@@ -9,7 +9,7 @@ from jaxtyping import Array, Bool, Float
 
 from jax_attn.functional.activations import ACTIVATIONS
 from jax_attn.functional.checks import require_known, require_last_dim, require_positive
-from jax_attn.functional.logical_axes import LogicalAxes
+from jax_attn.functional.logical_axes import LogicalAxes, constrain
 from jax_attn.nn.layers.pooler import Pooler
 from jax_attn.nn.primitives import Dropout, Linear
 
@@ -89,4 +89,4 @@ class ClassificationHead(nnx.Module):
             x = self.pooler(x, mask)
         if self.dense is not None:
             x = ACTIVATIONS[self.activation](self.dense(self.input_dropout(x)))
-        return self.linear(self.dropout(x))
+        return constrain(self.linear(self.dropout(x)), "batch", None)

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int, Integer
 
 from jax_attn.functional.checks import require_at_most, require_known
 from jax_attn.functional.dtypes import accumulator
-from jax_attn.functional.logical_axes import LogicalAxes
+from jax_attn.functional.logical_axes import LogicalAxes, constrain
 from jax_attn.nn.positions.attention_positions import token_positions
 from jax_attn.nn.positions.learned import LearnedPositions
 from jax_attn.nn.positions.sinusoidal import SinusoidalPositions
@@ -133,7 +133,8 @@ class Embeddings(nnx.Module):
         x = self._with_segments(x, segment_ids)
         x = x if self.position is None else self.position(x, positions)
         x = self.dropout(x if self.norm is None else self.norm(x))
-        return x if self.projection is None else self.projection(x)
+        x = x if self.projection is None else self.projection(x)
+        return constrain(x, "batch", "length", None)
 
     def _with_segments(
         self, x: Float[Array, "*b t d"], segment_ids: Integer[Array, "*b t"] | None

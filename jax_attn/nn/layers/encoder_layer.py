@@ -8,6 +8,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
 from jax_attn.functional.checks import require_known
+from jax_attn.functional.logical_axes import constrain
 from jax_attn.nn.attention.multi_head import MultiHeadAttention
 from jax_attn.nn.layers.drop_path import DropPath
 from jax_attn.nn.layers.feed_forward import FeedForward
@@ -161,10 +162,9 @@ class EncoderLayer(nnx.Module):
         scale = getattr(self, f"{branch}_scale")
         output = output if scale is None else scale(output)
         output = output if self.drop_path is None else self.drop_path(output)
-        if self.norm_placement != "post":
-            return x + output
         x = x if self.residual_scale == 1.0 else x * self.residual_scale
-        return getattr(self, f"{branch}_norm")(x + output)
+        x = constrain(x + output, "batch", "length", None)
+        return getattr(self, f"{branch}_norm")(x) if self.norm_placement == "post" else x
 
 
 def require_given(name: str, size: int | None, part: str) -> int:

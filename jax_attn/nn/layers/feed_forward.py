@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 
 from jax_attn.functional.activations import ACTIVATIONS
 from jax_attn.functional.checks import require_known, require_last_dim, require_positive
-from jax_attn.functional.logical_axes import LogicalAxes
+from jax_attn.functional.logical_axes import LogicalAxes, constrain
 from jax_attn.nn.primitives import Dropout, Linear
 
 
@@ -71,4 +71,4 @@ class FeedForward(nnx.Module):
         require_last_dim("x", x.shape, self.embed_dim)
         hidden = ACTIVATIONS[self.activation](self.up(x))
         hidden = hidden if self.activation_dropout is None else self.activation_dropout(hidden)
-        return self.dropout(self.down(hidden))
+        return self.dropout(self.down(constrain(hidden, "batch", "length", "mlp")))

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 
 from jax_attn.functional.activations import ACTIVATIONS
 from jax_attn.functional.checks import require_known, require_last_dim, require_positive
-from jax_attn.functional.logical_axes import LogicalAxes
+from jax_attn.functional.logical_axes import LogicalAxes, constrain
 from jax_attn.nn.primitives import Dropout, Linear
 
 
@@ -83,4 +83,4 @@ class GatedFeedForward(nnx.Module):
         gate = ACTIVATIONS[self.activation](self.gate(x))
         hidden = gate * self.up(x)
         hidden = hidden if self.activation_dropout is None else self.activation_dropout(hidden)
-        return self.dropout(self.down(hidden))
+        return self.dropout(self.down(constrain(hidden, "batch", "length", "mlp")))

@@ -17,7 +17,7 @@ from jax_attn.functional.checks import (
     require_positive,
 )
 from jax_attn.functional.dtypes import accumulator
-from jax_attn.functional.logical_axes import LogicalAxes
+from jax_attn.functional.logical_axes import LogicalAxes, constrain
 from jax_attn.functional.resize import resize_bicubic
 from jax_attn.nn.primitives import Conv, Dropout
 
@@ -130,7 +130,7 @@ class PatchEmbeddings(nnx.Module):
         if self.registers is not None:
             registers = self._before(x, self.registers)
             x = jnp.concatenate([x[..., : len(first), :], registers, x[..., len(first) :, :]], axis=-2)
-        return self.dropout(x)
+        return constrain(self.dropout(x), "batch", "length", None)
 
     @property
     def wanted(self) -> tuple[int | str, int | str, int]:

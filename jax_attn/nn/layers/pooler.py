@@ -9,7 +9,7 @@ from jaxtyping import Array, Bool, Float
 
 from jax_attn.functional.activations import ACTIVATIONS
 from jax_attn.functional.checks import require_boolean_mask, require_known, require_last_dim
-from jax_attn.functional.logical_axes import LogicalAxes
+from jax_attn.functional.logical_axes import LogicalAxes, constrain
 from jax_attn.functional.pooling import POOLINGS
 from jax_attn.nn.primitives import Linear
 
@@ -82,5 +82,5 @@ class Pooler(nnx.Module):
         require_last_dim("x", x.shape, self.embed_dim)
         if mask is not None:
             require_boolean_mask("mask", mask, [x.shape[:-1]])
-        pooled = POOLINGS[self.kind](x, mask)
+        pooled = constrain(POOLINGS[self.kind](x, mask), "batch", None)
         return pooled if self.dense is None else ACTIVATIONS[self.activation](self.dense(pooled))

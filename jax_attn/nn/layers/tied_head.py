@@ -9,7 +9,8 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from jax_attn.functional.checks import require_cap, require_last_dim, require_positive
-from jax_attn.functional.logical_axes import LogicalAxes
+from jax_attn.functional.logical_axes import LogicalAxes, constrain
+from jax_attn.functional.sharding import for_product
 from jax_attn.functional.softcap import soft_cap
 
 
@@ -68,5 +69,7 @@ class TiedHead(nnx.Module):
         bias = None if self.bias is None else self.bias[...]
         x, table, bias = promote_dtype((x, table, bias), dtype=self.dtype)
         x = x if self.scale == 1.0 else x * self.scale
-        logits = jnp.einsum("...td,vd->...tv", x, table)
+        kernel, bias, out_sharding = for_product(x, table.T, bias)
+        logits = jnp.einsum("...td,vd->...tv", x, kernel.T, out_sharding=out_sharding)
+        logits = constrain(logits, "batch", "length", "vocab")
         return soft_cap(logits if bias is None else logits + bias, self.softcap)

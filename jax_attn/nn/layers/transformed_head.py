@@ -39,6 +39,7 @@ class TransformedHead(nnx.Module):
 
     logical_axes: ClassVar[LogicalAxes] = {
         "dense": ("embed", None),
+        "head": ("embed", "classes"),
     }
 
     def __init__(

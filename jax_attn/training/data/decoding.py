@@ -15,8 +15,16 @@ def read_text(path: Path) -> str:
         OSError: the file cannot be read.
         ValueError: it is empty, or not text in one of these encodings.
     """
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder; name a file in it")
     content = path.read_bytes()
     mark, encoding = next(((m, e) for m, e in MARKS if content.startswith(m)), (b"", "utf-8"))
+    if encoding == "utf-8" and b"\0" in content:
+        line = content[: content.index(b"\0")].count(b"\n") + 1
+        raise ValueError(
+            f"{path}, line {line}: a zero byte: this is no text, or UTF-16 without a byte-order mark; convert it, "
+            f"as in: iconv -f utf-16le -t utf-8 {path.name}"
+        )
     try:
         text = content[len(mark) :].decode(encoding)
     except UnicodeDecodeError as error:
@@ -26,12 +34,6 @@ def read_text(path: Path) -> str:
             f"{path}, line {line}: byte {byte:#04x} is not {encoding.removesuffix('-le').removesuffix('-be')}; "
             f"convert the file, as in: iconv -f latin1 -t utf-8 {path.name}"
         ) from None
-    if "\0" in text:
-        line = text[: text.index("\0")].count("\n") + 1
-        raise ValueError(
-            f"{path}, line {line}: a zero byte: this is no text, or UTF-16 without a byte-order mark; convert it, "
-            f"as in: iconv -f utf-16le -t utf-8 {path.name}"
-        )
     if not text.strip():
         raise ValueError(f"{path} is empty; give a file that holds texts")
     return text.replace("\r\n", "\n").replace("\r", "\n")

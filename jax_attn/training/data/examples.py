@@ -136,7 +136,7 @@ class WindowExamples(Examples):
     """
 
     def __init__(self, tokens: Tokens, length: int):
-        self.tokens, self.length = np.asarray(tokens, np.int32), length
+        self.tokens, self.length = np.asarray(tokens), length  # a memory map stays one
         if len(self.tokens) < 2:
             raise ValueError(f"the text must have at least two tokens, got {len(self.tokens)}")
         if len(self.tokens) <= length:
@@ -160,5 +160,5 @@ class WindowExamples(Examples):
 
     def collate(self, rows: np.ndarray, among: np.ndarray) -> dict[str, np.ndarray]:
         """The windows that begin at `rows`."""
-        places = rows[:, None] + np.arange(self.length)
-        return {"input_ids": self.tokens[places], "labels": self.tokens[places + 1]}
+        windows = self.tokens[rows[:, None] + np.arange(self.length + 1)].astype(np.int32)
+        return {"input_ids": windows[:, :-1], "labels": windows[:, 1:]}

@@ -36,8 +36,8 @@ def read_labelled_texts(
     rows = read_table(path, {"--text-column": text_column, "--label-column": label_column})
     texts, labels = [], []
     for line, (text, label) in rows:
-        if isinstance(label, bool | int):
-            label = str(label)
+        if isinstance(label, int | float):
+            label = f"{label:g}" if isinstance(label, float) else str(label)
         for option, column, value in (
             ("--text-column", text_column, text),
             ("--label-column", label_column, label),

@@ -28,7 +28,7 @@ _FIELD_LIMIT = threading.Lock()  # csv's limit on the length of a field is one n
 
 
 class TableRow(NamedTuple):
-    """The values of the wanted columns, and the line where the row ends."""
+    """The values of the wanted columns, and the line where the row begins."""
 
     line: int
     values: tuple[Any, ...]
@@ -69,27 +69,45 @@ def _rows(path: Path, text: str, columns: Mapping[str, str]) -> Iterator[TableRo
     )
     header = headers[delimiter]
     places = [_place(path, header, option, column) for option, column in columns.items()]
+    try:
+        rows = _parsed(path, text, delimiter, csv.QUOTE_MINIMAL, len(header))
+    except ValueError:
+        if delimiter != "\t":
+            raise
+        rows = _parsed(
+            path, text, delimiter, csv.QUOTE_NONE, len(header)
+        )  # in many TSVs quotes are but characters
     skipped = 1 if any(column in header for column in columns.values()) else 0
+    for line, row in rows[skipped:]:
+        yield TableRow(line, tuple(row[place] for place in places))
+
+
+def _parsed(path: Path, text: str, delimiter: str, quoting: Any, width: int) -> list[tuple[int, list[str]]]:
+    """(line where it begins, fields) of each row that is not empty."""
+    rows, line = [], 1
     with _FIELD_LIMIT:
-        before = csv.field_size_limit(max(len(text), 1))
+        before = csv.field_size_limit(len(text))
         try:
-            reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-            for number, row in enumerate(reader):
-                if number < skipped or not any(map(str.strip, row)):
-                    continue
-                if len(row) != len(header):
-                    quoted = "quote fields that hold the delimiter"
+            reader = csv.reader(
+                io.StringIO(text, newline=""), delimiter=delimiter, quoting=quoting, strict=True
+            )
+            for row in reader:
+                filled = any(map(str.strip, row))
+                if filled and len(row) != width:
                     raise ValueError(
-                        f"{path}, line {reader.line_num}: {len(row)} fields under {len(header)} columns "
-                        f"(delimiter: {DELIMITERS[delimiter]}); {quoted}"
+                        f"{path}, line {line}: {len(row)} fields under {width} columns (delimiter: "
+                        f"{DELIMITERS[delimiter]}); quote fields that hold the delimiter"
                     )
-                yield TableRow(reader.line_num, tuple(row[place] for place in places))
+                if filled:
+                    rows.append((line, row))
+                line = reader.line_num + 1
         except csv.Error as error:
             raise ValueError(
-                f"{path}, line {reader.line_num}: {error}; a quoted field must be closed, and quotes in it doubled"
+                f"{path}, line {line}: {error}; a quoted field must be closed, and quotes in it doubled"
             ) from None
         finally:
             csv.field_size_limit(before)
+    return rows
 
 
 def _header(line: str, delimiter: str) -> list[str]:

@@ -38,7 +38,7 @@ def _rounded(tops: np.ndarray) -> np.ndarray:
 
 
 def _cheapest_cuts(rows: np.ndarray, width: np.ndarray, shapes: int) -> list[int]:
-    """Where ranges end, as indices of the candidates: `rows` up to each, and the `width` to which they are padded."""
+    """Where ranges end, as indices of candidates: `rows` up to each, and the `width` to which they are padded."""
     earlier = np.tri(len(rows), k=-1, dtype=bool)
     last_range = np.where(
         earlier, width[:, None] * (rows[:, None] - rows), np.inf

@@ -42,12 +42,14 @@ class FlopCount:
         by_module: those of each submodule by its path, without those of the submodules in it; the empty path has
             what is outside all of them. They add up to `total`.
         recomputed: those of the total that remat computes a second time.
+        wide: those of the total whose operands are float32 or wider.
         notes: what could not be counted right, such as a loop whose length depends on data.
     """
 
     total: int
     by_module: Mapping[str, int] = field(default_factory=dict)
     recomputed: int = 0
+    wide: int = 0
     notes: tuple[str, ...] = ()
 
     @property
@@ -104,15 +106,19 @@ def count_jaxpr(jaxpr: ClosedJaxpr | Jaxpr) -> FlopCount:
     counting = _Counting()
     found = counting.of(_open(jaxpr), "", False)
     by_module: Counter[str] = Counter()
-    for (path, _), flops in found.items():
+    for (path, _, _), flops in found.items():
         by_module[path] += flops
-    recomputed = sum(flops for (_, again), flops in found.items() if again)
     return FlopCount(
-        sum(found.values()), dict(by_module.most_common()), recomputed, tuple(dict.fromkeys(counting.notes))
+        sum(found.values()),
+        dict(by_module.most_common()),
+        sum(flops for (_, again, _), flops in found.items() if again),
+        sum(flops for (*_, wide), flops in found.items() if wide),
+        tuple(dict.fromkeys(counting.notes)),
     )
 
 
-Found = Counter[tuple[str, bool]]  # FLOPs by module, and by whether they are computed again
+# FLOPs by module, by whether they are computed again, and by whether they are of float32 or wider.
+Found = Counter[tuple[str, bool, bool]]
 
 
 class _Counting:
@@ -137,7 +143,9 @@ class _Counting:
 
     def _of_equation(self, equation: JaxprEqn, path: str, again: bool) -> Found:
         if count := PRODUCTS.get(equation.primitive.name):
-            return Counter({(path, again): count(equation)})
+            avals: list[Any] = [operand.aval for operand in equation.invars[:2]]
+            wide = min(aval.dtype.itemsize for aval in avals) >= 4
+            return Counter({(path, again, wide): count(equation)})
         bodies = [(times, self.of(body, path, again)) for times, body in self._bodies(equation)]
         if equation.primitive.name == "cond":
             return max((found for _, found in bodies), key=lambda found: sum(found.values()))

@@ -179,6 +179,13 @@ def test_windows_do_not_overlap_and_labels_follow():
     np.testing.assert_array_equal(once, np.arange(1, 330))
 
 
+def test_windows_of_a_file_of_tokens(tmp_path):
+    np.arange(331, dtype=np.uint16).tofile(tmp_path / "train.bin")
+    examples = WindowExamples(np.memmap(tmp_path / "train.bin", np.uint16, "r"), 7)
+    assert isinstance(examples.tokens.base, np.memmap)
+    assert_same(ShuffledBatches(examples, 4, 0)[5], ShuffledBatches(EXAMPLES["windows"], 4, 0)[5])
+
+
 def test_the_shortest_text_of_windows():
     batches = ShuffledBatches(WindowExamples(np.arange(8), 7), 2, 0)
     np.testing.assert_array_equal(batches[0]["labels"], [np.arange(1, 8)] * 2)

@@ -50,9 +50,16 @@ def test_columns_by_number_where_there_is_no_header(tmp_path):
 
 
 def test_numbers_are_classes_too(tmp_path):
-    rows = [{"text": "x", "label": 1}, {"text": "y", "label": 0}, {"text": "z", "label": 0}]
+    rows = [{"text": f"x{label}", "label": label} for label in (1, 0, 0.0, 4.5, 0)]
     found = read(tmp_path / "data.jsonl", "\n".join(map(json.dumps, rows)))
-    assert found.classes == ["0", "1"]
+    assert found.classes == ["0", "1", "4.5"]
+
+
+def test_quotes_may_be_characters_in_a_tsv(tmp_path):
+    found = read(tmp_path / "d.tsv", 'text\tlabel\n"so bad\ta\nso "good"\tb\n"a" or b\tb\n')
+    assert found.texts == ['"so bad', 'so "good"', '"a" or b']
+    found = read(tmp_path / "d.tsv", 'text\tlabel\n"a\tb ""c"""\ta\nx\tb\ny\tb\n')
+    assert found.texts[0] == 'a\tb "c"'
 
 
 def test_a_quoted_text_may_span_lines(tmp_path):
@@ -92,7 +99,8 @@ def test_a_line_of_a_megabyte(tmp_path):
         ("text,label\nx,a\n ,b\n", "line 3: 'text' is empty; fill it in or remove the row"),
         ("text,label\nx,a\ny,\n", "line 3: 'label' is empty"),
         ('text,label\nx,a\n"y,b\n', "line 3: unexpected end of data; a quoted field must be closed"),
-        (CSV.encode("utf-16-le"), "line 1: a zero byte.* iconv -f utf-16le"),
+        (CSV.replace("o", "é").encode("utf-16-le"), "line 1: a zero byte.* iconv -f utf-16le"),
+        ('text,label\nx,a\n"y,b\nz,b\nz,b\n', "line 3: unexpected end of data"),
         (b"text,label\nx,a\ncaf\xe9,b\n", "line 3: byte 0xe9 is not utf-8; convert the file, as in: iconv"),
         ("text,label\n".encode("utf-16") + b"\xd8", "is not utf-16"),
     ],
@@ -120,7 +128,7 @@ def test_a_bad_table_is_refused_in_one_line(tmp_path, content, message):
             '{"text": null, "label": "a"}',
             "line 1: 'text' must be a string, got NoneType; check --text-column",
         ),
-        ('{"text": "x", "label": 0.5}', "line 1: 'label' must be a string, got float"),
+        ('{"text": "x", "label": ["a"]}', "line 1: 'label' must be a string, got list"),
     ],
 )
 def test_bad_json_lines_are_refused_in_one_line(tmp_path, content, message):
@@ -136,5 +144,7 @@ def test_other_kinds_of_files_are_refused_with_what_to_do(tmp_path, name):
 
 
 def test_a_file_that_is_not_there(tmp_path):
+    with pytest.raises(ValueError, match="is a folder; name a file in it"):
+        read_labelled_texts(tmp_path)
     with pytest.raises(FileNotFoundError):
         read_labelled_texts(tmp_path / "no.csv")
