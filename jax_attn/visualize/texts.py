@@ -52,7 +52,7 @@ def record_text(
         raise ValueError(f"{folder} takes no text, but {seen}")
     arguments: dict[str, Any]
     if "decoder_input_ids" in takes:
-        arguments, tokens, context = _both_sides(model, folder, text, pair)
+        arguments, tokens, context = both_sides(model, folder, text, pair)
     else:
         read = tokenize_text(folder, text, pair)
         arguments = {"input_ids": read.ids[None], "attention_mask": np.ones((1, len(read.ids)), np.bool_)}
@@ -82,7 +82,7 @@ def parameters_of(model: Any) -> list[str]:
     return list(inspect.signature(model).parameters)
 
 
-def _both_sides(
+def both_sides(
     model: Any, folder: Path, text: str, pair: str | None
 ) -> tuple[dict[str, Any], TokenAxis, TokenAxis]:
     """What an encoder-decoder is called with, and the tokens of its decoder and its encoder."""
