@@ -77,9 +77,12 @@ data: $(DATA)  ## Fetch the data that the examples train on by default
 bench: $(READY_TO_TEST)  ## Measure speed beside torch and jax.nn
 	$(BIN)/python -m benchmarks
 
+# EXAMPLE is classifier, masked-lm, lm or translator; OPTIONS are those of its --help.
+EXAMPLE ?= classifier
+OPTIONS ?=
 .PHONY: train
-train: $(READY) .cache/vaderSentiment-0.5.zip  ## Train the classifier example on real text
-	$(BIN)/python examples/train_classifier.py
+train: $(READY) $(DATA)  ## Train an example on real text: EXAMPLE=translator OPTIONS="--framework both"
+	$(BIN)/jax-attn train $(EXAMPLE) $(OPTIONS)
 
 .cache/libtpu/libtpu/libtpu.so: | $(READY)
 	$(BIN)/pip install --quiet --no-deps --target .cache/libtpu libtpu==0.0.42.1

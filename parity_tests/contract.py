@@ -131,7 +131,7 @@ class TwinContract:
             keys = {
                 name: jax.random.key(index) for index, name in enumerate(("params", "dropout", "default"))
             }
-            variables = linen.init(keys, *case.args, **case.kwargs)
+            variables = linen.init(keys, nnx_method=lambda module: None)  # it is whole once it is built
             return jax.tree.leaves(linen.apply(variables, *case.args, rngs=keys, **case.kwargs))
 
         assert jax.eval_shape(run)

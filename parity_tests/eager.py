@@ -16,6 +16,7 @@ import numpy as np
 
 PLAIN = frozenset("biuf")  # kinds of dtypes that NumPy casts as XLA does, but for floats to integers
 BLOCK = 1 << 16  # draws of up to so many numbers are cut from one of a power of four
+BLOCKS = 1 << 9  # so many of them are kept
 USES = 200  # of one MLIR context, which keeps every type and constant that it has seen
 
 
@@ -36,6 +37,8 @@ def spare_programs() -> None:
             setattr(random, name, _cut_from_a_block(getattr(random, name), core.trace_state_clean))
     with suppress(AttributeError):
         mlir.make_ir_context = _shared(mlir.make_ir_context)
+    with suppress(AttributeError):
+        core.Tracer.sharding = property(_has_no_sharding)
 
 
 def _move_in_numpy(primitive: Any, move: Callable[..., Any]) -> None:
@@ -87,7 +90,21 @@ def _squeezed(x: Any, dimensions: Any) -> np.ndarray:
 
 
 def _cut_from_a_block(draw: Callable[..., Any], nothing_is_traced: Callable[[], bool]) -> Callable[..., Any]:
-    """The first numbers of a longer draw are those of a shorter one: each hangs on its place alone."""
+    """The first numbers of a longer draw are those of a shorter one: each hangs on its place alone.
+
+    Blocks are kept: a module is built many times from the same seed.
+    """
+    kept: dict[Any, np.ndarray] = {}
+
+    def block_of(size: int, args: Any, static: Any) -> np.ndarray:
+        key, *numbers = args
+        bits = np.asarray(jax.random.key_data(key)).tobytes()
+        name = (bits, key.dtype, size, *map(float, numbers), static["dtype"])
+        if name not in kept:
+            if len(kept) == BLOCKS:
+                kept.clear()
+            kept[name] = np.asarray(draw(*args, **{**static, "shape": (size,)}))
+        return kept[name]
 
     def drawn(*args: Any, **static: Any) -> Any:
         shape = static.get("shape")
@@ -96,10 +113,15 @@ def _cut_from_a_block(draw: Callable[..., Any], nothing_is_traced: Callable[[], 
         on_a_mesh = not jax.sharding.get_abstract_mesh().empty
         if not 0 < size <= BLOCK or not numbers or on_a_mesh or not nothing_is_traced():
             return draw(*args, **static)
-        block = draw(*args, **{**static, "shape": (4 ** -(-(size - 1).bit_length() // 2),)})
-        return jax.device_put(np.array(block)[:size].reshape(shape))
+        block = block_of(4 ** -(-(size - 1).bit_length() // 2), args, static)
+        return jax.device_put(block[:size].reshape(shape).copy())  # JAX may adopt NumPy's memory
 
     return drawn
+
+
+def _has_no_sharding(tracer: Any) -> None:
+    """As JAX says it, but for where the tracer came from: a module that draws asks, and for that it is searched."""
+    raise AttributeError(f"The 'sharding' attribute is not available on {type(tracer).__name__}.")
 
 
 def _shared(make: Callable[[], Any]) -> Callable[[], Any]:

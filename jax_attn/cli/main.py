@@ -35,6 +35,10 @@ OPTIONAL_PACKAGES = {
     "matplotlib": ("matplotlib",),
     "tokenizers": ("tokenizers",),
     "safetensors": ("safetensors",),
+    "grain": ("grain",),
+    "orbax": ("orbax-checkpoint",),
+    "tensorboardX": ("tensorboardX",),
+    "sacrebleu": ("sacrebleu",),
 }
 BROKEN_PIPE = 141  # what a shell reports of a command whose reader has gone
 

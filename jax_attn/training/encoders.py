@@ -11,13 +11,14 @@ from jax_attn.training.data import TextTokenizer, load_tokenizer, train_bpe
 from jax_attn.training.models import starting_model
 from jax_attn.training.options import TrainingOptions
 from jax_attn.weights.config import read_config
+from jax_attn.weights.sample import minilm_folder
 
 
 @dataclass(frozen=True, kw_only=True)
 class EncoderOptions(TrainingOptions):
     """What can be set; the comments are the text of `--help`."""
 
-    from_pretrained: Path | None = None  # folder of an encoder to start from, with its tokenizer.json
+    from_pretrained: Path | None = None  # folder of an encoder with its tokenizer.json; or minilm
     hidden_size: int = 128  # width of the encoder; its feed-forward layers are twice as wide
     num_layers: int = 2  # encoder layers
     num_heads: int = 4  # attention heads; they divide the width
@@ -49,13 +50,19 @@ class EncoderOptions(TrainingOptions):
                     )
 
 
+def checkpoint_folder(options: EncoderOptions) -> Path | None:
+    """Where the checkpoint lies: `minilm` is the sample that a package carries."""
+    folder = options.from_pretrained
+    return minilm_folder() if folder == Path("minilm") and not folder.exists() else folder
+
+
 def encoder_tokenizer(options: EncoderOptions, texts: Sequence[str]) -> TextTokenizer:
     """That of the checkpoint, or else byte pairs that are learned from the texts.
 
     Raises:
         ValueError, OSError: the checkpoint has none, or one that does not fit its model, or too few positions.
     """
-    folder = options.from_pretrained
+    folder = checkpoint_folder(options)
     if folder is None:
         return train_bpe(texts, options.vocab_size)
     config, tokenizer = read_config(folder), load_tokenizer(folder)
@@ -82,8 +89,11 @@ def starting_encoder(
         config: further attributes of `config.json`, such as `num_labels`.
     """
     compiling = {"scan": options.scan, "remat": options.remat}
-    if options.from_pretrained is not None:
-        return starting_model(options.from_pretrained, options, architecture, **compiling, **config)
+    folder = checkpoint_folder(options)
+    if folder is not None:
+        return starting_model(folder, options, architecture, **compiling, **config)
+    if options.norm_placement == "post" and not options.warmup:
+        print("no warm-up: deep encoders do not learn so with post-norm; compare --norm-placement pre")
     own = {} if options.norm_placement == "post" else {"norm_placement": options.norm_placement}
     drawn = {
         "model_type": "jax_attn_bert" if own else "bert",

@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from flax import nnx
+from jax.experimental import multihost_utils
 
 from jax_attn.training.data import TextTokenizer
 from jax_attn.training.options import TrainingOptions
@@ -60,3 +62,10 @@ def save_model(folder: Path, model: nnx.Module, tokenizer: TextTokenizer, **conf
     """Save a Hugging Face folder: weights, `config.json` with `config` in it, and the tokenizer."""
     save_pretrained(model, folder, config=config)
     tokenizer.save(folder)
+
+
+def gathered(array: Any) -> np.ndarray:
+    """What all processes hold of an array of either framework, as NumPy."""
+    if isinstance(array, jax.Array) and not array.is_fully_addressable:
+        return np.asarray(multihost_utils.process_allgather(array, tiled=True))
+    return np.asarray(array)

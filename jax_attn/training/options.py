@@ -82,6 +82,10 @@ class TrainingOptions:
             raise ValueError(f"--betas must be from 0 to below 1, got {self.betas[0]} and {self.betas[1]}")
         if self.out is None and (self.resume or self.profile):
             raise ValueError(f"--{'resume' if self.resume else 'profile'} needs --out: the folder of the run")
+        if self.resume and self.framework != "jax":
+            raise ValueError(
+                f"--resume goes on with checkpoints, and --framework {self.framework} keeps none"
+            )
 
     def join_processes(self) -> None:
         """Join the other processes of the training, if there are any; before anything else of JAX.

@@ -182,12 +182,19 @@ def model_arguments(
 def _prepared(config: dict[str, Any], rules: ConfigRules) -> dict[str, Any]:
     """What the file says in today's words."""
     labels = config.get("id2label")
+    if labels is not None and not are_labels(labels):
+        raise ValueError(f"id2label={labels!r} must be an object of the names of labels by their numbers")
     if "num_labels" in rules.defaults and isinstance(labels, dict):  # of two labels, no file says how many
         config.setdefault("num_labels", len(labels))
     try:
         return rules.prepare(config)
     except (AttributeError, KeyError, TypeError) as error:
         raise ValueError(f"an attribute is not laid out as it should be: {error}") from None
+
+
+def are_labels(labels: Any) -> bool:
+    """Whether it is `{"0": "negative", "1": "positive"}`, which is all that transformers reads."""
+    return isinstance(labels, dict) and all(str(number).isdecimal() for number in labels)
 
 
 def _method(quantization: Any) -> str:

@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 from flax import nnx
 
-from jax_attn.weights.config import CONFIG, NotedConfig
+from jax_attn.nn.layers.stack import Stack
+from jax_attn.weights.attributes import differing_attributes
+from jax_attn.weights.config import CONFIG, NotedConfig, are_labels
 from jax_attn.weights.families import FAMILIES, family_of
 from jax_attn.weights.family import Family
 from jax_attn.weights.files import (
@@ -51,8 +53,9 @@ def save_pretrained(
             several files with an index.
 
     Raises:
-        ValueError: the module is of another class, or no longer what its config describes; `config` contradicts the
-            module or is not JSON; or the folder's `config.json` is not a checkpoint's.
+        ValueError: the module is of another class, or no longer what its config describes (an epsilon or an
+            activation was changed by hand); `config` contradicts the module or is not JSON; or the folder's
+            `config.json` is not a checkpoint's.
         NotADirectoryError: `folder` is a file.
     """
     folder = Path(folder)
@@ -61,7 +64,7 @@ def save_pretrained(
     architecture = described["architectures"][0]
     noted = getattr(module, "config", NotedConfig(described))
     table = slots(module, family.keys(architecture))
-    _require_as_described(table, family, architecture, described, noted)
+    _require_as_described(module, table, family, architecture, described, noted)
     tensors = joined(
         pair
         for slot in table
@@ -102,22 +105,28 @@ def _described(module: nnx.Module) -> tuple[Family, dict[str, Any]]:
 
 
 def _require_as_described(
+    module: nnx.Module,
     table: Sequence[Slot],
     family: Family,
     architecture: str,
     described: Mapping[str, Any],
     noted: NotedConfig,
 ) -> None:
-    """Raise ValueError if the module has other tensors than a model of its config, which could not load them."""
-    options = BuildOptions(ignore=noted.ignored, overrides=noted.found)
+    """Raise ValueError unless a model of the config has the same tensors, and computes the same of them."""
+    scan = any(isinstance(part, Stack) and part.stacked for _, part in nnx.iter_modules(module, graph=True))
+    options = BuildOptions(ignore=noted.ignored, overrides={**noted.found, "scan": scan})
     fresh = nnx.eval_shape(lambda: build(family, architecture, described, nnx.Rngs(0), options))
     ours, expected = _shapes(table), _shapes(slots(fresh, family.keys(architecture)))
-    differ = [key for key in {**ours, **expected} if ours.get(key) != expected.get(key)]
+    differ = [
+        (key, str(ours.get(key, "missing")), str(expected.get(key, "missing")))
+        for key in {**ours, **expected}
+        if ours.get(key) != expected.get(key)
+    ] or list(differing_attributes(module, fresh))
     if differ:
-        key = differ[0]
+        what, is_now, by_config = differ[0]
         raise ValueError(
-            f"the module is no longer the {architecture} of its config: {key} is "
-            f"{ours.get(key, 'missing')}, and by the config {expected.get(key, 'missing')}"
+            f"the module is no longer the {architecture} of its config: {what} is {is_now}, and by the config "
+            + by_config
             + (f" ({len(differ) - 1} more differ)" if len(differ) > 1 else "")
         )
 
@@ -132,6 +141,8 @@ def _config_text(described: dict[str, Any], further: Mapping[str, Any], dtype: n
         if name in own and name not in ("id2label", "label2id") and own[name] != value:
             raise ValueError(f"config: {name}={value!r} contradicts the module, which has {own[name]!r}")
     labels = further.get("id2label")
+    if labels is not None and not are_labels(labels):
+        raise ValueError(f"config: id2label must be a dict from numbers to names, got {labels!r}")
     if labels is not None and len(labels) != described.get("num_labels", len(labels)):
         raise ValueError(f"config: id2label has {len(labels)} labels, the module {described['num_labels']}")
     try:

@@ -19,6 +19,7 @@ from parity_tests.from_scratch.properties import (
 
 class TestMultiHeadWrapper(TwinContract):
     rows = ("multi-head-wrapper", "multi-head-wrapper-projected")
+    rounds = False  # its heads
 
 
 def wrapper(**arguments) -> MultiHeadAttentionWrapper:

@@ -155,7 +155,7 @@ def test_a_text_gets_what_it_gets_alone():
         assert_same(alone(*given), logits()[row, target_mask[row]])
 
 
-@pytest.mark.parametrize("scan", [False, True])
+@pytest.mark.parametrize("scan", [pytest.param(False, marks=pytest.mark.slow), True])
 @jax.enable_x64(True)
 def test_token_by_token_is_at_once(scan):
     """In two chunks, with padding in source and target; and rows in another order."""

@@ -151,6 +151,7 @@ def test_stop_signals_save(tmp_path, capsys, run):
         ({"betas": (0.9, 1.0)}, "--betas"),
         ({"resume": True}, "--resume needs --out"),
         ({"profile": 3}, "--profile needs --out"),
+        ({"out": Path("run"), "resume": True, "framework": "both"}, "--framework both keeps none"),
         ({"max_grad_norm": float("nan")}, "--max-grad-norm"),
     ],
 )

@@ -137,14 +137,21 @@ def test_its_own_head_must_be_there(saved, tmp_path):
 # ------------------------------------------------------------------------------------------------ prefixes
 
 
-@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "model."])
+PREFIXES = "module.", "_orig_mod.", "model."
+HEADS = [
+    ("BertModel", None),
+    ("BertForSequenceClassification", None),
+    ("BertForSequenceClassification", "BertModel"),
+    ("BertModel", "BertForSequenceClassification"),
+]
+
+
 @pytest.mark.parametrize(
-    ("file", "architecture"),
-    [
-        ("BertModel", None),
-        ("BertForSequenceClassification", None),
-        ("BertForSequenceClassification", "BertModel"),
-        ("BertModel", "BertForSequenceClassification"),
+    ("prefix", "file", "architecture"),
+    [  # each prefix and each pair of heads once
+        pytest.param(prefix, *heads, marks=[pytest.mark.slow] * (j % len(PREFIXES) != i))
+        for i, prefix in enumerate(PREFIXES)
+        for j, heads in enumerate(HEADS)
     ],
 )
 @pytest.mark.filterwarnings("ignore:.*(took the prefix|left out|drew weights)")

@@ -122,9 +122,9 @@ def generate(
             Python's then, and its steps are compiled; the tokens are the same.
 
     Raises:
-        ValueError: settings out of their range or without a key, ids that are not `(b, t)` integers of the
-            vocabulary, a row of nothing but padding, more tokens than positions or than the cache holds, or a model
-            that is no decoder.
+        ValueError: settings out of their range or without a key, every token suppressed, ids that are not
+            `(b, t)` integers of the vocabulary, a row of nothing but padding, more tokens than positions or than
+            the cache holds, or a model that is no decoder.
 
     Source: Radford et al., "Language Models are Unsupervised Multitask Learners"; for the settings, `Sampling`.
     """
@@ -141,6 +141,7 @@ def generate(
         token_list("suppress_tokens", suppress_tokens) if len(suppress_tokens) else None,
         token_list("begin_suppress_tokens", begin_suppress_tokens) if len(begin_suppress_tokens) else None,
     )
+    _require_a_choice(getattr(model, "vocab_size", None), suppress_tokens, begin_suppress_tokens)
     graphdef, state = nnx.split(model)
     progress = begin(graphdef, state, prompt.ids, prompt.real, cache, rules, prompt.tokens, prompt.length)
     if on_token is None:
@@ -152,6 +153,15 @@ def generate(
             on_token(np.array(progress.token))
     lengths = np.asarray(progress.lengths)
     return Generation(np.asarray(progress.tokens)[:, : lengths.max()], lengths)
+
+
+def _require_a_choice(vocab_size: int | None, never: Any, never_first: Any) -> None:
+    """Raise ValueError where no token is left to be chosen, at all or as the first."""
+    suppressed = np.union1d(np.asarray(never, int), np.asarray(never_first, int))
+    if vocab_size is not None and np.isin(np.arange(vocab_size), suppressed).all():
+        raise ValueError(
+            f"suppress_tokens and begin_suppress_tokens leave none of the {vocab_size} tokens to be the first"
+        )
 
 
 @partial(jax.jit, static_argnames=("graphdef", "room", "length"))

@@ -15,6 +15,7 @@ from parity_tests.from_scratch.properties import assert_same
 from parity_tests.models.generation.models import Markov, decoder, description, markov, prompts
 from parity_tests.models.generation.test_generate import pair  # noqa: F401 (a fixture)
 from parity_tests.models.generation.torch_loop import beams
+from parity_tests.references import float32_lifted
 
 
 @pytest.fixture(autouse=True)
@@ -140,22 +141,21 @@ def test_transformers_finds_the_same(pair, early_stopping, length_penalty):  # n
     ids, mask = prompts()
     options = {"max_new_tokens": 8, "num_beams": 3, "pad_token_id": 0}
     options |= {"length_penalty": length_penalty, "early_stopping": early_stopping}
-    expected = theirs.generate(
-        torch.from_numpy(ids),
-        attention_mask=torch.from_numpy(mask).long(),
-        do_sample=False,
-        num_return_sequences=3,
-        eos_token_id=[5, 11],
-        return_dict_in_generate=True,
-        output_scores=True,
-        **options,
-    )
+    with float32_lifted():  # it adds up scores in float32
+        expected = theirs.generate(
+            torch.from_numpy(ids),
+            attention_mask=torch.from_numpy(mask).long(),
+            do_sample=False,
+            num_return_sequences=3,
+            eos_token_id=[5, 11],
+            return_dict_in_generate=True,
+            output_scores=True,
+            **options,
+        )
     result = beam_search(ours, ids, mask, stop_tokens=[5, 11], **options)
     tokens = expected.sequences[:, ids.shape[1] :].numpy().reshape(3, 3, -1)
     np.testing.assert_array_equal(result.tokens, tokens)
-    np.testing.assert_allclose(
-        result.scores.ravel(), expected.sequences_scores, rtol=1e-5
-    )  # they are float32
+    assert_same(result.scores.ravel(), expected.sequences_scores)
 
 
 def test_bad_settings_are_refused():

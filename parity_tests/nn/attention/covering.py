@@ -4,6 +4,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import combinations, product
 from typing import Any
 
+import numpy as np
+
 Row = dict[str, Any]
 
 
@@ -19,13 +21,13 @@ def covering_array(
         possible: whether a row makes sense.
     """
     rows = [row for row in _all_rows(factors) if possible(_named(factors, row))]
-    pairs = [frozenset(_pairs(row)) for row in rows]
-    left = set().union(*pairs)
+    shown = _pairs(np.array(rows))
+    left = shown.any(0)
     chosen = []
-    while left:
-        best = max(range(len(rows)), key=lambda i: len(pairs[i] & left))
+    while left.any():
+        best = int((shown @ left.astype(np.float32)).argmax())
         chosen.append(_named(factors, rows[best]))
-        left -= pairs[best]
+        left &= shown[best] == 0
     return chosen
 
 
@@ -37,7 +39,8 @@ def _named(factors: Mapping[str, Sequence[Any]], row: Sequence[int]) -> Row:
     return {name: values[i] for (name, values), i in zip(factors.items(), row, strict=True)}
 
 
-def _pairs(row: Sequence[int]) -> Iterator[tuple[int, int, int, int]]:
-    """Each two factors with their values."""
-    for one, other in combinations(range(len(row)), 2):
-        yield one, row[one], other, row[other]
+def _pairs(rows: np.ndarray) -> np.ndarray:
+    """Whether a row shows a pair of values, `(rows, pairs)`, as 0 and 1: each two factors with all their values."""
+    each = [column[:, None] == np.unique(column) for column in rows.T]
+    both = [one[:, :, None] & other[:, None] for one, other in combinations(each, 2)]
+    return np.concatenate([pair.reshape(len(rows), -1) for pair in both], 1).astype(np.float32)

@@ -49,7 +49,11 @@ def one_by_one() -> tuple[jax.Array, dict[str, np.ndarray]]:
 
 @pytest.mark.parametrize(
     "options",
-    [{"scan": True}, pytest.param({"remat": True}, marks=pytest.mark.slow), {"scan": True, "remat": True}],
+    [
+        pytest.param({"scan": True}, marks=pytest.mark.slow),
+        pytest.param({"remat": True}, marks=pytest.mark.slow),
+        {"scan": True, "remat": True},
+    ],
 )
 @jax.enable_x64(True)
 def test_list_and_stack_are_the_same_from_the_same_seed_dropout_included(options):
@@ -110,7 +114,7 @@ def test_bad_arguments_and_input_are_refused():
             module(jnp.ones((3, 5, 26)), jnp.ones((3, 5)))
 
 
-@pytest.mark.parametrize("norm_placement", ["post", "pre"])
+@pytest.mark.parametrize("norm_placement", ["post", pytest.param("pre", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("dtype", [None, jnp.bfloat16])
 @pytest.mark.parametrize("given", [jnp.float32, jnp.bfloat16])
 def test_a_stack_takes_and_gives_the_dtypes_that_a_list_does(norm_placement, dtype, given):

@@ -16,6 +16,7 @@ from parity_tests.from_scratch.properties import assert_same, compiled, draw
 
 class TestStack(TwinContract):
     rows = ("stack", "stack-shared-positions", "stack-repeated")
+    rounds = False  # the encoder, which is one
 
 
 def layer(seed: int, window: int | None = None, **options) -> DecoderLayer:
@@ -52,7 +53,7 @@ def test_layers_that_differ_in_turn_are_scanned_too_and_decode():
         scanned(x[:, :1], cache=cache)
 
 
-@pytest.mark.parametrize("scan", [False, True])
+@pytest.mark.parametrize("scan", [pytest.param(False, marks=pytest.mark.slow), True])
 @jax.enable_x64(True)
 def test_shared_positions_are_those_of_the_tokens_with_a_cache_too(scan):
     """Chunks of two lengths, and padding between the tokens of one row, which are counted without it."""
@@ -79,7 +80,7 @@ def test_shared_positions_are_those_of_the_tokens_with_a_cache_too(scan):
     assert abs(first - without).max() > 0.1
 
 
-@pytest.mark.parametrize("graph", [True, False])
+@pytest.mark.parametrize("graph", [True, pytest.param(False, marks=pytest.mark.slow)])
 @jax.enable_x64(True)
 def test_passes_in_a_loop_are_those_in_turn(graph):
     """Dropout included: each pass draws anew, and a second call goes on from the first."""

@@ -204,7 +204,7 @@ KEEPS = ("frequencies", "tables", "complex", "nothing")
 
 
 @pytest.mark.parametrize("keeps", KEEPS)
-@pytest.mark.parametrize("dtype", [jnp.float32, None])
+@pytest.mark.parametrize("dtype", [jnp.float32, pytest.param(None, marks=pytest.mark.slow)])
 def test_a_right_rotary_port_passes(keeps, dtype):
     """Whatever torch keeps in float32, and whether or not Flax asks for it."""
     report = compare(FlaxRotary(dtype), TorchRotary(keeps), draw(1, 512, WIDTH), lanes=EXACT)

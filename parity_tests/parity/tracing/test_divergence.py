@@ -226,7 +226,7 @@ def test_backward(layers, seeds):
         assert found.given is None or found.given.agrees  # torch has none of a detached output
 
 
-@pytest.mark.parametrize("scan", [False, True])
+@pytest.mark.parametrize("scan", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_correct_pair_has_none(scan):
     trace = pair(scan)[2].trace(CASE)
     assert find(trace) is None

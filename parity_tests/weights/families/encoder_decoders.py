@@ -71,3 +71,14 @@ def assert_family(
         assert lane in report.lanes
     assert_saved_alike(ours, tmp_path)
     return ours
+
+
+def assert_same_outputs(
+    ours: Any, theirs: Any, case: Case = TEXTS, call_flax: Any = call_ours, call_torch: Any = call_theirs
+) -> None:
+    """Each with the weights that it has, both compute the same in float64."""
+    calls = {"call_flax": call_flax, "call_torch": call_torch}
+    report = compare_cases(
+        ours, theirs, [case], lanes=("float64",), weights=None, whole_model=True, gradients=False, **calls
+    )
+    report.assert_passed()

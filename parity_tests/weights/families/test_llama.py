@@ -65,7 +65,11 @@ def test_every_option_at_once(tmp_path):
 
 @pytest.mark.parametrize(
     "head",
-    ["ForSequenceClassification", "ForTokenClassification", pytest.param("Model", marks=pytest.mark.slow)],
+    [
+        "ForSequenceClassification",
+        pytest.param("ForTokenClassification", marks=pytest.mark.slow),
+        pytest.param("Model", marks=pytest.mark.slow),
+    ],
 )
 def test_heads(tmp_path, head):
     ids = np.where(IDS == 3, 4, IDS)

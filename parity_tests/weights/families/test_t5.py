@@ -2,7 +2,6 @@
 
 import json
 
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
@@ -14,11 +13,9 @@ from jax_attn.weights.state_dict import numpy_state_dict
 from parity_tests.weights.families.encoder_decoders import (
     SOURCE,
     SOURCE_IDS,
-    TARGET_IDS,
     VOCAB,
     assert_family,
-    call_ours,
-    call_theirs,
+    assert_same_outputs,
 )
 from parity_tests.weights.families.transformers_models import drawn
 
@@ -100,10 +97,8 @@ def test_the_encoder_alone_is_that_of_transformers_and_comes_from_a_whole_model_
     whole.save_pretrained(tmp_path / "whole")
     with pytest.warns(UserWarning, match="left out .*decoder.block.0"):
         alone = from_pretrained(tmp_path / "whole", architecture="EncoderModel")
-    with torch.no_grad():
-        expected = others(whole.encoder, torch.tensor(SOURCE_IDS), torch.tensor(SOURCE)).numpy()
     assert type(alone) is type(module)
-    np.testing.assert_allclose(nnx.jit(ours)(alone, SOURCE_IDS, SOURCE), expected, rtol=1e-4, atol=1e-4)
+    assert_same_outputs(alone, whole.encoder, case, ours, others)
 
 
 def test_files_from_before_safetensors_and_what_is_refused(tmp_path):
@@ -123,10 +118,7 @@ def test_files_from_before_safetensors_and_what_is_refused(tmp_path):
     mt5 = drawn(theirs("MT5ForConditionalGeneration", num_layers=1))
     mt5.save_pretrained(tmp_path / "mt5")
     for folder in (tmp_path / "mt5", save_pretrained(from_pretrained(tmp_path / "mt5"), tmp_path / "again")):
-        found = call_ours(from_pretrained(folder), *map(jnp.asarray, (SOURCE_IDS, TARGET_IDS)))
-        with torch.no_grad():
-            expected = call_theirs(mt5, torch.tensor(SOURCE_IDS), torch.tensor(TARGET_IDS)).numpy()
-        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+        assert_same_outputs(from_pretrained(folder), mt5)
     for options, message in (
         ({"feed_forward_proj": "gated-mish"}, "feed_forward_proj='gated-mish' is not supported"),
         (
