@@ -14,7 +14,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from jax_attn import catalogue, from_scratch, functional, models, nn, optim, parity, weights
+    from jax_attn import catalogue, from_scratch, functional, models, nn, optim, parity, visualize, weights
     from jax_attn.functional import (
         AuxRequest,
         BlockMask,
@@ -46,10 +46,21 @@ __all__ = [
     "or_masks",
     "parity",
     "score_mods",
+    "visualize",
     "weights",
 ]
 
-_ROOMS = {"catalogue", "from_scratch", "functional", "models", "nn", "optim", "parity", "weights"}
+_ROOMS = {
+    "catalogue",
+    "from_scratch",
+    "functional",
+    "models",
+    "nn",
+    "optim",
+    "parity",
+    "visualize",
+    "weights",
+}
 
 
 def __getattr__(name: str) -> Any:

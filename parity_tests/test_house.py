@@ -20,14 +20,14 @@ ROOMS = ("from_scratch", "nn", "models")
 
 # Floors from the ground up; rooms in one row stand side by side and may not import each other.
 FLOORS = (
-    ("functional",),
+    ("functional", "pages"),
     ("nn.primitives",),
     ("nn.positions", "from_scratch", "optim"),
     ("nn.attention",),
     ("nn.layers",),
     ("models",),
     ("weights",),
-    ("parity", "training"),
+    ("parity", "training", "visualize"),
     ("catalogue",),
     ("cli", "pytest_plugin"),
     ("__main__",),
@@ -203,6 +203,7 @@ DOORS = [
     "jax_attn.models.generation",
     "jax_attn.training",
     "jax_attn.training.data",
+    "jax_attn.visualize",
     *(
         f"{tree}.nn.{room}"
         for tree in ("jax_attn", "torch_ref")

@@ -19,6 +19,7 @@ DESCRIPTION = """Compare Flax NNX modules with their PyTorch originals, and trai
     jax-attn verify multi-head --lanes float64    prove one variant in one lane
     jax-attn diff port.py --html port.html        compare your own port with its original
     jax-attn trace original.py --out run          record torch, for a machine that has none
+    jax-attn show "The cat sat on the mat."       look at a model's attention, in a page
     jax-attn train classifier                     train on real text, or on your own
     jax-attn compile model.py --topology v5e:4x4  does a training step fit, on devices that are not there?
     jax-attn --version                            this version, and those of the frameworks
@@ -139,6 +140,7 @@ def _application(arguments: Sequence[str]) -> Any:
     from jax_attn.cli.compile import compile_
     from jax_attn.cli.diff import diff
     from jax_attn.cli.list import list_catalogue
+    from jax_attn.cli.show import show
     from jax_attn.cli.trace import trace
     from jax_attn.cli.train import train
     from jax_attn.cli.verify import verify
@@ -149,6 +151,7 @@ def _application(arguments: Sequence[str]) -> Any:
         "verify": verify,
         "diff": diff,
         "trace": trace,
+        "show": show,
         "compile": compile_,
         "train": train,
     }

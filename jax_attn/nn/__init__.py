@@ -4,6 +4,7 @@ from jax_attn.nn.attention import (
     AdditiveAttention,
     AttentionPooling,
     AttentionWeights,
+    CapturedAttention,
     ContextCache,
     DeltaNetCache,
     DifferentialAttention,
@@ -21,6 +22,7 @@ from jax_attn.nn.attention import (
     RelativeAttention,
     TalkingHeads,
     Tokens,
+    capture_attention,
     capture_attention_weights,
 )
 from jax_attn.nn.layers import (
@@ -93,6 +95,7 @@ __all__ = [
     "AttentionWeights",
     "AxialRotaryPositions",
     "Buffer",
+    "CapturedAttention",
     "CausalLMHead",
     "ClassificationHead",
     "ContextCache",
@@ -158,6 +161,7 @@ __all__ = [
     "Tokens",
     "TransformedHead",
     "YarnScaling",
+    "capture_attention",
     "capture_attention_weights",
     "deepnorm_scales",
     "make_norm",

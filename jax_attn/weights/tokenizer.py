@@ -1,9 +1,10 @@
 """Sentences into token ids, with the `tokenizer.json` that lies beside a checkpoint's weights."""
 
+import unicodedata
 from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Int32
@@ -50,6 +51,83 @@ def tokenize(
         ids[row, : len(encoding.ids)] = encoding.ids
         mask[row, : len(encoding.ids)] = True
     return ids, mask
+
+
+class TokenizedText(NamedTuple):
+    """One text, or two together, as a model reads it.
+
+    Attributes:
+        ids: `(t,)`.
+        type_ids: `(t,)`, what a BERT calls segments.
+        tokens: as the vocabulary has them.
+        labels: to be read: byte pairs as text, and the text's own characters where a token is a part of one.
+        segments: `(t,)`, of which text it is: 0 or 1.
+        special: `(t,)`, whether the tokenizer added it.
+    """
+
+    ids: Int32[np.ndarray, "t"]
+    type_ids: Int32[np.ndarray, "t"]
+    tokens: tuple[str, ...]
+    labels: tuple[str, ...]
+    segments: tuple[int, ...]
+    special: tuple[bool, ...]
+
+
+def tokenize_text(folder: str | PathLike[str], text: str, pair: str | None = None) -> TokenizedText:
+    """One text, or two as one input, token by token.
+
+    Args:
+        folder: a checkpoint's folder, with `config.json` and `tokenizer.json`.
+        text: the first text.
+        pair: the second one, behind it as the tokenizer joins them.
+
+    Raises:
+        FileNotFoundError, ValueError, ModuleNotFoundError: as `tokenize`; or the text gives no tokens.
+    """
+    texts = (text,) if pair is None else (text, pair)
+    for each in texts:
+        _require_text(each)
+    config = read_config(Path(folder))
+    tokenizer = _tokenizer(Path(folder) / TOKENIZER)
+    encoding = tokenizer.encode(*texts)
+    if not encoding.ids:
+        raise ValueError(f"{_short(text)} has no tokens")
+    _require_fit(text if pair is None else f"{text} {pair}", encoding.ids, config)
+    segments: list[int] = []
+    for place, of_text in enumerate(encoding.sequence_ids):
+        typed = encoding.type_ids[place] if any(encoding.type_ids) else of_text
+        segments.append((segments or [0])[-1] if typed is None else typed)
+    pieces = [
+        "" if of_text is None else texts[of_text][start:end]
+        for of_text, (start, end) in zip(encoding.sequence_ids, encoding.offsets, strict=True)
+    ]
+    special = tuple(map(bool, encoding.special_tokens_mask))
+    return TokenizedText(
+        np.array(encoding.ids, np.int32),
+        np.array(encoding.type_ids, np.int32),
+        tuple(encoding.tokens),
+        tuple(_label(tokenizer, *each) for each in zip(encoding.ids, encoding.tokens, pieces, strict=True)),
+        tuple(segments),
+        special,
+    )
+
+
+def labels_of(folder: str | PathLike[str], ids: Sequence[int]) -> tuple[str, ...]:
+    """These tokens, to be read."""
+    tokenizer = _tokenizer(Path(folder) / TOKENIZER)
+    return tuple(_label(tokenizer, each, tokenizer.id_to_token(each) or str(each), "") for each in ids)
+
+
+def _label(tokenizer: Any, token_id: int, token: str, piece: str) -> str:
+    """The token to be read, which stands for `piece` of the text."""
+    label = tokenizer.decode([token_id], skip_special_tokens=False).strip()
+    if "\ufffd" in label:  # some of the bytes of a character
+        label = piece.strip()
+    bare = label.removeprefix("##")
+    whole = piece.casefold()
+    if not piece.isascii() and bare != whole and bare in unicodedata.normalize("NFD", whole):
+        label = label.replace(bare, piece)  # a part of a Korean syllable, or a letter without its accent
+    return label or token
 
 
 def _tokenizer(path: Path) -> Any:

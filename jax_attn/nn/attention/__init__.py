@@ -16,12 +16,18 @@ from jax_attn.nn.attention.performer import PerformerAttention
 from jax_attn.nn.attention.pooling import AttentionPooling
 from jax_attn.nn.attention.relative import RelativeAttention
 from jax_attn.nn.attention.talking_heads import TalkingHeads
-from jax_attn.nn.attention.weights import AttentionWeights, capture_attention_weights
+from jax_attn.nn.attention.weights import (
+    AttentionWeights,
+    CapturedAttention,
+    capture_attention,
+    capture_attention_weights,
+)
 
 __all__ = [
     "AdditiveAttention",
     "AttentionPooling",
     "AttentionWeights",
+    "CapturedAttention",
     "ContextCache",
     "DeltaNetCache",
     "DifferentialAttention",
@@ -39,6 +45,7 @@ __all__ = [
     "RelativeAttention",
     "TalkingHeads",
     "Tokens",
+    "capture_attention",
     "capture_attention_weights",
 ]
 

@@ -7,7 +7,7 @@ import jax
 from jaxtyping import Array, Float
 
 from jax_attn.functional.attention import dot_product_attention
-from jax_attn.nn.attention.weights import AttentionWeights, sees_weights
+from jax_attn.nn.attention.weights import AttentionWeights, keep_scored, sees_weights
 
 
 def attend(
@@ -39,6 +39,7 @@ def compute(
     module: Any, query: Array, key: Array, value: Array, return_weights: bool, **options: Any
 ) -> tuple[Array, Array | None]:
     """As `attend`, without keeping the weights."""
+    keep_scored(module, query, key, options.get("scale"))
     dropout = module.dropout
     rate = 0.0 if dropout.deterministic else dropout.rate
     result: Any = dot_product_attention(

@@ -1,7 +1,7 @@
-"""The attention weights of a whole model, by layer and name."""
+"""The attention weights of a whole model, by layer and name, and what they are made of."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from flax import nnx
 from jaxtyping import Array
@@ -9,6 +9,29 @@ from jaxtyping import Array
 
 class AttentionWeights(nnx.Variable[Any]):
     """The weights of one call of an attention, `(B, N, T, S)`, as `nnx.capture` keeps them."""
+
+
+class ScoredQuery(nnx.Variable[Any]):
+    """The queries of one call, `(B, T, N, H)`: normalised, rotated and times the scale."""
+
+
+class ScoredKey(nnx.Variable[Any]):
+    """The keys of one call, `(B, S, K, H)`: normalised and rotated."""
+
+
+class CapturedAttention(NamedTuple):
+    """One call of an attention. Stacked layers have a leading axis of layers everywhere.
+
+    Attributes:
+        weights: `(B, N, T, S)`.
+        query: `(B, T, N, H)`, times the scale, so that its product with a key is the score, but for what positions,
+            a `score_mod` or a bias add to it; None of an attention whose scores are no such product.
+        key: `(B, S, K, H)`, where `N / K` heads share one; None likewise.
+    """
+
+    weights: Array
+    query: Array | None
+    key: Array | None
 
 
 def sees_weights(module: nnx.Module) -> bool:
@@ -40,14 +63,51 @@ def capture_attention_weights(model: Callable[..., Any]) -> Callable[..., tuple[
     """
 
     def call(*args: Any, **kwargs: Any) -> tuple[Any, dict[str, Array]]:
-        output, captured = nnx.capture(_copied(model), AttentionWeights)(*args, **kwargs)
-        found: dict[str, Any] = {}
-        for path, variable in nnx.to_flat_state(captured):
-            values = variable.get_value()
-            found[".".join(map(str, path[:-1]))] = values[0] if len(values) == 1 else values
+        output, (weights,) = _captured(model, (AttentionWeights,), args, kwargs)
+        found: dict[str, Any] = {
+            path: calls[0] if len(calls) == 1 else calls for path, calls in weights.items()
+        }
         return output, found
 
     return call
+
+
+def capture_attention(
+    model: Callable[..., Any],
+) -> Callable[..., tuple[Any, dict[str, tuple[CapturedAttention, ...]]]]:
+    """As `capture_attention_weights`, with the queries and keys, and all calls of each attention in a tuple."""
+
+    def call(*args: Any, **kwargs: Any) -> tuple[Any, dict[str, tuple[CapturedAttention, ...]]]:
+        output, (weights, *vectors) = _captured(
+            model, (AttentionWeights, ScoredQuery, ScoredKey), args, kwargs
+        )
+        return output, {
+            path: tuple(
+                map(CapturedAttention, calls, *(each.get(path, (None,) * len(calls)) for each in vectors))
+            )
+            for path, calls in weights.items()
+        }
+
+    return call
+
+
+def keep_scored(module: nnx.Module, query: Array, key: Array, scale: float | None) -> None:
+    """Keep what the scores of a call are products of for who captures it, if anyone does."""
+    if any(isinstance(kept, ScoredQuery) for kept in getattr(module, "__captures__", ())):
+        module.sow(ScoredQuery, "query", query * (query.shape[-1] ** -0.5 if scale is None else scale))
+        module.sow(ScoredKey, "key", key)
+
+
+def _captured(
+    model: Any, kinds: tuple[type[nnx.Variable[Any]], ...], args: Any, kwargs: Any
+) -> tuple[Any, list[dict[str, tuple[Array, ...]]]]:
+    """The output, and of each kind by path what every call kept."""
+    capturing: Callable[..., Any] = nnx.capture(_copied(model), *kinds)
+    output, *captured = capturing(*args, **kwargs)
+    return output, [
+        {".".join(map(str, path[:-1])): variable.get_value() for path, variable in nnx.to_flat_state(state)}
+        for state in captured
+    ]
 
 
 def _copied(model: Any) -> Any:

@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from html import escape
 
+from jax_attn.pages.document import document
 from jax_attn.parity.pages.chart import depth_chart
 from jax_attn.parity.pages.error_maps import ErrorMap
 from jax_attn.parity.pages.style import STYLE
@@ -48,12 +49,8 @@ def page(
         _training(training),
         _left_out(report),
     ]
-    return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{'passed' if passed else 'FAILED'}: {escape(title)}</title>\n<style>{STYLE}</style>\n"
-        "</head>\n<body>\n<main>\n" + "\n".join(filter(None, sections)) + "\n</main>\n</body>\n</html>\n"
-    )
+    heading = f"{'passed' if passed else 'FAILED'}: {title}"
+    return document(heading, "\n".join(filter(None, sections)), style=STYLE)
 
 
 def colour(difference: Difference | None) -> str:

@@ -4,7 +4,13 @@ import jax.numpy as jnp
 import pytest
 from flax import nnx
 
-from jax_attn.nn import MultiHeadAttention, capture_attention_weights
+from jax_attn.nn import (
+    AdditiveAttention,
+    MultiHeadAttention,
+    RotaryPositions,
+    capture_attention,
+    capture_attention_weights,
+)
 from parity_tests.from_scratch.properties import assert_same, compiled, draw
 
 
@@ -64,3 +70,17 @@ def _equations(jaxpr):
         yield eqn
         for inner in jax.extend.core.jaxprs_in_params(eqn.params):
             yield from _equations(inner)
+
+
+@jax.enable_x64(True)
+def test_queries_and_keys_are_captured_as_the_scores_see_them():
+    """After norms and rotation, with the scale; of scores that are no product there are none."""
+    options = {"positions": RotaryPositions(6), "qk_norm": "rms", "scale": 0.3}
+    rngs, x = nnx.Rngs(0), draw(3, 5, 24)
+    model = MultiHeadAttention(24, 4, num_kv_heads=2, **options, rngs=rngs, param_dtype=jnp.float64)
+    (found,) = compiled(lambda x: capture_attention(model)(x)[1])(x)[""]
+    key = found.key.repeat(2, axis=2)
+    assert_same(nnx.softmax(jnp.einsum("btnh,bsnh->bnts", found.query, key)), found.weights)
+    additive = AdditiveAttention(24, 7, rngs=rngs, param_dtype=jnp.float64)
+    (found,) = compiled(lambda x: capture_attention(additive)(x, draw(3, 7, 7))[1])(x)[""]
+    assert (found.query, found.key) == (None, None)
