@@ -14,7 +14,7 @@ from jax_attn.training.journal import Journal
 from jax_attn.training.making import make_trainers, precision
 from jax_attn.training.options import TrainingOptions
 from jax_attn.training.progress import Pace, Progress, told
-from jax_attn.training.run_folder import CHECKPOINTS, require_startable, start_run
+from jax_attn.training.run_folder import CHECKPOINTS, require_same_data, require_startable, start_run
 from jax_attn.training.stopping import StopSignals
 from jax_attn.training.task import Batch, Task
 
@@ -112,6 +112,8 @@ class _Training:
     ):
         self.task, self.batches, self.options, self.held_out = task, batches, options, held_out
         first = jax.process_index() == 0
+        known = {} if options.out is None else batches[0]
+        require_same_data(options, known)
         self.trainers = make_trainers(task, options)
         stack.callback(self._give_back)
         self.done, self.best, self.evaluated = 0, -math.inf, -1
@@ -123,7 +125,7 @@ class _Training:
             self.checkpoints = Checkpoints(options.out / CHECKPOINTS, options.keep, said.append)
             self._restore()
             stack.callback(self.checkpoints.close)
-        start_run(options, task.files)
+        start_run(options, task.files, known)
         self.peak = peak_flops(options.dtype) if "jax" in self.trainers else None
         self.progress = Progress(options.steps, self.done, not first, self.peak)
         stack.callback(self.progress.close)

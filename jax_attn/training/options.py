@@ -13,7 +13,7 @@ class TrainingOptions:
 
     out: Path | None = None  # folder of the run: checkpoints, log, curves, and at the end the model
     resume: bool = False  # go on with the run that is in --out
-    allow_changes: tuple[str, ...] = ()  # options that a resumed run may set otherwise than before, by name
+    allow_changes: tuple[str, ...] = ()  # options, by name, or data, in which a resumed run may differ
     mesh: str | None = None  # how devices share the work: "data=2,fsdp=4"; all of them as data by default
     coordinator: str | None = None  # host:port of process 0, where several make one training; else detected
     num_processes: int | None = None  # how many there are

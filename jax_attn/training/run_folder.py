@@ -1,5 +1,6 @@
 """The folder of a run: what it was started with, and the refusal to write over another."""
 
+import hashlib
 import json
 import sys
 import tempfile
@@ -10,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from jax_attn.training.options import TrainingOptions
+from jax_attn.training.task import Batch
 
 CONFIG, CHECKPOINTS = "run.json", "checkpoints"
 
@@ -48,8 +51,30 @@ def require_startable(options: TrainingOptions) -> None:
     _require_writable(options.out)
 
 
-def start_run(options: TrainingOptions, files: Mapping[str, str | Path]) -> None:
-    """Write the record of the options, and the files that go with the run."""
+def require_same_data(options: TrainingOptions, first: Batch) -> None:
+    """Raise ValueError if a run is to go on with other data: its first batch was another one than `first`."""
+    record = None if options.out is None else options.out / CONFIG
+    if record is None or not options.resume or not record.exists() or "data" in options.allow_changes:
+        return
+    was = json.loads(record.read_text()).get("first_batch")
+    if was is not None and was != digest(first):
+        raise ValueError(
+            f"the run in {options.out} was started with other data: its first batch differs. "
+            "A run that goes on with them on purpose takes --allow-changes data"
+        )
+
+
+def digest(batch: Batch) -> str:
+    """What tells a batch from any other."""
+    found = hashlib.sha256()
+    for name, rows in sorted(batch.items()):
+        rows = np.ascontiguousarray(rows)
+        found.update(f"{name} {rows.dtype} {rows.shape}".encode() + rows.tobytes())
+    return found.hexdigest()
+
+
+def start_run(options: TrainingOptions, files: Mapping[str, str | Path], first: Batch) -> None:
+    """Write the record of the options and of the first batch, and the files that go with the run."""
     if options.out is None or jax.process_index():
         return
     options.out.mkdir(parents=True, exist_ok=True)
@@ -58,6 +83,7 @@ def start_run(options: TrainingOptions, files: Mapping[str, str | Path]) -> None
         (options.out / name).write_bytes(data)
     record = {
         "options": as_json(options),
+        "first_batch": digest(first),
         "versions": {name: version(name) for name in ("jax", "flax", "optax", "orbax-checkpoint")},
         "devices": [str(device.device_kind) for device in jax.devices()[:1]] + [jax.device_count()],
         "command": sys.argv,

@@ -93,6 +93,12 @@ def test_another_configuration_is_named(run):
         train(options(out, resume=True, **changed))
 
 
+def test_other_data_are_told(run):
+    out, _, _ = run
+    with pytest.raises(ValueError, match="was started with other data: its first batch differs"):
+        train(options(out, resume=True), Batches(spoiled=0))
+
+
 def test_a_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="file/out cannot be written"):
@@ -105,7 +111,7 @@ def test_a_full_disk_is_found_before_training(tmp_path, monkeypatch):
     batches = Batches()
     with pytest.raises(OSError, match=r"4 checkpoints of .* need .* and 1 kB are free"):
         train(options(tmp_path / "out"), batches)
-    assert batches.asked == []
+    assert batches.asked == [0]  # to be known again
     assert not (tmp_path / "out").exists()
 
 
@@ -131,14 +137,14 @@ def test_stop_signals_save(tmp_path, capsys, run):
             train(options(out, resume=done > 0, **settings), batches)
         assert stopped.value.code == 0
         assert signal.getsignal(number) is handler
-        assert batches.asked[0] == done
+        assert batches.asked[:2] == [0, done]
         done = max(int(path.name) for path in (out / "checkpoints").iterdir())
         assert at - 3 <= done <= at + 1  # batches are made ahead
         last = capsys.readouterr().out.splitlines()[-1]
         assert f"{number.name}: saved after step {done} of 30; the same command with --resume goes on" in last
     batches = Batches()
     result = train(options(out, resume=True, **settings), batches)
-    assert batches.asked == list(range(done, 30))
+    assert batches.asked == [0, *range(done, 30)]
     assert result.losses == run[1].losses
     assert result.figures == run[1].figures
 
