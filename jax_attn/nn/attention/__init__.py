@@ -19,6 +19,7 @@ from jax_attn.nn.attention.talking_heads import TalkingHeads
 from jax_attn.nn.attention.weights import (
     AttentionWeights,
     CapturedAttention,
+    ScoredQuery,
     capture_attention,
     capture_attention_weights,
 )
@@ -43,6 +44,7 @@ __all__ = [
     "NystromAttention",
     "PerformerAttention",
     "RelativeAttention",
+    "ScoredQuery",
     "TalkingHeads",
     "Tokens",
     "capture_attention",
