@@ -19,6 +19,7 @@ from jax_attn.nn.attention.talking_heads import TalkingHeads
 from jax_attn.nn.attention.weights import (
     AttentionWeights,
     CapturedAttention,
+    ScoredKey,
     ScoredQuery,
     capture_attention,
     capture_attention_weights,
@@ -44,6 +45,7 @@ __all__ = [
     "NystromAttention",
     "PerformerAttention",
     "RelativeAttention",
+    "ScoredKey",
     "ScoredQuery",
     "TalkingHeads",
     "Tokens",
