@@ -24,7 +24,9 @@ def run(*arguments):
     return train_language_model.main([str(argument) for argument in arguments])
 
 
-@pytest.mark.parametrize(("style", "tokens"), [("llama", "characters"), ("gpt2", "bpe")])
+@pytest.mark.parametrize(
+    ("style", "tokens"), [("llama", "characters"), pytest.param("gpt2", "bpe", marks=pytest.mark.slow)]
+)
 def test_a_finished_run_writes_on_and_is_a_checkpoint_that_transformers_loads(
     text, tmp_path, capsys, style, tokens
 ):
@@ -53,7 +55,7 @@ def test_a_finished_run_writes_on_and_is_a_checkpoint_that_transformers_loads(
     assert capsys.readouterr().out == likeliest
 
 
-@pytest.mark.parametrize("style", ["llama", "gpt2"])
+@pytest.mark.parametrize("style", ["llama", pytest.param("gpt2", marks=pytest.mark.slow)])
 def test_both_frameworks_have_the_same_losses_in_float64(text, style):
     pytest.importorskip("torch")
     tiny = Options(

@@ -13,6 +13,7 @@ from parity_tests.functional.attention_contract import (
     AttentionContract,
     assert_equal,
     everything,
+    slow_if,
 )
 
 S, SEEN = 53, 19
@@ -47,7 +48,10 @@ def attend(*qkv: Any, **options: Any) -> jax.Array:
     return jax.jit(lambda *x: dot_product_attention(*x, implementation="blockwise", **options))(*qkv)
 
 
-@pytest.mark.parametrize(("batch", "kv_heads", "repeats"), [(3, 2, 1), (1, 1, 5), (2, 3, 2)])
+@pytest.mark.parametrize(
+    ("batch", "kv_heads", "repeats"),
+    [(2, 3, 2), *(pytest.param(*other, marks=pytest.mark.slow) for other in ((3, 2, 1), (1, 1, 5)))],
+)
 def test_one_query_equals_the_oracle_however_the_work_is_dealt_out(
     batch: int, kv_heads: int, repeats: int, monkeypatch: pytest.MonkeyPatch
 ):
@@ -58,7 +62,7 @@ def test_one_query_equals_the_oracle_however_the_work_is_dealt_out(
         assert_equal(everything("blockwise", *qkv, call), everything("reference", *qkv, call))
 
 
-@pytest.mark.parametrize("position", [0, 7, 8, 40, S - 1])
+@pytest.mark.parametrize("position", [0, 7, 8, *(slow_if(True, place) for place in (40, S - 1))])
 def test_traced_position(position: int):
     def at(implementation: str) -> Any:
         def run(position: jax.Array, *qkv: jax.Array) -> jax.Array:
@@ -71,7 +75,7 @@ def test_traced_position(position: int):
         assert_equal({"output": at("blockwise")}, {"output": at("reference")})
 
 
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float16])
+@pytest.mark.parametrize("dtype", [slow_if(True, jnp.float32), jnp.bfloat16, slow_if(True, jnp.float16)])
 def test_what_is_not_seen_may_hold_anything(dtype: Any):
     q, k, v = (x.astype(dtype) for x in operands())
     lengths = jnp.array([0, SEEN], jnp.int32)  # the first entry sees nothing at all
