@@ -8,6 +8,7 @@ import sys
 
 import jax
 import pytest
+from jax._src import xla_bridge
 
 from jax_attn.training import initialize
 
@@ -40,6 +41,7 @@ def test_a_coordinator_that_is_not_there_is_named():
 
 
 def test_without_arguments_and_anything_to_detect_a_process_is_alone(monkeypatch):
+    monkeypatch.setattr(xla_bridge, "backends_are_initialized", lambda: False)  # as in a process of its own
     initialize()
     monkeypatch.setenv("SLURM_NTASKS", "1")
     initialize()
