@@ -18,8 +18,8 @@ Layers in the order of 2017 (post-norm) need the warm-up once they are many: com
 with and without `--norm-placement pre`.
 
 Expected with the defaults: 94.0% of the held-out texts right, where the commonest source makes up 45.0%, after
-about four minutes of processor time. On sentiment (the commonest class: 53.6%), `minilm` gets 82.9%, and an encoder from
-scratch 74 to 75%.
+about four minutes of processor time. On sentiment (the commonest class: 53.6%), `minilm` gets 82.9%, and an encoder
+from scratch 74 to 75%.
 """
 
 import sys
