@@ -8,6 +8,7 @@ import train_classifier
 from flax import nnx
 from train_classifier import Options
 
+from jax_attn.parity.tolerances import SAME_FLOAT32
 from jax_attn.weights import from_pretrained
 
 
@@ -60,7 +61,7 @@ def test_its_folder_is_that_of_a_checkpoint(run, options):
     batch = texts.test[0]
     saved = nnx.jit(train_classifier.scores)(from_pretrained(options.out / "model"), batch)
     trained = run.trainers["jax"].evaluate(train_classifier.scores, batch)
-    np.testing.assert_allclose(saved, trained, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(saved, trained, rtol=SAME_FLOAT32, atol=SAME_FLOAT32)
 
 
 @pytest.mark.slow
@@ -80,7 +81,7 @@ def test_transformers_reads_it(run, options):
     with torch.no_grad():
         logits = model(input_ids=theirs["input_ids"], attention_mask=theirs["attention_mask"]).logits
     ours = run.trainers["jax"].evaluate(train_classifier.scores, batch)
-    np.testing.assert_allclose(logits, ours[: len(ids)], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(logits, ours[: len(ids)], rtol=SAME_FLOAT32, atol=SAME_FLOAT32)
 
 
 @pytest.mark.parametrize("norm_placement", ["post", pytest.param("pre", marks=pytest.mark.slow)])

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jax_attn.parity.tolerances import SAME_FLOAT32
 from jax_attn.training.checkpoint import Checkpoints
 from parity_tests.training.tiny import Batches, options, signal_at, train
 
@@ -203,5 +204,5 @@ def assert_same_losses(out: Path, losses: list[float]) -> None:
 
     journal = Journal(out, STEPS)
     journal.close()
-    np.testing.assert_allclose(journal.losses["jax"], losses, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(journal.losses["jax"], losses, rtol=0, atol=SAME_FLOAT32)
     assert len(losses) == STEPS

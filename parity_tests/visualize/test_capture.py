@@ -7,6 +7,7 @@ from flax import nnx
 
 import torch_ref
 from jax_attn.nn import Encoder, MultiHeadAttention, capture_attention_weights
+from jax_attn.parity.tolerances import SAME_FLOAT32
 from jax_attn.visualize import AttentionRecord, TokenAxis, record_attention, torch_attention_weights
 from jax_attn.weights import load_state_dict
 
@@ -32,10 +33,10 @@ def test_weights_are_those_that_the_module_returns(x):
     assert [layer.number for layer in stack.layers] == [0, 1]
     assert stack.queries.labels == tuple("abcde")
     for layer, weights in zip(stack.layers, expected, strict=True):
-        np.testing.assert_allclose(layer.weights, weights, rtol=1e-5, atol=1e-7)
+        np.testing.assert_allclose(layer.weights, weights, rtol=SAME_FLOAT32)
         scores = layer.query @ layer.key.mT
         softmax = np.exp(scores) / np.exp(scores).sum(-1, keepdims=True)
-        np.testing.assert_allclose(softmax, layer.weights, rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(softmax, layer.weights, rtol=SAME_FLOAT32)
     (chosen,) = record.select(layers=[1], heads=[0, 2]).stacks
     assert ([layer.number for layer in chosen.layers], chosen.heads) == ([1], (0, 2))
     assert np.array_equal(chosen.layers[0].weights, stack.layers[1].weights[[0, 2]])
