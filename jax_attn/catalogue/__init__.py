@@ -27,6 +27,7 @@ CATALOGUE: dict[str, Twin] = {
         *MODELS,
     ]
 }
+"""Every row by its name."""
 
 __all__ = ["CATALOGUE", "Twin"]
 

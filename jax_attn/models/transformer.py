@@ -20,7 +20,6 @@ from jax_attn.nn.primitives import make_norm
 
 TokenMask = Bool[Array, "..."] | Integer[Array, "..."] | None
 
-# The rows of the paper's Table 3 that change the shape of the model, as arguments of `Transformer`.
 TABLE_3: dict[str, dict[str, Any]] = {
     "base": {},
     "A, 1 head": {"num_heads": 1},
@@ -39,6 +38,7 @@ TABLE_3: dict[str, dict[str, Any]] = {
     "E, learned positions": {"positions": "learned"},
     "big": {"embed_dim": 1024, "num_heads": 16, "hidden_dim": 4096, "dropout": 0.3},
 }
+"""The rows of the paper's Table 3 that change the shape of the model, as arguments of `Transformer`."""
 
 
 class TransformerCache(NamedTuple):

@@ -49,6 +49,7 @@ class Lane:
 
 
 LANES = ("float64", "float32", "bfloat16", "dropout")
+"""The names of all lanes, in the order in which they are compared."""
 
 _ALL = {
     lane.name: lane

@@ -33,7 +33,8 @@ def record_attention(
 
     Args:
         model: a module, or a bound method of one. It is called as it stands, with dropout unless in eval mode.
-        args, kwargs: what it is called with.
+        args: what it is called with.
+        kwargs: what it is called with by name.
         tokens: those that attend to themselves, of `row`; in an encoder-decoder those of the decoder. None numbers
             them.
         context_tokens: those of the encoder of an encoder-decoder.

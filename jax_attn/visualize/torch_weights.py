@@ -25,7 +25,8 @@ def torch_attention_weights(
 
     Args:
         module: called as it stands, without gradients.
-        args, kwargs: arrays, or what else it takes.
+        args: arrays, or what else it takes.
+        kwargs: the same by name.
         call: `call(module, *args, **kwargs)` in place of `module(*args, **kwargs)`.
 
     Returns:

@@ -32,7 +32,9 @@ def neuron_view(record: AttentionRecord, layer: int | None = None, head: int | N
     """Of one query, where each score comes from: query times key, dimension by dimension.
 
     Args:
-        record, layer, head: as in `head_view`.
+        record: as in `head_view`.
+        layer: as in `head_view`.
+        head: as in `head_view`.
 
     Raises:
         ValueError: as in `head_view`.
@@ -44,7 +46,9 @@ def heatmaps(record: AttentionRecord, layer: int | None = None, head: int | None
     """The matrices of weights, in the page and as PNG files.
 
     Args:
-        record, layer, head: as in `head_view`.
+        record: as in `head_view`.
+        layer: as in `head_view`.
+        head: as in `head_view`.
 
     Raises:
         ValueError: as in `head_view`.

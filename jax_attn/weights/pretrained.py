@@ -148,7 +148,11 @@ def from_config(
     Args:
         config: the content of a `config.json`, with its `model_type`.
         rngs: source of the initial weights and of dropout.
-        dtype, param_dtype, architecture, ignore, overrides: as in `from_pretrained`.
+        dtype: as in `from_pretrained`.
+        param_dtype: as in `from_pretrained`.
+        architecture: as in `from_pretrained`.
+        ignore: as in `from_pretrained`.
+        overrides: as in `from_pretrained`.
 
     Raises:
         ValueError: as in `from_pretrained`.

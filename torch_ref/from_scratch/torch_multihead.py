@@ -3,3 +3,4 @@
 from torch import nn
 
 TorchMultiheadAttention = nn.MultiheadAttention
+"""`torch.nn.MultiheadAttention` itself."""

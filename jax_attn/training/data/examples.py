@@ -14,7 +14,9 @@ import numpy as np
 
 from jax_attn.training.data.widths import padded_widths
 
-IGNORED = -100  # the `ignore_index` of `cross_entropy`, here and in torch
+IGNORED = -100
+"""A target that no loss is taken of: the `ignore_index` of `cross_entropy`, here and in torch."""
+
 MASKS = {"input_ids": "mask", "source_ids": "source_mask", "target_ids": "target_mask"}
 Tokens = Sequence[int] | np.ndarray
 

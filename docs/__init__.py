@@ -1,0 +1,1 @@
+"""The site. What makes the generated pages is in `hooks`."""
