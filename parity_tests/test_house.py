@@ -243,11 +243,11 @@ def test_no_two_classes_of_a_package_have_one_name():
 
 
 # What is used without an import: tools, plugins of pytest, and beartype, which jaxtyping is given by name.
-TOOLS = {"beartype", "pytest-xdist", "ruff", "ty"}
+TOOLS = {"beartype", "pytest-cov", "pytest-xdist", "ruff", "ty"}
 
 
 # Packages that are imported under another name.
-IMPORTED_AS = {"orbax": "orbax-checkpoint", "PIL": "pillow", "griffe": "griffelib"}
+IMPORTED_AS = {"orbax": "orbax-checkpoint", "PIL": "pillow", "griffe": "griffelib", "yaml": "pyyaml"}
 
 
 def third_party(*trees: str) -> set[str]:
