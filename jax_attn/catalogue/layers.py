@@ -80,6 +80,14 @@ def decoder_only_cases(width: int) -> list[Case]:
     return [plain, replace(padding, lanes=EXACT)]
 
 
+def expert_layer_cases(width: int) -> list[Case]:
+    """Calls with padding before tokens of which experts then have room for more, and with a mask of pairs."""
+    plain, *_ = token_cases(width)
+    padding, pairs, *_ = mask_cases(width)
+    left = padding.kwargs["mask"][:, ::-1].copy()
+    return [plain, Case("padding on the left", padding.args, {"mask": left}), pairs]
+
+
 DECODER_LAYER = dict(embed_dim=26, num_heads=2, hidden_dim=29, dropout=0.2, attention_dropout=0.3)
 DISENTANGLED_LAYER = Part(
     "nn.layers.encoder_layer:EncoderLayer",
@@ -445,6 +453,25 @@ LAYERS = [
             remat=True,
         ),
         partial(decoder_cases, 26, 37),
+    ),
+    Twin(
+        "encoder-layer-experts",
+        "nn.layers.encoder_layer:EncoderLayer",
+        "pre-norm with a mixture of experts, in which padding takes no room",
+        "Fedus et al. (arXiv 2101.03961)",
+        dict(
+            DECODER_LAYER,
+            norm_placement="pre",
+            feed_forward=Part(
+                "nn.layers.mixture_of_experts:MixtureOfExperts",
+                embed_dim=26,
+                hidden_dim=29,
+                num_experts=3,
+                capacity_factor=0.5,
+                dropout=0.2,
+            ),
+        ),
+        partial(expert_layer_cases, 26),
     ),
     Twin(
         "encoder-layer-first",

@@ -56,7 +56,9 @@ from jax_attn.nn.layers import (
     TiedHead,
     TokenClassificationHead,
     TransformedHead,
+    capture_router_losses,
     deepnorm_scales,
+    router_loss,
 )
 from jax_attn.nn.positions import (
     AlibiPositions,
@@ -167,8 +169,10 @@ __all__ = [
     "YarnScaling",
     "capture_attention",
     "capture_attention_weights",
+    "capture_router_losses",
     "deepnorm_scales",
     "make_norm",
+    "router_loss",
     "token_positions",
 ]
 

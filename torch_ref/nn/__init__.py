@@ -45,6 +45,7 @@ from torch_ref.nn.layers import (
     TiedHead,
     TokenClassificationHead,
     TransformedHead,
+    capture_router_losses,
 )
 from torch_ref.nn.positions import (
     AlibiPositions,
@@ -122,6 +123,7 @@ __all__ = [
     "TokenClassificationHead",
     "TransformedHead",
     "YarnScaling",
+    "capture_router_losses",
     "make_norm",
 ]
 

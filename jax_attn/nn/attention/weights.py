@@ -63,7 +63,7 @@ def capture_attention_weights(model: Callable[..., Any]) -> Callable[..., tuple[
     """
 
     def call(*args: Any, **kwargs: Any) -> tuple[Any, dict[str, Array]]:
-        output, (weights,) = _captured(model, (AttentionWeights,), args, kwargs)
+        output, (weights,) = captured(copied(model), (AttentionWeights,), args, kwargs)
         found: dict[str, Any] = {
             path: calls[0] if len(calls) == 1 else calls for path, calls in weights.items()
         }
@@ -78,8 +78,8 @@ def capture_attention(
     """As `capture_attention_weights`, with the queries and keys, and all calls of each attention in a tuple."""
 
     def call(*args: Any, **kwargs: Any) -> tuple[Any, dict[str, tuple[CapturedAttention, ...]]]:
-        output, (weights, *vectors) = _captured(
-            model, (AttentionWeights, ScoredQuery, ScoredKey), args, kwargs
+        output, (weights, *vectors) = captured(
+            copied(model), (AttentionWeights, ScoredQuery, ScoredKey), args, kwargs
         )
         return output, {
             path: tuple(
@@ -98,20 +98,20 @@ def keep_scored(module: nnx.Module, query: Array, key: Array, scale: float | Non
         module.sow(ScoredKey, "key", key)
 
 
-def _captured(
-    model: Any, kinds: tuple[type[nnx.Variable[Any]], ...], args: Any, kwargs: Any
-) -> tuple[Any, list[dict[str, tuple[Array, ...]]]]:
-    """The output, and of each kind by path what every call kept."""
-    capturing: Callable[..., Any] = nnx.capture(_copied(model), *kinds)
-    output, *captured = capturing(*args, **kwargs)
+def captured(
+    model: Callable[..., Any], kinds: tuple[type[nnx.Variable[Any]], ...], args: Any, kwargs: Any
+) -> tuple[Any, list[dict[str, tuple[Any, ...]]]]:
+    """The output, and of each kind by path what every call kept. The model has to be `copied`."""
+    capturing: Callable[..., Any] = nnx.capture(model, *kinds)
+    output, *states = capturing(*args, **kwargs)
     return output, [
         {".".join(map(str, path[:-1])): variable.get_value() for path, variable in nnx.to_flat_state(state)}
-        for state in captured
+        for state in states
     ]
 
 
-def _copied(model: Any) -> Any:
-    """The module, or the bound method of it, in a tree of its own, to which captures may be tied."""
+def copied(model: Any) -> Any:
+    """The module, or the bound method of it, of the same variables, in a tree to which captures may be tied."""
     if isinstance(model, nnx.Module):
         return nnx.merge(*nnx.split(model))
-    return getattr(_copied(model.__self__), model.__name__)
+    return getattr(copied(model.__self__), model.__name__)

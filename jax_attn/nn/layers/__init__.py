@@ -17,10 +17,11 @@ from jax_attn.nn.layers.gated_feed_forward import GatedFeedForward
 from jax_attn.nn.layers.image_classification_head import ImageClassificationHead
 from jax_attn.nn.layers.layer_scale import LayerScale
 from jax_attn.nn.layers.masked_lm_head import MaskedLMHead
-from jax_attn.nn.layers.mixture_of_experts import MixtureOfExperts, RouterLosses
+from jax_attn.nn.layers.mixture_of_experts import MixtureOfExperts
 from jax_attn.nn.layers.patch_embeddings import PatchEmbeddings
 from jax_attn.nn.layers.pooler import Pooler
 from jax_attn.nn.layers.regression_head import RegressionHead
+from jax_attn.nn.layers.router_losses import RouterLosses, capture_router_losses, router_loss
 from jax_attn.nn.layers.span_head import SpanHead, SpanLogits
 from jax_attn.nn.layers.stack import Stack
 from jax_attn.nn.layers.tied_head import TiedHead
@@ -56,7 +57,9 @@ __all__ = [
     "TiedHead",
     "TokenClassificationHead",
     "TransformedHead",
+    "capture_router_losses",
     "deepnorm_scales",
+    "router_loss",
 ]
 
 

@@ -168,8 +168,7 @@ class DecoderLayer(EncoderLayer):
             else:
                 attended, of_context = self.cross_attention(query, mask=context_mask, cache=of_context)
             after = self.added("cross_attention", after, self.dropout(attended))
-        fed = self.feed_forward(self.normed("feed_forward", x if self.is_parallel else after))
-        output = self.added("feed_forward", after, fed)
+        output = self.feed(x, after, mask)
         return output if cache is None else (output, DecoderCache(own, of_context))
 
     def init_cache(

@@ -52,8 +52,9 @@ class EncoderLayer(nnx.Module):
         drop_path: probability of going by a branch with a whole sequence, while training.
         attention: the self-attention, built: whatever is called as `attention(x, mask=mask)`. None is a
             `MultiHeadAttention` of the sizes above.
-        feed_forward: what each token goes through, built, its own dropout with it, as `feed_forward(x)`. None is
-            a `FeedForward` of the sizes above.
+        feed_forward: what each token goes through, built, its own dropout with it, as `feed_forward(x)`; one with
+            `takes_mask = True`, as `MixtureOfExperts`, as `feed_forward(x, mask=mask)`, where the layer's mask
+            tells padding. None is a `FeedForward` of the sizes above.
         first_norm: whether pre-norm's attention reads a norm: in ModernBERT's first layer it reads the embeddings,
             which have one.
         rngs: source of the initial weights and of dropout.
@@ -142,8 +143,17 @@ class EncoderLayer(nnx.Module):
         """
         attended = self.attention(self.normed("attention", x), mask=mask, **options)
         after = self.added("attention", x, self.dropout(attended))
-        fed = self.feed_forward(self.normed("feed_forward", x if self.is_parallel else after))
-        return self.added("feed_forward", after, fed)
+        return self.feed(x, after, mask)
+
+    def feed(
+        self, x: Float[Array, "*b t d"], after: Float[Array, "*b t d"], mask: Bool[Array, "..."] | None
+    ) -> Float[Array, "*b t d"]:
+        """The last branch: it reads what the attentions left, or side by side with them what they read."""
+        read = self.normed("feed_forward", x if self.is_parallel else after)
+        options = {}
+        if getattr(self.feed_forward, "takes_mask", False):
+            options = {"mask": padding_mask(mask, x.shape[:-1])}
+        return self.added("feed_forward", after, self.feed_forward(read, **options))
 
     def normed(self, branch: str, x: Float[Array, "*b t d"]) -> Float[Array, "*b t d"]:
         """What a branch reads."""
@@ -165,6 +175,11 @@ class EncoderLayer(nnx.Module):
         x = x if self.residual_scale == 1.0 else x * self.residual_scale
         x = constrain(x + output, "batch", "length", None)
         return getattr(self, f"{branch}_norm")(x) if self.norm_placement == "post" else x
+
+
+def padding_mask(mask: Bool[Array, "..."] | None, shape: tuple[int, ...]) -> Bool[Array, "*b t"] | None:
+    """Which tokens of `shape` are no padding, of a mask that says so; None of one of pairs of tokens."""
+    return jnp.broadcast_to(mask, shape) if mask is not None and mask.ndim == len(shape) else None
 
 
 def require_given(name: str, size: int | None, part: str) -> int:

@@ -1,7 +1,7 @@
 """Many feed-forward layers, of which each token goes through a few."""
 
 import math
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -29,19 +29,8 @@ from jax_attn.functional.routing import (
     within_capacity,
 )
 from jax_attn.nn.layers.gated_feed_forward import GatedFeedForward
+from jax_attn.nn.layers.router_losses import RouterLosses, are_kept, keep_losses
 from jax_attn.nn.primitives import Dropout, Linear, uniform_within
-
-
-class RouterLosses(NamedTuple):
-    """What is added to the loss of a model, each times a small factor, so that the router learns to share out.
-
-    Attributes:
-        load_balance: the number of experts of a token if all get as many tokens, more if not; times 1e-2 or so.
-        z: mean square of the log-sum-exp of the router's logits; times 1e-3 or so.
-    """
-
-    load_balance: Array
-    z: Array
 
 
 class MixtureOfExperts(nnx.Module):
@@ -49,6 +38,9 @@ class MixtureOfExperts(nnx.Module):
 
     With `shared_dim` one more expert takes every token: `+ E_shared(x)`, with `shared_gate` `+ σ(x w) E_shared(x)`.
     The router computes in float32 for 16 bits, so that rounding decides less often where a token goes.
+
+    In an `EncoderLayer` or `DecoderLayer` it gets the mask of the layer, where that tells padding, `(b, t)`; what a
+    router adds to the loss is had from a whole model by `capture_router_losses`.
 
     Parameters: `router` kernel `(embed_dim, num_experts)`; `gate_up` kernel `(num_experts, embed_dim,
     2 * hidden_dim)`, the gate's columns first, and `down` kernel `(num_experts, hidden_dim, embed_dim)`;
@@ -63,7 +55,8 @@ class MixtureOfExperts(nnx.Module):
         softmax: "after" the choice, so that a token's weights add up to 1 (Mixtral; `norm_topk_prob` in Qwen's
             configurations), or "before" it (Qwen2-MoE).
         capacity_factor: an expert takes at most `ceil(capacity_factor * t * top_k / num_experts)` tokens of a
-            sequence of `t`, first choices first and then in order, and the others go without it. None is no limit.
+            row of `t`, first choices first and then in order, and the others go without it. None is no limit. A
+            limit counts what is in one call: packed texts share it, and a token that is decoded alone has none.
         shared_dim: width inside the shared expert; None is no such expert.
         shared_gate: whether the shared expert's output is weighted (Qwen2-MoE).
         dropout: probability of dropping an output while training.
@@ -80,6 +73,8 @@ class MixtureOfExperts(nnx.Module):
 
     Source: Shazeer et al. (arXiv 1701.06538); Fedus et al. (arXiv 2101.03961); Jiang et al. (arXiv 2401.04088).
     """
+
+    takes_mask: ClassVar[bool] = True
 
     logical_axes: ClassVar[LogicalAxes] = {
         "router": ("embed", None),
@@ -167,9 +162,12 @@ class MixtureOfExperts(nnx.Module):
             gate = self.shared_gate
             output = output + (shared if gate is None else jax.nn.sigmoid(gate(x)) * shared)
         output = self.dropout(output)
-        if not return_losses:
+        if not return_losses and not are_kept(self):
             return output
-        return output, RouterLosses(load_balance_loss(logits, indices, mask), router_z_loss(logits, mask))
+        losses = RouterLosses(load_balance_loss(logits, indices, mask), router_z_loss(logits, mask))
+        if are_kept(self):
+            keep_losses(self, losses)
+        return (output, losses) if return_losses else output
 
     def _limited(
         self, weights: Float[Array, "*b t k"], indices: Array, mask: Bool[Array, "*b t"] | None

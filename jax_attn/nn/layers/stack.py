@@ -141,20 +141,23 @@ class Stack(nnx.Module):
 
     def _repeated(self, x: Array, shared: tuple[Any, ...], options: dict[str, Any]) -> Array:
         """All passes through stacked layers. What one changes, such as counts of draws, the next starts from."""
-        graphdef, parameters, rest = nnx.split(self.layers, nnx.Param, ...)
+        graphdef, parameters, captures, rest = nnx.split(self.layers, nnx.Param, _is_captured, ...)
         changes = False
 
-        def one_pass(carried: tuple[Array, Any], _: None) -> tuple[tuple[Array, Any], None]:
+        def one_pass(carried: tuple[Array, Any], _: None) -> tuple[tuple[Array, Any], Any]:
             nonlocal changes
             x, state = carried
             before = jax.tree.leaves(state)
-            layers = nnx.merge(graphdef, parameters, state)
+            layers = nnx.merge(graphdef, parameters, captures, state, copy=True)
             x = self._in_a_loop(layers, x, None, shared, options)[0]
-            after = nnx.state(layers, nnx.Not(nnx.Param))
+            __, kept, after = nnx.state(layers, nnx.Param, _is_captured, ...)
             changes = any(new is not old for old, new in zip(before, jax.tree.leaves(after), strict=True))
-            return (x, after), None
+            return (x, after), kept
 
-        (x, rest), _ = jax.lax.scan(one_pass, (x, rest), length=self.repeats)
+        (x, rest), kept = jax.lax.scan(one_pass, (x, rest), length=self.repeats)
+        for _, variable in nnx.to_flat_state(kept):
+            variable.set_value(_call_by_call(variable.get_value(), self.repeats))
+        nnx.update(self.layers, kept)
         if changes:  # else it may belong to another trace, which has to stay as it is
             nnx.update(self.layers, rest)
         return x
@@ -222,6 +225,23 @@ def run_layer(layer: Any, x: Array, cache: Any, shared: tuple[Any, ...], options
     if cache is None:
         return layer(x, *shared, **options), None
     return layer(x, *shared, cache=cache, **options)
+
+
+def _is_captured(path: tuple[Any, ...], _: Any) -> bool:
+    """Whether a variable is what someone captures of a call."""
+    return "__captures__" in path
+
+
+def _call_by_call(kept: dict[str, tuple[Any, ...]], repeats: int) -> dict[str, tuple[Any, ...]]:
+    """What was kept of the calls of each pass, whose leaves have a leading axis of passes, one after another."""
+    return {
+        name: tuple(
+            jax.tree.map(lambda leaf, index=index: leaf[index], call)
+            for index in range(repeats)
+            for call in calls
+        )
+        for name, calls in kept.items()
+    }
 
 
 def _in_periods(layers: list[Any], period: int) -> list[Any]:

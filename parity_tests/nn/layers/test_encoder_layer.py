@@ -28,6 +28,7 @@ class TestEncoderLayer(TwinContract):
         "encoder-layer-scaled",
         "encoder-layer-deepnorm",
         "encoder-layer-first",
+        "encoder-layer-experts",
     )
 
 

@@ -16,10 +16,11 @@ from torch_ref.nn.layers.gated_feed_forward import GatedFeedForward
 from torch_ref.nn.layers.image_classification_head import ImageClassificationHead
 from torch_ref.nn.layers.layer_scale import LayerScale
 from torch_ref.nn.layers.masked_lm_head import MaskedLMHead
-from torch_ref.nn.layers.mixture_of_experts import MixtureOfExperts, RouterLosses
+from torch_ref.nn.layers.mixture_of_experts import MixtureOfExperts
 from torch_ref.nn.layers.patch_embeddings import PatchEmbeddings
 from torch_ref.nn.layers.pooler import Pooler
 from torch_ref.nn.layers.regression_head import RegressionHead
+from torch_ref.nn.layers.router_losses import RouterLosses, capture_router_losses
 from torch_ref.nn.layers.span_head import SpanHead, SpanLogits
 from torch_ref.nn.layers.stack import Stack
 from torch_ref.nn.layers.tied_head import TiedHead
@@ -54,6 +55,7 @@ __all__ = [
     "TiedHead",
     "TokenClassificationHead",
     "TransformedHead",
+    "capture_router_losses",
 ]
 
 

@@ -89,7 +89,7 @@ class DecoderLayer(EncoderLayer):
         if self.cross_attention is not None:
             attended = self.cross_attention(self.normed("cross_attention", after), context, context_mask)
             after = self.added("cross_attention", after, self.dropout(attended))
-        output = self.feed(x, after)
+        output = self.feed(x, after, mask)
         return output if cache is None else (output, cache)
 
     def init_cache(self, batch: int) -> Any:

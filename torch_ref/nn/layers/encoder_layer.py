@@ -72,15 +72,18 @@ class EncoderLayer(nn.Module):
     def forward(self, x: Tensor, mask: Tensor | None = None, **options: Any) -> Tensor:
         """`(t, d)` or `(b, t, d)` to the same shape; mask and options as in `MultiHeadAttention`."""
         attended = self.dropout(self.attention(self.normed("attention", x), mask=mask, **options))
-        return self.feed(x, self.added("attention", x, attended))
+        return self.feed(x, self.added("attention", x, attended), mask)
 
-    def feed(self, x: Tensor, after: Tensor) -> Tensor:
+    def feed(self, x: Tensor, after: Tensor, mask: Tensor | None) -> Tensor:
         """The last branch: it reads what the attentions left, or side by side with them what they read."""
         if self.norm_placement == "parallel":
             read = self.normed("attention", x)
         else:
             read = self.normed("feed_forward", x if self.norm_placement == "parallel_two_norms" else after)
-        return self.added("feed_forward", after, self.feed_forward(read))
+        options = {}
+        if getattr(self.feed_forward, "takes_mask", False):  # of padding: one of pairs tells none
+            options = {"mask": mask if mask is not None and mask.ndim == x.ndim - 1 else None}
+        return self.added("feed_forward", after, self.feed_forward(read, **options))
 
     def normed(self, branch: str, x: Tensor) -> Tensor:
         """What a branch reads."""

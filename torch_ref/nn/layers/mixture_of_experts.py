@@ -1,7 +1,7 @@
 """Many feed-forward layers, of which each token goes through a few."""
 
 import math
-from typing import NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -9,13 +9,7 @@ from torch.nn import functional as F
 
 from torch_ref.nn.layers.feed_forward import ACTIVATIONS
 from torch_ref.nn.layers.gated_feed_forward import GatedFeedForward
-
-
-class RouterLosses(NamedTuple):
-    """What is added to the loss of a model, each times a small factor."""
-
-    load_balance: Tensor
-    z: Tensor
+from torch_ref.nn.layers.router_losses import RouterLosses
 
 
 class MixtureOfExperts(nn.Module):
@@ -26,6 +20,8 @@ class MixtureOfExperts(nn.Module):
 
     Source: Shazeer et al. (arXiv 1701.06538); Fedus et al. (arXiv 2101.03961); Jiang et al. (arXiv 2401.04088).
     """
+
+    takes_mask = True
 
     def __init__(
         self,
@@ -52,6 +48,7 @@ class MixtureOfExperts(nn.Module):
         self.shared = None if shared_dim is None else GatedFeedForward(embed_dim, shared_dim, activation)
         self.shared_gate = nn.Linear(embed_dim, 1, bias=False) if shared_gate else None
         self.dropout = nn.Dropout(dropout)
+        self.keep_losses: Any = None  # what `capture_router_losses` wants to be called with them
 
     def forward(
         self, x: Tensor, mask: Tensor | None = None, return_losses: bool = False
@@ -77,6 +74,8 @@ class MixtureOfExperts(nn.Module):
             gate = 1 if self.shared_gate is None else torch.sigmoid(self.shared_gate(x))
             output = output + gate * self.shared(x)
         output = self.dropout(output)
+        if self.keep_losses is not None:
+            self.keep_losses(self.losses(logits, indices, real))
         return (output, self.losses(logits, indices, real)) if return_losses else output
 
     def has_room(self, indices: Tensor, real: Tensor) -> Tensor:
