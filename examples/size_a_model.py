@@ -16,55 +16,18 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from jax_attn.models import CausalLM, Part, TextDecoder
-from jax_attn.nn import (
-    CausalLMHead,
-    DecoderLayer,
-    Embeddings,
-    GatedFeedForward,
-    MultiHeadAttention,
-    RMSNorm,
-    RotaryPositions,
-    Stack,
-)
+from jax_attn.weights import from_config
 
-VOCABULARY, WIDTH, LAYERS, HEADS, HIDDEN = 32_000, 2048, 24, 16, 5504
-
-
-def decoder(remat: bool = True) -> Part:
-    """Llama's architecture with 1.3 billion parameters, its layers stacked: it compiles as quickly as one layer."""
-    layer = Part(
-        DecoderLayer,
-        embed_dim=WIDTH,
-        norm="rms",
-        norm_placement="pre",
-        attention=Part(
-            MultiHeadAttention,
-            embed_dim=WIDTH,
-            num_heads=HEADS,
-            bias=False,
-            is_causal=True,
-            positions=Part(RotaryPositions, head_dim=WIDTH // HEADS),
-        ),
-        feed_forward=Part(GatedFeedForward, embed_dim=WIDTH, hidden_dim=HIDDEN, activation="silu"),
-    )
-    layers = Part(
-        Stack, layers=[layer] * LAYERS, norm=Part(RMSNorm, normalized_shape=WIDTH), scan=True, remat=remat
-    )
-    embeddings = Part(
-        Embeddings,
-        vocab_size=VOCABULARY,
-        embed_dim=WIDTH,
-        max_positions=None,
-        num_segments=0,
-        positions=None,
-        norm=None,
-    )
-    return Part(
-        CausalLM,
-        model=Part(TextDecoder, embeddings=embeddings, decoder=layers),
-        head=Part(CausalLMHead, embed_dim=WIDTH, vocab_size=VOCABULARY),
-    )
+# Llama's architecture with 1.3 billion parameters, as its `config.json` would say it.
+LLAMA: dict[str, Any] = {
+    "model_type": "llama",
+    "architectures": ["LlamaForCausalLM"],
+    "vocab_size": 32_000,
+    "hidden_size": 2048,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 16,
+    "intermediate_size": 5504,
+}
 
 
 def next_token_loss(model: Callable[..., Any], batch: dict[str, Any]) -> tuple[Any, int]:
@@ -82,7 +45,8 @@ def token_batch(rows: int, tokens: int = 2048) -> dict[str, Any]:
 def step(dtype: str = "bfloat16", remat: bool = True) -> dict[str, Any]:
     """What `jax-attn compile` asks for."""
     return {
-        "model": lambda: decoder(remat).build("jax_attn", rngs=nnx.Rngs(0), dtype=dtype),
+        # Its layers are stacked by `scan`: it compiles as quickly as one layer.
+        "model": lambda: from_config(LLAMA, rngs=nnx.Rngs(0), dtype=dtype, scan=True, remat=remat),
         "optimizer": optax.adamw(3e-4),
         "inputs": token_batch,
         "loss": next_token_loss,
@@ -116,9 +80,9 @@ class PlainModel(nnx.Module):
     """A small language model."""
 
     def __init__(self, width: int = 512, heads: int = 8, layers: int = 2, *, rngs: nnx.Rngs):
-        self.embed = nnx.Embed(VOCABULARY, width, rngs=rngs)
+        self.embed = nnx.Embed(LLAMA["vocab_size"], width, rngs=rngs)
         self.blocks = nnx.List([PlainBlock(width, heads, rngs=rngs) for _ in range(layers)])
-        self.head = nnx.Linear(width, VOCABULARY, use_bias=False, rngs=rngs)
+        self.head = nnx.Linear(width, LLAMA["vocab_size"], use_bias=False, rngs=rngs)
 
     def __call__(self, ids: Any) -> Any:
         """`(b, t)` ids to logits `(b, t, v)`."""

@@ -45,7 +45,7 @@ from jax_attn.training.data import (
     load_tokenizer,
     require_two_classes,
 )
-from jax_attn.training.encoders import EncoderOptions, encoder_tokenizer, starting_encoder
+from jax_attn.training.encoders import BERT_BASE, EncoderOptions, encoder_tokenizer, starting_encoder
 from jax_attn.training.losses import summed_accuracy, summed_cross_entropy
 from jax_attn.training.models import gathered, save_model
 from jax_attn.training.samples import load_labelled_texts
@@ -62,7 +62,6 @@ class Options(EncoderOptions):
     data: str = "four-source"  # or sentiment; or a .csv, .tsv or .jsonl file
     text_column: str = "text"  # column that holds the texts
     label_column: str = "label"  # column that holds the classes, whatever they are called
-    held_out: float = 0.15  # share of the different texts that is kept for the test
     mistakes: int = 5  # how many of the worst mistakes are shown at the end
     predict: tuple[str, ...] = ()  # texts to classify with the finished run in --out; nothing is trained
 
@@ -81,14 +80,7 @@ PRESETS = {
     "fine-tune": Options(preset="fine-tune", steps=300, eval_every=150, batch_size=32, learning_rate=1e-4),
     "pod": Options(
         preset="pod",
-        hidden_size=768,
-        num_layers=12,
-        num_heads=12,
-        norm_placement="pre",
-        vocab_size=32000,
-        max_tokens=512,
-        dtype="bfloat16",
-        scan=True,
+        **BERT_BASE,
         batch_size=1024,
         steps=20_000,
         eval_every=None,

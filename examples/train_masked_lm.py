@@ -31,7 +31,7 @@ from jax_attn.training.data import (
     hold_out,
     read_texts,
 )
-from jax_attn.training.encoders import EncoderOptions, encoder_tokenizer, starting_encoder
+from jax_attn.training.encoders import BERT_BASE, EncoderOptions, encoder_tokenizer, starting_encoder
 from jax_attn.training.losses import summed_accuracy, summed_cross_entropy
 from jax_attn.training.models import save_model
 from jax_attn.training.samples import LABELLED, PLAIN, load_labelled_texts, load_texts
@@ -49,7 +49,6 @@ class Options(EncoderOptions):
     unit: Literal["document", "paragraph", "line"] = (
         "document"  # a text is a file, a paragraph or a line of it
     )
-    held_out: float = 0.15  # share of the different texts that is kept for the test
     hidden: float = 0.15  # share of the tokens that are to be filled in
 
     steps: int = 1500
@@ -58,7 +57,6 @@ class Options(EncoderOptions):
     def __post_init__(self) -> None:
         """Raise ValueError for the first option that is out of its range."""
         super().__post_init__()
-        self.require("held_out", 0.001, 0.9)
         self.require("hidden", 0.01, 0.9)
 
 
@@ -66,14 +64,7 @@ PRESETS = {
     "laptop": Options(),
     "pod": Options(
         preset="pod",
-        hidden_size=768,
-        num_layers=12,
-        num_heads=12,
-        norm_placement="pre",
-        vocab_size=32000,
-        max_tokens=512,
-        dtype="bfloat16",
-        scan=True,
+        **BERT_BASE,
         batch_size=2048,
         steps=100_000,
         eval_every=None,

@@ -13,6 +13,18 @@ from jax_attn.training.options import TrainingOptions
 from jax_attn.weights.config import read_config
 from jax_attn.weights.sample import minilm_folder
 
+# Sizes for many devices: BERT base, in the order of layers that trains at any depth.
+BERT_BASE: dict[str, Any] = {
+    "hidden_size": 768,
+    "num_layers": 12,
+    "num_heads": 12,
+    "norm_placement": "pre",
+    "vocab_size": 32_000,
+    "max_tokens": 512,
+    "dtype": "bfloat16",
+    "scan": True,
+}
+
 
 @dataclass(frozen=True, kw_only=True)
 class EncoderOptions(TrainingOptions):
@@ -26,6 +38,7 @@ class EncoderOptions(TrainingOptions):
     dropout: float = 0.1  # after embeddings, attention and feed-forward, and before the last layer
     vocab_size: int = 8000  # bytes and frequent byte pairs, learned from the texts to train on
     max_tokens: int = 64  # longer texts are cut
+    held_out: float = 0.15  # share of the different texts that is kept for the test
     scan: bool = False  # layers as a loop: compiled once in place of once a layer
     remat: bool = False  # layers are computed again in the backward pass, to save memory
 
