@@ -10,7 +10,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from jax_attn.functional.checks import require_positive
-from jax_attn.nn.positions.attention_positions import Places
+from jax_attn.nn.positions.attention_positions import AttentionPositions, Places
 
 Leaf = Any  # an array, or what a transformation of trees puts in its place
 
@@ -137,6 +137,14 @@ def next_positions(
     if real is None:
         return length[:, None] + jnp.arange(tokens)
     return jnp.where(real, length[:, None] + jnp.cumsum(real, axis=1) - 1, -1)
+
+
+def require_cacheable(is_causal: bool, positions: AttentionPositions | None = None) -> None:
+    """Raise ValueError unless attention can be computed token by token."""
+    if not is_causal:
+        raise ValueError("a cache is for attention with is_causal=True: here a token sees those after it too")
+    if positions is not None and positions.why_no_cache is not None:
+        raise ValueError(positions.why_no_cache)
 
 
 def check_shapes(cache: KVCache | ContextCache, batch: int, heads: int, widths: tuple[int, int]) -> None:

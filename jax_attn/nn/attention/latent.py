@@ -12,7 +12,7 @@ from jax_attn.functional.checks import require_last_dim, require_positive
 from jax_attn.functional.dispatch import has_many_scores
 from jax_attn.functional.logical_axes import LogicalAxes
 from jax_attn.nn.attention.attend import attend, call_unbatched
-from jax_attn.nn.attention.cache import KVCache
+from jax_attn.nn.attention.cache import KVCache, require_cacheable
 from jax_attn.nn.attention.seen import both, four_axes, real_tokens, what_is_seen
 from jax_attn.nn.positions.attention_positions import AttentionPositions, Places
 from jax_attn.nn.primitives import Dropout, Linear, RMSNorm
@@ -204,12 +204,7 @@ class LatentAttention(nnx.Module):
         Raises:
             ValueError: the attention is not causal, or its positions cannot be computed token by token.
         """
-        if not self.is_causal:
-            raise ValueError(
-                "a cache is for attention with is_causal=True: here a token sees those after it too"
-            )
-        if self.positions is not None and self.positions.why_no_cache is not None:
-            raise ValueError(self.positions.why_no_cache)
+        require_cacheable(self.is_causal, self.positions)
         dtype = dtype or self.dtype or self.param_dtype
         return KVCache.empty(batch, length, 1, (self.rope, self.kv_lora_rank), dtype)
 

@@ -24,6 +24,7 @@ from jax_attn.functional.linear_attention import (
 )
 from jax_attn.functional.logical_axes import LogicalAxes
 from jax_attn.nn.attention.attend import call_unbatched
+from jax_attn.nn.attention.cache import require_cacheable
 from jax_attn.nn.attention.weights import keep_weights, sees_weights
 from jax_attn.nn.primitives import Linear
 
@@ -146,10 +147,7 @@ class LinearAttention(nnx.Module):
         Raises:
             ValueError: the attention is not causal.
         """
-        if not self.is_causal:
-            raise ValueError(
-                "a cache is for attention with is_causal=True: here a token sees those after it too"
-            )
+        require_cacheable(self.is_causal)
         dtype = jnp.dtype(dtype or self.cache_dtype)
         return empty_state(batch, self.num_heads, self.head_dim, self.head_dim, dtype)
 
@@ -164,8 +162,7 @@ class LinearAttention(nnx.Module):
         if mask is not None:
             require_boolean_mask("mask", mask, [(x if context is None else context).shape[:-1]])
         if cache is not None and x.ndim == 3:
-            if not self.is_causal:
-                raise ValueError("a cache is for attention with is_causal=True")
+            require_cacheable(self.is_causal)
             expected = (x.shape[0], self.num_heads, self.head_dim, self.head_dim + 1)
             if cache.shape != expected:
                 raise ValueError(f"cache must have shape {expected}, got {cache.shape}")

@@ -21,7 +21,7 @@ from jax_attn.functional.dispatch import has_many_scores
 from jax_attn.functional.logical_axes import LogicalAxes, constrain
 from jax_attn.functional.score_mods import ScoreMod
 from jax_attn.nn.attention.attend import call_unbatched, compute
-from jax_attn.nn.attention.cache import ContextCache, KVCache
+from jax_attn.nn.attention.cache import ContextCache, KVCache, require_cacheable
 from jax_attn.nn.attention.seen import both, four_axes, real_tokens, what_is_seen
 from jax_attn.nn.attention.talking_heads import TalkingHeads
 from jax_attn.nn.attention.weights import AttentionWeights, sees_weights
@@ -277,12 +277,7 @@ class MultiHeadAttention(nnx.Module):
         Raises:
             ValueError: the attention is not causal, or its positions cannot be computed token by token.
         """
-        if not self.is_causal:
-            raise ValueError(
-                "a cache is for attention with is_causal=True: here a token sees those after it too"
-            )
-        if self.positions is not None and self.positions.why_no_cache is not None:
-            raise ValueError(self.positions.why_no_cache)
+        require_cacheable(self.is_causal, self.positions)
         dtype = dtype or self.dtype or self.param_dtype
         window = length if self.window is None else self.window
         sizes = min(length, window), self.num_kv_heads, (self.head_dim, self.v_head_dim)

@@ -15,7 +15,7 @@ from jax_attn.functional.dtypes import accumulator
 from jax_attn.functional.logical_axes import LogicalAxes
 from jax_attn.functional.relative_shift import relative_shift
 from jax_attn.nn.attention.attend import attend, call_unbatched
-from jax_attn.nn.attention.cache import KVCache
+from jax_attn.nn.attention.cache import KVCache, require_cacheable
 from jax_attn.nn.attention.seen import both, four_axes, real_tokens, what_is_seen
 from jax_attn.nn.positions.attention_positions import Places
 from jax_attn.nn.primitives import Dropout, Linear
@@ -173,10 +173,7 @@ class RelativeAttention(nnx.Module):
         Raises:
             ValueError: the attention is not causal.
         """
-        if not self.is_causal:
-            raise ValueError(
-                "a cache is for attention with is_causal=True: here a token sees those after it too"
-            )
+        require_cacheable(self.is_causal)
         dtype = dtype or self.dtype or self.param_dtype
         return KVCache.empty(batch, length, self.num_heads, (self.head_dim, self.head_dim), dtype)
 
