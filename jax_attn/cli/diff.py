@@ -33,12 +33,14 @@ from jax_attn.parity.report import Report
 from jax_attn.parity.tracing.trace import Tracer
 from jax_attn.parity.training.compare import TRAINING_LANES, compare_training
 from jax_attn.parity.training.report import TrainingReport
+from jax_attn.weights.errors import NamesError
 
 Lane = Literal["float64", "float32", "bfloat16", "dropout"]
 File = Annotated[Path | None, tyro.conf.arg(metavar="FILE")]
 Progress = Callable[[str, str], None]
 
 UNDIAGNOSED = "no cause was looked for: that takes torch, into which known mutations are injected"
+WHERE_NAMES_GO = 'return them beside the modules: {"flax": ..., "torch": ..., "inputs": ..., "names": [...]}'
 
 
 def diff(
@@ -162,9 +164,12 @@ def compared(port: Port, recorded: TorchTrace | None, lanes: Sequence[str], prog
     names += ["call_torch", "seed"] if recorded is None else []
     options: dict[str, Any] = {name: getattr(port, name) for name in names}
     options |= {"lanes": lanes, "progress": progress}
-    if recorded is not None:
-        return compare_with_trace(port.flax, recorded, **options)
-    return compare_cases(port.flax, port.torch, [port.case], **options)
+    try:
+        if recorded is not None:
+            return compare_with_trace(port.flax, recorded, **options)
+        return compare_cases(port.flax, port.torch, [port.case], **options)
+    except NamesError as error:
+        raise ValueError(f"{error}; {WHERE_NAMES_GO}") from error
 
 
 def page_of(port: Port, recorded: TorchTrace | None, findings: Findings) -> str:

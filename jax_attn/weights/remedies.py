@@ -15,6 +15,7 @@ Shapes = Mapping[str, Shape]
 
 MOST_KEYS = 400  # a model with more of them repeats itself
 MOST_RULES = 8
+NEAREST = 8  # of a tensor's possible names, those that are tried
 OWN_TRANSPOSE = r"\1.T"
 
 
@@ -151,10 +152,15 @@ def renaming(table: Sequence[Slot], state_dict: Mapping[str, Any]) -> tuple[list
         alike = [name for name, other in unexpected.items() if other == shape]
         if len(rules) == MOST_RULES or unexpected.get(rename(key, rules)) == shape or not alike:
             continue
-        nearest = max(alike, key=lambda name: _likeness(key, name))
-        steps = list(_steps(key.split("."), nearest.split(".")))
-        if found([*rules, *steps]) > found(rules):
-            rules += [step for step in steps if step not in rules]
+        # Of the nearest names the one that finds most: a bias fits many a module, its weight beside it few.
+        nearest = sorted(alike, key=lambda name: _likeness(key, name), reverse=True)[:NEAREST]
+        proposed = [
+            [*rules, *(step for step in _steps(key.split("."), name.split(".")) if step not in rules)]
+            for name in nearest
+        ]
+        best = max(proposed, key=found)
+        if found(best) > found(rules):
+            rules = best
     return rules, found(rules), len(missing)
 
 

@@ -128,6 +128,11 @@ def exits():
     raise SystemExit("enough")
 
 
+def renamed():
+    port = Flax(EPSILON)
+    return nnx.Dict(scale=port.norm, head=port.out), Torch(), (x,)
+
+
 def takes(an_argument):
     return pair()
 
@@ -336,6 +341,12 @@ def test_a_bad_port_says_what_it_is(capsys, file, function, told):
     message = refusal(capsys, f"{file}:{function}")
     assert told in message
     assert f"port.py:{function}" in message
+
+
+def test_other_names_are_told_with_the_place_where_they_go(capsys, file):
+    message = refusal(capsys, f"{file}:renamed")
+    assert "('\\\\bhead\\\\b', 'out'), ('\\\\bscale\\\\b', 'norm')] makes all of it fit" in message
+    assert '"names": [...]}' in message
 
 
 def test_bad_weights_are_all_told(capsys, file):

@@ -5,7 +5,7 @@ import pytest
 from flax import nnx
 
 from jax_attn.weights import StateDictError, load_state_dict
-from jax_attn.weights.remedies import remedies
+from jax_attn.weights.remedies import remedies, renaming
 from jax_attn.weights.rules import rename, slots
 
 
@@ -38,6 +38,20 @@ def test_pairs_that_find_every_key(names):
     assert line.endswith(f"would find {missing} of the {missing} that are missing")
     proposed = eval(line.removeprefix("names=").partition(" would")[0])
     load_state_dict(gpt(), given, names=proposed)
+
+
+def test_a_bias_that_would_fit_several_goes_where_its_weight_does():
+    rngs = nnx.Rngs(0)
+    port = nnx.Dict(
+        down=nnx.Linear(7, 3, rngs=rngs), ln=nnx.LayerNorm(3, rngs=rngs), up=nnx.Linear(3, 7, rngs=rngs)
+    )
+    port = nnx.clone(port, graph=True)  # what is compared; in it the bias comes first
+    shapes = {"norm": (3,), "fc1": (7, 3), "fc2": (3, 7)}
+    given = {f"{name}.weight": np.zeros(shape, np.float32) for name, shape in shapes.items()}
+    given |= {f"{name}.bias": np.zeros(shape[0], np.float32) for name, shape in shapes.items()}
+    rules, found, missing = renaming(slots(port), given)
+    assert (found, missing) == (6, 6)
+    load_state_dict(port, given, names=rules)
 
 
 def test_nothing_is_proposed_that_loses_a_key_or_fits_nothing():
