@@ -29,7 +29,19 @@ def placed_cases(width: int, tokens: int = 5, batch: int = 3, *, seed: int = 9) 
         Case("left padding, far", (x,), {**left_padding, "return_weights": True}, EXACT),
         Case("unbatched pairs", (x[0],), {"mask": pairs[0]}, EXACT),
         Case("one token", (x[:, :1],), lanes=EXACT),
+        Case("packed", (x,), packed_segments(batch, tokens), EXACT),
     ]
+
+
+def packed_segments(batch: int, tokens: int) -> dict[str, Any]:
+    """Two texts to a row, of another length in each row."""
+    return {"segment_ids": 1 + (np.arange(tokens) >= np.linspace(1, tokens - 1, batch).round()[:, None])}
+
+
+def windowed_cases(width: int) -> list[Case]:
+    """A plain call, and one of packed rows."""
+    plain, *_, packed = placed_cases(width)
+    return [plain, packed]
 
 
 def rotary(head_dim: int, **options: Any) -> Part:
@@ -39,7 +51,7 @@ def rotary(head_dim: int, **options: Any) -> Part:
 
 def memory_cases(width: int, tokens: int = 5, past: int = 7, batch: int = 3, *, seed: int = 11) -> list[Case]:
     """Calls of self-attention with and without a memory: masked over keys, over pairs, and one token."""
-    plain, padded, pairs, _ = placed_cases(width, tokens, batch)
+    plain, padded, pairs, _, packed = placed_cases(width, tokens, batch)
     memory = np.random.default_rng(seed).standard_normal((batch, past, width))
     keys = np.arange(past + tokens) >= np.linspace(0, past + tokens, batch).astype(int)[:, None]
     (x,) = plain.args
@@ -49,6 +61,7 @@ def memory_cases(width: int, tokens: int = 5, past: int = 7, batch: int = 3, *, 
         pairs,
         Case("memory", (x, memory), {"mask": keys, "return_weights": True}, EXACT),
         Case("one token after a memory", (x[0, :1], memory[0]), lanes=EXACT),
+        packed,
     ]
 
 
@@ -85,6 +98,14 @@ ATTENTION_PROJECTIONS = [
             OF_LATENT, bias=True, positions=Part("nn.positions.alibi:AlibiPositions", num_heads=3), scale=0.3
         ),
         lambda: placed_cases(37)[1:3],
+    ),
+    Twin(
+        "attention-latent-window",
+        "nn.attention.latent:LatentAttention",
+        "the same of the nearest tokens alone",
+        LATENT,
+        dict(OF_LATENT, is_causal=True, positions=rotary(6), window=3),
+        partial(windowed_cases, 37),
     ),
     Twin(
         "attention-disentangled",
@@ -141,5 +162,13 @@ ATTENTION_PROJECTIONS = [
         TRANSFORMER_XL,
         dict(embed_dim=38, num_heads=2, bias=True),
         lambda: memory_cases(38)[1:4],
+    ),
+    Twin(
+        "attention-relative-window",
+        "nn.attention.relative:RelativeAttention",
+        "the same of the nearest tokens alone, before and after",
+        TRANSFORMER_XL,
+        dict(embed_dim=38, num_heads=2, window=2),
+        lambda: [memory_cases(38)[index] for index in (0, 3)],
     ),
 ]

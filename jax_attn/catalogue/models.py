@@ -58,6 +58,14 @@ def packed_cases() -> list[Case]:
     return [*cases, Case("packed", plain.args, {"segment_ids": segments}, EXACT)]
 
 
+def packed_text_cases() -> list[Case]:
+    """What a tokenizer gives, and several texts to a row, of which padding is not attended to."""
+    cases = text_cases(VOCABULARY, context=11)
+    ids = cases[0].args[0]
+    segments = np.array([[1, 1, 2, 2, 2], [7, 7, 7, 7, 0], [1, 2, 3, 4, 5]])
+    return [*cases, Case("packed", (ids, segments != 0), {"segment_ids": segments}, EXACT)]
+
+
 def embeddings(width: int, positions: int | None, segments: int = 0) -> Part:
     """Tokens and, where `positions` are learned here, where they stand."""
     return Part(
@@ -245,7 +253,7 @@ MODELS = [
         "any embeddings, layers and pooler, to a vector for each token and one for the text",
         BERT,
         text_encoder().arguments,
-        partial(text_cases, VOCABULARY, context=11),
+        packed_text_cases,
         whole_model=True,
     ),
     Twin(

@@ -27,7 +27,7 @@ class TaskModel(nnx.Module):
         rngs: taken as every module takes them; nothing is drawn.
 
     Raises:
-        ValueError: `reads` is not known.
+        ValueError: `reads` is not known, or is "text" and the model has no pooler, or rows are packed.
 
     Source: Devlin et al. (arXiv 1810.04805), section 3 and figure 4.
     """
@@ -46,6 +46,8 @@ class TaskModel(nnx.Module):
         rngs: nnx.Rngs | None = None,
     ):
         require_known("reads", reads, READS)
+        if reads == "text" and getattr(model, "pooler", ...) is None:
+            raise ValueError('reads="text" needs a model with a pooler, got one without')
         self.model = model
         self.head = head
         self.reads = reads
@@ -53,6 +55,8 @@ class TaskModel(nnx.Module):
 
     def __call__(self, *arrays: Any, **named: Any) -> Any:
         """What the head gives: logits, in a shape that the head says. Called as the model."""
+        if self.reads == "text" and named.get("segment_ids") is not None:
+            raise ValueError('segment_ids must be None with reads="text": a packed row is no one text')
         output = self.model(*arrays, **named)
         if self.reads == "text":
             return self.head(output.pooler_output)

@@ -37,7 +37,7 @@ class TextDecoder(nnx.Module):
 
     Raises:
         ValueError: ids that are not integers or not `(b, t)`, a mask that is neither boolean nor integer, a mask or
-            segments of another shape than the ids, or segments beside a mask or a cache.
+            segments of another shape than the ids, or segments beside a cache.
 
     Source: Radford et al., "Language Models are Unsupervised Multitask Learners".
     """
@@ -62,7 +62,7 @@ class TextDecoder(nnx.Module):
             input_ids: `(b, t)` or `(t,)`; with a cache `(b, t)`, those that come next.
             attention_mask: which of them are tokens and no padding, True or 1; None is all.
             segment_ids: where several texts are packed into a row, one behind the other, which of them a token is
-                of; each gets what it would get alone. Padding is a segment too; there is no mask and no cache then.
+                of; each gets what it would get alone. There is no cache then, and padding may be a segment too.
             cache: of `init_cache`.
             context: what the layers attend to beside the tokens, where they do; not given with a cache, which
                 holds it.
@@ -73,8 +73,8 @@ class TextDecoder(nnx.Module):
         """
         real = None if attention_mask is None else token_mask(attention_mask, input_ids.shape)
         given = {"context": context, "context_mask": context_mask, "segment_ids": segment_ids}
-        if segment_ids is not None and (real is not None or cache is not None):
-            raise ValueError("segment_ids must be None where an attention_mask or a cache is given")
+        if segment_ids is not None and cache is not None:
+            raise ValueError("segment_ids must be None where a cache is given")
         options = {name: array for name, array in given.items() if array is not None}
         if cache is None:
             if segment_ids is not None:

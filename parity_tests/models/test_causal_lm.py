@@ -44,20 +44,19 @@ def test_a_tied_head_has_no_table_of_its_own():
 def test_packed_texts_get_what_each_gets_alone():
     """Whatever stands before and behind them, with positions that are rotated."""
     module = lm("causal-lm")
-    packed = compiled(lambda ids, segments: module(ids, segment_ids=segments))(
-        np.concatenate([IDS[:1, :3], IDS[:1], IDS[1:2]], axis=1),
-        np.repeat([[1, 2, 3]], [3, IDS.shape[1], IDS.shape[1]], axis=1),
+    packed = compiled(lambda ids, segments: module(ids, segments < 3, segment_ids=segments))(
+        np.concatenate([IDS[:1, :3], IDS[:1], IDS[1:2], IDS[:1, :2]], axis=1),
+        np.repeat([[0, 1, 2, 3]], [3, IDS.shape[1], IDS.shape[1], 2], axis=1),
     )
     alone = compiled(module)(IDS[:2])
-    assert_same(packed[0, 3:], alone.reshape(-1, alone.shape[-1]))
+    assert_same(packed[0, 3:-2], alone.reshape(-1, alone.shape[-1]))
 
 
 @jax.enable_x64(True)
-def test_segments_stand_beside_no_mask_and_no_cache():
+def test_segments_stand_beside_no_cache():
     module = lm("causal-lm")
     ids = jnp.asarray(IDS)
-    for options in ({"attention_mask": ids > 0}, {"cache": module.init_cache(len(IDS), 9)}):
-        with pytest.raises(ValueError, match="segment_ids must be None where an attention_mask or a cache"):
-            module(ids, segment_ids=ids, **options)
+    with pytest.raises(ValueError, match="segment_ids must be None where a cache is given"):
+        module(ids, segment_ids=ids, cache=module.init_cache(len(IDS), 9))
     with pytest.raises(ValueError, match="segment_ids must have the shape of input_ids"):
         segment_positions(ids[:, 1:], ids.shape)

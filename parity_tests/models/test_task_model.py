@@ -4,6 +4,7 @@ import pytest
 from flax import nnx
 
 from jax_attn.catalogue import CATALOGUE
+from jax_attn.catalogue.models import text_encoder
 from jax_attn.models.part import Part
 from jax_attn.models.task_model import TaskModel
 from jax_attn.parity.tolerances import SAME_FLOAT32
@@ -36,6 +37,19 @@ def test_bad_reads_are_refused():
         ValueError, match="reads must be one of tokens, text, tokens_and_table, tokens_and_mask, got 'px'"
     ):
         TaskModel(None, None, "px")
+
+
+def test_a_text_that_no_pooler_read_is_refused():
+    def task(pooler):
+        head = Part("nn.primitives:Linear", in_features=26, out_features=5)
+        part = Part(TaskModel, model=text_encoder(pooler), head=head, reads="text")
+        return part.build("jax_attn", rngs=nnx.Rngs(0))
+
+    with pytest.raises(ValueError, match=r'reads="text" needs a model with a pooler, got one without'):
+        task(False)
+    ids = np.array([[5, 6, 7]])
+    with pytest.raises(ValueError, match=r'segment_ids must be None with reads="text"'):
+        task(True)(ids, segment_ids=ids)
 
 
 def test_the_last_token_is_told_by_the_padding_token_or_by_the_mask():

@@ -45,11 +45,16 @@ class TextDecoder(nn.Module):
             return hidden, (length + input_ids.shape[1], layers)
         mask = None if attention_mask is None else attention_mask.bool()
         positions = None if mask is None else torch.where(mask, mask.cumsum(-1) - 1, -1)
-        if segment_ids is not None:  # a token's position is the number of those before it in its segment
-            same = segment_ids.unsqueeze(-1) == segment_ids.unsqueeze(-2)
-            positions = same.tril(-1).sum(-1)
+        if segment_ids is not None:
+            positions = segment_positions(segment_ids)
         return self.decoder(self.embeddings(input_ids, positions=positions), mask=mask, **options)
 
     def init_cache(self, batch: int) -> tuple[int, Any]:
         """What is kept of no tokens: their number, and what the layers keep."""
         return 0, self.decoder.init_cache(batch)
+
+
+def segment_positions(segment_ids: Tensor) -> Tensor:
+    """A token's position is the number of those before it in its segment."""
+    same = segment_ids.unsqueeze(-1) == segment_ids.unsqueeze(-2)
+    return same.tril(-1).sum(-1)

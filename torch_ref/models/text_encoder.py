@@ -4,9 +4,11 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
+from torch_ref.models.text_decoder import segment_positions
+
 
 class EncoderOutput(NamedTuple):
-    """What an encoder returns: a vector for each token, and one for each sequence (None without a pooler)."""
+    """What an encoder returns: vectors of tokens, and of sequences (None without a pooler, or of packed rows)."""
 
     last_hidden_state: Tensor
     pooler_output: Tensor | None
@@ -27,9 +29,20 @@ class TextEncoder(nn.Module):
         self.pooler = pooler
 
     def forward(
-        self, input_ids: Tensor, attention_mask: Tensor | None = None, token_type_ids: Tensor | None = None
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        *,
+        segment_ids: Tensor | None = None,
     ) -> EncoderOutput:
-        """`(b, t)` or `(t,)` ids, a mask of 1 or True where a token stands, and segments, to both outputs."""
+        """`(b, t)` or `(t,)` ids, a mask of 1 or True where a token stands, and their types, to both outputs.
+
+        Segments are texts that are packed into one row.
+        """
         mask = None if attention_mask is None else attention_mask.bool()
+        if segment_ids is not None:
+            x = self.embeddings(input_ids, token_type_ids, segment_positions(segment_ids))
+            return EncoderOutput(self.encoder(x, mask, segment_ids=segment_ids), None)
         hidden = self.encoder(self.embeddings(input_ids, token_type_ids), mask)
         return EncoderOutput(hidden, None if self.pooler is None else self.pooler(hidden))

@@ -47,14 +47,26 @@ def make_norm(kind: str, width: int, eps: float | None = None) -> Any:
     return NORMS[kind](width, **({} if eps is None else {"eps": eps}))
 
 
-def masked_softmax(scores: Tensor, mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
+def masked_softmax(
+    scores: Tensor,
+    mask: Tensor | None = None,
+    is_causal: bool = False,
+    window: int | None = None,
+    segment_ids: Tensor | None = None,
+) -> Tensor:
     """Softmax of scores `(b, n, t, s)` over the keys that may be seen; 0 where none may.
 
-    `mask` is `(b, s)`, `(b, t, s)` or `(b, n, t, s)`, True = attend.
+    `mask` is `(b, s)`, `(b, t, s)` or `(b, n, t, s)`, True = attend. A window and segments `(b, t)` are for
+    self-attention: a token sees those less than `window` from it, and those of its own segment.
     """
     allowed = torch.ones_like(scores, dtype=torch.bool)
     if is_causal:
         allowed = allowed.tril()
+    if window is not None:
+        query, key = (torch.arange(size, device=scores.device) for size in scores.shape[-2:])
+        allowed = allowed & ((query[:, None] - key).abs() < window)
+    if segment_ids is not None:
+        allowed = allowed & (segment_ids[:, None, :, None] == segment_ids[:, None, None])
     if mask is not None:
         allowed = allowed & mask.reshape(mask.shape[0], *(1,) * (4 - mask.ndim), *mask.shape[1:])
     closed = ~allowed.any(dim=-1, keepdim=True)  # there the softmax would be NaN

@@ -127,6 +127,7 @@ class DisentangledAttention(nnx.Module):
         mask: Bool[Array, "..."] | None = None,
         *,
         positions: Int[Array, "*b t"] | None = None,
+        segment_ids: Int[Array, "*b t"] | None = None,
         return_weights: bool = False,
     ) -> Any:
         """Attend from `x` to itself.
@@ -138,6 +139,7 @@ class DisentangledAttention(nnx.Module):
             mask: True = attend. `(b, t)` tells which keys may be seen; `(b, t, t)` and `(b, num_heads, t, t)` which
                 query may see which. Any axis may be 1.
             positions: `(b, t)`, where the tokens stand; None counts from 0.
+            segment_ids: `(b, t)`; a token sees those of its own segment, where several are packed into one row.
             return_weights: also return the weights `(b, num_heads, t, t)`, dropout included.
 
         Returns:
@@ -147,7 +149,8 @@ class DisentangledAttention(nnx.Module):
         require_last_dim("x", x.shape, self.embed_dim)
         if x.ndim == 2:
             shared = {"relative": relative, "return_weights": return_weights}
-            return call_unbatched(self, x, None, shared, mask=mask, positions=positions)
+            given = {"mask": mask, "positions": positions, "segment_ids": segment_ids}
+            return call_unbatched(self, x, None, shared, **given)
         self._check(relative)
         query, key, value = (self._split_heads(p(x)) for p in (self.q_proj, self.k_proj, self.v_proj))
         batch, tokens, _ = x.shape
@@ -155,6 +158,7 @@ class DisentangledAttention(nnx.Module):
         changes = {
             "mask": None if mask is None else four_axes(mask, scores),
             "score_mod": self._score_mod(query, key, relative, Places(positions, positions)),
+            "segment_ids": segment_ids,
         }
         heads, weights = attend(self, query, key, value, return_weights, scale=self.scale, **changes)
         output = self.out_proj(heads.reshape(batch, tokens, self.num_heads * self.head_dim))

@@ -51,6 +51,7 @@ class LatentAttention(nnx.Module):
         scale: factor of the scores; None is `(qk_nope_head_dim + qk_rope_head_dim)^-1/2`. DeepSeek's YaRN
             multiplies it by `(0.1 mscale_all_dim · ln(factor) + 1)²`.
         norm_eps: epsilon of the two RMS norms.
+        window: how many tokens a query sees before it, itself among them; and after it, where not causal.
         implementation: which one of `dot_product_attention` computes; None is the best.
         rngs: source of the initial weights and of dropout.
         dtype: dtype to compute in; None is the common dtype of input and parameters.
@@ -87,6 +88,7 @@ class LatentAttention(nnx.Module):
         positions: AttentionPositions | None = None,
         scale: float | None = None,
         norm_eps: float = 1e-6,
+        window: int | None = None,
         *,
         implementation: Implementation | None = None,
         rngs: nnx.Rngs,
@@ -97,6 +99,7 @@ class LatentAttention(nnx.Module):
         sizes = {"embed_dim": embed_dim, "num_heads": num_heads, "kv_lora_rank": kv_lora_rank,
                  "qk_nope_head_dim": qk_nope_head_dim, "qk_rope_head_dim": qk_rope_head_dim,
                  "v_head_dim": v_head_dim, "q_lora_rank": 1 if q_lora_rank is None else q_lora_rank}  # fmt: skip
+        sizes |= {} if window is None else {"window": window}
         for name, size in sizes.items():
             require_positive(name, size)
         if positions is not None:
@@ -113,6 +116,7 @@ class LatentAttention(nnx.Module):
         self.rope = qk_rope_head_dim
         self.v_head_dim = v_head_dim
         self.is_causal = is_causal
+        self.window = window
         self.positions = positions
         self.scale = query_dim**-0.5 if scale is None else scale
         self.implementation = implementation
@@ -137,6 +141,7 @@ class LatentAttention(nnx.Module):
         mask: Bool[Array, "..."] | None = None,
         *,
         positions: Int[Array, "*b t"] | None = None,
+        segment_ids: Int[Array, "*b t"] | None = None,
         cache: KVCache | None = None,
         absorbed: bool | None = None,
         return_weights: bool = False,
@@ -148,6 +153,7 @@ class LatentAttention(nnx.Module):
             mask: True = attend. `(b, t)` tells which keys may be seen; `(b, t, t)` and `(b, num_heads, t, t)` which
                 query may see which. Any axis may be 1. With a cache: `(b, t)`, which tokens are no padding.
             positions: `(b, t)`, where the tokens stand; None counts from 0, or goes on where the cache ends.
+            segment_ids: `(b, t)`; a token sees those of its own segment, where several are packed into one row.
             cache: of `init_cache`: attend to the tokens before too.
             absorbed: which form is computed; None is the one that takes fewer products.
             return_weights: also return the weights `(b, num_heads, t, s)`, dropout included.
@@ -159,13 +165,15 @@ class LatentAttention(nnx.Module):
         require_last_dim("x", x.shape, self.embed_dim)
         if x.ndim == 2:
             shared = {"absorbed": absorbed, "return_weights": return_weights}
-            return call_unbatched(self, x, cache, shared, mask=mask, positions=positions)
+            given = {"mask": mask, "positions": positions, "segment_ids": segment_ids}
+            return call_unbatched(self, x, cache, shared, **given)
         if cache is None:
             rotary, latent = self._compressed(x, positions)
             places = Places(positions, positions)
         else:
-            if positions is not None:
-                raise ValueError("positions cannot be given together with a cache")
+            for name, given in (("positions", positions), ("segment_ids", segment_ids)):
+                if given is not None:
+                    raise ValueError(f"{name} cannot be given together with a cache")
             cache.check(*x.shape[:2], 1, (self.rope, self.kv_lora_rank))
             at = cache.next_positions(*x.shape[:2], real_tokens(mask, *x.shape[:2]))
             cache, rotary, latent, places = cache.append(*self._compressed(x, at), at)
@@ -179,12 +187,12 @@ class LatentAttention(nnx.Module):
             scores,
             places,
             is_causal=self.is_causal,
-            window=None,
+            window=self.window,
             mask_mod=None,
             by_position=cache is not None,
             in_blocks=has_many_scores(turned, rotary),
         )
-        seen["mask"] = both(mask, seen.get("mask"))
+        seen |= {"mask": both(mask, seen.get("mask")), "segment_ids": segment_ids}
         if self.positions is not None:
             seen["score_mod"] = self.positions.score_mod(turned, self.scale, places)
         if absorbed is None:
@@ -196,7 +204,7 @@ class LatentAttention(nnx.Module):
         return (output, *asked) if asked else output
 
     def init_cache(self, batch: int, length: int, dtype: DTypeLike | None = None) -> KVCache:
-        """An empty cache for `length` tokens of `batch` sequences.
+        """An empty cache for `length` tokens of `batch` sequences; with a window it rolls, and holds no more.
 
         Its keys are the rotary parts `(batch, length, 1, qk_rope_head_dim)`, its values the latents
         `(batch, length, 1, kv_lora_rank)`.
@@ -206,7 +214,9 @@ class LatentAttention(nnx.Module):
         """
         require_cacheable(self.is_causal, self.positions)
         dtype = dtype or self.dtype or self.param_dtype
-        return KVCache.empty(batch, length, 1, (self.rope, self.kv_lora_rank), dtype)
+        window = length if self.window is None else self.window
+        widths = self.rope, self.kv_lora_rank
+        return KVCache.empty(batch, min(length, window), 1, widths, dtype, rolling=window < length)
 
     def _queries(
         self, x: Float[Array, "B T D"], at: Int[Array, "B T"] | None

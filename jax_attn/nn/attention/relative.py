@@ -41,6 +41,7 @@ class RelativeAttention(nnx.Module):
         bias: whether the projections of the input, and `out_proj`, have a bias.
         head_dim: width of a head; None is `embed_dim / num_heads`.
         is_causal: whether a query sees nothing after itself.
+        window: how many tokens a query sees before it, itself among them; and after it, where not causal.
         implementation: which one of `dot_product_attention` computes; None is the best.
         rngs: source of the initial weights and of dropout.
         dtype: dtype to compute in; None is the common dtype of input and parameters.
@@ -71,6 +72,7 @@ class RelativeAttention(nnx.Module):
         bias: bool = False,
         head_dim: int | None = None,
         is_causal: bool = False,
+        window: int | None = None,
         *,
         implementation: Implementation | None = None,
         rngs: nnx.Rngs,
@@ -82,10 +84,13 @@ class RelativeAttention(nnx.Module):
         require_divisible("embed_dim", embed_dim, "the two waves of a frequency", 2)
         require_positive("num_heads", num_heads)
         require_positive("head_dim", head_dim)
+        if window is not None:
+            require_positive("window", window)
         self.embed_dim = embed_dim
         self.num_heads = num_heads
         self.head_dim = head_dim
         self.is_causal = is_causal
+        self.window = window
         self.scale = head_dim**-0.5
         self.implementation = implementation
         self.dtype = dtype
@@ -107,6 +112,7 @@ class RelativeAttention(nnx.Module):
         memory: Float[Array, "*b m d"] | None = None,
         mask: Bool[Array, "..."] | None = None,
         *,
+        segment_ids: Int[Array, "*b t"] | None = None,
         cache: KVCache | None = None,
         return_weights: bool = False,
     ) -> Any:
@@ -118,6 +124,7 @@ class RelativeAttention(nnx.Module):
                 gradient: pass `jax.lax.stop_gradient` of it.
             mask: True = attend. `(b, s)` tells which keys may be seen; `(b, t, s)` and `(b, num_heads, t, s)` which
                 query may see which. Any axis may be 1. With a cache: `(b, t)`, which tokens are no padding.
+            segment_ids: `(b, t)`; a token sees those of its own segment, where several are packed into one row.
             cache: of `init_cache`: attend to the tokens before too.
             return_weights: also return the weights `(b, num_heads, t, s)`, dropout included.
 
@@ -129,8 +136,9 @@ class RelativeAttention(nnx.Module):
         require_last_dim("x", x.shape, self.embed_dim)
         if x.ndim == 2:
             shared = {"return_weights": return_weights}
-            return call_unbatched(self, x, cache, shared, memory=memory, mask=mask)
-        self._check(x, memory, cache)
+            given = {"memory": memory, "mask": mask, "segment_ids": segment_ids}
+            return call_unbatched(self, x, cache, shared, **given)
+        self._check(x, memory, segment_ids, cache)
         batch, tokens, _ = x.shape
         query = self._split_heads(self.q_proj(x))
         of_content, of_position = (
@@ -146,7 +154,7 @@ class RelativeAttention(nnx.Module):
             cache.check(batch, tokens, self.num_heads, (self.head_dim, self.head_dim))
             at = cache.next_positions(batch, tokens, real_tokens(mask, batch, tokens))
             cache, key, value, places = cache.append(*self._keys_and_values(x), at)
-            mask, bias = None, self._of_slots(of_position, at, key.shape[1])
+            mask, bias = None, self._of_slots(of_position, at, places.key, key.shape[1])
 
         scores = (batch, self.num_heads, tokens, key.shape[1])
         mask = None if mask is None else four_axes(mask, scores)
@@ -154,12 +162,12 @@ class RelativeAttention(nnx.Module):
             scores,
             places,
             is_causal=self.is_causal,
-            window=None,
+            window=self.window,
             mask_mod=None,
             by_position=places.query is not None,
             in_blocks=has_many_scores(query, key),
         )
-        seen["mask"] = both(mask, seen.get("mask"))
+        seen |= {"mask": both(mask, seen.get("mask")), "segment_ids": segment_ids}
         heads, weights = attend(
             self, of_content, key, value, return_weights, scale=self.scale, bias=bias * self.scale, **seen
         )
@@ -168,14 +176,16 @@ class RelativeAttention(nnx.Module):
         return (output, *asked) if asked else output
 
     def init_cache(self, batch: int, length: int, dtype: DTypeLike | None = None) -> KVCache:
-        """An empty cache for `length` tokens of `batch` sequences.
+        """An empty cache for `length` tokens of `batch` sequences; with a window it rolls, and holds no more.
 
         Raises:
             ValueError: the attention is not causal.
         """
         require_cacheable(self.is_causal)
         dtype = dtype or self.dtype or self.param_dtype
-        return KVCache.empty(batch, length, self.num_heads, (self.head_dim, self.head_dim), dtype)
+        window = length if self.window is None else self.window
+        sizes = min(length, window), self.num_heads, (self.head_dim, self.head_dim)
+        return KVCache.empty(batch, *sizes, dtype, rolling=window < length)
 
     def _of_all_pairs(self, query: Float[Array, "B T N H"], past: int) -> Float[Array, "B N T S"]:
         """The products with the distances of all keys, of which `past` come before the first query."""
@@ -187,11 +197,13 @@ class RelativeAttention(nnx.Module):
         return relative_shift(jnp.pad(products, ((0, 0),) * 3 + ((0, tokens - 1),)))
 
     def _of_slots(
-        self, query: Float[Array, "B T N H"], at: Int[Array, "B T"], slots: int
+        self, query: Float[Array, "B T N H"], at: Int[Array, "B T"], of_keys: Any, slots: int
     ) -> Float[Array, "B N T S"]:
         """The products with the distances of what lies in a cache, by slot."""
         products = self._products(query, jnp.arange(slots))
-        distance = jnp.clip(at[:, :, None] - jnp.arange(slots), 0)  # what comes after is not seen
+        of_keys = jnp.arange(slots)[None] if of_keys is None else of_keys
+        # What comes after is not seen, and what a rolling cache has forgotten is not seen either.
+        distance = jnp.clip(at[:, :, None] - of_keys[:, None], 0, slots - 1)
         return jnp.take_along_axis(products, distance[:, None], axis=-1)
 
     def _products(
@@ -210,8 +222,10 @@ class RelativeAttention(nnx.Module):
         """Neighbouring features make up a head."""
         return projected.reshape(*projected.shape[:2], self.num_heads, self.head_dim)
 
-    def _check(self, x: Array, memory: Array | None, cache: Any) -> None:
+    def _check(self, x: Array, memory: Array | None, segment_ids: Array | None, cache: Any) -> None:
         """Raise ValueError where arguments of a call do not go together."""
+        if segment_ids is not None and (memory is not None or cache is not None):
+            raise ValueError("segment_ids cannot be given together with a memory or a cache")
         if memory is None:
             return
         require_last_dim("memory", memory.shape, self.embed_dim, ndims=(3,))

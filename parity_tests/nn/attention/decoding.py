@@ -32,5 +32,7 @@ def assert_decodes_as_at_once(module: Any, x: jax.Array) -> None:
     for row, start in enumerate((0, 2)):
         expected, of_all = compiled(lambda x: module(x, return_weights=True))(x[row : row + 1, start:])
         assert_same(outputs[row : row + 1, start:], expected)
+        if cache.rolling:  # slots are no positions there
+            continue
         assert_same(weights[row, :, 0, : 9 - start], of_all[0, :, -1])
         assert not weights[row, :, 0, 9 - start :].any()

@@ -23,7 +23,7 @@ from parity_tests.references import assert_equals
 
 
 class TestLatentAttention(TwinContract):
-    rows = ("attention-latent", "attention-latent-plain-queries")
+    rows = ("attention-latent", "attention-latent-plain-queries", "attention-latent-window")
 
 
 SIZES = dict(
@@ -132,9 +132,26 @@ def test_the_form_of_fewer_products_is_taken():
         assert taken == same != other
 
 
+@pytest.mark.parametrize("window", [None, 3])
 @jax.enable_x64(True)
-def test_token_by_token_is_at_once():
-    assert_decodes_as_at_once(attention(q_lora_rank=7), draw(2, 9, 29))
+def test_token_by_token_is_at_once(window):
+    assert_decodes_as_at_once(attention(q_lora_rank=7, window=window), draw(2, 9, 29))
+
+
+@jax.enable_x64(True)
+def test_a_packed_text_gets_what_it_gets_alone():
+    """In both forms, with a window, wherever it stands."""
+    module, x = attention(window=3), draw(1, 9, 29)
+    places = jnp.array([[0, 1, 2, 0, 1, 2, 3, 4, 5]])
+
+    @compiled
+    def run(x):
+        packed = {"positions": places, "segment_ids": jnp.cumsum(places == 0, axis=1)}
+        return module(x[:, 3:]), *(module(x, **packed, absorbed=form)[:, 3:] for form in (True, False))
+
+    alone, *packed = run(x)
+    for output in packed:
+        assert_same(output, alone)
 
 
 @jax.enable_x64(True)
@@ -177,6 +194,7 @@ def test_bad_arguments_are_refused():
         ({"kv_lora_rank": 0}, "kv_lora_rank must be at least 1, got kv_lora_rank=0"),
         ({"q_lora_rank": 0}, "q_lora_rank must be at least 1, got q_lora_rank=0"),
         ({"v_head_dim": 0}, "v_head_dim must be at least 1"),
+        ({"window": 0}, "window must be at least 1, got window=0"),
         ({"positions": RotaryPositions(8)}, "positions are for heads of width 8, the attention has 6"),
     ):
         with pytest.raises(ValueError, match=message):
@@ -196,6 +214,10 @@ def test_bad_input_is_refused():
         (
             lambda: module(x[:, :2], positions=jnp.ones((2, 2), int), cache=cache),
             "positions cannot be given together with a cache",
+        ),
+        (
+            lambda: module(x[:, :2], segment_ids=jnp.ones((2, 2), int), cache=cache),
+            "segment_ids cannot be given together with a cache",
         ),
         (lambda: module(x, jnp.ones((2, 4), bool)), "mask must have one of the shapes"),
     ):

@@ -21,7 +21,7 @@ from parity_tests.references import assert_equals
 
 
 class TestRelativeAttention(TwinContract):
-    rows = ("attention-relative", "attention-relative-both-ways")
+    rows = ("attention-relative", "attention-relative-both-ways", "attention-relative-window")
 
 
 def attention(**options) -> RelativeAttention:
@@ -97,9 +97,18 @@ def test_a_memory_is_what_came_before():
     assert_causal(module, x)
 
 
+@pytest.mark.parametrize("window", [None, 3])
 @jax.enable_x64(True)
-def test_token_by_token_is_at_once():
-    assert_decodes_as_at_once(attention(bias=True), draw(2, 9, 26))
+def test_token_by_token_is_at_once(window):
+    assert_decodes_as_at_once(attention(bias=True, window=window), draw(2, 9, 26))
+
+
+@jax.enable_x64(True)
+def test_a_packed_text_gets_what_it_gets_alone():
+    module, x = attention(is_causal=False, window=4), draw(1, 8, 26)
+    segments = jnp.array([[1, 1, 1, 2, 2, 2, 2, 2]])
+    packed, alone = compiled(lambda x: (module(x, segment_ids=segments), module(x[:, 3:])))(x)
+    assert_same(packed[:, 3:], alone)
 
 
 @jax.enable_x64(True)
@@ -115,6 +124,7 @@ def test_bad_arguments_are_refused():
         ({"num_heads": 3}, "embed_dim must be divisible by num_heads, got embed_dim=26 and num_heads=3"),
         ({"embed_dim": 27, "head_dim": 5}, "embed_dim must be divisible by the two waves of a frequency"),
         ({"head_dim": 0}, "head_dim must be at least 1, got head_dim=0"),
+        ({"window": 0}, "window must be at least 1, got window=0"),
     ):
         with pytest.raises(ValueError, match=message):
             attention(**options)
@@ -131,6 +141,10 @@ def test_bad_input_is_refused():
         (lambda: module(x, x[:1]), "memory must have the batch size of x, 2, got 1"),
         (lambda: module(x, x, jnp.ones((2, 5), bool)), r"mask must have one of the shapes \(2, 10\)"),
         (lambda: module(x[:, :1], x, cache=cache), "memory cannot be given together with a cache"),
+        (
+            lambda: module(x, x, segment_ids=jnp.ones((2, 5), int)),
+            "segment_ids cannot be given together with a memory or a cache",
+        ),
         (lambda: module(x, cache=cache), "the cache is for 4 tokens: 0 are in it, and 5 do not fit"),
     ):
         with pytest.raises(ValueError, match=message):

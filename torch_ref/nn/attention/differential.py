@@ -61,14 +61,15 @@ class DifferentialAttention(nn.Module):
         mask: Tensor | None = None,
         *,
         positions: Tensor | None = None,
+        segment_ids: Tensor | None = None,
         return_weights: bool = False,
     ) -> Any:
         """`(b, t, d)`, and a context `(b, s, d)`, to the shape of `x`; or all of them without `b`."""
         if x.ndim == 2:  # a batch of one
-            context, mask, positions = (
-                None if part is None else part[None] for part in (context, mask, positions)
-            )
-            result = self(x[None], context, mask, positions=positions, return_weights=return_weights)
+            given = (context, mask, positions, segment_ids)
+            context, mask, *rest = (None if part is None else part[None] for part in given)
+            named: Any = dict(zip(("positions", "segment_ids"), rest, strict=True))
+            result = self(x[None], context, mask, **named, return_weights=return_weights)
             return tuple(part[0] for part in result) if return_weights else result[0]
         at = torch.arange(x.shape[1], device=x.device)[None] if positions is None else positions
         of_keys = at if context is None else torch.arange(context.shape[1], device=x.device)[None]
@@ -83,7 +84,8 @@ class DifferentialAttention(nn.Module):
             queries, keys = self.positions.rotate(queries, at), self.positions.rotate(keys, of_keys)
             bias = self.positions.bias(queries, self.scale, at, of_keys)
         keys, values = (part.repeat_interleave(self.queries_per_key, dim=1) for part in (keys, values))
-        both = self.dropout(masked_softmax(queries @ keys.mT * self.scale + bias, mask, self.is_causal))
+        scores = queries @ keys.mT * self.scale + bias
+        both = self.dropout(masked_softmax(scores, mask, self.is_causal, segment_ids=segment_ids))
         first, second = both.chunk(2, dim=1)
         factor = (self.lambda_q1 * self.lambda_k1).sum().exp() - (self.lambda_q2 * self.lambda_k2).sum().exp()
         weights = first - (factor + self.lambda_init) * second

@@ -58,12 +58,15 @@ class DisentangledAttention(nn.Module):
         mask: Tensor | None = None,
         *,
         positions: Tensor | None = None,
+        segment_ids: Tensor | None = None,
         return_weights: bool = False,
     ) -> Any:
         """`(b, t, d)` to the same shape; or `(t, d)`, and then mask and positions have no batch axis either."""
         if x.ndim == 2:  # a batch of one
-            mask, positions = (None if part is None else part[None] for part in (mask, positions))
-            result = self(x[None], relative, mask, positions=positions, return_weights=return_weights)
+            given = (mask, positions, segment_ids)
+            mask, positions, segment_ids = (None if part is None else part[None] for part in given)
+            named: Any = {"positions": positions, "segment_ids": segment_ids}
+            result = self(x[None], relative, mask, **named, return_weights=return_weights)
             return tuple(part[0] for part in result) if return_weights else result[0]
         queries, keys, values = (self.split_heads(p(x)) for p in (self.q_proj, self.k_proj, self.v_proj))
         scores = queries @ keys.mT
@@ -79,7 +82,7 @@ class DisentangledAttention(nn.Module):
                 of_queries = self.q_proj if self.share_att_key else self.pos_q_proj
                 products = keys @ self.split_heads(of_queries(relative)).mT
                 scores = scores + products.gather(-1, rows.mT).mT
-        weights = self.dropout(masked_softmax(scores * self.scale, mask))
+        weights = self.dropout(masked_softmax(scores * self.scale, mask, segment_ids=segment_ids))
         output = self.out_proj((weights @ values).transpose(1, 2).flatten(2))
         return (output, weights) if return_weights else output
 

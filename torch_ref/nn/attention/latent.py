@@ -33,6 +33,7 @@ class LatentAttention(nn.Module):
         positions: AttentionPositions | None = None,
         scale: float | None = None,
         norm_eps: float = 1e-6,
+        window: int | None = None,
     ):
         super().__init__()
         v_head_dim = qk_nope_head_dim if v_head_dim is None else v_head_dim
@@ -42,6 +43,7 @@ class LatentAttention(nn.Module):
         self.of_query = [qk_nope_head_dim, qk_rope_head_dim]
         self.of_kv_b = [qk_nope_head_dim, v_head_dim]
         self.is_causal = is_causal
+        self.window = window
         self.positions = positions
         self.scale = query_dim**-0.5 if scale is None else scale
         if q_lora_rank is None:
@@ -63,12 +65,15 @@ class LatentAttention(nn.Module):
         mask: Tensor | None = None,
         *,
         positions: Tensor | None = None,
+        segment_ids: Tensor | None = None,
         return_weights: bool = False,
     ) -> Any:
         """`(b, t, d)` to the same shape; or all of them without `b`."""
         if x.ndim == 2:  # a batch of one
-            mask, positions = (None if part is None else part[None] for part in (mask, positions))
-            result = self(x[None], mask, positions=positions, return_weights=return_weights)
+            given = (mask, positions, segment_ids)
+            mask, positions, segment_ids = (None if part is None else part[None] for part in given)
+            named: Any = {"positions": positions, "segment_ids": segment_ids}
+            result = self(x[None], mask, **named, return_weights=return_weights)
             return tuple(part[0] for part in result) if return_weights else result[0]
         if self.q_lora_rank is None:
             queries = self.split_heads(self.q_proj(x))
@@ -85,7 +90,7 @@ class LatentAttention(nn.Module):
             q_rope, k_rope = self.positions.rotate(q_rope, at), self.positions.rotate(k_rope, at)
             scores = self.positions.bias(q_rope, self.scale, at, at)
         scores = (q_nope @ k_nope.mT + q_rope @ k_rope.mT) * self.scale + scores
-        weights = self.dropout(masked_softmax(scores, mask, self.is_causal))
+        weights = self.dropout(masked_softmax(scores, mask, self.is_causal, self.window, segment_ids))
         output = self.out_proj((weights @ values).transpose(1, 2).flatten(2))
         return (output, weights) if return_weights else output
 

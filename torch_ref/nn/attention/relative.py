@@ -25,12 +25,14 @@ class RelativeAttention(nn.Module):
         bias: bool = False,
         head_dim: int | None = None,
         is_causal: bool = False,
+        window: int | None = None,
     ):
         super().__init__()
         head_dim = embed_dim // num_heads if head_dim is None else head_dim
         self.embed_dim = embed_dim
         self.num_heads = num_heads
         self.is_causal = is_causal
+        self.window = window
         self.scale = head_dim**-0.5
         self.q_proj, self.k_proj, self.v_proj = (
             nn.Linear(embed_dim, num_heads * head_dim, bias=bias) for _ in "qkv"
@@ -48,12 +50,14 @@ class RelativeAttention(nn.Module):
         memory: Tensor | None = None,
         mask: Tensor | None = None,
         *,
+        segment_ids: Tensor | None = None,
         return_weights: bool = False,
     ) -> Any:
         """`(b, t, d)`, and a memory `(b, m, d)`, to the shape of `x`; or all of them without `b`."""
         if x.ndim == 2:  # a batch of one
-            memory, mask = (None if part is None else part[None] for part in (memory, mask))
-            result = self(x[None], memory, mask, return_weights=return_weights)
+            given = (memory, mask, segment_ids)
+            memory, mask, segment_ids = (None if part is None else part[None] for part in given)
+            result = self(x[None], memory, mask, segment_ids=segment_ids, return_weights=return_weights)
             return tuple(part[0] for part in result) if return_weights else result[0]
         context = x if memory is None else torch.cat([memory, x], dim=1)
         past = context.shape[1] - x.shape[1]
@@ -65,20 +69,24 @@ class RelativeAttention(nn.Module):
         of_distance = self.r_proj(self.waves(distance, x)).unflatten(-1, (self.num_heads, -1))
         content = torch.einsum("btnh,bsnh->bnts", queries + self.content_bias, keys)
         position = torch.einsum("btnh,tsnh->bnts", queries + self.position_bias, of_distance)
-        weights = self.softmax((content + position) * self.scale, mask, distance)
+        weights = self.softmax((content + position) * self.scale, mask, distance, segment_ids)
         heads = torch.einsum("bnts,bsnh->btnh", self.dropout(weights), values)
         output = self.out_proj(heads.flatten(2))
         return (output, weights) if return_weights else output
 
-    def softmax(self, scores: Tensor, mask: Tensor | None, distance: Tensor) -> Tensor:
+    def softmax(
+        self, scores: Tensor, mask: Tensor | None, distance: Tensor, segment_ids: Tensor | None
+    ) -> Tensor:
         """The weights of the keys that may be seen."""
+        near = torch.ones_like(distance, dtype=torch.bool)
         if self.is_causal:
-            earlier = (distance >= 0).expand(scores.shape)
-            of_four = (
-                earlier if mask is None else mask.reshape(len(mask), *(1,) * (4 - mask.ndim), *mask.shape[1:])
-            )
-            mask = earlier & of_four
-        return masked_softmax(scores, mask)
+            near = near & (distance >= 0)
+        if self.window is not None:
+            near = near & (distance.abs() < self.window)
+        allowed = near.expand(scores.shape)
+        if mask is not None:
+            allowed = allowed & mask.reshape(len(mask), *(1,) * (4 - mask.ndim), *mask.shape[1:])
+        return masked_softmax(scores, allowed, segment_ids=segment_ids)
 
     def waves(self, distance: Tensor, like: Tensor) -> Tensor:
         """Sines, then cosines, of distances `(t, s)`: `(t, s, d)`."""
