@@ -1,11 +1,14 @@
 """A cache is a plain value, and what is decoded with it is what the whole text gives."""
 
+import dataclasses
+
 import chex
 import jax
 import jax.numpy as jnp
 import pytest
 from flax import nnx
 
+from jax_attn.functional.blockwise import few_queries
 from jax_attn.nn import ContextCache, KVCache, MultiHeadAttention, RotaryPositions
 from jax_attn.parity.runners.quick import quick_options
 from parity_tests.from_scratch.properties import assert_same, compiled, draw
@@ -95,6 +98,34 @@ def test_a_text_is_decoded_with_one_compilation_and_in_one_scan():
     chex.clear_trace_counter()
     scan = compiled(lambda x: jax.lax.scan(lambda c, t: step(state, c, t), module.init_cache(3, TOKENS), x))
     assert_same(scan(x.swapaxes(0, 1))[1].swapaxes(0, 1), whole)
+
+
+def test_on_a_cpu_a_step_reads_a_long_cache_as_far_as_it_is_filled(monkeypatch):
+    """In blocks of 8 keys: early tokens are cheaper than late ones, and none is dearer than a full cache."""
+    over_blocks, read = few_queries._over_blocks, []
+
+    def counting(step, init, seen, keys, size):
+        result, blocks = over_blocks(
+            lambda block, carry: (step(block, carry[0]), carry[1] + 1), (init, jnp.int32(0)), seen, keys, size
+        )
+        jax.debug.callback(lambda count: read.append((int(count), keys // size)), blocks)
+        return result
+
+    monkeypatch.setattr(few_queries, "_over_blocks", counting)
+    monkeypatch.setattr(few_queries, "PRODUCTS", 1)
+    module = MultiHeadAttention(8, 8, is_causal=True, rngs=nnx.Rngs(0))
+    chex.clear_trace_counter()
+
+    @chex.assert_max_traces(n=1)
+    def step(cache, token):
+        return module(token, cache=cache)
+
+    run, empty = jax.jit(step, compiler_options=quick_options()), module.init_cache(1, 1032)
+    for place in (0, 16, 1000, 1031):
+        read.clear()
+        jax.block_until_ready(run(dataclasses.replace(empty, length=jnp.array([place])), jnp.ones((1, 1, 8))))
+        jax.effects_barrier()
+        assert set(read) == {(place // 8 + 1, 129)}
 
 
 @jax.enable_x64(True)
