@@ -65,26 +65,11 @@ def pytest_configure(config):
 def pytest_generate_tests(metafunc):
     """Each row of a contract is a test of its own."""
     if "lanes" in metafunc.fixturenames and hasattr(metafunc.cls, "rows"):
-        metafunc.parametrize(("row", "lanes"), [*_rows_and_lanes(metafunc.cls)])
+        metafunc.parametrize(("row", "lanes", "new"), [*metafunc.cls.lane_tests()])
     elif "row" in metafunc.fixturenames and hasattr(metafunc.cls, "rows"):
         metafunc.parametrize("row", metafunc.cls.rows)
     if "row_of_each_class" in metafunc.fixturenames:
         metafunc.parametrize("row_of_each_class", metafunc.cls.row_of_each_class())
-
-
-def _rows_and_lanes(contract):
-    """Every row in the lanes where it shows something new, and in all lanes: there among the slow tests."""
-    from jax_attn.parity.lanes import (
-        LANES,
-    )  # only now: the hook above must be there before our own is imported
-
-    for row in contract.rows:
-        lanes = contract.lanes_of(row)
-        if lanes == LANES:
-            yield pytest.param(row, LANES, id=row)
-        else:
-            yield pytest.param(row, lanes, id="-".join((row, *lanes)))
-            yield pytest.param(row, LANES, id=row, marks=pytest.mark.slow)
 
 
 @pytest.fixture(autouse=True)

@@ -1,6 +1,7 @@
 """Compiles sharded attention on 8 simulated devices, and prints as JSON what each program moves.
 
-The programs are those of training, which hold the forward pass; with `--all` those of a forward pass alone too.
+The programs are those of training, which hold the forward pass, and on a mesh of explicit axes a few; with `--all`
+all of them on both, and those of a forward pass alone too.
 """
 
 import collections
@@ -17,6 +18,7 @@ from jax_attn import create_block_mask, dot_product_attention, flex_attention
 from jax_attn.functional import mask_mods
 
 ALL = "--all" in sys.argv
+FEW = ("both, grouped heads", "bias and sinks", "dropout, remat")
 B, T, N, H = 8, 384, 8, 16
 DATA, HEADS = PartitionSpec("data"), PartitionSpec(None, None, "heads")
 BOTH = PartitionSpec("data", None, "heads")
@@ -49,6 +51,8 @@ def calls(kind: AxisType) -> dict[str, dict[str, dict[str, int]]]:
     found = {}
 
     def add(name, f, spec=BOTH, kv_heads=N, kv_spec=None, **arrays):
+        if kind is AxisType.Explicit and not ALL and name not in FEW:
+            return
         q = array(mesh, (B, T, N, H), spec)
         k = array(mesh, (B, T, kv_heads, H), spec if kv_spec is None else kv_spec)
         given = [array(mesh, *x) for x in arrays.values()]

@@ -73,15 +73,18 @@ def in_torch(q, k, v, table, make_mod, mask_mod, d_output):
     return [*results, d_table, aux.lse.mT, max_scores.mT]
 
 
-@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+FEW = [(bias, causal, "reference"), (distance, with_closed_rows, "blockwise")]
+MORE = [
+    (*mods, implementation)
+    for mods in ((plain, causal), (distance, None), (bias, causal), (distance, with_closed_rows))
+    for implementation in IMPLEMENTATIONS
+    if (*mods, implementation) not in FEW
+]
+
+
 @pytest.mark.parametrize(
-    ("make_mod", "mask_mod"),
-    [
-        pytest.param(plain, causal, marks=pytest.mark.slow),
-        pytest.param(distance, None, marks=pytest.mark.slow),
-        (bias, causal),
-        (distance, with_closed_rows),
-    ],
+    ("make_mod", "mask_mod", "implementation"),
+    [*FEW, *(pytest.param(*given, marks=pytest.mark.slow) for given in MORE)],
 )
 def test_same_as_torch(make_mod, mask_mod, implementation):
     q, k, v, table = draw(B, T, N, H), draw(B, S, K, H), draw(B, S, K, HV), draw(N, T, S)
@@ -125,17 +128,25 @@ def mods(table):
     }
 
 
+def in_turn(*mods):
+    """One score mod after the other."""
+
+    def mod(score, *place):
+        for each in mods:
+            score = each(score, *place)
+        return score
+
+    return mod
+
+
+ALONE = ("alibi", "softcap", "learned", "relative", "t5", "shaw")
+
+
 @pytest.mark.parametrize("implementation", ["blockwise"])
 @pytest.mark.parametrize(
-    "name",
-    [
-        "softcap",
-        "relative",
-        "shaw",
-        *(pytest.param(x, marks=pytest.mark.slow) for x in ("alibi", "learned", "t5")),
-    ],
+    "names", [("relative", "shaw", "softcap"), *(pytest.param((x,), marks=pytest.mark.slow) for x in ALONE)]
 )
-def test_ready_made_score_mods_and_their_gradients(name, implementation):
+def test_ready_made_score_mods_and_their_gradients(names, implementation):
     with jax.enable_x64(True):
         q, k, v, table = (
             jnp.asarray(draw(*s)) for s in [(B, T, N, H), (B, S, N, H), (B, S, N, HV), (N, T, S)]
@@ -144,7 +155,8 @@ def test_ready_made_score_mods_and_their_gradients(name, implementation):
 
         def run(implementation):
             def loss(q, k, v, table):
-                mod = mods(table)[name]
+                made = mods(table)
+                mod = in_turn(*(made[name] for name in names))
                 return (flex_attention(q, k, v, mod, block_mask, implementation=implementation) ** 2).sum()
 
             return dict(enumerate(jax.jit(jax.grad(loss, argnums=(0, 1, 2, 3)))(q, k, v, table)))

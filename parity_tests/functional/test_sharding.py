@@ -23,7 +23,7 @@ def test_sharded_over_batch_and_heads_moves_nothing(moved, mesh):
     # How many blocks the fullest row has is known only when running: one number, for all devices.
     packed = calls.pop("packed documents", {})
     assert set(map(str, packed.values())) <= {str({"all-reduce": 1})}
-    assert len(calls) >= 7
+    assert len(calls) >= (3 if mesh == "Explicit" else 7)
     assert {name: passes for name, passes in calls.items() if any(passes.values())} == {}
 
 

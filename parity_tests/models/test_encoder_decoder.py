@@ -22,7 +22,9 @@ class TestEncoderDecoder(TwinContract):
     rounds = False  # its parts do
 
 
-@pytest.mark.parametrize(("scan", "padding"), [(False, "left"), (True, "right")])
+@pytest.mark.parametrize(
+    ("scan", "padding"), [(True, "left"), pytest.param(False, "right", marks=pytest.mark.slow)]
+)
 @jax.enable_x64(True)
 def test_a_cache_changes_nothing(scan, padding):
     """Pieces of a text give what the whole does, and each pair of sequences what it gives alone."""

@@ -72,7 +72,7 @@ def test_a_save_that_was_cut_off_is_skipped(tmp_path):
     assert checkpoints.steps() == [2, 1]
 
 
-@pytest.mark.parametrize("damage", ["data", "manifest", "empty"])
+@pytest.mark.parametrize("damage", ["data", pytest.param("manifest", marks=pytest.mark.slow), "empty"])
 def test_an_unreadable_checkpoint_is_named_and_kept(damage, tmp_path):
     checkpoints, said = filled(tmp_path, 1, 2)
     if damage == "empty":
@@ -174,6 +174,7 @@ def test_killed_twenty_times(tmp_path):
     assert result.losses["jax"] == train(options(steps=steps)).losses["jax"]
 
 
+@pytest.mark.slow
 def test_another_mesh(tmp_path, losses):
     """From 8 x 1 to 2 x 4 devices."""
     out = tmp_path / "out"

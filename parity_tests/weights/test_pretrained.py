@@ -373,7 +373,9 @@ def assert_round_trip(folder, kwargs) -> None:
         np.testing.assert_array_equal(*(call(one, jnp.asarray(IDS))[0] for one in (again, module)))
 
 
-@pytest.mark.parametrize(("classes", "norm_placement"), [(1, "post"), (4, "pre")])
+@pytest.mark.parametrize(
+    ("classes", "norm_placement"), [pytest.param(1, "post", marks=pytest.mark.slow), (4, "pre")]
+)
 def test_a_classifier_round_trip_is_bitwise(tmp_path, classes, norm_placement):
     module = random_module(
         SequenceClassifier, classes, classifier_dropout=0.25, norm_placement=norm_placement

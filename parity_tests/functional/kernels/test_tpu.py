@@ -156,7 +156,11 @@ def test_says_why_not_splash(change, reason):
 
 
 @pytest.mark.parametrize(
-    ("terms", "softcap"), [(MaskTerms(is_causal=True), None), (MaskTerms(local_window_size=(9, 3)), 2.0)]
+    ("terms", "softcap"),
+    [
+        pytest.param(MaskTerms(is_causal=True), None, marks=pytest.mark.slow),
+        (MaskTerms(local_window_size=(9, 3)), 2.0),
+    ],
 )
 def test_splash_equals_the_oracle(terms, softcap):
     """A head width of 80 is padded to 128; the log-sum-exp has a gradient too."""

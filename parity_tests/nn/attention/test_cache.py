@@ -55,7 +55,7 @@ def test_in_chunks_of_any_size_it_is_the_whole(window, chunks):
         assert_same(part, whole)
 
 
-@pytest.mark.parametrize("window", [None, 3])
+@pytest.mark.parametrize("window", [pytest.param(None, marks=pytest.mark.slow), 3])
 @jax.enable_x64(True)
 def test_padding_anywhere_leaves_a_text_as_it_is_alone(window):
     """On the left, on the right, in the middle of a chunk, and a row that takes no part in some steps."""

@@ -50,8 +50,8 @@ KEYS = [
     [
         (6, 11, ("c2p", "p2c"), True),
         (-1, 5, ("c2p", "p2c"), False),
-        (6, 9, ("p2c",), False),
-        (-1, 5, ("c2p",), True),
+        pytest.param(6, 9, ("p2c",), False, marks=pytest.mark.slow),
+        pytest.param(-1, 5, ("c2p",), True, marks=pytest.mark.slow),
     ],
 )
 def test_transformers_deberta_v2_computes_the_same(buckets, farthest, kinds, share):

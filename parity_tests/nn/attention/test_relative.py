@@ -29,7 +29,7 @@ def attention(**options) -> RelativeAttention:
     return RelativeAttention(**given, rngs=nnx.Rngs(0), param_dtype=jnp.result_type(float))
 
 
-@pytest.mark.parametrize("is_causal", [True, False])
+@pytest.mark.parametrize("is_causal", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_transformers_xlnet_computes_the_same(is_causal):
     """Without its residual and norm, and with and without a memory."""
     import torch

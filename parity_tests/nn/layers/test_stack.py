@@ -16,7 +16,7 @@ from parity_tests.from_scratch.properties import assert_same, compiled, draw
 
 class TestStack(TwinContract):
     rows = ("stack", "stack-shared-positions", "stack-repeated")
-    rounds = False  # the encoder, which is one
+    rounds = False  # the classifier, whose encoder is one
 
 
 def layer(seed: int, window: int | None = None, **options) -> DecoderLayer:

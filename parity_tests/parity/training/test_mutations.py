@@ -42,7 +42,7 @@ def test_adam_in_place_of_adamw():
             optax.rmsprop(0.01), torch.optim.RMSprop, dict(lr=0.01), 0, "square_avg", marks=pytest.mark.slow
         ),
         pytest.param(optax.adagrad(0.1), torch.optim.Adagrad, dict(lr=0.1), 0, "sum", marks=pytest.mark.slow),
-        (optax.nadam(0.01), torch.optim.NAdam, dict(lr=0.01), 0, "update"),
+        pytest.param(optax.nadam(0.01), torch.optim.NAdam, dict(lr=0.01), 0, "update", marks=pytest.mark.slow),
     ],
 )  # fmt: skip
 def test_an_optimizer_with_other_settings(tx, kind, arguments, step, quantity):

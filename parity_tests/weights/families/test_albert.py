@@ -24,7 +24,13 @@ def theirs(kind: str, **options):
     [
         # Of three layers, the first group has two and the second one.
         ("AlbertForMaskedLM", LOGITS, {"num_hidden_groups": 2, "hidden_act": "relu"}, LISTED),
-        ("AlbertForSequenceClassification", LOGITS, {"num_labels": 5, "inner_group_num": 2}, SCANNED),
+        pytest.param(
+            "AlbertForSequenceClassification",
+            LOGITS,
+            {"num_labels": 5, "inner_group_num": 2},
+            SCANNED,
+            marks=slow,
+        ),
         pytest.param("AlbertModel", POOLED, {"num_hidden_groups": 3}, {}, marks=slow),
         pytest.param("AlbertForTokenClassification", LOGITS, {"num_labels": 5}, {}, marks=slow),
         pytest.param("AlbertForQuestionAnswering", SPANS, {"embedding_size": 14}, {"scan": True}, marks=slow),

@@ -34,7 +34,9 @@ def theirs(kind: str, **options):
 @pytest.mark.parametrize(
     ("kind", "outputs", "options", "ours"),
     [
-        ("DistilBertForMaskedLM", LOGITS, {"activation": "relu", "n_layers": 2}, SCANNED),
+        pytest.param(
+            "DistilBertForMaskedLM", LOGITS, {"activation": "relu", "n_layers": 2}, SCANNED, marks=slow
+        ),
         (
             "DistilBertForSequenceClassification",
             LOGITS,

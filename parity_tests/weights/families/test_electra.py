@@ -21,7 +21,9 @@ def theirs(kind: str, **options):
 @pytest.mark.parametrize(
     ("kind", "outputs", "options", "ours"),
     [
-        ("ElectraForMaskedLM", LOGITS, {"hidden_act": "relu", "num_hidden_layers": 2}, SCANNED),
+        pytest.param(
+            "ElectraForMaskedLM", LOGITS, {"hidden_act": "relu", "num_hidden_layers": 2}, SCANNED, marks=slow
+        ),
         ("ElectraForSequenceClassification", LOGITS, {"num_labels": 5, "embedding_size": 14}, LISTED),
         pytest.param("ElectraForPreTraining", LOGITS, {"hidden_act": "gelu_new"}, {}, marks=slow),
         pytest.param("ElectraModel", HIDDEN, {}, {}, marks=slow),

@@ -15,10 +15,11 @@ def gpt2(kind=modeling_gpt2.GPT2LMHeadModel, **options):
     return theirs(kind, GPT2Config, **{**SIZES, **options})
 
 
-def test_every_option_at_once(tmp_path):
+@pytest.mark.parametrize("lanes", [("dropout",), pytest.param(("float64",), marks=pytest.mark.slow)])
+def test_every_option_at_once(tmp_path, lanes):
     """Three kinds of dropout, and scores that are divided by the number of the layer."""
     options = {"embd_pdrop": 0.2, "attn_pdrop": 0.3, "resid_pdrop": 0.25, "layer_norm_epsilon": 1e-3}
-    assert_family(gpt2(**options, scale_attn_by_inverse_layer_idx=True), tmp_path)
+    assert_family(gpt2(**options, scale_attn_by_inverse_layer_idx=True), tmp_path, lanes)
 
 
 @pytest.mark.slow
@@ -34,13 +35,8 @@ def test_other_options(tmp_path, options):
     assert_family(gpt2(**options), tmp_path, ("float64",))
 
 
-@pytest.mark.parametrize(
-    "head",
-    [
-        "ForTokenClassification",
-        *(pytest.param(f"For{name}", marks=pytest.mark.slow) for name in ("SequenceClassification",)),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("head", ["ForTokenClassification", "ForSequenceClassification"])
 def test_heads(tmp_path, head):
     model = gpt2(getattr(modeling_gpt2, f"GPT2{head}"), num_labels=5, pad_token_id=2)
     assert_family(model, tmp_path, ("float64",))

@@ -25,6 +25,7 @@ def theirs(kind: str, **options):
     return getattr(modeling_mpnet, kind)(MPNetConfig(**{**SIZES, **options}))
 
 
+@pytest.mark.slow
 def test_transformers_computes_the_same(tmp_path):
     model = theirs("MPNetModel", hidden_act="relu")
     outputs = "last_hidden_state", "pooler_output"

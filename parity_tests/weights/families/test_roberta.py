@@ -24,7 +24,9 @@ def theirs(kind: str, module: str = "roberta", **options):
 @pytest.mark.parametrize(
     ("kind", "outputs", "options", "ours"),
     [
-        ("RobertaForMaskedLM", LOGITS, {"hidden_act": "relu", "num_hidden_layers": 2}, SCANNED),
+        pytest.param(
+            "RobertaForMaskedLM", LOGITS, {"hidden_act": "relu", "num_hidden_layers": 2}, SCANNED, marks=slow
+        ),
         ("RobertaForSequenceClassification", LOGITS, {"num_labels": 5, "classifier_dropout": 0.4}, LISTED),
         pytest.param("RobertaModel", POOLED, {"hidden_act": "gelu_new"}, {}, marks=slow),
         pytest.param("RobertaForTokenClassification", LOGITS, {"num_labels": 5}, {}, marks=slow),

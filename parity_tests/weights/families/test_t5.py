@@ -17,7 +17,7 @@ from parity_tests.weights.families.encoder_decoders import (
     assert_family,
     assert_same_outputs,
 )
-from parity_tests.weights.families.transformers_models import drawn
+from parity_tests.weights.families.transformers_models import EXACT, LANES, TRAINING, drawn
 
 SIZES = {
     "vocab_size": VOCAB,
@@ -49,23 +49,27 @@ def theirs(kind: str, own_head: bool = False, **options):
 
 
 @pytest.mark.parametrize(
-    ("kind", "options"),
+    ("kind", "options", "lanes"),
     [
-        ("T5ForConditionalGeneration", {}),
+        ("T5ForConditionalGeneration", {}, TRAINING),
+        pytest.param("T5ForConditionalGeneration", {}, EXACT, marks=pytest.mark.slow),
         pytest.param(
-            "T5Model", {"feed_forward_proj": "gelu", "num_decoder_layers": 3}, marks=pytest.mark.slow
+            "T5Model", {"feed_forward_proj": "gelu", "num_decoder_layers": 3}, LANES, marks=pytest.mark.slow
         ),
         pytest.param(
             "T5ForConditionalGeneration",
             {"own_head": True, "tie_word_embeddings": False, "feed_forward_proj": "gated-silu"},
+            LANES,
             marks=pytest.mark.slow,
         ),
-        pytest.param("MT5ForConditionalGeneration", {"own_head": True}, marks=pytest.mark.slow),
-        pytest.param("UMT5ForConditionalGeneration", {"num_decoder_layers": 2}, marks=pytest.mark.slow),
+        pytest.param("MT5ForConditionalGeneration", {"own_head": True}, LANES, marks=pytest.mark.slow),
+        pytest.param(
+            "UMT5ForConditionalGeneration", {"num_decoder_layers": 2}, LANES, marks=pytest.mark.slow
+        ),
     ],
 )
-def test_transformers_computes_the_same(kind, options, tmp_path):
-    ours = assert_family(theirs(kind, **options), tmp_path)
+def test_transformers_computes_the_same(kind, options, lanes, tmp_path):
+    ours = assert_family(theirs(kind, **options), tmp_path, lanes=lanes)
     assert ours.config["decoder_start_token_id"] == 0
 
 
@@ -117,8 +121,8 @@ def test_files_from_before_safetensors_and_what_is_refused(tmp_path):
     # Where there is no head of its own though the config could mean one, this is noted.
     mt5 = drawn(theirs("MT5ForConditionalGeneration", num_layers=1))
     mt5.save_pretrained(tmp_path / "mt5")
-    for folder in (tmp_path / "mt5", save_pretrained(from_pretrained(tmp_path / "mt5"), tmp_path / "again")):
-        assert_same_outputs(from_pretrained(folder), mt5)
+    again = from_pretrained(save_pretrained(from_pretrained(tmp_path / "mt5"), tmp_path / "again"))
+    assert_same_outputs(again, mt5)
     for options, message in (
         ({"feed_forward_proj": "gated-mish"}, "feed_forward_proj='gated-mish' is not supported"),
         (

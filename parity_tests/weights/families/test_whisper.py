@@ -13,6 +13,7 @@ from parity_tests.weights.families.encoder_decoders import (
     VOCAB,
     assert_family,
 )
+from parity_tests.weights.families.transformers_models import EXACT, LANES, TRAINING
 
 SIZES = {
     "vocab_size": VOCAB,
@@ -48,19 +49,21 @@ def theirs(kind: str, **options):
 
 
 @pytest.mark.parametrize(
-    ("kind", "options"),
+    ("kind", "options", "lanes"),
     [
-        ("WhisperForConditionalGeneration", {}),
+        ("WhisperForConditionalGeneration", {}, TRAINING),
+        pytest.param("WhisperForConditionalGeneration", {}, EXACT, marks=pytest.mark.slow),
         pytest.param(
             "WhisperForConditionalGeneration",
             {"tie_word_embeddings": False, "activation_function": "relu", "decoder_layers": 2},
+            LANES,
             marks=pytest.mark.slow,
         ),
-        pytest.param("WhisperModel", {"pad_token_id": None}, marks=pytest.mark.slow),
+        pytest.param("WhisperModel", {"pad_token_id": None}, LANES, marks=pytest.mark.slow),
     ],
 )
-def test_transformers_computes_the_same(kind, options, tmp_path):
-    assert_family(theirs(kind, **options), tmp_path, SPEECH)
+def test_transformers_computes_the_same(kind, options, lanes, tmp_path):
+    assert_family(theirs(kind, **options), tmp_path, SPEECH, lanes=lanes)
 
 
 def test_what_is_not_supported_is_refused_by_name():
