@@ -25,6 +25,8 @@ from jax_attn.parity.runners.quick import quick_options
 from jax_attn.weights.state_dict import load_state_dict, state_dict
 from jax_attn.weights.tensors import as_numpy
 
+# A kind each: plain, with a cache and positions, with experts and losses, in a loop, whole models.
+IN_LINEN = ("causal", "attention", "mixture-of-experts", "encoder-scanned", "bert", "seq2seq-lm")
 _FLOAT32 = {np.dtype(np.float64): torch.float32}
 
 
@@ -38,6 +40,8 @@ class TwinContract:
     rows: ClassVar[tuple[str, ...]] = ()
     # False where its parts, or a class that holds this one whole, show the rounding and the edges of shapes.
     rounds: ClassVar[bool] = True
+    # Rows that slow tests alone run: what they have is shown beside a reference of others, too, or by their parts.
+    elsewhere: ClassVar[tuple[str, ...]] = ()
 
     @classmethod
     def row_of_each_class(cls) -> tuple[str, ...]:
@@ -83,9 +87,14 @@ class TwinContract:
         """Every row where it shows something new; and in all lanes on all cases: there among the slow tests."""
         for row in cls.rows:
             lanes = cls.lanes_of(row)
-            yield pytest.param(row, lanes, True, id=row if lanes == LANES else "-".join((row, *lanes)))
+            if row not in cls.elsewhere:
+                yield pytest.param(row, lanes, True, id=row if lanes == LANES else "-".join((row, *lanes)))
             whole = [(case.name, case.lanes) for case in CATALOGUE[row].cases()]
-            if lanes != LANES or whole != [(case.name, case.lanes) for case in cls.new_cases(row)]:
+            if (
+                row in cls.elsewhere
+                or lanes != LANES
+                or whole != [(case.name, case.lanes) for case in cls.new_cases(row)]
+            ):
                 yield pytest.param(row, LANES, False, id=f"{row}-all", marks=pytest.mark.slow)
 
     def test_every_lane_passes(self, row: str, lanes: tuple[str, ...], new: bool):
@@ -145,8 +154,14 @@ class TwinContract:
         shapes = [tuple(leaf.shape) for leaf in jax.tree.leaves(theirs)]
         assert [leaf.shape for leaf in jax.tree.leaves(ours)] == shapes
 
-    def test_runs_in_linen(self, row_of_each_class: str):
-        twin = CATALOGUE[row_of_each_class]
+    @classmethod
+    def rows_in_linen(cls) -> Iterator[Any]:
+        """One row of each class; those that are not `IN_LINEN` among the slow tests."""
+        for row in cls.row_of_each_class():
+            yield pytest.param(row, marks=[pytest.mark.slow] * (row not in IN_LINEN))
+
+    def test_runs_in_linen(self, row_in_linen: str):
+        twin = CATALOGUE[row_in_linen]
         case = in_jax(twin.cases()[0])
         linen = nnx.bridge.ToLinen(twin.flax_from)
 

@@ -47,6 +47,7 @@ def test_a_finished_run_translates(pairs, tmp_path, capsys):
     assert capsys.readouterr().out.rstrip("\n") == translation
 
 
+@pytest.mark.slow
 def test_both_frameworks_have_the_same_losses_in_float64(pairs):
     pytest.importorskip("torch")
     options = Options(data=pairs, framework="both", dtype="float64", steps=100, eval_every=100, **TINY)

@@ -19,6 +19,8 @@ from parity_tests.from_scratch.properties import (
 
 class TestCombinedQKV(TwinContract):
     rows = ("combined-qkv", "combined-qkv-bias")
+    rounds = False  # the rung before it
+    elsewhere = ("combined-qkv-bias",)  # the rungs are equal, with biases
 
 
 def combined(num_heads: int = 2, **options) -> MultiHeadAttentionCombinedQKV:

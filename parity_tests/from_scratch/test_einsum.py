@@ -20,6 +20,8 @@ from torch_ref.from_scratch import einsum as torch_einsum
 
 class TestEinsum(TwinContract):
     rows = ("einsum", "einsum-bias")
+    rounds = False  # the rung before it
+    elsewhere = ("einsum-bias",)  # the rungs are equal, with biases
 
 
 def einsum(**options) -> MultiHeadAttentionEinsum:

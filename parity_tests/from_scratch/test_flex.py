@@ -24,6 +24,7 @@ from torch_ref.from_scratch import flex as torch_flex
 
 class TestFlex(TwinContract):
     rows = ("flex", "flex-bias", "flex-score-mod")
+    elsewhere = ("flex-bias",)  # the rungs are equal, with biases
 
 
 def flex(num_heads: int = 2, **options) -> MultiHeadAttentionFlex:

@@ -17,6 +17,7 @@ from parity_tests.from_scratch.properties import (
 
 class TestMultiHead(TwinContract):
     rows = ("multi-head", "multi-head-bias")
+    elsewhere = ("multi-head-bias",)  # the rungs are equal, with biases
 
 
 def multi_head(num_heads: int = 2) -> MultiHeadAttention:

@@ -19,6 +19,8 @@ from parity_tests.from_scratch.properties import (
 
 class TestSDPAMasked(TwinContract):
     rows = ("sdpa-masked", "sdpa-masked-bias")
+    rounds = False  # the rung before it
+    elsewhere = ("sdpa-masked-bias",)  # the rungs are equal, with biases
 
 
 def masked(num_heads: int = 2, **options) -> MultiHeadAttentionSDPAMasked:

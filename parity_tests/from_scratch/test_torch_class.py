@@ -47,7 +47,7 @@ def test_the_future_is_hidden(qkv_bias):
     )  # the first 5 of them, and the full context
 
 
-@pytest.mark.parametrize("qkv_bias", [False, True])
+@pytest.mark.parametrize("qkv_bias", [pytest.param(False, marks=pytest.mark.slow), True])
 @jax.enable_x64(True)
 def test_weights_computed_on_the_way_change_nothing(qkv_bias):
     x = draw(3, 5, 26)

@@ -17,6 +17,8 @@ from parity_tests.from_scratch.properties import (
 
 class TestV2(TwinContract):
     rows = ("v2", "v2-bias")
+    rounds = False  # the rung before it
+    elsewhere = ("v2-bias",)  # the rungs are equal, with biases
 
 
 def v2(qkv_bias: bool = False) -> SelfAttentionV2:

@@ -27,6 +27,7 @@ TINY = {
 class TestBert(TwinContract):
     rows = ("bert", "bert-scanned", "bert-pre")
     rounds = False  # the classifier
+    elsewhere = ("bert-scanned", "bert-pre")  # the encoder
 
 
 def build(**options) -> Bert:
@@ -96,7 +97,11 @@ def theirs_of(key: str) -> str:
             {"hidden_act": "relu", "add_pooling_layer": False, "layer_norm_eps": 1e-5},
             marks=pytest.mark.slow,
         ),
-        ("sdpa", {"hidden_act": "gelu_pytorch_tanh", "num_attention_heads": 13, "type_vocab_size": 1}),
+        pytest.param(
+            "sdpa",
+            {"hidden_act": "gelu_pytorch_tanh", "num_attention_heads": 13, "type_vocab_size": 1},
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=["erf", "tanh-scanned", "relu-unpooled", "thin-heads"],
 )

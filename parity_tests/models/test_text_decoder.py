@@ -22,10 +22,11 @@ def decoder(rotary: bool = False, dtype=jnp.float64):
 @pytest.mark.parametrize(
     ("rotary", "padding"),
     [
-        (False, "left"),
-        (True, "right"),
-        pytest.param(False, "right", marks=pytest.mark.slow),
-        pytest.param(True, "left", marks=pytest.mark.slow),
+        (True, "left"),
+        *(
+            pytest.param(*given, marks=pytest.mark.slow)
+            for given in ((False, "left"), (True, "right"), (False, "right"))
+        ),
     ],
 )
 @jax.enable_x64(True)

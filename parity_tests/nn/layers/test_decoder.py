@@ -154,6 +154,7 @@ def test_token_by_token_is_at_once(scan):
         module(x[:, :3], cache=end)
 
 
+@pytest.mark.slow
 @jax.enable_x64(True)
 def test_list_and_stack_are_the_same_from_the_same_seed_dropout_included():
     sizes, x, context = (2, 26, 2, 29), draw(3, 5, 26), draw(3, 7, 11, seed=1)

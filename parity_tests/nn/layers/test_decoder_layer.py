@@ -15,6 +15,7 @@ from parity_tests.references import assert_equals
 
 class TestDecoderLayer(TwinContract):
     rows = ("decoder-layer", "decoder-layer-llama", "decoder-layer-parallel")
+    elsewhere = ("decoder-layer-llama",)  # the family
 
 
 # transformers' names against ours: norms on either side of each branch.

@@ -65,7 +65,12 @@ class Unscaled(FlaxTied):
             marks=pytest.mark.slow,
         ),
         (SixteenBits, "softmax-bfloat16", "softmax in bfloat16"),
-        (Parallel, "block-parallel", "parallel: every branch starts from the same x"),
+        pytest.param(
+            Parallel,
+            "block-parallel",
+            "parallel: every branch starts from the same x",
+            marks=pytest.mark.slow,
+        ),
         (Unscaled, "embedding-unscaled", "as it is"),
     ],
 )

@@ -36,7 +36,9 @@ def theirs(width, inner, seed):
     return module
 
 
-@pytest.mark.parametrize(("width", "inner", "seed"), [(8, 16, 3), (16, 64, 2)])
+@pytest.mark.parametrize(
+    ("width", "inner", "seed"), [pytest.param(8, 16, 3, marks=pytest.mark.slow), (16, 64, 2)]
+)
 def test_signs_that_flip_before_a_relu_fail_no_right_port(width: int, inner: int, seed: int):
     """Over 16 draws of the roundings these have ratios of 3.1 and 3.4; over 64, below 2."""
     x = np.random.default_rng(seed).standard_normal((2, 5, width))
@@ -49,7 +51,7 @@ def test_signs_that_flip_before_a_relu_fail_no_right_port(width: int, inner: int
     assert not wrong.passed
 
 
-@pytest.mark.parametrize("epsilon", [1e-5, 1e-4])
+@pytest.mark.parametrize("epsilon", [1e-5, pytest.param(1e-4, marks=pytest.mark.slow)])
 def test_a_layer_norm_with_a_cast_inside_passes_at_small_width(epsilon: float):
     class Norm(torch.nn.LayerNorm):
         def forward(self, x):

@@ -73,7 +73,7 @@ WRAPPED = {
 
 
 @pytest.mark.parametrize("kind", WRAPPED)
-@pytest.mark.parametrize("weights", ["torch", "flax"])
+@pytest.mark.parametrize("weights", ["torch", pytest.param("flax", marks=pytest.mark.slow)])
 def test_gradients_are_paired_through_wrappers_and_hooks(kind: str, weights: str):
     make, names = WRAPPED[kind]
     options = {"lanes": EXACT, "names": names, "weights": weights, "trace": False}

@@ -348,7 +348,9 @@ def test_wrong_arguments_are_refused(arguments, message):
         carry(*modules, *rest)
 
 
-@pytest.mark.parametrize("pad_token_id", [0, pytest.param(1, marks=pytest.mark.slow), None])
+@pytest.mark.parametrize(
+    "pad_token_id", [0, *(pytest.param(number, marks=pytest.mark.slow) for number in (1, None))]
+)
 def test_a_padding_row_has_no_gradient_on_either_side(tmp_path, pad_token_id):
     """As transformers' BertModel has it; 1 is RoBERTa's."""
     transformers = pytest.importorskip("transformers")

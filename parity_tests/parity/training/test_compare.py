@@ -45,7 +45,7 @@ OPTIMIZERS = {
 
 
 # The others are trained without any mutation in test_power.
-FEW = "sgd nesterov", "adamw"
+FEW = ("adamw",)
 
 
 @pytest.mark.parametrize(
@@ -139,7 +139,7 @@ def test_parameter_groups_and_partitions():
     report = train(optax.partition(parts, label), build)
     report.assert_passed()
     assert len([d for d in report.deviations if d.quantity == "exp_avg"]) == 6 * 4
-    assert not train(ours.adamw(0.01, weight_decay=0.1), build).passed
+    assert not train(ours.adamw(0.01, weight_decay=0.1), build, steps=1).passed
 
 
 def test_the_groups_of_an_optimizer_that_exists_keep_their_settings():

@@ -37,7 +37,10 @@ def test_adam_in_place_of_adamw():
         (ours.adamw(0.01, betas=(0.9, 0.99)), torch.optim.AdamW, dict(lr=0.01), 0, "exp_avg_sq"),
         (ours.adamw(0.02), torch.optim.AdamW, dict(lr=0.01), 0, "learning rate"),
         (ours.sgd(0.1, 0.9), torch.optim.SGD, dict(lr=0.1, momentum=0.9, dampening=0.1), 1, "momentum_buffer"),
-        (ours.sgd(0.1, 0.9), torch.optim.SGD, dict(lr=0.1, momentum=0.9, nesterov=True), 0, "update"),
+        pytest.param(
+            ours.sgd(0.1, 0.9), torch.optim.SGD, dict(lr=0.1, momentum=0.9, nesterov=True), 0, "update",
+            marks=pytest.mark.slow,
+        ),
         pytest.param(
             optax.rmsprop(0.01), torch.optim.RMSprop, dict(lr=0.01), 0, "square_avg", marks=pytest.mark.slow
         ),

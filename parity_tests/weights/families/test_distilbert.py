@@ -7,7 +7,7 @@ from flax import nnx
 from jax_attn.parity.tolerances import SAME_FLOAT32
 from jax_attn.weights import from_config
 from parity_tests.weights.families.encoders import HIDDEN, LISTED, LOGITS, SCANNED, SPANS
-from parity_tests.weights.families.transformers_models import assert_beside, text
+from parity_tests.weights.families.transformers_models import assert_beside, assert_read_and_written, text
 
 SIZES = {
     "vocab_size": 31,
@@ -61,6 +61,10 @@ def test_positions_may_start_as_waves():
     np.testing.assert_allclose(
         module.model.embeddings.position.embedding[...], table.detach(), atol=SAME_FLOAT32
     )
+
+
+def test_the_head_of_masked_tokens_is_read_and_written(tmp_path):
+    assert_read_and_written(theirs("DistilBertForMaskedLM"), tmp_path)
 
 
 def test_what_is_not_supported_is_refused_by_name():

@@ -5,7 +5,7 @@ from flax import nnx
 
 from jax_attn.weights import from_config
 from parity_tests.weights.families.encoders import HIDDEN, LISTED, LOGITS, SCANNED, SIZES, SPANS
-from parity_tests.weights.families.transformers_models import assert_beside, text
+from parity_tests.weights.families.transformers_models import assert_beside, assert_read_and_written, text
 
 NARROW = {**SIZES, "embedding_size": 9}
 slow = pytest.mark.slow
@@ -36,6 +36,10 @@ def test_transformers_computes_the_same(kind, outputs, options, ours, tmp_path):
     model = theirs(kind, **options)
     case = text(31, segments=3, least=1, padding=0)
     assert_beside(model, [case], tmp_path, outputs=outputs, **ours)
+
+
+def test_the_head_of_masked_tokens_is_read_and_written(tmp_path):
+    assert_read_and_written(theirs("ElectraForMaskedLM"), tmp_path)
 
 
 def test_what_is_not_supported_is_refused_by_name():

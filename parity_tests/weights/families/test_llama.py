@@ -59,8 +59,9 @@ def llama(kind=modeling_llama.LlamaForCausalLM, **options):
     return theirs(kind, LlamaConfig, **{**SIZES, **options})
 
 
-def test_every_option_at_once(tmp_path):
-    assert_family(llama(**OPTIONS), tmp_path)
+@pytest.mark.parametrize("lanes", [("dropout",), pytest.param(("float64",), marks=pytest.mark.slow)])
+def test_every_option_at_once(tmp_path, lanes):
+    assert_family(llama(**OPTIONS), tmp_path, lanes)
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ def windows(folder, **attributes):
     ]
 
 
+@pytest.mark.slow
 def test_qwen2(tmp_path):
     """Biases of queries, keys and values, and a window in the last layers."""
     model = theirs(Qwen2ForCausalLM, Qwen2Config, **SIZES, **WINDOW, tie_word_embeddings=True)

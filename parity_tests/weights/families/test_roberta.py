@@ -8,7 +8,7 @@ from flax import nnx
 
 from jax_attn.weights import from_config
 from parity_tests.weights.families.encoders import LISTED, LOGITS, POOLED, SCANNED, SIZES, SPANS
-from parity_tests.weights.families.transformers_models import assert_beside, text
+from parity_tests.weights.families.transformers_models import assert_beside, assert_read_and_written, text
 
 XLM = {"module": "xlm_roberta"}
 UNTIED = {"tie_word_embeddings": False}
@@ -41,6 +41,10 @@ def test_transformers_computes_the_same(kind, outputs, options, ours, tmp_path):
     left_out = ["lm_head.bias"] if options == UNTIED else []
     case = text(31, segments=3, least=0, padding=2)  # which stands between tokens too
     assert_beside(theirs(kind, **options), [case], tmp_path, outputs=outputs, left_out=left_out, **ours)
+
+
+def test_the_head_of_masked_tokens_is_read_and_written(tmp_path):
+    assert_read_and_written(theirs("RobertaForMaskedLM"), tmp_path)
 
 
 def test_what_is_not_supported_is_refused_by_name():

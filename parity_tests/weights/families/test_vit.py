@@ -52,11 +52,12 @@ def theirs(kind: str, **options):
 @pytest.mark.parametrize(
     ("kind", "outputs", "options", "ours"),
     [
-        (
+        pytest.param(
             "ViTModel",
             ("last_hidden_state", "pooler_output"),
             {"hidden_act": "gelu_new", "pooler_act": "relu"},
             {"lanes": EXACT, "scan": True},
+            marks=pytest.mark.slow,
         ),
         (
             "ViTForImageClassification",

@@ -97,6 +97,15 @@ def assert_beside(
     return ours
 
 
+def assert_read_and_written(theirs: Any, tmp_path: Path) -> None:
+    """Theirs is saved, and what we load and save is the same file: each tensor has its place."""
+    drawn(theirs).save_pretrained(tmp_path / "theirs")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ours = from_pretrained(tmp_path / "theirs")
+    assert_saved_alike(ours, tmp_path)
+
+
 def without_padding(output: Any, attention_mask: Any = None, **others: Any) -> Any:
     """What is given for each token, with zeros for padding, of which a model may make anything."""
     if attention_mask is None or output.shape[:2] != attention_mask.shape:
