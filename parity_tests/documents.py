@@ -1,9 +1,10 @@
-"""What the documents hold: blocks of Python, and command lines, which are read without being run."""
+"""What the documents hold: blocks of Python, notebooks, and command lines, which are read without being run."""
 
 import contextlib
 import functools
 import importlib
 import io
+import json
 import re
 import shlex
 import tomllib
@@ -14,6 +15,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+NOTEBOOKS = sorted((ROOT / "docs" / "notebooks").glob("*.ipynb"))
 FENCED = re.compile(r"^```(\w*).*?\n(.*?)^```", re.DOTALL | re.MULTILINE)
 PROGRAMS = ("jax-attn", "make", "python", "pip", "srun", "mpirun")
 INLINE = re.compile(rf"`((?:{'|'.join(PROGRAMS)}) [^`]+)`")
@@ -36,6 +38,12 @@ def command_lines(document: Path) -> list[str]:
         f"{line} --help" if re.fullmatch(r"jax-attn \w+", line) else line for line in inline
     ]  # its name alone
     return [line for line in lines if line.startswith(PROGRAMS) and not LEFT_OPEN.search(line)]
+
+
+def code_of(notebook: Path) -> str:
+    """The code of a notebook as a program; what its cells show at their end is computed, and not shown."""
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    return "\n\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
 
 
 @dataclass(frozen=True)

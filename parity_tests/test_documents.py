@@ -1,7 +1,9 @@
 """What README and docs/ show works: every block of Python runs as it stands, every command line is one."""
 
+import ast
 import contextlib
 import io
+import json
 import re
 import sys
 from pathlib import Path
@@ -9,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from parity_tests.documents import DOCUMENTS, ROOT, DryRun, blocks, command_lines
+from parity_tests.documents import DOCUMENTS, NOTEBOOKS, ROOT, DryRun, blocks, code_of, command_lines
 
 README = ROOT / "README.md"
 README_BLOCKS = blocks(README, "python")
@@ -81,6 +83,12 @@ def test_the_port_of_the_readme_is_a_port(tmp_path, capsys):
     assert "eps: flax 1e-06, torch 1e-05" in capsys.readouterr().out
 
 
+def test_every_page_says_in_its_first_line_who_it_is_for():
+    for page in set((ROOT / "docs").rglob("*.md")) - {ROOT / "docs" / "catalogue.md"}:  # which is generated
+        _, first = [line for line in page.read_text(encoding="utf-8").splitlines() if line][:2]
+        assert first.startswith("For "), f"{page.name}: {first}"
+
+
 def said(output: str) -> list[str]:
     """Its lines without numbers, which differ from run to run, and without how many lanes there were."""
     lines = re.sub(r"-?\d[\d.]*(e[+-]?\d+)?", "#", output).replace("# lanes", "# lane").splitlines()
@@ -135,6 +143,35 @@ def test_the_guide_goes_from_red_to_green(what_they_read, capsys):
     capsys.readouterr()
     assert diff("layer.py", "--against", "recorded") == 0
     assert_shown(page, 3, capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=names_of(NOTEBOOKS))
+def test_a_notebook_compiles_and_imports_what_there_is(notebook):
+    program = ast.parse(code_of(notebook), str(notebook))
+    compile(program, str(notebook), "exec")
+    imports = [node for node in ast.walk(program) if isinstance(node, ast.Import | ast.ImportFrom)]
+    assert imports
+    exec(compile(ast.Module(imports, []), str(notebook), "exec"), {})
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=names_of(NOTEBOOKS))
+def test_a_notebook_is_small_and_was_saved_without_an_error(notebook):
+    assert notebook.stat().st_size < 200_000
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    outputs = [output for cell in cells for output in cell.get("outputs", ())]
+    assert [output for output in outputs if output["output_type"] == "error"] == []
+    assert "For those who" in "".join(cells[0]["source"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=names_of(NOTEBOOKS))
+def test_a_notebook_runs(notebook, tmp_path, monkeypatch):
+    """Its assertions hold, with a stand-in for what draws charts."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code_of(notebook), str(notebook), "exec"), {"__name__": "notebook"})
 
 
 LINES = {line: document for document in DOCUMENTS for line in command_lines(document)}

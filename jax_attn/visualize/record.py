@@ -1,7 +1,7 @@
 """What a picture of attention is drawn from: tokens, and the weights of every layer and head between them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -62,10 +62,10 @@ class AttentionLayer:
 
     number: int
     path: str
-    weights: np.ndarray
-    query: np.ndarray | None = None
-    key: np.ndarray | None = None
-    other: np.ndarray | None = None
+    weights: np.ndarray = field(repr=False)  # a notebook keeps the text of what it shows
+    query: np.ndarray | None = field(default=None, repr=False)
+    key: np.ndarray | None = field(default=None, repr=False)
+    other: np.ndarray | None = field(default=None, repr=False)
 
     def __post_init__(self):
         if self.weights.ndim != 3:
@@ -132,7 +132,7 @@ class AttentionRecord:
 
     stacks: tuple[AttentionStack, ...]
     title: str = "attention"
-    image: np.ndarray | None = None
+    image: np.ndarray | None = field(default=None, repr=False)
     other: str = ""
 
     def __post_init__(self):

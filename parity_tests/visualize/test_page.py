@@ -270,6 +270,7 @@ def test_a_notebook_gets_the_page_in_a_frame(record, view, make):
     shown = make(record)
     (frame,) = Text(shown._repr_html_()).frames
     assert frame == shown.html
+    assert "array" not in repr(shown)  # a notebook's file keeps that beside the frame
     said = json.loads(re.search(r'id="record">(.*?)</script>', frame, re.DOTALL)[1])
     assert said["view"] == view
     assert said["stacks"][0]["queries"]["labels"] == list(LABELS)
