@@ -137,6 +137,8 @@ def as_segments(x: SegmentIds | None, batch: Size, queries: Size, keys: Size) ->
             f"got {of_query.shape} and {of_key.shape}"
         )
     dtype = np.promote_types(of_query.dtype, of_key.dtype)
+    if dtype.kind not in "iub":
+        raise ValueError(f"segment_ids must be integers, got {dtype}")
     return of_query.astype(dtype), of_key.astype(dtype)
 
 

@@ -23,9 +23,17 @@ def require_divisible(name: str, value: int, divisor_name: str, divisor: int) ->
 
 
 def require_positive(name: str, value: int) -> None:
-    """A ValueError unless `value` is at least 1."""
+    """A ValueError unless `value`, a number of things, is at least 1."""
+    if isinstance(value, float):
+        raise ValueError(f"{name} must be an integer, got {name}={value}")
     if value < 1:
         raise ValueError(f"{name} must be at least 1, got {name}={value}")
+
+
+def require_callable(name: str, value: Any) -> None:
+    """Raise ValueError unless `value` is a function, or None."""
+    if value is not None and not callable(value):
+        raise ValueError(f"{name} must be a function, or None, got {value!r}")
 
 
 def require_integer(name: str, value: Any) -> int:

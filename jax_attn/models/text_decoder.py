@@ -4,11 +4,13 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from flax import nnx
+from jax.core import Tracer
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, Integer
 
+from jax_attn.functional.checks import require_at_most
 from jax_attn.models.token_mask import segment_positions, token_mask
-from jax_attn.nn.attention.cache import next_positions
+from jax_attn.nn.attention.cache import next_positions, require_cache
 
 
 class TextCache(NamedTuple):
@@ -37,7 +39,8 @@ class TextDecoder(nnx.Module):
 
     Raises:
         ValueError: ids that are not integers or not `(b, t)`, a mask that is neither boolean nor integer, a mask or
-            segments of another shape than the ids, or segments beside a cache.
+            segments of another shape than the ids, segments beside a cache, a cache of another kind, or more tokens
+            than positions (under `jit` it is not known how many are in a cache).
 
     Source: Radford et al., "Language Models are Unsupervised Multitask Learners".
     """
@@ -82,7 +85,11 @@ class TextDecoder(nnx.Module):
             else:
                 positions = None if real is None else jnp.where(real, jnp.cumsum(real, axis=-1) - 1, -1)
             return self.decoder(self.embeddings(input_ids, positions=positions), mask=real, **options)
+        require_cache(cache, TextCache)
         positions = next_positions(cache.length, input_ids.shape[1], real)
+        most = getattr(self.embeddings, "max_positions", None)
+        if most is not None and positions.size and not isinstance(positions, Tracer):
+            require_at_most("the number of tokens", int(positions.max()) + 1, "max_positions", most)
         x = self.embeddings(input_ids, positions=positions)
         hidden, layers = self.decoder(x, mask=real, cache=cache.layers, **options)
         seen = positions.max(axis=1, initial=-1) + 1

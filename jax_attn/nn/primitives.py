@@ -70,6 +70,17 @@ def uniform_within(bound: float) -> Initializer:
     return init
 
 
+def require_buildable(rngs: Any, dtype: Any, param_dtype: Any) -> None:
+    """Raise ValueError unless a module can draw its weights from `rngs`, and both dtypes are such."""
+    if not isinstance(rngs, nnx.Rngs):
+        raise ValueError(f"rngs must be flax's nnx.Rngs, such as nnx.Rngs(0), got {type(rngs).__name__}")
+    for name, given in (("dtype", dtype), ("param_dtype", param_dtype)):
+        try:
+            jnp.dtype(given)
+        except TypeError:
+            raise ValueError(f"{name} must be a dtype, such as jnp.bfloat16, got {given!r}") from None
+
+
 class Linear(nnx.Linear):
     """`y = x @ kernel + bias`, initialised as `torch.nn.Linear`.
 
@@ -89,6 +100,9 @@ class Linear(nnx.Linear):
         dtype: DTypeLike | None = None,
         param_dtype: DTypeLike = jnp.float32,
     ):
+        require_buildable(rngs, dtype, param_dtype)
+        require_positive("in_features", in_features)
+        require_positive("out_features", out_features)
         init = uniform_within(in_features**-0.5)
         super().__init__(
             in_features,
@@ -186,6 +200,7 @@ class Conv(nnx.Conv):
         dtype: DTypeLike | None = None,
         param_dtype: DTypeLike = jnp.float32,
     ):
+        require_buildable(rngs, dtype, param_dtype)
         require_divisible("out_features", out_features, "groups", groups)
         inputs = require_divisible("in_features", in_features, "groups", groups) * math.prod(kernel_size)
         init = uniform_within(inputs**-0.5)
@@ -261,6 +276,7 @@ class Embedding(nnx.Embed):
         dtype: DTypeLike | None = None,
         param_dtype: DTypeLike = jnp.float32,
     ):
+        require_buildable(rngs, dtype, param_dtype)
         if padding_idx is not None and not -num_embeddings <= padding_idx < num_embeddings:
             raise ValueError(f"padding_idx must be within num_embeddings={num_embeddings}, got {padding_idx}")
         super().__init__(
@@ -338,6 +354,12 @@ class LayerNorm(nnx.LayerNorm):
             use_fast_variance=False,
             rngs=rngs,
         )
+
+    def __call__(self, x: jax.Array, *, mask: jax.Array | None = None) -> jax.Array:
+        """`(..., normalized_shape)` to the same shape."""
+        if x.shape[-1:] != (self.num_features,):
+            raise ValueError(f"x must have shape (..., {self.num_features}), got {x.shape}")
+        return super().__call__(x, mask=mask)
 
 
 class RMSNorm(nnx.Module):
@@ -420,9 +442,11 @@ def make_norm(
         param_dtype: dtype of the parameters.
 
     Raises:
-        ValueError: `kind` is not known.
+        ValueError: `kind` is not known, or `eps` is below 0.
     """
     require_known("norm", kind, NORMS)
+    if eps is not None and not eps >= 0:
+        raise ValueError(f"eps must be at least 0, or None for the default, got {eps}")
     given = {} if eps is None else {"eps": eps}
     return NORMS[kind](width, **given, rngs=rngs, dtype=dtype, param_dtype=param_dtype)
 

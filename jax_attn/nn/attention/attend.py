@@ -4,10 +4,29 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jax_attn.functional.attention import dot_product_attention
+from jax_attn.functional.checks import require_known
+from jax_attn.functional.dispatch import IMPLEMENTATIONS
 from jax_attn.nn.attention.weights import AttentionWeights, keep_scored, sees_weights
+
+
+def known_implementation(name: str | None) -> Any:
+    """Return the name; raise ValueError unless `dot_product_attention` has such an implementation."""
+    require_known("implementation", name, (None, *IMPLEMENTATIONS))
+    return name
+
+
+def require_positions(name: str, positions: Array | None, batch: int, tokens: int) -> None:
+    """Raise ValueError unless positions are integers `(batch or 1, tokens)`, or None."""
+    if positions is None:
+        return
+    if not jnp.issubdtype(positions.dtype, jnp.integer):
+        raise ValueError(f"{name} must be integers, got {positions.dtype}")
+    if positions.shape not in ((batch, tokens), (1, tokens)):
+        raise ValueError(f"{name} must have shape {(batch, tokens)} or {(1, tokens)}, got {positions.shape}")
 
 
 def attend(

@@ -133,6 +133,13 @@ class ContextCache:
         check_shapes(self, batch, heads, widths)
 
 
+def require_cache(cache: Any, *kinds: type) -> None:
+    """Raise ValueError unless a cache is of one of the kinds that the module's `init_cache` makes."""
+    if not isinstance(cache, kinds):
+        names = " or ".join(kind.__name__ for kind in kinds)
+        raise ValueError(f"cache must be a {names}, as init_cache makes it, got {type(cache).__name__}")
+
+
 def next_positions(
     length: Int[Array, "B"], tokens: int, real: Bool[Array, "B T"] | None
 ) -> Int[Array, "B T"]:

@@ -14,7 +14,7 @@ from jax_attn.functional.checks import require_divisible, require_known, require
 from jax_attn.functional.dtypes import accumulator
 from jax_attn.functional.logical_axes import LogicalAxes
 from jax_attn.functional.score_mods import ScoreMod
-from jax_attn.nn.attention.attend import attend, call_unbatched
+from jax_attn.nn.attention.attend import attend, call_unbatched, known_implementation, require_positions
 from jax_attn.nn.attention.seen import four_axes
 from jax_attn.nn.positions.attention_positions import Places
 from jax_attn.nn.primitives import Dropout, Linear
@@ -106,7 +106,7 @@ class DisentangledAttention(nnx.Module):
         self.pos_att_type = tuple(dict.fromkeys(pos_att_type))
         self.share_att_key = share_att_key
         self.scale = (head_dim * (1 + len(self.pos_att_type))) ** -0.5
-        self.implementation = implementation
+        self.implementation = known_implementation(implementation)
         self.dtype = dtype
 
         def linear(d_in: int = embed_dim, d_out: int = num_heads * head_dim) -> Linear:
@@ -152,6 +152,7 @@ class DisentangledAttention(nnx.Module):
             given = {"mask": mask, "positions": positions, "segment_ids": segment_ids}
             return call_unbatched(self, x, None, shared, **given)
         self._check(relative)
+        require_positions("positions", positions, *x.shape[:2])
         query, key, value = (self._split_heads(p(x)) for p in (self.q_proj, self.k_proj, self.v_proj))
         batch, tokens, _ = x.shape
         scores = (batch, self.num_heads, tokens, tokens)

@@ -11,10 +11,10 @@ from jax_attn.functional.attention import Implementation
 from jax_attn.functional.checks import require_last_dim, require_positive
 from jax_attn.functional.dispatch import has_many_scores
 from jax_attn.functional.logical_axes import LogicalAxes
-from jax_attn.nn.attention.attend import attend, call_unbatched
-from jax_attn.nn.attention.cache import KVCache, require_cacheable
+from jax_attn.nn.attention.attend import attend, call_unbatched, known_implementation, require_positions
+from jax_attn.nn.attention.cache import KVCache, require_cache, require_cacheable
 from jax_attn.nn.attention.seen import both, four_axes, real_tokens, what_is_seen
-from jax_attn.nn.positions.attention_positions import AttentionPositions, Places
+from jax_attn.nn.positions.attention_positions import AttentionPositions, Places, require_attention_positions
 from jax_attn.nn.primitives import Dropout, Linear, RMSNorm
 
 
@@ -103,6 +103,7 @@ class LatentAttention(nnx.Module):
         for name, size in sizes.items():
             require_positive(name, size)
         if positions is not None:
+            require_attention_positions(positions)
             positions.check_heads(num_heads, qk_rope_head_dim)
             if positions.needs_weights:
                 raise ValueError(
@@ -119,7 +120,7 @@ class LatentAttention(nnx.Module):
         self.window = window
         self.positions = positions
         self.scale = query_dim**-0.5 if scale is None else scale
-        self.implementation = implementation
+        self.implementation = known_implementation(implementation)
         self.dtype = dtype
         self.param_dtype = param_dtype
 
@@ -167,6 +168,7 @@ class LatentAttention(nnx.Module):
             shared = {"absorbed": absorbed, "return_weights": return_weights}
             given = {"mask": mask, "positions": positions, "segment_ids": segment_ids}
             return call_unbatched(self, x, cache, shared, **given)
+        require_positions("positions", positions, *x.shape[:2])
         if cache is None:
             rotary, latent = self._compressed(x, positions)
             places = Places(positions, positions)
@@ -174,6 +176,7 @@ class LatentAttention(nnx.Module):
             for name, given in (("positions", positions), ("segment_ids", segment_ids)):
                 if given is not None:
                     raise ValueError(f"{name} cannot be given together with a cache")
+            require_cache(cache, KVCache)
             cache.check(*x.shape[:2], 1, (self.rope, self.kv_lora_rank))
             at = cache.next_positions(*x.shape[:2], real_tokens(mask, *x.shape[:2]))
             cache, rotary, latent, places = cache.append(*self._compressed(x, at), at)

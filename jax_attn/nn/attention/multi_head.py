@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Float, Int
 from jax_attn.functional.attention import Implementation
 from jax_attn.functional.block_mask import MaskMod
 from jax_attn.functional.checks import (
+    require_callable,
     require_cap,
     require_divisible,
     require_known,
@@ -20,12 +21,12 @@ from jax_attn.functional.checks import (
 from jax_attn.functional.dispatch import has_many_scores
 from jax_attn.functional.logical_axes import LogicalAxes, constrain
 from jax_attn.functional.score_mods import ScoreMod
-from jax_attn.nn.attention.attend import call_unbatched, compute
-from jax_attn.nn.attention.cache import ContextCache, KVCache, require_cacheable
+from jax_attn.nn.attention.attend import call_unbatched, compute, known_implementation, require_positions
+from jax_attn.nn.attention.cache import ContextCache, KVCache, require_cache, require_cacheable
 from jax_attn.nn.attention.seen import both, four_axes, real_tokens, what_is_seen
 from jax_attn.nn.attention.talking_heads import TalkingHeads
 from jax_attn.nn.attention.weights import AttentionWeights, sees_weights
-from jax_attn.nn.positions.attention_positions import AttentionPositions, Places
+from jax_attn.nn.positions.attention_positions import AttentionPositions, Places, require_attention_positions
 from jax_attn.nn.primitives import Dropout, Linear, make_norm
 
 PROJECTIONS = ("q", "k", "v", "out")
@@ -144,6 +145,8 @@ class MultiHeadAttention(nnx.Module):
         require_positive("v_head_dim", v_head_dim)
         if window is not None:
             require_positive("window", window)
+        require_callable("mask_mod", mask_mod)
+        require_callable("score_mod", score_mod)
         if softcap is not None:
             require_cap("softcap", softcap)
         if sinks is not None:
@@ -151,8 +154,7 @@ class MultiHeadAttention(nnx.Module):
         if gate is not None:
             require_known("gate", gate, GATES)
         if positions is not None:
-            if not isinstance(positions, AttentionPositions):
-                raise ValueError(f"positions must be an object of jax_attn.nn.positions, got {positions!r}")
+            require_attention_positions(positions)
             positions.check_heads(num_heads, head_dim)
             if positions.needs_weights and v_head_dim != head_dim:
                 raise ValueError(
@@ -173,7 +175,7 @@ class MultiHeadAttention(nnx.Module):
         self.softcap = softcap
         self.score_mod = score_mod
         self.gate = gate
-        self.implementation = implementation
+        self.implementation = known_implementation(implementation)
         self.dtype = dtype
         self.param_dtype = param_dtype
 
@@ -246,6 +248,7 @@ class MultiHeadAttention(nnx.Module):
                 segment_ids=segment_ids,
             )
         self._check_context(x, context)
+        require_positions("positions", positions, *x.shape[:2])
         if cache is not None:
             self._check_cached(
                 x, cache, context=context, value=value, segment_ids=segment_ids, positions=positions
@@ -320,6 +323,7 @@ class MultiHeadAttention(nnx.Module):
     def _keys_and_values(
         self, context: Float[Array, "b s k"], value: Any, positions: Int[Array, "b s"] | None
     ) -> tuple[Array, Array]:
+        require_positions("context_positions", positions, *context.shape[:2])
         value = context if value is None else value
         require_last_dim("value", value.shape, self.vdim, ndims=(3,))
         key = self.split_heads(self.k_proj(context))
@@ -409,6 +413,7 @@ class MultiHeadAttention(nnx.Module):
 
     def _check_cached(self, x: Array, cache: KVCache | ContextCache, positions: Any, **given: Any) -> None:
         """Raise ValueError where the cache is for another call, or comes with what it holds itself."""
+        require_cache(cache, KVCache, ContextCache)
         if isinstance(cache, KVCache):
             given["positions"] = positions
         for name, argument in given.items():

@@ -14,8 +14,8 @@ from jax_attn.functional.dispatch import has_many_scores
 from jax_attn.functional.dtypes import accumulator
 from jax_attn.functional.logical_axes import LogicalAxes
 from jax_attn.functional.relative_shift import relative_shift
-from jax_attn.nn.attention.attend import attend, call_unbatched
-from jax_attn.nn.attention.cache import KVCache, require_cacheable
+from jax_attn.nn.attention.attend import attend, call_unbatched, known_implementation
+from jax_attn.nn.attention.cache import KVCache, require_cache, require_cacheable
 from jax_attn.nn.attention.seen import both, four_axes, real_tokens, what_is_seen
 from jax_attn.nn.positions.attention_positions import Places
 from jax_attn.nn.primitives import Dropout, Linear
@@ -92,7 +92,7 @@ class RelativeAttention(nnx.Module):
         self.is_causal = is_causal
         self.window = window
         self.scale = head_dim**-0.5
-        self.implementation = implementation
+        self.implementation = known_implementation(implementation)
         self.dtype = dtype
         self.param_dtype = param_dtype
 
@@ -151,6 +151,7 @@ class RelativeAttention(nnx.Module):
             places = Places(None if past == 0 else past + jnp.arange(tokens)[None])
             bias = self._of_all_pairs(of_position, past)
         else:
+            require_cache(cache, KVCache)
             cache.check(batch, tokens, self.num_heads, (self.head_dim, self.head_dim))
             at = cache.next_positions(batch, tokens, real_tokens(mask, batch, tokens))
             cache, key, value, places = cache.append(*self._keys_and_values(x), at)

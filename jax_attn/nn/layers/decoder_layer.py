@@ -7,6 +7,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
+from jax_attn.nn.attention.cache import require_cache
 from jax_attn.nn.attention.multi_head import MultiHeadAttention
 from jax_attn.nn.layers.encoder_layer import EncoderLayer, require_given, require_width
 from jax_attn.nn.layers.layer_scale import LayerScale
@@ -193,6 +194,7 @@ class DecoderLayer(EncoderLayer):
     def _check(self, context: Any, cache: DecoderCache | None) -> None:
         """Raise ValueError unless there is a context where one is needed, and only there."""
         if cache is not None:
+            require_cache(cache, DecoderCache)
             if context is not None:
                 raise ValueError("context cannot be given together with a cache, which holds it")
         elif (context is None) is not (self.cross_attention is None):

@@ -99,10 +99,10 @@ class Stack(nnx.Module):
         Returns:
             what the last layer gives, normed; with a cache, a tuple of that and the new cache.
         """
+        if cache is not None:
+            self._check_cache(cache)
         if self.positions is not None:
             options = {**options, "bias": self._bias(x, cache, **options)}
-        if cache is not None and self.repeats > 1:
-            raise ValueError(f"cache must be None with repeats={self.repeats}: each pass would need its own")
         if isinstance(self.layers, nnx.List):
             for _ in range(self.repeats):
                 x, new = self._in_turn(x, cache, shared, options)
@@ -182,6 +182,9 @@ class Stack(nnx.Module):
         Raises:
             ValueError: as in the layers.
         """
+        first = self.layers[0] if isinstance(self.layers, nnx.List) else self.layers
+        if not hasattr(first, "init_cache"):
+            raise ValueError(f"layers must decode token by token: {type(first).__name__} has no init_cache")
         given = (batch, length, *(() if context is None else (context,)))
         if isinstance(self.layers, nnx.List):
             return tuple(layer.init_cache(*given, dtype=dtype) for layer in self.layers)
@@ -196,6 +199,22 @@ class Stack(nnx.Module):
         if isinstance(self.layers, nnx.List):
             return tuple(_rows(layer, part, rows) for layer, part in zip(self.layers, cache, strict=True))
         return jax.vmap(lambda part: _rows(self.layers, part, rows))(cache)
+
+    def _check_cache(self, cache: Any) -> None:
+        """Raise ValueError where the cache is not one for these layers."""
+        if self.repeats > 1:
+            raise ValueError(f"cache must be None with repeats={self.repeats}: each pass would need its own")
+        listed = type(cache) in (tuple, list)
+        if isinstance(self.layers, nnx.List):
+            if not listed or len(cache) != len(self.layers):
+                given = f"{len(cache)} of them" if listed else f"a {type(cache).__name__}"
+                raise ValueError(
+                    f"cache must be a tuple of one for each of {len(self.layers)} layers, got {given}"
+                )
+        elif listed and self.period == 1:
+            raise ValueError(
+                "cache must be one with a leading axis of layers, as scan=True has it, got a tuple"
+            )
 
     def _bias(
         self,

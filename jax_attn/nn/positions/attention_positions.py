@@ -4,6 +4,7 @@ import dataclasses
 from typing import Any
 
 import jax.numpy as jnp
+from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from jax_attn.functional.reference import over_grid
@@ -74,6 +75,13 @@ class AttentionPositions:
         return None
 
     needs_weights: bool = False
+
+
+def require_attention_positions(positions: Any) -> None:
+    """Raise ValueError unless an attention may ask these positions."""
+    if not isinstance(positions, AttentionPositions):
+        given = type(positions).__name__ if isinstance(positions, nnx.Module) else repr(positions)
+        raise ValueError(f"positions must be AttentionPositions, such as RotaryPositions, got {given}")
 
 
 def changed(scores: Float[Array, "B N T S"], score_mod: ScoreMod) -> Float[Array, "B N T S"]:

@@ -1,0 +1,111 @@
+"""What a user gets wrong, in modules of every kind: one line that names what was given and what was expected."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+from flax import nnx
+
+from jax_attn.models import CausalLM, TextDecoder
+from jax_attn.nn import (
+    CausalLMHead,
+    Decoder,
+    DisentangledAttention,
+    Embeddings,
+    Encoder,
+    EncoderLayer,
+    FeedForward,
+    KVCache,
+    LatentAttention,
+    LayerNorm,
+    MultiHeadAttention,
+    RotaryPositions,
+    SinusoidalPositions,
+    Stack,
+)
+from jax_attn.nn.attention.cache import require_cache
+
+OWN = {"rngs": nnx.Rngs(0)}
+LATENT = {"kv_lora_rank": 4, "qk_nope_head_dim": 4, "qk_rope_head_dim": 4, **OWN}
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: MultiHeadAttention(8, 2.0, **OWN), "num_heads must be an integer, got num_heads=2.0"),
+        (
+            lambda: MultiHeadAttention(8, 2, window=2.5, **OWN),
+            "window must be an integer, got window=2.5",
+        ),
+        (lambda: MultiHeadAttention(8, 2, kdim=0, **OWN), "in_features must be at least 1"),
+        (
+            lambda: MultiHeadAttention(8, 2, positions=SinusoidalPositions(8, 8), **OWN),
+            "positions must be AttentionPositions, such as RotaryPositions, got SinusoidalPositions$",
+        ),
+        (
+            lambda: LatentAttention(8, 2, positions="rotary", **LATENT),
+            "positions must be AttentionPositions, such as RotaryPositions, got 'rotary'",
+        ),
+        (lambda: MultiHeadAttention(8, 2, mask_mod=3, **OWN), "mask_mod must be a function, or None, got 3"),
+        (
+            lambda: MultiHeadAttention(8, 2, score_mod=3, **OWN),
+            "score_mod must be a function, or None, got 3",
+        ),
+        (
+            lambda: LatentAttention(8, 2, implementation="flash", **LATENT),
+            "implementation must be one of None, blockwise, cudnn, pallas, reference, xla, got 'flash'",
+        ),
+        (lambda: FeedForward(8, 7, rngs=0), r"rngs must be flax's nnx.Rngs, such as nnx.Rngs\(0\), got int"),
+        (
+            lambda: Embeddings(7, 8, 5, rngs=jax.random.key(0)),
+            "rngs must be flax's nnx.Rngs, .* got PRNGKeyArray",
+        ),
+        (
+            lambda: Encoder(1, 8, 2, 7, dtype="bf16", **OWN),
+            "dtype must be a dtype, such as jnp.bfloat16, got 'bf16'",
+        ),
+        (lambda: Encoder(1, 8, 2, 7, eps=-1.0, **OWN), "eps must be at least 0, or None .* got -1.0"),
+        (lambda: require_cache({}, KVCache), "cache must be a KVCache, as init_cache makes it, got dict"),
+    ],
+)
+def test_is_refused_when_it_is_built(build, message):
+    with pytest.raises(ValueError, match=message):
+        build()
+
+
+def test_is_refused_when_it_is_called():
+    x, ids, whole = jnp.ones((2, 5, 8)), jnp.ones((2, 5), int), jnp.ones((2, 5), int)
+    attention = MultiHeadAttention(8, 2, positions=RotaryPositions(4), **OWN)
+    latent = LatentAttention(8, 2, **LATENT)
+    disentangled = DisentangledAttention(8, 2, 7, pos_att_type=(), **OWN)
+    decoder, scanned = (Decoder(2, 8, 2, 7, scan=scan, **OWN) for scan in (False, True))
+    embeddings = Embeddings(11, 8, 6, num_segments=0, **OWN)
+    model = CausalLM(TextDecoder(embeddings, decoder), CausalLMHead(8, 11, **OWN))
+    cache, of_all = decoder.init_cache(2, 8), scanned.init_cache(2, 8)
+    full = model.init_cache(2, 8)._replace(length=jnp.array([1, 4]))
+    for call, message in (
+        (
+            lambda: attention(x, positions=whole[:, :4]),
+            r"positions must have shape \(2, 5\) or \(1, 5\), got",
+        ),
+        (lambda: latent(x, positions=whole[:, :4]), r"positions must have shape \(2, 5\) or \(1, 5\), got"),
+        (lambda: disentangled(x, positions=whole[:, :4]), r"positions must have shape \(2, 5\) or \(1, 5\)"),
+        (
+            lambda: attention(x, x[:, :3], context_positions=whole[:, :4]),
+            r"context_positions must have shape \(2, 3\) or \(1, 3\), got \(2, 4\)",
+        ),
+        (lambda: LayerNorm(8, **OWN)(x[..., :7]), r"x must have shape \(..., 8\), got \(2, 5, 7\)"),
+        (lambda: decoder(x, cache=cache[:1]), "cache must be a tuple of one for each of 2 layers, got 1"),
+        (lambda: decoder(x, cache=cache[0]), "cache must be a tuple .* got a DecoderCache"),
+        (lambda: decoder(x, cache=of_all), "cache must be a tuple .* got a DecoderCache"),
+        (lambda: scanned(x, cache=cache), "cache must be one with a leading axis of layers, .* got a tuple"),
+        (
+            lambda: Stack([EncoderLayer(8, 2, 7, **OWN)]).init_cache(2, 8),
+            "layers must decode token by token: EncoderLayer has no init_cache",
+        ),
+        (
+            lambda: model(ids[:, :3], cache=full),
+            "the number of tokens must be at most max_positions=6, got 7",
+        ),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call()
