@@ -42,10 +42,30 @@ def softmax_features(
 
     Source: Choromanski et al. (arXiv 2009.14794), lemma 1; `eps` and the factor as in the authors' code.
     """
+    products, lengths = _exponents(x, features)
+    largest = jnp.max(products, axis=-1 if is_query else (1, 3), keepdims=True, initial=-jnp.inf)
+    largest = jax.lax.stop_gradient(jnp.where(jnp.isfinite(largest), largest, 0))
+    return (jnp.exp(products - lengths - largest) + eps) * features.shape[0] ** -0.5
+
+
+def further_features(
+    keys: Float[Array, "B T N H"], features: Float[Array, "M H"], largest: Float[Array, "B N"]
+) -> tuple[Float[Array, "B T N M"], Float[Array, "B N"]]:
+    """`softmax_features` of keys that come after others, whose factor is `exp(-largest)`.
+
+    Returns:
+        the features, and the exponent of the factor that they share: what was made with the old one has to be
+        multiplied by `exp(largest - new)`.
+    """
+    products, lengths = _exponents(keys, features)
+    new = jnp.maximum(largest, jnp.max(products, axis=(1, 3), initial=-jnp.inf))
+    new = jax.lax.stop_gradient(jnp.where(jnp.isfinite(new), new, 0))
+    return jnp.exp(products - lengths - new[:, None, :, None]) * features.shape[0] ** -0.5, new
+
+
+def _exponents(x: Float[Array, "B T N H"], features: Float[Array, "M H"]) -> tuple[Array, Array]:
+    """`ω · x'` of each feature, and `|x'|² / 2`."""
     wide = accumulator(x.dtype)
     x = x.astype(wide) * x.shape[-1] ** -0.25
     products = jnp.einsum("btnh,mh->btnm", x, features.astype(wide))
-    largest = jnp.max(products, axis=-1 if is_query else (1, 3), keepdims=True, initial=-jnp.inf)
-    largest = jax.lax.stop_gradient(jnp.where(jnp.isfinite(largest), largest, 0))
-    lengths = jnp.sum(x * x, axis=-1, keepdims=True) / 2
-    return (jnp.exp(products - lengths - largest) + eps) * features.shape[0] ** -0.5
+    return products, jnp.sum(x * x, axis=-1, keepdims=True) / 2

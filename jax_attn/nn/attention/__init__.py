@@ -12,7 +12,7 @@ from jax_attn.nn.attention.linformer import LinformerAttention
 from jax_attn.nn.attention.multi_head import MultiHeadAttention, Tokens
 from jax_attn.nn.attention.multiplicative import MultiplicativeAttention
 from jax_attn.nn.attention.nystrom import NystromAttention
-from jax_attn.nn.attention.performer import PerformerAttention
+from jax_attn.nn.attention.performer import PerformerAttention, PerformerCache
 from jax_attn.nn.attention.pooling import AttentionPooling
 from jax_attn.nn.attention.relative import RelativeAttention
 from jax_attn.nn.attention.talking_heads import TalkingHeads
@@ -44,6 +44,7 @@ __all__ = [
     "MultiplicativeAttention",
     "NystromAttention",
     "PerformerAttention",
+    "PerformerCache",
     "RelativeAttention",
     "ScoredKey",
     "ScoredQuery",

@@ -1,7 +1,7 @@
 """Softmax attention in linear time, by random features."""
 
 import math
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import jax.numpy as jnp
 from flax import nnx
@@ -18,20 +18,36 @@ from jax_attn.functional.checks import (
 from jax_attn.functional.linear_attention import (
     bidirectional_linear_attention,
     chunked_linear_attention,
+    empty_state,
     linear_attention_weights,
+    recurrent_linear_attention,
 )
 from jax_attn.functional.logical_axes import LogicalAxes
-from jax_attn.functional.random_features import orthogonal_features, softmax_features
+from jax_attn.functional.random_features import further_features, orthogonal_features, softmax_features
 from jax_attn.nn.attention.attend import call_unbatched
+from jax_attn.nn.attention.cache import require_cache, require_cacheable
 from jax_attn.nn.attention.weights import keep_weights, sees_weights
 from jax_attn.nn.primitives import Linear, RandomBuffer
+
+
+class PerformerCache(NamedTuple):
+    """What decoding needs to know of the tokens before: a plain value, of one size for any number of them.
+
+    Attributes:
+        memory: `(b, num_heads, num_features, head_dim + 1)`, the sum `Σ φ(k) [v 1]ᵀ`, in float32 at least.
+        largest: `(b, num_heads)`, the exponent that all its features are divided by the exponential of.
+    """
+
+    memory: Array
+    largest: Array
 
 
 class PerformerAttention(nnx.Module):
     """Multi-head attention with the weights `φ(q) · φ(k) / Σ φ(q) · φ(k)`, on average those of the softmax.
 
     `φ(x) = exp(ω x' - |x'|² / 2) / sqrt(num_features)`, `x' = x / head_dim^(1/4)`, with fixed random vectors `ω`,
-    which all heads share. Time and memory grow with the length, not with its square.
+    which all heads share. Time and memory grow with the length, not with its square, and decoding keeps a sum,
+    whose size no length changes.
 
     Parameters: `q_proj`, `k_proj`, `v_proj` and `out_proj` kernels `(embed_dim, embed_dim)`, and a bias each
     with `bias`. Buffer: `features` `(num_features, head_dim)`, orthogonal in blocks of `head_dim`; to draw others,
@@ -41,7 +57,7 @@ class PerformerAttention(nnx.Module):
         embed_dim: width of input and output.
         num_heads: number of heads; it divides `embed_dim`.
         num_features: number of random features; None is `head_dim · log(head_dim)`, rounded down, and one at least.
-        is_causal: a query sees the keys up to its own position only. There is no cache for decoding.
+        is_causal: a query sees the keys up to its own position only.
         bias: whether the four projections have a bias.
         eps: added to each feature, as the authors' code adds 1e-4. With 0, as in the paper, the weights are
             positive and causal attention sees nothing of later keys; the code's factor depends on all keys, and
@@ -53,7 +69,8 @@ class PerformerAttention(nnx.Module):
 
     Raises:
         ValueError: `num_heads` does not divide `embed_dim`, a size is below 1, `eps` is negative, an input has
-            another width or rank, the mask is not boolean or does not fit, or causal attention is given a context.
+            another width or rank, the mask is not boolean or does not fit, causal attention is given a context, or
+            a cache has no meaning or other sizes.
 
     Source: Choromanski et al. (arXiv 2009.14794).
     """
@@ -91,6 +108,7 @@ class PerformerAttention(nnx.Module):
         self.is_causal = is_causal
         self.eps = eps
         self.chunk_size = chunk_size
+        self.cache_dtype = param_dtype if dtype is None else dtype
 
         def linear() -> Linear:
             return Linear(embed_dim, embed_dim, bias=bias, rngs=rngs, dtype=dtype, param_dtype=param_dtype)
@@ -106,6 +124,7 @@ class PerformerAttention(nnx.Module):
         context: Float[Array, "*b s d"] | None = None,
         mask: Bool[Array, "*b s"] | None = None,
         *,
+        cache: PerformerCache | None = None,
         return_weights: bool = False,
     ) -> Any:
         """Attend from `x` to `context`, or to `x` itself.
@@ -114,11 +133,12 @@ class PerformerAttention(nnx.Module):
             x: `(b, t, embed_dim)`, or `(t, embed_dim)`, and then nothing below has a batch axis either.
             context: `(b, s, embed_dim)`; None is self-attention, with `s = t`.
             mask: True = attend, `(b, s)`: which keys may be seen.
+            cache: what `init_cache` or the last call gave: `x` is what comes after it.
             return_weights: whether to return the weights too, which takes time and memory `t · s`.
 
         Returns:
-            `(b, t, embed_dim)`; where a query may attend to nothing, the bias of `out_proj`. With
-            `return_weights` `(output, weights)`, the weights `(b, num_heads, t, s)`.
+            `(b, t, embed_dim)`; where a query may attend to nothing, the bias of `out_proj`. With a cache
+            `(output, cache)`; with `return_weights` `(output, weights)`, the weights `(b, num_heads, t, s)`.
         """
         require_last_dim("x", x.shape, self.embed_dim)
         if context is not None:
@@ -129,8 +149,10 @@ class PerformerAttention(nnx.Module):
             require_boolean_mask("mask", mask, [(x if context is None else context).shape[:-1]])
         if x.ndim == 2:
             return call_unbatched(
-                self, x, None, {"return_weights": return_weights}, context=context, mask=mask
+                self, x, cache, {"return_weights": return_weights}, context=context, mask=mask
             )
+        if cache is not None:
+            self._check_cache(x.shape[0], cache, return_weights)
 
         context = x if context is None else context
         queries, keys = self._heads(self.q_proj(x)), self._heads(self.k_proj(context))
@@ -139,17 +161,57 @@ class PerformerAttention(nnx.Module):
             keys = jnp.where(mask[..., None, None], keys, 0)
         features = self.features[...]
         queries = softmax_features(queries, features, is_query=True, eps=self.eps)
-        keys = softmax_features(keys, features, is_query=False, eps=self.eps)
-        if self.is_causal:
-            heads, _ = chunked_linear_attention(queries, keys, values, mask, chunk_size=self.chunk_size)
+        memory: Any = None
+        largest: Any = None
+        if cache is None:
+            keys = softmax_features(keys, features, is_query=False, eps=self.eps)
         else:
+            keys, largest = further_features(keys, features, cache.largest)
+            memory = cache.memory * jnp.exp(cache.largest - largest)[..., None, None]
+        if not self.is_causal:
             heads = bidirectional_linear_attention(queries, keys, values, mask)
+        elif x.shape[1] == 1:
+            heads, memory = recurrent_linear_attention(queries, keys, values, mask, memory)
+        else:
+            heads, memory = chunked_linear_attention(queries, keys, values, mask, memory, self.chunk_size)
         output = self.out_proj(heads.reshape(x.shape))
+        if cache is not None:
+            return output, PerformerCache(memory, largest)
         if not (return_weights or sees_weights(self)):
             return output
         weights = linear_attention_weights(queries, keys, mask, self.is_causal).astype(output.dtype)
         keep_weights(self, weights)
         return (output, weights) if return_weights else output
+
+    def init_cache(
+        self, batch: int, length: int | None = None, dtype: DTypeLike | None = None
+    ) -> PerformerCache:
+        """The state before the first token, of one size for any `length`.
+
+        Raises:
+            ValueError: the attention is not causal, or has an `eps`, with which the factor of the keys does not
+                cancel: the state would need those that are still to come.
+        """
+        self._require_cacheable()
+        dtype = jnp.dtype(dtype or self.cache_dtype)
+        memory = empty_state(batch, self.num_heads, self.features[...].shape[0], self.head_dim, dtype)
+        return PerformerCache(memory, jnp.full((batch, self.num_heads), -jnp.inf, memory.dtype))
+
+    def _require_cacheable(self) -> None:
+        require_cacheable(self.is_causal)
+        if self.eps:
+            raise ValueError(
+                f"eps must be 0 for a cache: with it features depend on later keys, got {self.eps}"
+            )
+
+    def _check_cache(self, batch: int, cache: PerformerCache, return_weights: bool) -> None:
+        self._require_cacheable()
+        require_cache(cache, PerformerCache)
+        expected = (batch, self.num_heads, self.features[...].shape[0], self.head_dim + 1)
+        if cache.memory.shape != expected:
+            raise ValueError(f"the cache must hold a memory {expected}, got {cache.memory.shape}")
+        if return_weights:
+            raise ValueError("return_weights needs every key, and a cache has their sum: pass one of them")
 
     def _heads(self, projected: Float[Array, "b t nh"]) -> Float[Array, "b t n h"]:
         """Neighbouring features make up a head."""

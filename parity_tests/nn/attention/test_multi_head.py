@@ -205,7 +205,10 @@ def test_bad_options_are_refused():
         ({"gate": "row"}, "gate must be one of head, element, got 'row'"),
         ({"bias": ("q", "w")}, "bias must be one of q, k, v, out, got 'w'"),
         ({"qk_norm": "batch"}, "norm must be one of .*, got 'batch'"),
-        ({"positions": "rotary"}, "positions must be an object of jax_attn.nn.positions, got 'rotary'"),
+        (
+            {"positions": "rotary"},
+            "positions must be AttentionPositions, such as RotaryPositions, got 'rotary'",
+        ),
         ({"positions": RotaryPositions(12)}, "positions are for heads of width 12, the attention has 13"),
         ({"positions": AlibiPositions(3)}, "positions are for 3 heads, and the attention has 2"),
         ({"head_dim": 0}, "head_dim must be at least 1, got head_dim=0"),

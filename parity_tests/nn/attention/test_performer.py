@@ -101,6 +101,29 @@ def test_causal_attention_sees_the_past_alone_and_padding_may_hold_anything():
     assert_same(run(jnp.where(mask[..., None], x, 1e3))[mask], run(x)[mask])
 
 
+@jax.enable_x64(True)
+def test_token_by_token_is_at_once():
+    """In chunks, then one by one in a scan, though keys grow and their common factor with them; with padding."""
+    module = attention(is_causal=True, chunk_size=2)
+    x = draw(2, 9, 26) * jnp.arange(1.0, 10.0)[:, None]
+    real = jnp.ones((2, 4), bool).at[1, :2].set(False)
+
+    @compiled
+    def decode(x):
+        def step(cache, token):
+            output, cache = module(token[:, None], cache=cache)
+            return cache, output[:, 0]
+
+        first, cache = module(x[:, :4], mask=real, cache=module.init_cache(2, 9))
+        second, cache = module(x[:, 4:6], cache=cache)
+        _, others = jax.lax.scan(step, cache, x[:, 6:].swapaxes(0, 1))
+        return jnp.concatenate([first, second, others.swapaxes(0, 1)], axis=1)
+
+    outputs = decode(x)
+    for row, start in enumerate((0, 2)):
+        assert_same(outputs[row : row + 1, start:], compiled(module)(x[row : row + 1, start:]))
+
+
 def test_bad_arguments_are_refused():
     for options, message in (
         ({"num_heads": 3}, "embed_dim must be divisible by num_heads, got embed_dim=26 and num_heads=3"),
@@ -121,3 +144,18 @@ def test_bad_arguments_are_refused():
     causal = PerformerAttention(26, 2, 17, is_causal=True, rngs=nnx.Rngs(0))
     with pytest.raises(ValueError, match="is_causal=True is for self-attention: context must be None"):
         causal(x, x)
+    cache = causal.init_cache(3)
+    with_eps = PerformerAttention(26, 2, is_causal=True, eps=1e-4, rngs=nnx.Rngs(0))
+    for call, message in (
+        (lambda: module.init_cache(3), "a cache is for attention with is_causal=True"),
+        (
+            lambda: with_eps.init_cache(3),
+            "eps must be 0 for a cache: .* got 0.0001",
+        ),
+        (lambda: module(x, cache=cache), "a cache is for attention with is_causal=True"),
+        (lambda: causal(x[:2], cache=cache), r"the cache must hold a memory \(2, 2, 17, 14\), got"),
+        (lambda: causal(x, cache=cache, return_weights=True), "return_weights needs every key"),
+        (lambda: causal(x[0], cache=cache), "x must have a batch axis where there is a cache"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call()
