@@ -55,11 +55,11 @@ test: $(READY_TO_TEST) lint  ## Lint, check types and run the tests
 # A few of each room, of those that take a tenth of a second and import no transformers: to run after every change.
 FAST := $(addprefix parity_tests/, test_house.py test_eager.py catalogue/test_agreement.py cli/test_train.py \
   from_scratch/test_causal.py functional/test_resize.py functional/test_softmax.py models/test_part.py \
-  nn/layers/test_feed_forward.py nn/layers/test_tied_head.py nn/test_primitives.py optim/test_losses.py \
+  nn/layers/test_drop_path.py nn/layers/test_feed_forward.py nn/layers/test_tied_head.py optim/test_losses.py \
   parity/judging/test_errors.py parity/judging/test_judge.py parity/test_report.py parity/tracing/test_comparing.py \
   parity/training/test_judge.py training/data training/sizing/test_roofline.py training/test_samples.py \
   visualize/test_quantise.py weights/test_config.py weights/test_files.py weights/test_rules.py \
-  weights/test_state_dict.py weights/test_tensors.py weights/test_ties.py)
+  weights/test_tensors.py weights/test_ties.py)
 .PHONY: test-fast
 test-fast: $(READY_TO_TEST)  ## Some tests of each room, in less than a minute: for work in progress
 	$(BIN)/pytest -n 2 $(FAST)
