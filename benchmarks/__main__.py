@@ -283,7 +283,11 @@ def bench(what: tyro.conf.OmitArgPrefixes[Benchmark] = Everything()) -> int:
     console = terminal()
     kinds = (Attention, Decode, Cached, Short, Flex, Ladder)
     parts = [kind(rounds=what.rounds) for kind in kinds] if isinstance(what, Everything) else [what]
-    comparisons = [done for part in parts for done in measure(console, *part.work())]
+    comparisons = [
+        replace(done, facts={"benchmark": type(part).__name__.lower(), **done.facts})
+        for part in parts
+        for done in measure(console, *part.work())
+    ]
     if what.json is not None:
         write_texts({what.json: as_json(record(name, what.rounds, comparisons))})
     if what.plot is not None:

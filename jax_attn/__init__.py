@@ -14,7 +14,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from jax_attn import catalogue, from_scratch, functional, models, nn, optim, parity, visualize, weights
+    from jax_attn import (
+        catalogue,
+        from_scratch,
+        functional,
+        models,
+        nn,
+        optim,
+        parity,
+        training,
+        visualize,
+        weights,
+    )
     from jax_attn.functional import (
         AuxRequest,
         BlockMask,
@@ -46,6 +57,7 @@ __all__ = [
     "or_masks",
     "parity",
     "score_mods",
+    "training",
     "visualize",
     "weights",
 ]
@@ -58,6 +70,7 @@ _ROOMS = {
     "nn",
     "optim",
     "parity",
+    "training",
     "visualize",
     "weights",
 }

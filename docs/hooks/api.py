@@ -1,12 +1,11 @@
 """The API: a page a door, with every name of its `__all__`, as directives of mkdocstrings."""
 
 import inspect
+import sys
 from collections.abc import Iterator, Sequence
 from importlib import import_module
 from types import ModuleType
 from typing import Any
-
-import griffe
 
 # In the order of the navigation. Rooms of `nn` are sections of its page.
 DOORS = (
@@ -44,7 +43,7 @@ def address(door: str) -> str:
 def page(door: str) -> str:
     """The Markdown of a door's page: who it is for, what the door says of itself, and each of its names."""
     module = import_module(door)
-    head = [f"# `{door}`", f"For those who write `{_example(door)}`.", inspect.getdoc(module) or ""]
+    head = [f"# `{door}`", f"For those who import from `{door}`.", inspect.getdoc(module) or ""]
     elsewhere = [_link(door, name) for name in module.__all__ if home(door, name) != door]
     if elsewhere:
         head.append("\n".join(elsewhere))
@@ -62,20 +61,24 @@ def home(door: str, name: str) -> str:
 
 def undocumented(doors: Sequence[str] = DOORS) -> list[str]:
     """The public names without a docstring of their own, constants among them, as the source has it."""
+    import griffe  # what mkdocstrings reads the source with
+
     packages = {name: griffe.load(name, resolve_aliases=True) for name in {d.split(".")[0] for d in doors}}
-    public = [f"{door}.{name}" for door in doors for name in import_module(door).__all__]
-    return [path for path in public if not _docstring(packages, path)]
+    public = [(door, name) for door in doors for name in import_module(door).__all__]
+    return [f"{door}.{name}" for door, name in public if not _docstring(packages, _path(door, name))]
+
+
+def _path(door: str, name: str) -> str:
+    """Where the source is read. A name that hides the file it comes from is looked up in that file."""
+    value = getattr(import_module(door), name)
+    file = f"{door}.{name}"
+    return f"{file}.{name}" if file in sys.modules and sys.modules[file] is not value else file
 
 
 def _docstring(packages: dict[str, Any], path: str) -> str:
     package, rest = path.split(".", 1)
     documented = packages[package][rest].docstring
     return documented.value.strip() if documented else ""
-
-
-def _example(door: str) -> str:
-    first = next(name for name in import_module(door).__all__ if name[0].isalpha())
-    return f"from {door} import {first}"
 
 
 def _entries(door: str) -> Iterator[str]:
@@ -85,18 +88,15 @@ def _entries(door: str) -> Iterator[str]:
         yield from (_directive(door, name, level=2) for name in names)
         return
     for room, title in SECTIONS.items():
-        inside = [name for name in names if _room(getattr(module, name)) == room]
+        behind = vars(import_module(f"{door}.{room}"))
+        inside = [name for name in names if behind.get(name) is getattr(module, name)]
         if inside:
             yield f"## {title}"
             yield from (_directive(door, name, level=3) for name in inside)
 
 
-def _room(value: Any) -> str:
-    return value.__module__.split(".")[2]
-
-
 def _directive(door: str, name: str, level: int) -> str:
-    return f"::: {door}.{name}\n    options:\n      heading_level: {level}"
+    return f"::: {_path(door, name)}\n    options:\n      heading_level: {level}"
 
 
 def _link(door: str, name: str) -> str:
@@ -105,4 +105,4 @@ def _link(door: str, name: str) -> str:
     first = (inspect.getdoc(value) or "").splitlines()[0]
     if isinstance(value, ModuleType) and there == value.__name__:
         return f"- [`{name}`]({there}.md): {first}"
-    return f"- [`{name}`][{there}.{name}]: {first}"
+    return f"- [`{name}`][{_path(there, name)}]: {first}"

@@ -1,5 +1,6 @@
 """What MkDocs calls while it builds: the generated pages join the written ones."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -9,8 +10,13 @@ from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))  # MkDocs loads this file alone; what it describes is the tree around it
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")  # a picture's program runs once
 
-from docs.hooks import api  # noqa: E402
+from docs.hooks import api, catalogue, speed  # noqa: E402
+from jax_attn.pages.style import DARK, LIGHT  # noqa: E402
+
+# The colours of our other pages, by the names of the theme's schemes.
+PALETTE = f"[data-md-color-scheme=default] {{ {LIGHT} }}\n[data-md-color-scheme=slate] {{ {DARK} }}\n"
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
@@ -24,7 +30,11 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add what is generated."""
-    for door in api.DOORS:
-        files.append(File.generated(config, api.address(door), content=api.page(door)))
+    """Add what is generated, in place of what is written for readers without the site."""
+    generated = {api.address(door): api.page(door) for door in api.DOORS}
+    generated |= {"catalogue.md": catalogue.page(), "speed.md": speed.page(), "css/palette.css": PALETTE}
+    for address, content in generated.items():
+        if written := files.get_file_from_path(address):
+            files.remove(written)
+        files.append(File.generated(config, address, content=content))
     return files

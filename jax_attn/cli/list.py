@@ -1,7 +1,8 @@
 """`jax-attn list`: what there is to verify and to import."""
 
 import inspect
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from typing import Annotated, Any
 
 import tyro
@@ -20,6 +21,7 @@ ROOMS = {
     "models": "Models",
 }
 
+SENTENCE = re.compile(r"(`[^`]*`|[^`])*?\.(?= |$)")  # a full stop in code ends none
 DEEPEST = 1  # of the parts that are shown with their arguments
 
 
@@ -31,7 +33,7 @@ def list_catalogue(
     `jax-attn list | grep mask` finds those of one kind; `jax-attn verify NAME` proves one.
     """
     if markdown:
-        print("\n".join(_markdown()))
+        print("\n".join(as_markdown()))
         return 0
     console = terminal()
     width = max(map(len, CATALOGUE))
@@ -62,19 +64,40 @@ def first_line(where: str) -> str:
     return (inspect.getdoc(locate("jax_attn", where)) or "").splitlines()[0]
 
 
-def _markdown() -> Iterator[str]:
+def formula(where: str) -> str:
+    """What the class computes: the first sentence of its docstring's second paragraph, where that is a formula."""
+    _, *paragraphs = (inspect.getdoc(locate("jax_attn", where)) or "").split("\n\n")
+    sentence = SENTENCE.match(" ".join(paragraphs[0].split())) if paragraphs else None
+    return sentence[0] if sentence and sentence[0].startswith("`") else ""
+
+
+def _code(where: str) -> str:
+    return f"`{where.split(':')[1]}`"
+
+
+def as_markdown(
+    title: Callable[[str], str] = _code, picture: Callable[[Twin], str | None] | None = None
+) -> Iterator[str]:
+    """The lines of docs/catalogue.md.
+
+    Args:
+        title: of a class, given `module:Class`.
+        picture: of a row, as HTML; None leaves the column of pictures out.
+    """
     yield "# Catalogue"
     yield ""
-    yield "Every variant (`jax-attn list --markdown`). `jax-attn verify NAME` proves one against its torch twin."
+    yield "For those who look for a variant: what each computes, and where it comes from. `jax-attn list` shows the"
+    yield "same, and `jax-attn verify NAME` proves one against its torch twin."
+    columns = ["name", "what it computes", "options", "source", *([] if picture is None else ["picture"])]
     for room, classes in by_room():
         yield f"\n## {ROOMS[room]}"
         for where, twins in classes:
-            module, name = where.split(":")
-            yield f"\n**`{name}`** (`jax_attn.{module}`): {first_line(where)}\n"
-            yield "| name | what it computes | options | source |"
-            yield "|---|---|---|---|"
+            yield f"\n### {title(where)}\n\n`jax_attn.{where.split(':')[0]}`: {first_line(where)}"
+            yield from filter(None, [formula(where)])
+            yield f"\n| {' | '.join(columns)} |\n|{'---|' * len(columns)}"
             for twin in twins:
-                cells = (f"`{twin.name}`", twin.summary, f"`{_options(twin)}`", twin.source)
+                cells = [f"`{twin.name}`", twin.summary, f"`{_options(twin)}`", twin.source]
+                cells += [] if picture is None else [picture(twin) or ""]
                 yield f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
 
 

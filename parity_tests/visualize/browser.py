@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+DRAWN = "document.getElementById('panel')?.dataset.done"  # a page of attention
 KEYS = {
     "ArrowDown": 40,
     "ArrowUp": 38,
@@ -75,9 +76,11 @@ class Tab:
         elif method == "Log.entryAdded" and about["entry"]["level"] in ("error", "warning"):
             self.errors.append(about["entry"]["text"])
 
-    def open(self, path: Path, width: int = 1000, height: int = 800, dark: bool = False) -> None:
-        """Open a file, and wait until it has drawn."""
-        self.address = path.resolve().as_uri()
+    def open(
+        self, page: Path | str, width: int = 1000, height: int = 800, dark: bool = False, ready: str = DRAWN
+    ) -> None:
+        """Open a file or an address, and wait until some JavaScript says that it has drawn."""
+        self.address = page if isinstance(page, str) else page.resolve().as_uri()
         self.requests.clear()
         self.errors.clear()
         self.send(
@@ -90,7 +93,7 @@ class Tab:
         scheme = "dark" if dark else "light"
         self.send("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
         self.send("Page.navigate", url=self.address)
-        self.wait("document.getElementById('panel')?.dataset.done")
+        self.wait(f"location.href === {json.dumps(self.address)} && ({ready})")
 
     def ask(self, expression: str):
         """The value of some JavaScript."""
