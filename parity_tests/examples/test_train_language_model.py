@@ -56,7 +56,8 @@ def test_a_finished_run_writes_on_and_is_a_checkpoint_that_transformers_loads(
     assert capsys.readouterr().out == likeliest
 
 
-@pytest.mark.parametrize("style", ["llama", pytest.param("gpt2", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("style", ["llama", "gpt2"])
 def test_both_frameworks_have_the_same_losses_in_float64(text, style):
     pytest.importorskip("torch")
     tiny = Options(

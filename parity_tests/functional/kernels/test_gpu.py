@@ -23,6 +23,11 @@ class TestTriton(KernelContract):
 
     implementation = TRITON
 
+    @pytest.mark.slow  # by default the TPU's kernels show it
+    @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+    def test_no_further_from_the_truth_than_the_oracle(self, dtype):
+        super().test_no_further_from_the_truth_than_the_oracle(dtype)
+
 
 @pytest.mark.parametrize("dtype", [pytest.param(jnp.float32, marks=pytest.mark.slow), jnp.bfloat16])
 def test_lowers_for_cuda_forward_and_backward(dtype):

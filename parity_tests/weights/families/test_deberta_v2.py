@@ -50,6 +50,7 @@ def test_transformers_computes_the_same_in_version_3(tmp_path):
     assert module.model.encoder.stacked
 
 
+@pytest.mark.slow
 def test_transformers_trains_the_same_in_version_2(tmp_path):
     options = {"num_labels": 5, "pooler_dropout": 0.3, "cls_dropout": 0.4, "pooler_hidden_act": "relu"}
     model = theirs("DebertaV2ForSequenceClassification", **V2, **options)
