@@ -36,6 +36,7 @@ from jax_attn.functional.checks import (
     require_positive,
     require_probability,
 )
+from jax_attn.functional.dropout import draw_keep_mask
 from jax_attn.functional.logical_axes import LogicalAxes, constrain
 from jax_attn.functional.normalize import rms_normalize
 from jax_attn.functional.sharding import for_product
@@ -454,7 +455,8 @@ def make_norm(
 class Dropout(nnx.Dropout):
     """Zeroes each element with probability `p` and scales the rest by `1 / (1 - p)`, while training.
 
-    `module.eval()` turns it off and `module.train()` on, as in torch; a new module is in training mode.
+    `module.eval()` turns it off and `module.train()` on, as in torch; a new module is in training mode. What is
+    dropped is a hash of the key and of the element's indices (`functional/dropout.py`), the same on every mesh.
 
     Source: `torch.nn.Dropout`.
     """
@@ -464,3 +466,26 @@ class Dropout(nnx.Dropout):
     def __init__(self, p: float = 0.5, *, rngs: nnx.Rngs):
         require_probability("dropout", p)
         super().__init__(p, deterministic=False, rngs=rngs)
+
+    def __call__(
+        self,
+        inputs: Float[Array, "..."],
+        *,
+        deterministic: bool | None = None,
+        rngs: nnx.Rngs | nnx.RngStream | jax.Array | None = None,
+    ) -> Float[Array, "..."]:
+        """Any shape to the same; the other arguments as in `nnx.Dropout`."""
+        if (self.deterministic if deterministic is None else deterministic) or self.rate == 0:
+            return inputs
+        if self.rate == 1:  # 1 / (1 - rate) would make NaN of the gradient
+            return jnp.zeros_like(inputs)
+        source = self.rngs if rngs is None else rngs
+        if isinstance(source, nnx.Rngs):
+            source = source[self.rng_collection]
+        key = source if isinstance(source, jax.Array) else source()
+        shape = list(inputs.shape)
+        for axis in self.broadcast_dims:
+            shape[axis] = 1
+        sharding = None if self.broadcast_dims else jax.typeof(inputs).sharding
+        keep = draw_keep_mask(key, self.rate, tuple(shape), sharding)
+        return jnp.where(keep, inputs / (1 - self.rate), 0)

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from jax_attn.nn.primitives import Dropout
 from jax_attn.parity.lanes import Lane
 
 
@@ -40,7 +41,8 @@ def depends_on_mode(module: nnx.Module) -> bool:
 
 def _settings(node: nnx.Module) -> dict[str, Any]:
     """The plain attributes of a module; none of a dropout that never drops."""
-    if isinstance(node, nnx.Dropout) and type(node).__call__ is nnx.Dropout.__call__ and node.rate == 0:
+    plain = (nnx.Dropout.__call__, Dropout.__call__)
+    if isinstance(node, nnx.Dropout) and type(node).__call__ in plain and node.rate == 0:
         return {}
     return {name: value for name, value in vars(node).items() if isinstance(value, bool | int | float | str)}
 
