@@ -58,10 +58,12 @@ from jax_attn.weights.twin import torch_twin
 class Options(EncoderOptions):
     """What can be set; the comments are the text of `--help`."""
 
-    preset: Literal["laptop", "fine-tune", "pod"] = "laptop"  # fine-tune is implied by --from-pretrained
+    # fine-tune is implied by --from-pretrained, sentiment by --data sentiment
+    preset: Literal["laptop", "sentiment", "fine-tune", "pod"] = "laptop"
     data: str = "four-source"  # or sentiment; or a .csv, .tsv or .jsonl file
     text_column: str = "text"  # column that holds the texts
     label_column: str = "label"  # column that holds the classes, whatever they are called
+    pooling: Literal["cls", "mean"] = "cls"  # classified by the first token, as BERT does, or by all of them
     mistakes: int = 5  # how many of the worst mistakes are shown at the end
     predict: tuple[str, ...] = ()  # texts to classify with the finished run in --out; nothing is trained
 
@@ -77,6 +79,14 @@ class Options(EncoderOptions):
 
 PRESETS = {
     "laptop": Options(),
+    "sentiment": Options(
+        preset="sentiment",
+        data="sentiment",
+        pooling="mean",  # it hangs on single words, wherever they stand, and however they are written
+        lowercase=True,
+        vocab_size=16_000,
+        eval_every=100,
+    ),
     "fine-tune": Options(preset="fine-tune", steps=300, eval_every=150, batch_size=32, learning_rate=1e-4),
     "pod": Options(
         preset="pod",
@@ -88,6 +98,10 @@ PRESETS = {
         schedule="cosine",
     ),
 }
+
+
+# BERT's is transformers' too; one that looks at all tokens is ours.
+ARCHITECTURES = {"cls": "ForSequenceClassification", "mean": "SequenceClassifier"}
 
 
 class Texts(NamedTuple):
@@ -128,7 +142,8 @@ def load_data(options: Options) -> Texts:
 def make_task(texts: Texts, options: Options) -> Task:
     """The model, its loss in both frameworks, and how it is saved."""
     classes = texts.labelled.classes
-    model = starting_encoder(options, texts.tokenizer, "ForSequenceClassification", num_labels=len(classes))
+    architecture = ARCHITECTURES[options.pooling]
+    model = starting_encoder(options, texts.tokenizer, architecture, num_labels=len(classes))
     names = {str(number): name for number, name in enumerate(classes)}
     labels = {"id2label": names, "label2id": {name: int(number) for number, name in names.items()}}
     return Task(
@@ -204,10 +219,9 @@ def predict(options: Options) -> None:
     folder = options.out / "model" if (options.out / "model").is_dir() else options.out
     model, tokenizer = from_pretrained(folder), load_tokenizer(folder)
     classes = model.config.get("id2label", {})
-    if "SequenceClassification" not in model.config["architectures"][0]:
-        raise ValueError(
-            f"{folder} holds a {model.config['architectures'][0]}, which does not classify texts"
-        )
+    architecture = model.config["architectures"][0]
+    if not any(kind in architecture for kind in ARCHITECTURES.values()):
+        raise ValueError(f"{folder} holds a {architecture}, which does not classify texts")
     examples = PaddedExamples(
         {"input_ids": tokenizer.encode(options.predict, options.max_tokens)}, pad_id=tokenizer.pad_id
     )
@@ -227,7 +241,12 @@ def softmax(scores: np.ndarray) -> np.ndarray:
 def main(arguments: Sequence[str] | None = None, program: str = "train_classifier.py") -> int:
     """The command line: 0 if all went well, 2 for bad input."""
     return run_example(
-        program, PRESETS, train, __doc__, arguments, implied={"--from-pretrained": "fine-tune"}
+        program,
+        PRESETS,
+        train,
+        __doc__,
+        arguments,
+        implied={"--from-pretrained": "fine-tune", "--data=sentiment": "sentiment"},
     )
 
 

@@ -4,6 +4,7 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from typing import TypeVar
 
 from jax_attn.cli.main import guarded
@@ -32,7 +33,8 @@ def run_example(
         train: what is done with the options.
         description: the text at the head of the help.
         arguments: of the command line; None are those of the process.
-        implied: by flag, the preset that is taken where the flag is given and `--preset` is not.
+        implied: by flag, or `--flag=value`, the preset that is taken where it is given and `--preset` is not; the
+            first counts.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
 
@@ -62,7 +64,7 @@ def parsed(
         os.environ.setdefault("PYTHON_TYRO_ANSI_CODES", "False")
     import tyro
 
-    words = {word.partition("=")[0] for word in arguments}
+    words = {*arguments, *(word.partition("=")[0] for word in arguments), *map("=".join, pairwise(arguments))}
     first = next((preset for flag, preset in implied.items() if flag in words), next(iter(presets)))
     chosen = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     chosen.add_argument("--preset", default=first)

@@ -26,6 +26,16 @@ BERT_BASE: dict[str, Any] = {
 }
 
 
+FIXED_BY_A_CHECKPOINT = (
+    "hidden_size",
+    "num_layers",
+    "num_heads",
+    "norm_placement",
+    "vocab_size",
+    "lowercase",
+)
+
+
 @dataclass(frozen=True, kw_only=True)
 class EncoderOptions(TrainingOptions):
     """What can be set; the comments are the text of `--help`."""
@@ -37,6 +47,7 @@ class EncoderOptions(TrainingOptions):
     norm_placement: Literal["pre", "post"] = "post"  # deep encoders with post need the warm-up
     dropout: float = 0.1  # after embeddings, attention and feed-forward, and before the last layer
     vocab_size: int = 8000  # bytes and frequent byte pairs, learned from the texts to train on
+    lowercase: bool = False  # capitals are no letters of their own: more of a small vocabulary is for words
     max_tokens: int = 64  # longer texts are cut
     held_out: float = 0.15  # share of the different texts that is kept for the test
     scan: bool = False  # layers as a loop: compiled once in place of once a layer
@@ -56,7 +67,7 @@ class EncoderOptions(TrainingOptions):
             )
         if self.from_pretrained is not None:
             own = {field.name: field.default for field in fields(self)}
-            for name in ("hidden_size", "num_layers", "num_heads", "norm_placement", "vocab_size"):
+            for name in FIXED_BY_A_CHECKPOINT:
                 if getattr(self, name) != own[name]:
                     raise ValueError(
                         f"--{name.replace('_', '-')} is fixed by --from-pretrained; leave it out"
@@ -77,7 +88,7 @@ def encoder_tokenizer(options: EncoderOptions, texts: Sequence[str]) -> TextToke
     """
     folder = checkpoint_folder(options)
     if folder is None:
-        return train_bpe(texts, options.vocab_size)
+        return train_bpe(texts, options.vocab_size, lowercase=options.lowercase)
     config, tokenizer = read_config(folder), load_tokenizer(folder)
     if tokenizer.vocab_size > config.get("vocab_size", tokenizer.vocab_size):
         raise ValueError(

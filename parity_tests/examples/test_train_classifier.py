@@ -175,8 +175,27 @@ def test_help_explains_the_options_and_a_preset_sets_several(capsys):
     assert "What can be set" not in shown
 
 
-def test_a_checkpoint_implies_the_preset_of_fine_tuning(capsys):
+@pytest.mark.parametrize(
+    ("arguments", "preset"),
+    [
+        (["--from-pretrained", "DIR", "--data", "sentiment"], "fine-tune"),
+        (["--data", "sentiment"], "sentiment"),
+        (["--data=sentiment"], "sentiment"),
+        (["--data", "sentiment", "--preset", "laptop"], "laptop"),
+        (["--data", "mine.csv"], "laptop"),
+    ],
+)
+def test_what_is_given_implies_a_preset(arguments, preset, capsys):
     with pytest.raises(SystemExit):
-        train_classifier.main(["--from-pretrained", "DIR", "--help"])
+        train_classifier.main([*arguments, "--help"])
     words = re.findall(r"[^│\s]+", capsys.readouterr().out)
-    assert "(default: fine-tune)" in " ".join(words)
+    assert f"(default: {preset})" in " ".join(words)
+
+
+def test_all_tokens_are_looked_at_and_capitals_are_not(options, tmp_path, capsys):
+    chosen = replace(options, out=tmp_path, steps=2, pooling="mean", lowercase=True)
+    train_classifier.train(chosen)
+    assert train_classifier.main(["--out", str(tmp_path), "--predict", "A PEAR f1", "a pear F1"]) == 0
+    *_, first, second = capsys.readouterr().out.splitlines()
+    assert first.partition(":")[0] == second.partition(":")[0]
+    assert json.loads((tmp_path / "model/config.json").read_text())["architectures"] == ["SequenceClassifier"]

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 from tokenizers.processors import TemplateProcessing
 from tokenizers.trainers import BpeTrainer
 
@@ -132,11 +132,16 @@ def load_tokenizer(folder: Path | str) -> TextTokenizer:
     return TextTokenizer(tokenizer, specials)
 
 
-def train_bpe(texts: Iterable[str], vocab_size: int) -> TextTokenizer:
-    """Learn byte pairs that are frequent in these texts, case kept; texts will begin with [CLS] and end with [SEP].
+def train_bpe(texts: Iterable[str], vocab_size: int, *, lowercase: bool = False) -> TextTokenizer:
+    """Learn byte pairs that are frequent in these texts; texts will begin with [CLS] and end with [SEP].
 
     All 256 bytes are in the vocabulary, so nothing is unknown, in any language, and the same texts give the same
     vocabulary. (Not WordPiece: its trainer gives another vocabulary in every run.)
+
+    Args:
+        texts: to learn from.
+        vocab_size: at most so many tokens.
+        lowercase: whether capitals are written as small letters, of these texts and of all that come.
 
     Raises:
         ValueError: a vocabulary smaller than the special tokens and the bytes.
@@ -149,6 +154,8 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> TextTokenizer:
             f"{vocab_size}"
         )
     tokenizer = Tokenizer(models.BPE())
+    if lowercase:
+        tokenizer.normalizer = normalizers.Lowercase()
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     tokenizer.decoder = decoders.Sequence([decoders.ByteLevel(), decoders.Strip(" ", 1, 0)])
     trainer = BpeTrainer(

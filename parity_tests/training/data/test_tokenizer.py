@@ -95,3 +95,11 @@ def test_what_is_no_tokenizer(tmp_path):
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(ValueError, match=r"is no tokenizer\.json of the tokenizers library"):
         load_tokenizer(tmp_path)
+
+
+def test_capitals_count_or_do_not(tmp_path):
+    upper, lower = "SOME Word1", "some word1"
+    for lowercase in (False, True):
+        train_bpe(TEXTS, 300, lowercase=lowercase).save(tmp_path)
+        first, second = load_tokenizer(tmp_path).encode([upper, lower])
+        assert np.array_equal(first, second) == lowercase
