@@ -7,7 +7,8 @@ import pytest
 import torch
 from flax import nnx
 
-from jax_attn.nn.primitives import Conv, Embedding, LayerNorm, RMSNorm, make_norm
+from jax_attn.functional.dropout import draw_keep_mask
+from jax_attn.nn.primitives import Conv, Dropout, Embedding, LayerNorm, RMSNorm, make_norm
 from jax_attn.parity.cases import Case
 from jax_attn.parity.compare import compare_cases
 from jax_attn.weights import load_state_dict, state_dict
@@ -162,3 +163,33 @@ def test_bad_convolutions_and_bad_input_are_refused():
         ValueError, match=r"inputs must have shape \(h, w, 5\) or \(b, h, w, 5\), got \(4, 5\)"
     ):
         Conv(5, 6, (2, 3), rngs=nnx.Rngs(0))(jnp.ones((4, 5)))
+
+
+@pytest.mark.parametrize("shape", [(), (4001,), (61, 67), (7, 1, 601), (3, 5, 17, 19)])
+def test_dropout_keeps_its_share_whatever_the_shape(shape):
+    rate = 0.3
+    keys = jax.random.split(jax.random.key(0), 4001 if shape == () else 2)
+    kept = np.asarray(jax.vmap(lambda key: draw_keep_mask(key, rate, shape))(keys))
+    assert kept.shape == (len(keys), *shape)
+    share = np.sqrt(rate * (1 - rate) / kept.size)
+    assert abs(kept.mean() - (1 - rate)) < 5 * share
+    both = kept[: len(kept) // 2] == kept[-(len(kept) // 2) :]  # two keys agree by chance alone
+    assert abs(both.mean() - (rate**2 + (1 - rate) ** 2)) < 5 * np.sqrt(0.25 / both.size)
+
+
+def test_dropout_draws_rows_and_columns_apart():
+    kept = np.asarray(draw_keep_mask(jax.random.key(1), 0.5, (97, 89))) - 0.5
+    alike = (
+        np.abs(kept @ kept.T / 89 * 4 - np.eye(97)).max(),
+        np.abs(kept.T @ kept / 97 * 4 - np.eye(89)).max(),
+    )
+    assert max(alike) < 0.55  # 5 sigma of chance
+
+
+def test_dropout_scales_what_it_keeps_in_every_dtype():
+    for dtype in (jnp.float32, jnp.bfloat16):
+        dropped = nnx.jit(lambda module, x: module(x))(
+            Dropout(0.5, rngs=nnx.Rngs(0)), jnp.ones((3, 50), dtype)
+        )
+        assert dropped.dtype == dtype
+        assert {*np.asarray(dropped, np.float32).ravel()} == {0.0, 2.0}
