@@ -85,6 +85,8 @@ PRESETS = {
         pooling="mean",  # it hangs on single words, wherever they stand, and however they are written
         lowercase=True,
         vocab_size=16_000,
+        dropout=0.3,
+        ema=0.99,
         eval_every=100,
     ),
     "fine-tune": Options(preset="fine-tune", steps=300, eval_every=150, batch_size=32, learning_rate=1e-4),
