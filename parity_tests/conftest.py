@@ -74,6 +74,13 @@ def pytest_generate_tests(metafunc):
         metafunc.parametrize("row_of_each_class", metafunc.cls.row_of_each_class())
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup():
+    """Torch draws the same in a test whatever ran before it."""
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(0)
+
+
 @pytest.fixture(autouse=True)
 def _shapes_unchecked_where_input_is_bad(request):
     """A test of bad input wants to see our own errors: it has the mark, or "bad" or "refused" in its name."""

@@ -40,6 +40,8 @@ class TwinContract:
     rows: ClassVar[tuple[str, ...]] = ()
     # False where its parts, or a class that holds this one whole, show the rounding and the edges of shapes.
     rounds: ClassVar[bool] = True
+    # False where its parts show that dropout is drawn in the order of torch: it is replayed operation by operation.
+    drops: ClassVar[bool] = True
     # Rows that slow tests alone run: what they have is shown beside a reference of others, too, or by their parts.
     elsewhere: ClassVar[tuple[str, ...]] = ()
 
@@ -61,7 +63,8 @@ class TwinContract:
         if cls.rounds and not cls._before(row):
             return LANES
         scanned = twin.whole_model and twin.arguments.get("scan", False)
-        return ("float64", "dropout") if row in cls.row_of_each_class() and not scanned else ("float64",)
+        drops = cls.drops and row in cls.row_of_each_class() and not scanned
+        return ("float64", "dropout") if drops else ("float64",)
 
     @classmethod
     def _before(cls, row: str) -> list[str]:

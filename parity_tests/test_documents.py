@@ -70,7 +70,14 @@ def run_page(page: Path, given: dict) -> dict:
     return namespace
 
 
-@pytest.mark.parametrize("page", PAGES, ids=names_of(PAGES))
+LONG = ("build.md", "beside.md", "train.md")  # models and trainings
+
+
+@pytest.mark.parametrize(
+    "page",
+    [pytest.param(page, marks=[pytest.mark.slow] * (page.name in LONG)) for page in PAGES],
+    ids=names_of(PAGES),
+)
 def test_the_blocks_of_a_page_run(page, what_they_read):
     run_page(page, what_they_read)
 

@@ -90,6 +90,7 @@ def test_flex_without_torchs_compiler():
     assert "T1060" in comparisons[-1].case
 
 
+@pytest.mark.slow
 def test_torchs_flex_eager_agrees_and_without_a_compiler_says_why(monkeypatch):
     # The same mathematics, not compiled: that takes a minute.
     monkeypatch.setattr(torch, "compile", lambda function: function)

@@ -43,6 +43,7 @@ def test_every_contender_is_measured_and_written_down(capsys, folder, tmp_path):
     assert (tmp_path / "bench.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_a_decoder_reads_and_writes_beside_transformers(capsys, tmp_path):
     sizes = {"vocab_size": 53, "hidden_size": 12, "intermediate_size": 17, "num_hidden_layers": 1}
     heads = {"num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 6}
@@ -57,6 +58,7 @@ def test_a_decoder_reads_and_writes_beside_transformers(capsys, tmp_path):
     assert "new must be at least 1" in refusal(capsys, "decoder", "--new", 0)
 
 
+@pytest.mark.slow
 def test_whisper_reads_beside_transformers(capsys, tmp_path):
     sizes = {
         "vocab_size": 53,
@@ -87,6 +89,7 @@ def test_attention_takes_any_shape(capsys):
     assert "times as fast as torch SDPA (geometric mean of 2" in out
 
 
+@pytest.mark.slow
 def test_scale_draws_how_time_and_memory_grow(capsys, tmp_path):
     sizes = ("--tokens", 17, 31, "--dtypes", "float32", "bfloat16", "--rounds", 1, "--no-backward")
     files = ("--json", tmp_path / "scale.json", "--plot", tmp_path / "scale.png")

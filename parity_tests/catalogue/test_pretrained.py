@@ -113,6 +113,7 @@ def test_any_kind_is_proved_beside_its_twin_and_transformers(folder):
         assert proof.agreement.top1 == proof.agreement.top5 == 1.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("folder", ["llama"], indirect=True)
 def test_a_model_that_computes_something_else_is_seen(folder):
     """Against transformers alone: its config says another base of the rotary positions than ours has read."""

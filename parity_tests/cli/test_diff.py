@@ -392,6 +392,7 @@ def test_a_truth_is_no_number(name, value):
         Port.of({"flax": nnx.Linear(3, 5, rngs=nnx.Rngs(0)), name: value})
 
 
+@pytest.mark.slow
 def test_the_page_of_a_training_that_fails_says_so(capsys, file, tmp_path):
     where = tmp_path / "page.html"
     arguments = (f"{file}:trains_otherwise", "--train", "--lanes", "float64", "--html", where)

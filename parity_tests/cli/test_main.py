@@ -120,6 +120,7 @@ def test_a_twin_that_differs_fails_with_the_tensor_and_the_place(capsys, monkeyp
     assert not json.loads((tmp_path / "proof.json").read_text())["passed"]
 
 
+@pytest.mark.slow
 def test_several_processes_say_what_one_says(capsys, monkeypatch):
     names = ["linear-qkv", "positions-sinusoidal"]
     twins = [CATALOGUE[name] for name in names]
@@ -178,6 +179,7 @@ def started(*arguments, code="main()", **surroundings):
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_reader_that_goes_is_no_error():
     with started("list") as process:
         process.stdout.close()
@@ -222,6 +224,7 @@ def test_a_bad_place_for_the_json_is_told_before_the_work(capsys, tmp_path):
     assert "missing" in refusal(capsys, "verify", "--json", tmp_path / "missing" / "proof.json")
 
 
+@pytest.mark.slow
 def test_attributes_without_meaning_may_be_ignored(capsys, folder):
     config = folder / "config.json"
     config.write_text(json.dumps({**json.loads(config.read_text()), "house_note": 1, "house_rule": [2]}))

@@ -19,6 +19,7 @@ def test_every_mutation_is_injected_once_or_more():
     assert {fixture for mutation in ALL_MUTATIONS.values() for fixture in mutation.on} == set(ALL_FIXTURES)
 
 
+@pytest.mark.slow
 def test_the_mutations_of_training(capsys):
     assert main(["verify", "clip-missing", "schedule-late", "--power", "--lanes", "float64"]) == 0
     assert "3 of 3 injections of 2 mutations caught" in capsys.readouterr().out

@@ -114,6 +114,7 @@ def test_a_pair_of_texts_beside_torch(show, tmp_path):
     assert (record["view"], record["other"]) == ("model", "torch")
 
 
+@pytest.mark.slow
 def test_an_encoder_decoder_writes_the_second_text(show):
     status, _, record = show("the cat sat", "--checkpoint", "@t5")
     assert status == 0

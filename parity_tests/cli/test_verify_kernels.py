@@ -26,6 +26,7 @@ def test_passes_and_writes_what_it_measured(tmp_path, capsys):
     assert "4 of 4 passed" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_fault_fails(monkeypatch, capsys):
     right = verify_kernels.dot_product_attention
 

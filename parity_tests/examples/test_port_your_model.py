@@ -23,6 +23,7 @@ FOUND = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "mistake",
     [
@@ -41,6 +42,7 @@ def test_each_mistake_is_found_in_the_first_stage_that_has_it(mistake, capsys):
     assert cause in told
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "lanes",
     [("float64", "dropout"), pytest.param(("float64", "float32", "dropout"), marks=pytest.mark.slow)],

@@ -84,6 +84,7 @@ def test_transformers_reads_it(run, options):
     np.testing.assert_allclose(logits, ours[: len(ids)], rtol=SAME_FLOAT32, atol=SAME_FLOAT32)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm_placement", ["post", pytest.param("pre", marks=pytest.mark.slow)])
 def test_both_frameworks_coincide_in_float64(options, norm_placement):
     both = replace(

@@ -21,6 +21,7 @@ def run(options):
     return train_masked_lm.train(options)
 
 
+@pytest.mark.slow
 def test_the_loss_falls_below_guessing_by_frequency(run, options):
     losses = run.losses["jax"]
     assert np.mean(losses[-10:]) < 0.75 * np.mean(losses[:3])

@@ -29,6 +29,7 @@ def run(*arguments):
     return train_translator.main([str(argument) for argument in arguments])
 
 
+@pytest.mark.slow
 def test_a_finished_run_translates(pairs, tmp_path, capsys):
     options = Options(data=pairs, out=tmp_path / "run", steps=3, eval_every=3, **TINY)
     result = train(options)

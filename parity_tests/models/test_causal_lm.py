@@ -14,7 +14,7 @@ from parity_tests.models.decoding import IDS, assert_decodes
 
 class TestCausalLM(TwinContract):
     rows = ("causal-lm", "causal-lm-tied", "causal-lm-gemma2")
-    rounds = False  # its parts do
+    rounds = drops = False  # its parts do
     elsewhere = ("causal-lm-tied", "causal-lm-gemma2")  # the families of decoders
 
 

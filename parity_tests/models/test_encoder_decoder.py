@@ -19,9 +19,10 @@ READ_MASK[2, :3] = False
 
 class TestEncoderDecoder(TwinContract):
     rows = ("encoder-decoder",)
-    rounds = False  # its parts do
+    rounds = drops = False  # its parts do
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("scan", "padding"), [(True, "left"), pytest.param(False, "right", marks=pytest.mark.slow)]
 )

@@ -15,7 +15,7 @@ START = 1
 
 class TestSeq2SeqLM(TwinContract):
     rows = ("seq2seq-lm",)
-    rounds = False  # its parts do
+    rounds = drops = False  # its parts do
 
 
 @jax.enable_x64(True)

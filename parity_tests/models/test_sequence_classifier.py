@@ -41,6 +41,7 @@ def test_the_first_token_is_all_the_head_sees():
     np.testing.assert_array_equal(*both(IDS))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scan", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_it_learns_what_it_is_shown(scan):
     module = classifier(num_layers=2, scan=scan)

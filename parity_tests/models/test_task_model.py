@@ -15,7 +15,7 @@ IDS = np.random.default_rng(0).integers(31, size=(3, 5))
 
 class TestTaskModel(TwinContract):
     rows = ("task-model", "task-model-text", "task-model-tied", "task-model-last")
-    rounds = False  # the sequence classifier, which is one
+    rounds = drops = False  # the sequence classifier, which is one
     elsewhere = ("task-model-text", "task-model-tied")  # the families of encoders
 
 

@@ -12,13 +12,14 @@ from parity_tests.models.decoding import IDS, assert_decodes
 
 class TestTextDecoder(TwinContract):
     rows = ("text-decoder",)
-    rounds = False  # its parts do
+    rounds = drops = False  # its parts do
 
 
 def decoder(rotary: bool = False, dtype=jnp.float64):
     return text_decoder(rotary).build("jax_attn", rngs=nnx.Rngs(0), param_dtype=dtype)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("rotary", "padding"),
     [

@@ -215,6 +215,7 @@ def test_the_torch_twin_writes_the_same():
     assert len(set(found.lengths.ravel().tolist())) > 1  # some texts end, some are cut
 
 
+@pytest.mark.slow
 @jax.enable_x64(True)
 def test_a_training_step_with_smoothed_labels_is_torchs():
     """Of the tokens that are no padding: the loss, and the gradient of the table that is used three times."""

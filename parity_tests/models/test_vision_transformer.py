@@ -10,7 +10,7 @@ from parity_tests.contract import TwinContract
 
 class TestVisionTransformer(TwinContract):
     rows = ("vision-transformer",)
-    rounds = False  # its layers
+    rounds = drops = False  # its layers
 
 
 def test_images_are_as_image_processors_give_them():

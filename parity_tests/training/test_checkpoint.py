@@ -183,6 +183,7 @@ def test_another_mesh(tmp_path, losses):
     assert_same_losses(out, losses)
 
 
+@pytest.mark.slow
 def test_another_number_of_processes(tmp_path, losses):
     """From one to two, and to one again."""
     out = tmp_path / "out"

@@ -14,7 +14,7 @@ from jax.sharding import AxisType
 from jax_attn.training import make_mesh, place_batch
 
 ROOT = Path(__file__).parents[2]
-FEW, MORE = ("fsdp and tensor", "context"), ("data", "fsdp")
+FEW, MORE = ("fsdp and tensor",), ("data", "fsdp", "context")
 SHARES = {"data": (1, 1), "fsdp": (0, 0.2), "fsdp and tensor": (0, 0.25)}
 
 

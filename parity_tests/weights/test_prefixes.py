@@ -23,6 +23,7 @@ def test_a_folder_is_read_through_a_prefix(folder, prefix, inner):  # noqa: F811
         assert bits(from_pretrained(folder)) == expected
 
 
+@pytest.mark.slow
 def test_names_lead_to_keys_that_are_no_prefix_away(folder):  # noqa: F811
     expected = bits(from_pretrained(folder))
     edit_tensors(

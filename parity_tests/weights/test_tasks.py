@@ -105,6 +105,7 @@ def test_what_was_drawn_is_saved_and_loaded_without_a_word(saved, tmp_path):
     assert json.loads((tmp_path / "config.json").read_text())["num_labels"] == 7
 
 
+@pytest.mark.slow
 def test_a_head_of_other_labels_is_drawn_where_they_are_asked_for(saved, tmp_path):
     folder = saved(BERT, "BertForSequenceClassification", num_labels=3)
     with pytest.warns(UserWarning, match=r"drew weights anew, .*: classifier\.bias, classifier\.weight$"):

@@ -134,6 +134,7 @@ def scaled_gradient(factor: float):
     return f
 
 
+@pytest.mark.slow
 def test_what_was_compiled_for_one_mod_is_not_used_for_another():
     """What a jaxpr's text leaves out: arrays within a nested jit, and the rules of custom derivatives."""
     q = jnp.asarray(np.random.default_rng(0).standard_normal((1, 7, 1, 3)), jnp.float32)

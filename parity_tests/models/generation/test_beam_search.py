@@ -88,6 +88,7 @@ def test_a_search_is_the_one_that_is_written_out(early_stopping):
     assert len(differ) > 3
 
 
+@pytest.mark.slow
 def test_the_torch_twin_finds_the_same():
     model, (ids, mask) = decoder(), prompts()
     twin = description().build("torch_ref").double().eval()

@@ -133,7 +133,7 @@ def test_the_form_of_fewer_products_is_taken():
         assert taken == same != other
 
 
-@pytest.mark.parametrize("window", [None, 3])
+@pytest.mark.parametrize("window", [pytest.param(None, marks=pytest.mark.slow), 3])
 @jax.enable_x64(True)
 def test_token_by_token_is_at_once(window):
     assert_decodes_as_at_once(attention(q_lora_rank=7, window=window), draw(2, 9, 29))

@@ -98,7 +98,7 @@ def test_a_memory_is_what_came_before():
     assert_causal(module, x)
 
 
-@pytest.mark.parametrize("window", [None, 3])
+@pytest.mark.parametrize("window", [pytest.param(None, marks=pytest.mark.slow), 3])
 @jax.enable_x64(True)
 def test_token_by_token_is_at_once(window):
     assert_decodes_as_at_once(attention(bias=True, window=window), draw(2, 9, 26))

@@ -10,7 +10,7 @@ from parity_tests.from_scratch.properties import draw
 
 class TestConvolutionLayer(TwinContract):
     rows = ("convolution-layer",)
-    rounds = False  # its layer
+    rounds = drops = False  # its layer
 
 
 class Nothing(nnx.Module):

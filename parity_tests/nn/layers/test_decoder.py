@@ -27,7 +27,7 @@ from parity_tests.references import assert_equals
 
 class TestDecoder(TwinContract):
     rows = ("decoder",)
-    rounds = False  # its layer
+    rounds = drops = False  # its layer
 
 
 class EncoderDecoder(nnx.Module):

@@ -8,7 +8,7 @@ from parity_tests.contract import TwinContract
 
 class TestDisentangledEncoder(TwinContract):
     rows = ("disentangled-encoder",)
-    rounds = False  # its attention
+    rounds = drops = False  # its attention
 
 
 def test_a_table_of_another_span_is_refused():

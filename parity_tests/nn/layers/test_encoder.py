@@ -48,6 +48,7 @@ def one_by_one() -> tuple[jax.Array, dict[str, np.ndarray]]:
     return output_and_gradients(encoder(**ARGUMENTS), draw(3, 5, 26))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [

@@ -16,7 +16,7 @@ from parity_tests.from_scratch.properties import assert_same, compiled, draw
 
 class TestStack(TwinContract):
     rows = ("stack", "stack-shared-positions", "stack-repeated")
-    rounds = False  # the classifier, whose encoder is one
+    rounds = drops = False  # the classifier, whose encoder is one
     elsewhere = ("stack-shared-positions",)  # T5, which has them
 
 
@@ -26,6 +26,7 @@ def layer(seed: int, window: int | None = None, **options) -> DecoderLayer:
     return DecoderLayer(8, hidden_dim=7, attention=attention, **own)
 
 
+@pytest.mark.slow
 @jax.enable_x64(True)
 def test_layers_that_differ_in_turn_are_scanned_too_and_decode():
     """Layers that differ in turn, as Gemma 2's: a window, and none."""
@@ -54,6 +55,7 @@ def test_layers_that_differ_in_turn_are_scanned_too_and_decode():
         scanned(x[:, :1], cache=cache)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scan", [pytest.param(False, marks=pytest.mark.slow), True])
 @jax.enable_x64(True)
 def test_shared_positions_are_those_of_the_tokens_with_a_cache_too(scan):
@@ -81,6 +83,7 @@ def test_shared_positions_are_those_of_the_tokens_with_a_cache_too(scan):
     assert abs(first - without).max() > 0.1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("graph", [True, pytest.param(False, marks=pytest.mark.slow)])
 @jax.enable_x64(True)
 def test_passes_in_a_loop_are_those_in_turn(graph):

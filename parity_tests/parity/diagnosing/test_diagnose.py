@@ -88,6 +88,7 @@ def another_gelu() -> Report:
     return compare(flax_block("tanh GELU"), torch_block(0.0), *CASES[0].args, lanes=["float64"])
 
 
+@pytest.mark.slow
 def test_of_two_causes_none_is_certain():
     mutation, report = MUTATIONS["gelu-form"], another_gelu()
     assert diagnose(report, mutations=[mutation]).certainty == "certain"
@@ -202,6 +203,7 @@ def test_other_modules_with_an_error_of_their_own():
     assert "also on their own: second (" in str(diagnosis)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("mutation", "words"),
     [
@@ -296,6 +298,7 @@ def test_an_inverted_causal_mask(empty_row, hidden):
     assert (diagnosis.certainty, diagnosis.cause.flax) == ("certain", "True = masked"), diagnosis
 
 
+@pytest.mark.slow
 def test_a_mutation_of_gradients():
     diagnosis = why(flax_block("cut gradient"), torch_block(0.0), *CASES[0].args)
     assert diagnosis.divergence.direction == "backward"
@@ -323,6 +326,7 @@ def test_a_report_without_its_modules():
         diagnose(Report.from_json(report.to_json()))
 
 
+@pytest.mark.slow
 def test_a_whole_model_keeps_its_bound():
     """What is right up to the bound of a whole model needs no cause."""
     pair, options = (flax_block(), torch_block(0.0)), {"lanes": ["float64"], "whole_model": True}

@@ -81,6 +81,7 @@ def test_a_mistake_in_a_decoder_or_its_embedding(mistake, mutation, flax):
     certain(why(mistake(), reference, *case.args), mutation, flax)
 
 
+@pytest.mark.slow
 def test_heads_that_are_joined_in_another_order():
     class Joined(FlaxDecoderLayer):
         def joined(self, context):
@@ -224,6 +225,7 @@ def test_a_tie_that_is_lost_with_other_values():
     assert diagnosis.certainty != "certain", diagnosis
 
 
+@pytest.mark.slow
 def test_the_modules_of_the_user_stay_as_they_are():
     reference = torch_decoder_layer()
     before = [set(vars(child)) for child in reference.modules()]

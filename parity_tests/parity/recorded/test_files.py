@@ -158,6 +158,7 @@ def test_where_no_submodule_differs_that_is_told(folder, capsys):
     assert "first divergence  every submodule that was compared agrees in float64" in text
 
 
+@pytest.mark.slow
 def test_a_file_that_imports_torch_cannot_run_without_it(folder):
     """It says in one line that it takes two files."""
     place = str(folder / "original.py")

@@ -255,6 +255,7 @@ def test_isolated_is_told_from_inherited():
     assert find(trace).flax_path == "layers.1.attention.k_proj"
 
 
+@pytest.mark.slow
 def test_isolated_backward():
     _, theirs, tracer = pair(False)
     faulty = {"layers.1.attention.v_proj", "layers.2.feed_forward"}
@@ -304,6 +305,7 @@ def test_either_graph_mode(mode):
     assert found.flax_path == "layers.3.attention_norm"
 
 
+@pytest.mark.slow
 def test_remat():
     theirs = TorchEncoder(2, WIDTH, HEADS, HIDDEN)
     ours = Encoder(2, WIDTH, HEADS, HIDDEN, scan=True, remat=True, rngs=nnx.Rngs(0))
@@ -312,6 +314,7 @@ def test_remat():
     assert (found.direction, found.flax_path) == ("backward", "layers.1.feed_forward.up")
 
 
+@pytest.mark.slow
 def test_while_training():
     """The same dropout masks on both sides."""
     theirs = TorchEncoder(2, WIDTH, HEADS, HIDDEN, dropout=0.25, attention_dropout=0.25)
@@ -329,6 +332,7 @@ def test_while_training():
 # In a report.
 
 
+@pytest.mark.slow
 def test_the_report_of_a_failed_comparison_says_where():
     ours, theirs, _ = pair(True)
     with attribute("eps", 1e-6, theirs.get_submodule("layers.0.attention_norm")):

@@ -86,6 +86,7 @@ def test_both_lanes():
     assert data["first_divergence"] is None
 
 
+@pytest.mark.slow
 def test_float32_that_is_noisier_than_torch():
     """optax corrects the moments' bias in float32, where that leaves few digits of the first steps."""
     wide = optax.adam(0.3, b2=0.99999), built(torch.optim.Adam, lr=0.3, betas=(0.9, 0.99999))
@@ -171,6 +172,7 @@ def test_an_optimizer_that_exists_is_built_anew_and_left_alone():
     assert all(state["step"] == 0 for state in optimizer.state.values())
 
 
+@pytest.mark.slow
 def test_dropout_is_shared_while_training():
     build = built(torch.optim.AdamW, lr=0.01)
     plain = train(ours.adamw(0.01), build, steps=5, training=False)
@@ -281,6 +283,7 @@ def test_projections_that_torch_keeps_as_one_and_a_shared_module():
     train(ours.adamw(0.01), build, **options).assert_passed()
 
 
+@pytest.mark.slow
 def test_a_model_of_our_own_with_a_scanned_stack():
     shape = dict(
         vocab_size=11, hidden_size=6, num_hidden_layers=2, num_attention_heads=2, intermediate_size=7,

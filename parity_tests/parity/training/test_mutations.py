@@ -24,6 +24,7 @@ from parity_tests.parity.training.training_pairs import (
 ADAMW = built(torch.optim.AdamW, lr=0.01, weight_decay=0.1)
 
 
+@pytest.mark.slow
 def test_adam_in_place_of_adamw():
     step, quantity, _ = first(train(ours.adam(0.01, weight_decay=0.1), ADAMW))
     assert (step, quantity) in ((0, "exp_avg"), (0, "exp_avg_sq"))
@@ -52,6 +53,7 @@ def test_an_optimizer_with_other_settings(tx, kind, arguments, step, quantity):
     assert first(train(tx, built(kind, **arguments), steps=4))[:2] == (step, quantity)
 
 
+@pytest.mark.slow
 def test_a_schedule_that_is_off_by_one():
     warm = built(
         torch.optim.AdamW,
@@ -79,6 +81,7 @@ def test_clipping_that_is_missing(tx):
     assert first(train(tx, build, clip=(None, clip()[1])))[:2] == (0, "clipped gradient")
 
 
+@pytest.mark.slow
 def test_clipping_of_another_kind():
     report = train(ours.sgd(0.1), built(torch.optim.SGD, lr=0.1), clip=(clip(0.4)[0], clip()[1]))
     assert first(report)[:2] == (0, "clipped gradient")
@@ -126,6 +129,7 @@ def test_one_batch_that_is_another():
     assert report.steps[-1].drift > 1e-6  # on its own, it does not come back
 
 
+@pytest.mark.slow
 def test_a_parameter_that_is_frozen_on_one_side():
     def without_last_bias(path, variable):
         return isinstance(variable, nnx.Param) and path != ("last", "bias")

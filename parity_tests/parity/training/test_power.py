@@ -65,6 +65,7 @@ def test_every_mutation_has_a_fixture():
     assert all(mutation.on for mutation in TRAINING_MUTATIONS.values())
 
 
+@pytest.mark.slow
 def test_a_pair_of_ones_own():
     """Those that fit are tried; clipping that never acts shows none of its mutations."""
     plain = {"lr": 1e-2, "weight_decay": 0.1}

@@ -22,6 +22,7 @@ def test_an_eps_beside_large_gradients():
     assert report.to_json()["settings"] == ["eps: flax 1e-07, torch 1e-08"]
 
 
+@pytest.mark.slow
 def test_a_clipping_that_never_acts():
     report = train(ours.adam(0.01), ADAM, clip=(None, clip(1e3)[1]), steps=3)
     report.assert_passed()
@@ -35,6 +36,7 @@ def test_a_clipping_that_never_acts():
     assert "clipping" not in {entry.name for entry in report.left_out}
 
 
+@pytest.mark.slow
 def test_decay_of_weights_that_are_zero():
     """Biases that begin at zero show no decay in the first step."""
     module = torch.nn.Sequential(torch.nn.Linear(5, 5), torch.nn.Tanh(), torch.nn.Dropout(0.25))

@@ -55,6 +55,7 @@ class FlaxRotated(nnx.Module):
         return self.linear(turned.reshape(x.shape))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sine", [True, False])
 def test_complex_buffers_stay_complex(sine: bool):
     rng = np.random.default_rng(0)

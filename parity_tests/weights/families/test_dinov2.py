@@ -64,6 +64,7 @@ def test_transformers_computes_the_same_of_hidden_patches(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_transformers_trains_the_same_with_registers(tmp_path):
     options = {"num_register_tokens": 3, "hidden_act": "gelu_new", "num_labels": 5, "num_hidden_layers": 1}
     model = theirs("Dinov2WithRegistersForImageClassification", **options)

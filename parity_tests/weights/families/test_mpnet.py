@@ -33,6 +33,7 @@ def test_transformers_computes_the_same(tmp_path):
     assert module.encoder.stacked
 
 
+@pytest.mark.slow
 def test_transformers_trains_the_same(tmp_path):
     model = theirs("MPNetForMaskedLM", num_hidden_layers=1)
     assert_beside(model, [TEXT], tmp_path, outputs=("logits",), lanes=TRAINING)

@@ -86,6 +86,7 @@ def test_each_layer_of_umt5_has_positions_of_its_own(tmp_path):
     assert_family(model, tmp_path, lanes=("float64",))
 
 
+@pytest.mark.slow
 def test_the_encoder_alone_is_that_of_transformers_and_comes_from_a_whole_model_too(tmp_path):
     def ours(module, ids, mask):
         return module(ids, mask).last_hidden_state * mask[..., None]
@@ -103,6 +104,7 @@ def test_the_encoder_alone_is_that_of_transformers_and_comes_from_a_whole_model_
     assert_same_outputs(alone, whole.encoder, case, ours, others)
 
 
+@pytest.mark.slow
 def test_files_from_before_safetensors_and_what_is_refused(tmp_path):
     """They repeat the table under each of its names."""
     model = drawn(theirs("T5ForConditionalGeneration", num_layers=1))
