@@ -83,7 +83,7 @@ class Options(TrainingOptions):
     length_penalty: float = 0.6  # of the search; above 0 longer translations are better
     translate: str | None = None  # only translate this, with the finished run in --out
 
-    steps: int = 1000
+    steps: int = 800
     batch_size: int = 64  # pairs in a step, over all devices
     learning_rate: float = 2e-3
     schedule: Literal["linear", "cosine", "inverse-sqrt", "wsd"] = "inverse-sqrt"
