@@ -14,7 +14,7 @@ Presets: `laptop` is the default; `nanogpt-cpu` has the sizes and the schedule o
 its README puts at a loss of 1.88 on Shakespeare's characters; `pod` is a 1.3B Llama on byte pairs, for
 `--mesh fsdp=256` and the like.
 
-Expected with the defaults: 1.41 nats a held-out character in less than five minutes, and lines that read like the Bible's.
+Expected with the defaults: 1.41 nats a held-out character in less than five minutes, and lines like the Bible's.
 """
 
 import sys
