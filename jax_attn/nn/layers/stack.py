@@ -312,9 +312,9 @@ def _rows(layer: Any, cache: Any, rows: Int[Array, "b"]) -> Any:
 
 def _dtype_after(stacked: Any, x: Array, *given: Any) -> Any:
     """The dtype of what the layers give, if they are given their own output's."""
-    graphdef, state = nnx.split(stacked)
-    if not _changes_dtypes(stacked, state, x.dtype):
+    if not _changes_dtypes(stacked, x.dtype):
         return x.dtype
+    graphdef, state = nnx.split(stacked)
 
     def first_layer(state: Any, x: Array, cache: Any, shared: Any, options: Any) -> Array:
         state, cache = jax.tree.map(lambda leaf: leaf[0], (state, cache))
@@ -326,9 +326,9 @@ def _dtype_after(stacked: Any, x: Array, *given: Any) -> Any:
     return jax.eval_shape(first_layer, state, x.astype(after), *given).dtype
 
 
-def _changes_dtypes(layer: Any, state: Any, dtype: Any) -> bool:
+def _changes_dtypes(layer: Any, dtype: Any) -> bool:
     """Whether there is another dtype than that of the input anywhere, as a parameter's or to compute in."""
-    floating = [leaf.dtype for leaf in jax.tree.leaves(state) if jnp.issubdtype(leaf.dtype, jnp.floating)]
+    floating = [leaf.dtype for leaf in jax.tree.leaves(layer) if jnp.issubdtype(leaf.dtype, jnp.floating)]
     asked = [getattr(node, "dtype", None) for _, node in nnx.iter_modules(layer, graph=True)]
     return any(other is not None and other != dtype for other in [*floating, *asked])
 

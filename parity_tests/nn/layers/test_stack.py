@@ -5,6 +5,7 @@ import pytest
 from flax import nnx
 
 from jax_attn.nn.attention.multi_head import MultiHeadAttention
+from jax_attn.nn.attention.weights import capture_attention_weights
 from jax_attn.nn.layers.decoder_layer import DecoderLayer
 from jax_attn.nn.layers.encoder_layer import EncoderLayer
 from jax_attn.nn.layers.stack import Stack
@@ -161,3 +162,16 @@ def test_bad_stacks_of_layers_that_differ_are_refused(other, what):
 def near(distance: int):
     """A mask mod that is made anew for each layer."""
     return lambda b, h, q_idx, kv_idx: abs(q_idx - kv_idx) <= distance
+
+
+@jax.enable_x64(True)
+def test_weights_of_layers_that_differ_in_turn_are_captured_in_a_loop():
+    def layers() -> list[DecoderLayer]:
+        return [layer(seed, None if seed % 2 else 3) for seed in range(4)]
+
+    x = draw(2, 5, 8)
+    _, want = capture_attention_weights(Stack(layers()))(x)
+    _, found = capture_attention_weights(Stack(layers(), scan=True, period=2))(x)
+    for path, weights in want.items():
+        place = int(path.split(".")[1])
+        assert_same(found[path.replace(str(place), f"layers.{place % 2}")][place // 2], weights)
