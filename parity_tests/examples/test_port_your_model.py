@@ -45,7 +45,7 @@ def test_each_mistake_is_found_in_the_first_stage_that_has_it(mistake, capsys):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "lanes",
-    [("float64", "dropout"), pytest.param(("float64", "float32", "dropout"), marks=pytest.mark.slow)],
+    [("float64", "dropout"), ("float64", "float32", "dropout")],
     ids=len,
 )
 def test_the_repaired_port_agrees_in_every_lane(lanes):

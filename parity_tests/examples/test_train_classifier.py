@@ -85,7 +85,7 @@ def test_transformers_reads_it(run, options):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("norm_placement", ["post", pytest.param("pre", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("norm_placement", ["post", "pre"])
 def test_both_frameworks_coincide_in_float64(options, norm_placement):
     both = replace(
         options,

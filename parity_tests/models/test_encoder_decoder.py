@@ -23,9 +23,7 @@ class TestEncoderDecoder(TwinContract):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("scan", "padding"), [(True, "left"), pytest.param(False, "right", marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize(("scan", "padding"), [(True, "left"), (False, "right")])
 @jax.enable_x64(True)
 def test_a_cache_changes_nothing(scan, padding):
     """Pieces of a text give what the whole does, and each pair of sequences what it gives alone."""

@@ -42,7 +42,7 @@ def test_the_first_token_is_all_the_head_sees():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("scan", [pytest.param(False, marks=pytest.mark.slow), True])
+@pytest.mark.parametrize("scan", [False, True])
 def test_it_learns_what_it_is_shown(scan):
     module = classifier(num_layers=2, scan=scan)
     optimizer = nnx.Optimizer(module, optax.adam(3e-3), wrt=nnx.Param)

@@ -57,7 +57,7 @@ def test_layers_that_differ_in_turn_are_scanned_too_and_decode():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("scan", [pytest.param(False, marks=pytest.mark.slow), True])
+@pytest.mark.parametrize("scan", [False, True])
 @jax.enable_x64(True)
 def test_shared_positions_are_those_of_the_tokens_with_a_cache_too(scan):
     """Chunks of two lengths, and padding between the tokens of one row, which are counted without it."""
@@ -85,7 +85,7 @@ def test_shared_positions_are_those_of_the_tokens_with_a_cache_too(scan):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("graph", [True, pytest.param(False, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("graph", [True, False])
 @jax.enable_x64(True)
 def test_passes_in_a_loop_are_those_in_turn(graph):
     """Dropout included: each pass draws anew, and a second call goes on from the first."""
