@@ -6,6 +6,7 @@ import numpy as np
 
 from docs.hooks.pictures import SHADES, pattern, picture, pictures, svg
 from jax_attn.catalogue import CATALOGUE
+from jax_attn.parity.tolerances import SAME_FLOAT32
 
 
 def test_a_causal_rung_reaches_no_later_token():
@@ -17,7 +18,7 @@ def test_weights_are_those_that_the_module_gives():
     weights = pattern(CATALOGUE["attention-window"])
     heads, tokens, _ = weights.shape
     assert heads == 2
-    assert np.allclose(weights.sum(-1), 1, atol=1e-5)
+    assert np.allclose(weights.sum(-1), 1, atol=SAME_FLOAT32)
     seen = np.tri(tokens, dtype=bool) & ~np.tri(tokens, k=-3, dtype=bool)  # itself and the two before it
     assert np.array_equal(weights != 0, np.stack([seen] * heads))
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from parity_tests.visualize.browser import CHROMIUM, browser
+from parity_tests.visualize.browser import browser
 
 ROOT = Path(__file__).parents[2]
 CHECKS = (Path(__file__).parent / "checks.js").read_text(encoding="utf-8")
@@ -49,8 +49,6 @@ def address(site):
 
 @pytest.fixture(scope="module")
 def tab():
-    if CHROMIUM is None:
-        pytest.skip("there is no Chromium: on Debian, apt-get install chromium")
     with browser() as found:
         yield found
 

@@ -1,4 +1,4 @@
-"""A headless Chromium, spoken to over a pipe in its own protocol: nothing beside Python is needed."""
+"""A headless Chromium, spoken to over a pipe in its own protocol: no driver is needed."""
 
 import base64
 import json
@@ -11,6 +11,8 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
+
+import pytest
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 DRAWN = "document.getElementById('panel')?.dataset.done"  # a page of attention
@@ -134,7 +136,9 @@ class Tab:
 
 @contextmanager
 def browser() -> Generator[Tab]:
-    """A tab of a browser that ends with it."""
+    """A tab of a browser that ends with it; a test is skipped where there is none."""
+    if CHROMIUM is None:
+        pytest.skip("there is no Chromium: on Debian, apt-get install chromium")
     there, to = os.pipe()
     back, here = os.pipe()
     with tempfile.TemporaryDirectory() as profile:

@@ -4,28 +4,34 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from parity_tests.from_scratch.properties import assert_same, compiled
 
+REAL = np.arange(4) >= np.array([[0], [2]])  # the second sequence has two tokens of padding on its left
+
+
+def decoded(module: Any, x: jax.Array) -> tuple[jax.Array, Any]:
+    """A prefill of `(2, t, d)` in two chunks, then one token after another in a scan: outputs, and the cache."""
+
+    def step(cache, token):
+        output, cache = module(token[:, None], cache=cache)
+        return cache, output[:, 0]
+
+    first, cache = module(x[:, :4], mask=jnp.asarray(REAL), cache=module.init_cache(2, 11))
+    second, cache = module(x[:, 4:6], cache=cache)
+    cache, others = jax.lax.scan(step, cache, x[:, 6:].swapaxes(0, 1))
+    return jnp.concatenate([first, second, others.swapaxes(0, 1)], axis=1), cache
+
 
 def assert_decodes_as_at_once(module: Any, x: jax.Array) -> None:
-    """A prefill in two chunks, then one token after another in a scan: outputs and weights of the full forward.
-
-    `x` is `(2, 9, d)`; the second sequence has two tokens of padding on its left.
-    """
-    real = jnp.ones((2, 4), bool).at[1, :2].set(False)
+    """What is `decoded` of `x` `(2, 9, d)`: outputs and weights of the full forward."""
 
     @compiled
     def decode(x):
-        def step(cache, token):
-            output, cache = module(token[:, None], cache=cache)
-            return cache, output[:, 0]
-
-        first, cache = module(x[:, :4], mask=real, cache=module.init_cache(2, 11))
-        second, cache = module(x[:, 4:6], cache=cache)
-        cache, others = jax.lax.scan(step, cache, x[:, 6:-1].swapaxes(0, 1))
+        outputs, cache = decoded(module, x[:, :-1])
         last, weights, cache = module(x[:, -1:], cache=cache, return_weights=True)
-        return jnp.concatenate([first, second, others.swapaxes(0, 1), last], axis=1), weights, cache
+        return jnp.concatenate([outputs, last], axis=1), weights, cache
 
     outputs, weights, cache = decode(x)
     assert cache.length.tolist() == [9, 7]

@@ -9,6 +9,7 @@ from jax_attn.nn.attention.performer import PerformerAttention, default_features
 from jax_attn.parity import tolerances
 from parity_tests.contract import TwinContract
 from parity_tests.from_scratch.properties import assert_causal, assert_same, compiled, draw
+from parity_tests.nn.attention.decoding import decoded
 
 
 class TestPerformerAttention(TwinContract):
@@ -106,20 +107,7 @@ def test_token_by_token_is_at_once():
     """In chunks, then one by one in a scan, though keys grow and their common factor with them; with padding."""
     module = attention(is_causal=True, chunk_size=2)
     x = draw(2, 9, 26) * jnp.arange(1.0, 10.0)[:, None]
-    real = jnp.ones((2, 4), bool).at[1, :2].set(False)
-
-    @compiled
-    def decode(x):
-        def step(cache, token):
-            output, cache = module(token[:, None], cache=cache)
-            return cache, output[:, 0]
-
-        first, cache = module(x[:, :4], mask=real, cache=module.init_cache(2, 9))
-        second, cache = module(x[:, 4:6], cache=cache)
-        _, others = jax.lax.scan(step, cache, x[:, 6:].swapaxes(0, 1))
-        return jnp.concatenate([first, second, others.swapaxes(0, 1)], axis=1)
-
-    outputs = decode(x)
+    outputs, _ = compiled(lambda x: decoded(module, x))(x)
     for row, start in enumerate((0, 2)):
         assert_same(outputs[row : row + 1, start:], compiled(module)(x[row : row + 1, start:]))
 
