@@ -134,7 +134,7 @@ def diff(
         if html is not None:
             texts[html] = page_of(port, recorded, findings)
         if junit is not None:
-            texts[junit] = junit_text(findings.report, findings.training)
+            texts[junit] = junit_text(findings.report, findings.training, findings.remarks)
         write_texts(texts)
     console.print(findings.text(verbose), markup=False)
     tell_written(console, texts)
@@ -180,7 +180,7 @@ def page_of(port: Port, recorded: TorchTrace | None, findings: Findings) -> str:
         sides, _ = recorded_sides(port.flax, recorded, whole_model=port.whole_model, **options)
         report.trace = report.trace or trace_against(recorded, sides)
         maps = error_maps(partial(RecordedLaneRun, sides, recorded=recorded), recorded.case, report)
-        return page(report, maps=maps, undiagnosed=findings.undiagnosed)
+        return page(report, maps=maps, remarks=findings.remarks)
     sides, _ = report.compared.carry()
     if report.trace is None:
         report.trace = Tracer(sides, lanes_named(["float64"])[0]).trace(port.case)
@@ -188,7 +188,7 @@ def page_of(port: Port, recorded: TorchTrace | None, findings: Findings) -> str:
         report,
         maps=error_maps(partial(LaneRun, sides), port.case, report),
         training=findings.training,
-        settings=findings.told_settings,
+        remarks=findings.remarks,
     )
 
 

@@ -57,18 +57,16 @@ class Findings:
     @property
     def why(self) -> str:
         """The causes that were found, or why none was looked for."""
-        told = joined(self.report.why or self.undiagnosed, self.told_settings)
-        return joined(told, self.training.why if self.training else "")
+        return joined(self.report.why, self.remarks, self.training.why if self.training else "")
 
     @property
-    def told_settings(self) -> str:
-        """The modules' settings that differ, where the diagnosis does not tell them."""
-        if not self.settings or self.report.diagnosis is not None:
+    def remarks(self) -> str:
+        """Without a diagnosis: why there is none, and the modules' settings that differ."""
+        if self.report.diagnosis is not None:
             return ""
         word = " by their attributes, and these inputs show no difference" if self.report.passed else ""
-        return "\n".join(
-            [f"settings differ{word}:", *(f"  {each}" for each in alike(map(str, self.settings)))]
-        )
+        settings = [f"settings differ{word}:", *(f"  {each}" for each in alike(map(str, self.settings)))]
+        return joined(self.undiagnosed, "\n".join(settings) if self.settings else "")
 
     def text(self, verbose: bool = False) -> str:
         """Return the verdict, where, why, and the tables: the worst of them, or, where `verbose`, all."""

@@ -286,6 +286,8 @@ def test_trainings_are_compared_too(capsys, file, tmp_path):
     forward, training = xml.parse(where).getroot()
     assert int(forward.get("failures")) == 0
     assert int(training.get("failures")) > 0
+    assert training[0].get("name") == "first divergence: learning rate"
+    assert "learning rate: flax 0.2, torch 0.1" in training[0].find("failure").text.partition("\n\n")[2]
 
 
 def test_a_bad_place_is_told(capsys, file, tmp_path):
@@ -390,16 +392,6 @@ def test_every_entry_reaches_the_comparisons(monkeypatch):
 def test_a_truth_is_no_number(name, value):
     with pytest.raises(ValueError, match=f"{name} must be .* got {value}"):
         Port.of({"flax": nnx.Linear(3, 5, rngs=nnx.Rngs(0)), name: value})
-
-
-@pytest.mark.slow
-def test_the_page_of_a_training_that_fails_says_so(capsys, file, tmp_path):
-    where = tmp_path / "page.html"
-    arguments = (f"{file}:trains_otherwise", "--train", "--lanes", "float64", "--html", where)
-    assert run(capsys, *arguments)[0] == 1
-    text = where.read_text()
-    assert "<title>FAILED: " in text
-    assert "<h2>Training: FAILED</h2>" in text
 
 
 def test_a_bad_training_says_what_is_lacking(capsys, file):

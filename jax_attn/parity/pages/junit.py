@@ -26,15 +26,16 @@ class _Outcome:
     text: str = ""
 
 
-def junit(report: Report, training: TrainingReport | None = None) -> str:
-    """The document.
+def junit(report: Report, training: TrainingReport | None = None, remarks: str = "") -> str:
+    """The document. A suite that fails begins with where and why.
 
     Args:
         report: its title names the suite.
         training: a second suite.
+        remarks: what else is known of why the report fails.
     """
     title = report.title or "parity"
-    suites = [_suite(title, report.seconds, _of_report(title, report))]
+    suites = [_suite(title, report.seconds, _of_report(title, report, remarks))]
     if training is not None:
         title = f"{title}, training"
         suites.append(_suite(title, training.seconds, _of_training(title, training)))
@@ -44,13 +45,12 @@ def junit(report: Report, training: TrainingReport | None = None) -> str:
     return '<?xml version="1.0" encoding="utf-8"?>\n' + xml.tostring(root, encoding="unicode") + "\n"
 
 
-def _of_report(title: str, report: Report) -> Iterator[_Outcome]:
+def _of_report(title: str, report: Report, remarks: str) -> Iterator[_Outcome]:
     if not report.results:
         yield _Outcome(title, "anything", "failure", "nothing was compared")
-    elif report.first_divergence is not None:  # the answer first
-        name = f"first divergence: {report.first_divergence.flax_path or ITSELF}"
-        text = joined(report.where, report.why)
-        yield _Outcome(title, name, "failure", report.where.splitlines()[0], text)
+    elif report.first_divergence is not None:
+        place = report.first_divergence.flax_path or ITSELF
+        yield _answer(title, place, report.where, report.why, remarks)
     for result in report.results:
         group = joined(title, result.lane, result.case, by=".")
         kind = "" if result.passed else "error" if result.kind == "run" else "failure"
@@ -58,7 +58,16 @@ def _of_report(title: str, report: Report) -> Iterator[_Outcome]:
     yield from _skipped(title, report.left_out)
 
 
+def _answer(title: str, place: str, where: str, *why: str) -> _Outcome:
+    """What a reader wants first."""
+    message = where.splitlines()[0]
+    return _Outcome(title, f"first divergence: {place}", "failure", message, joined(where, *why))
+
+
 def _of_training(title: str, training: TrainingReport) -> Iterator[_Outcome]:
+    if (first := training.first_divergence) is not None:
+        place = joined(first.quantity, first.parameter, by=" of ")
+        yield _answer(title, place, training.where(), training.why)
     for deviation in training.deviations:
         step = "all steps" if deviation.step < 0 else f"step {deviation.step}"
         name = f"{step}: {deviation.quantity} {deviation.parameter}".rstrip()

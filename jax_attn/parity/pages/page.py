@@ -9,6 +9,7 @@ from jax_attn.parity.pages.chart import depth_chart
 from jax_attn.parity.pages.error_maps import ErrorMap
 from jax_attn.parity.pages.style import STYLE
 from jax_attn.parity.report import Report, not_compared
+from jax_attn.parity.text import joined
 from jax_attn.parity.tracing.differences import Difference
 from jax_attn.parity.tracing.divergence import Divergence
 from jax_attn.parity.tracing.recording import TOP
@@ -21,27 +22,25 @@ def page(
     *,
     maps: Sequence[ErrorMap] = (),
     training: TrainingReport | None = None,
-    undiagnosed: str = "",
-    settings: str = "",
+    remarks: str = "",
 ) -> str:
-    """The page.
+    """The page: the verdict, where and why, and then what was measured.
 
     Args:
         report: what was found; its `trace`, where it has one, becomes the tree of modules, and its `diagnosis`
             the second thing to read.
         maps: where in the worst tensors the error lies.
         training: what was found of the trainings.
-        undiagnosed: why there is no diagnosis.
-        settings: the modules' settings that differ, where the diagnosis does not list them.
+        remarks: what else is known of why.
     """
-    why = report.why or undiagnosed
+    where = joined(report.where, training.where() if training else "")
+    why = joined(report.why, remarks, training.why if training else "")
     passed = report.passed and (training is None or training.passed)
     title = report.title or "parity"
     sections = [
         _verdict(report, passed, title),
-        _where(report.first_divergence),
+        _section("Where they begin to differ", _pre(where)) if where else "",
         _section("Why", _pre(why)) if why else "",
-        _section("Settings", _pre(settings)) if settings else "",
         _lanes(report),
         _depth(report.trace, report.first_divergence),
         _tree(report.trace, report.first_divergence),
@@ -82,12 +81,6 @@ def _verdict(report: Report, passed: bool, title: str) -> str:
         f'<header class="{"pass" if passed else "fail"}"><h1>{escape(title)}</h1>'
         f'<p class="verdict">{word}</p><div class="counts">{boxes}</div>{nothing}</header>'
     )
-
-
-def _where(found: Divergence | None) -> str:
-    if found is None:
-        return ""
-    return _section("Where they begin to differ", _pre(str(found)))
 
 
 def _lanes(report: Report) -> str:
@@ -233,7 +226,7 @@ def _training(training: TrainingReport | None) -> str:
     if training is None:
         return ""
     verdict = "passed" if training.passed else "FAILED"
-    return _section(f"Training: {verdict}", _pre(str(training)))
+    return _section(f"Training: {verdict}", _pre(joined(training.headline, training.tables())))
 
 
 def _left_out(report: Report) -> str:

@@ -17,6 +17,8 @@ from jax_attn.parity.pages.error_maps import CELLS, along, error_maps
 from jax_attn.parity.pages.page import colour, page
 from jax_attn.parity.report import LeftOut, Report, Result
 from jax_attn.parity.tracing.differences import Difference
+from jax_attn.parity.training.lint_optimizer import Finding
+from jax_attn.parity.training.report import Deviation, TrainingReport
 from parity_tests.parity.pairs import CASES, FlaxBlock, TorchBlock
 
 VOID = {"meta", "line", "rect", "circle", "polyline", "br"}
@@ -124,11 +126,22 @@ def test_what_agrees_is_shown_by_what_is_nearest_to_its_bound():
 
 def test_what_is_told_is_escaped_and_what_was_left_out_is_told():
     report = Report("x", left_out=[LeftOut("", "float64", "<mask>", "a buffer & no more")])
-    text = page(report, undiagnosed="<b>why</b>")
+    text = page(report, remarks="<b>why</b>")
     assert "<b>why" not in text
     told = " ".join(Page(text).text)
     assert "<b>why</b>" in told
     assert "<mask> a buffer & no more" in told
+
+
+def test_where_and_why_a_training_differs_come_before_the_tables():
+    rate = Deviation("float64", 0, "learning rate", "", 0.1, 0.0, False, "0.2", "0.1")
+    training = TrainingReport(deviations=[rate], settings=[Finding("learning rate", "0.2", "0.1")])
+    good = Report("good", results=[Result("", "float64", "output", "y", 1e-16, 1e-12, None, True)])
+    found = Page(page(good, training=training))
+    assert "FAILED: good" in found.text
+    heads = ["Where they begin to differ", "Why", "Lanes", "Training: FAILED"]
+    assert [text for text in found.text if text in heads] == heads
+    assert found.text[found.text.index("Why") + 1].endswith("learning rate: flax 0.2, torch 0.1")
 
 
 def test_the_mark_stands_where_the_error_is_seen_first():
