@@ -3,24 +3,20 @@
 import gc
 import os
 from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from itertools import repeat
-from multiprocessing import get_context
 from typing import TypeVar
 
 import jax
 
 from jax_attn.catalogue import CATALOGUE, Twin
+from jax_attn.cli.workers import workers
 from jax_attn.parity.compare import compare_cases
 from jax_attn.parity.report import Report
 from jax_attn.parity.runners.quick import quick_flags
 
 MOST_PROCESSES = 8  # each holds a gigabyte
 WORTH_A_PROCESS = 4  # rows: a process takes as long to start as a few of them take
-
-# A forked process cannot use the threads that JAX and torch have started.
-SPAWN = get_context("spawn")
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -44,7 +40,7 @@ def spread(work: Callable[[S, Sequence[str]], T], items: Sequence[S], lanes: Seq
     if processes < 2:
         yield from (work(item, lanes) for item in items)
         return
-    with ProcessPoolExecutor(processes, SPAWN, _many_small, (quick_flags(),)) as pool:
+    with workers(processes, _many_small, quick_flags()) as pool:
         yield from pool.map(work, items, repeat(lanes))
 
 
@@ -62,7 +58,7 @@ def beside(work: Callable[[], T], at_once: bool) -> Generator[Callable[[], T]]:
     if not at_once:
         yield work
         return
-    with ProcessPoolExecutor(1, SPAWN, _surroundings, ("",)) as pool:
+    with workers(1, _surroundings, "") as pool:
         yield pool.submit(work).result
 
 
