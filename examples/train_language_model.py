@@ -105,6 +105,8 @@ class Options(TrainingOptions):
             raise ValueError(
                 f"--num-kv-heads must divide --num-heads={self.num_heads}, got {self.num_kv_heads}"
             )
+        if self.num_kv_heads and self.style == "gpt2":
+            raise ValueError("--num-kv-heads is of --style llama: a GPT-2 has keys and values for each head")
         if self.sample is not None and (self.out is None or not self.sample):
             raise ValueError("--sample takes the beginning of a text, and --out the folder of a finished run")
 

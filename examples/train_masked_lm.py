@@ -91,6 +91,8 @@ def load_data(options: Options) -> Texts:
         texts = [verse for book in load_texts(options.data) for verse in book.splitlines()]
     else:
         texts = read_texts(options.data, options.text_column, options.unit)
+    if len(texts) == 1:
+        raise ValueError(f"{options.data} is one text: cut it with --unit paragraph or --unit line")
     held = hold_out(texts, options.held_out, options.seed)
     parts = [[text for text, out in zip(texts, held, strict=True) if out == side] for side in (False, True)]
     tokenizer = encoder_tokenizer(options, parts[0])

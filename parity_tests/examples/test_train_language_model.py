@@ -108,6 +108,7 @@ def test_bad_input_is_told_in_one_line(text, tmp_path, capsys, arguments, told):
     [
         ({"num_heads": 3}, "--num-heads must divide --hidden-size=128 into even parts, got 3"),
         ({"num_kv_heads": 3}, "--num-kv-heads must divide --num-heads=4, got 3"),
+        ({"num_kv_heads": 2, "style": "gpt2"}, "--num-kv-heads is of --style llama"),
         ({"sample": "In the beginning"}, "--sample takes .* and --out"),
         ({"block": 1}, "--block must be from 2"),
     ],

@@ -84,11 +84,15 @@ def test_both_frameworks_coincide_in_float64(options):
     [
         (["--hidden", 1], r"--hidden must be from .* got 1"),
         (["--data", "absent.txt"], "absent.txt"),
+        (["--data", "ONE"], r"one.txt is one text: cut it with --unit paragraph or --unit line"),
         (["--text-column", "absent"], "'absent'"),
         (["--vocab-size", 7], "--vocab-size must be at least"),
     ],
 )
-def test_bad_input_is_told_in_one_line(capsys, table, arguments, message):
+def test_bad_input_is_told_in_one_line(capsys, tmp_path, table, arguments, message):
+    one = tmp_path / "one.txt"
+    one.write_text("a text, and no other")
+    arguments = [one if argument == "ONE" else argument for argument in arguments]
     if "--data" not in arguments:
         arguments = [*arguments, "--data", table]
     if "--text-column" not in arguments:

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -24,6 +25,9 @@ ANOTHER_KIND = {
     ".xz": "unpack it first",
     ".zst": "unpack it first",
 }
+SURROGATE = re.compile(
+    "[\ud800-\udfff]"
+)  # JSON may escape one without the other, which no encoding can write
 _FIELD_LIMIT = threading.Lock()  # csv's limit on the length of a field is one number for the whole process
 
 
@@ -50,6 +54,9 @@ def read_table(path: Path, columns: Mapping[str, str]) -> list[TableRow]:
         OSError: the file cannot be read.
         ValueError: what the file lacks: text, a column, a field, by file and line.
     """
+    if len({*columns.values()}) < len(columns):
+        options, column = " and ".join(columns), next(iter(columns.values()))
+        raise ValueError(f"{options} must be different columns, got {column!r} for both")
     suffix = path.suffix.casefold()
     if suffix in ANOTHER_KIND:
         raise ValueError(f"{path}: {suffix} is not read here; {ANOTHER_KIND[suffix]}")
@@ -156,4 +163,9 @@ def _json_rows(path: Path, text: str, columns: Mapping[str, str]) -> Iterator[Ta
                 raise ValueError(
                     f"{path}, line {number}: there is no {column!r}; give {option} one of those there: {there}"
                 )
-        yield TableRow(number, tuple(row[column] for column in columns.values()))
+        values = tuple(row[column] for column in columns.values())
+        if any(isinstance(value, str) and SURROGATE.search(value) for value in values):
+            raise ValueError(
+                f'{path}, line {number}: half of a character, as in "\\ud83d"; write it whole, or remove it'
+            )
+        yield TableRow(number, values)

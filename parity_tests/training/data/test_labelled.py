@@ -129,12 +129,21 @@ def test_a_bad_table_is_refused_in_one_line(tmp_path, content, message):
             "line 1: 'text' must be a string, got NoneType; check --text-column",
         ),
         ('{"text": "x", "label": ["a"]}', "line 1: 'label' must be a string, got list"),
+        ('{"text": "x", "label": NaN}', "line 1: 'label' must be a string, got NaN"),
+        ('{"text": "\\ud83d", "label": "a"}', r"data.jsonl, line 1: half of a character"),
     ],
 )
 def test_bad_json_lines_are_refused_in_one_line(tmp_path, content, message):
     with pytest.raises(ValueError, match=message) as caught:
         read(tmp_path / "data.jsonl", content)
     assert "\n" not in str(caught.value)
+
+
+def test_one_column_is_not_both(tmp_path):
+    with pytest.raises(
+        ValueError, match="--text-column and --label-column must be different columns, got 'id'"
+    ):
+        read(tmp_path / "data.csv", CSV, text_column="id", label_column="id")
 
 
 @pytest.mark.parametrize("name", ["data.xlsx", "data.parquet", "data.json", "data.csv.gz"])
