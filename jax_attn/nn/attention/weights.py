@@ -102,8 +102,16 @@ def captured(
     model: Callable[..., Any], kinds: tuple[type[nnx.Variable[Any]], ...], args: Any, kwargs: Any
 ) -> tuple[Any, list[dict[str, tuple[Any, ...]]]]:
     """The output, and of each kind by path what every call kept. The model has to be `copied`."""
-    capturing: Callable[..., Any] = nnx.capture(model, *kinds)
-    output, *states = capturing(*args, **kwargs)
+
+    def call(module: nnx.Module) -> Any:
+        # A list keeps nothing, and JAX cannot sort a word among its numbers when a loop splits and merges it.
+        for _, node in nnx.iter_modules(module):
+            if isinstance(node, nnx.List):
+                delattr(node, "__captures__")
+        return model(*args, **kwargs)
+
+    capturing: Callable[..., Any] = nnx.capture(call, *kinds)
+    output, *states = capturing(getattr(model, "__self__", model))
     return output, [
         {".".join(map(str, path[:-1])): variable.get_value() for path, variable in nnx.to_flat_state(state)}
         for state in states

@@ -45,7 +45,8 @@ class Places:
 def _look_up(positions: Array | None, b: Any, index: Any) -> Any:
     if positions is None:
         return index
-    return positions[b if positions.shape[0] > 1 else 0, index]
+    # NumPy's arrays cannot be indexed by what is traced.
+    return jnp.asarray(positions)[b if positions.shape[0] > 1 else 0, index]
 
 
 class AttentionPositions:

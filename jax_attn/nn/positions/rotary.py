@@ -81,12 +81,12 @@ class RotaryPositions(nnx.Module, AttentionPositions):
     ) -> Float[Array, "b t n h"]:
         """`(b, t, n, head_dim)` to the same shape, at `positions` `(b or 1, t)`, or at 0 to t-1."""
         wide = accumulator(x.dtype)
-        at = jnp.arange(x.shape[1])[None] if positions is None else positions
+        at = jnp.arange(x.shape[1])[None] if positions is None else jnp.asarray(positions)
         frequencies, factor = rotary_frequencies(self.base, self.rotary_dim), 1.0
         if self.scaling is not None:
             length: Any = x.shape[1]
             if positions is not None:  # each row's own
-                length = (1 + positions.max(axis=1, initial=0)[:, None, None]).astype(wide)
+                length = (1 + at.max(axis=1, initial=0)[:, None, None]).astype(wide)
             frequencies = self.scaling.frequencies(self.base, self.rotary_dim, length)
             factor = self.scaling.attention_scaling
         angles = (at[..., None].astype(wide) * jnp.asarray(frequencies, wide))[:, :, None]  # (b, t, 1, r/2)

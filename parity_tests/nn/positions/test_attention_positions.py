@@ -40,9 +40,10 @@ class Fading(nnx.Module, AttentionPositions):
         )
 
 
+@pytest.mark.unchecked_shapes  # NumPy's arrays are not annotated
 @jax.enable_x64(True)
 def test_positions_and_a_score_change_of_ones_own():
-    """Neither is known to any file of the attention."""
+    """Neither is known to any file of the attention. NumPy's positions are as good as JAX's."""
     module = MultiHeadAttention(
         10,
         2,
@@ -52,7 +53,7 @@ def test_positions_and_a_score_change_of_ones_own():
         score_mod=lambda score, b, h, q, k: score + 0.01 * h * q * k,
         **FLOAT64,
     )
-    x, places = draw(1, 5, 10), jnp.array([[3, 4, 8, 0, 1]])
+    x, places = draw(1, 5, 10), np.array([[3, 4, 8, 0, 1]])
 
     def formula(module, x):
         q, k, v = (proj(x)[0].reshape(5, -1, 5) for proj in (module.q_proj, module.k_proj, module.v_proj))

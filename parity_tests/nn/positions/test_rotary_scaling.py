@@ -97,11 +97,13 @@ def test_frequencies_and_factor_are_those_of_transformers(name):
 @pytest.mark.parametrize(
     "scaling", [DynamicNTKScaling(3.0, 5), LongRopeScaling(**{**LONG, "original_length": 5})]
 )
+@pytest.mark.unchecked_shapes  # NumPy's arrays are not annotated
 @jax.enable_x64(True)
 def test_each_text_decides_for_itself(scaling):
     """A short text among longer ones is what it is alone, and padding is no part of it."""
-    turn, x = compiled(RotaryPositions(WIDTH, scaling=scaling)), draw(2, 7, 3, WIDTH)
-    together = turn(x, jnp.array([[0, 0, 0, 0, 0, 1, 2], [0, 1, 2, 3, 4, 5, 6]]))
+    positions, x = RotaryPositions(WIDTH, scaling=scaling), draw(2, 7, 3, WIDTH)
+    turn, places = compiled(positions), np.array([[0, 0, 0, 0, 0, 1, 2], [0, 1, 2, 3, 4, 5, 6]])
+    together = compiled(lambda x: positions(x, places))(x)
     assert_same(together[1:], turn(x[1:]))
     assert_same(together[:1, 4:], turn(x[:1, 4:]))
     assert np.abs(turn(x[1:])[0, 3] - turn(x[1:, :4])[0, 3]).max() > 1e-3
