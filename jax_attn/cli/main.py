@@ -8,6 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from io import TextIOWrapper
 from itertools import takewhile
+from pkgutil import resolve_name
 from typing import Any
 
 from jax_attn import __version__
@@ -26,6 +27,17 @@ DESCRIPTION = """Compare Flax NNX modules with their PyTorch originals, and trai
 
 The exit status is 0 if all is well, 1 if something differs, and 2 if something is wrong with what was given.
 `jax-attn COMMAND --help` shows what a command takes."""
+
+# Where each command is; a file is imported when a command is.
+COMMANDS = {
+    "list": "jax_attn.cli.list:list_catalogue",
+    "verify": "jax_attn.cli.verify:verify",
+    "diff": "jax_attn.cli.diff:diff",
+    "trace": "jax_attn.cli.trace:trace",
+    "show": "jax_attn.cli.show:show",
+    "compile": "jax_attn.cli.compile:compile_",
+    "train": "jax_attn.cli.train:train",
+}
 
 # Packages that not every installation has, with those that are needed together with them.
 OPTIONAL_PACKAGES = {
@@ -51,6 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if given == ["--version"]:
             print(versions())
             return 0
+        require_command(given)
         if given[:1] == ["train"]:  # its programs read their own options
             from jax_attn.cli.train import train
 
@@ -58,6 +71,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _application(given).cli(args=names_first(given), prog="jax-attn", description=DESCRIPTION)
 
     return guarded("jax-attn", run)
+
+
+def require_command(arguments: Sequence[str]) -> None:
+    """Raise ValueError where the first word is no command; it names the nearest."""
+    word = next(iter(arguments), "-")
+    if word not in COMMANDS and not word.startswith("-"):
+        nearest = difflib.get_close_matches(word, COMMANDS, n=1)
+        hint = f"did you mean {nearest[0]}?" if nearest else f"there are {', '.join(COMMANDS)}"
+        raise ValueError(f"there is no command {word!r}; {hint}")
 
 
 def guarded(program: str, run: Callable[[], int]) -> int:
@@ -137,24 +159,8 @@ def _application(arguments: Sequence[str]) -> Any:
         os.environ.setdefault("PYTHON_TYRO_ANSI_CODES", "False")
     import tyro
 
-    from jax_attn.cli.compile import compile_
-    from jax_attn.cli.diff import diff
-    from jax_attn.cli.list import list_catalogue
-    from jax_attn.cli.show import show
-    from jax_attn.cli.trace import trace
-    from jax_attn.cli.train import train
-    from jax_attn.cli.verify import verify
-
     application = tyro.extras.SubcommandApp()
-    commands: dict[str, Callable[..., int]] = {
-        "list": list_catalogue,
-        "verify": verify,
-        "diff": diff,
-        "trace": trace,
-        "show": show,
-        "compile": compile_,
-        "train": train,
-    }
+    commands = {name: resolve_name(place) for name, place in COMMANDS.items()}
     for name, command in commands.items():
         application.command(name=name)(command if commands.keys() & set(arguments) else _in_a_line(command))
     return application

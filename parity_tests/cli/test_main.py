@@ -282,10 +282,14 @@ def test_help_teaches(capsys, command):
     assert "jax-attn" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("arguments", [("nonsense",), ("verify", "--lanes", "float16")])
-def test_bad_words_are_refused(capsys, arguments):
+def test_a_bad_command_lists_the_nearest(capsys):
+    assert refusal(capsys, "verfy", "flex") == "jax-attn: there is no command 'verfy'; did you mean verify?\n"
+    assert "there are list, verify, diff, trace, show, compile, train" in refusal(capsys, "nonsense")
+
+
+def test_a_bad_lane_is_refused():
     with pytest.raises(SystemExit) as caught:
-        main(arguments)
+        main(("verify", "--lanes", "float16"))
     assert caught.value.code == 2
 
 
