@@ -1,7 +1,8 @@
 """`jax-attn show`: pictures of what a model's heads look at, in one page and as PNG."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import numpy as np
 import tyro
@@ -10,7 +11,9 @@ from flax import nnx
 from jax_attn.cli.files import require_outputs, write_texts
 from jax_attn.cli.terminal import tell_written, terminal
 from jax_attn.cli.user_file import load_port
+from jax_attn.parity.cases import Case
 from jax_attn.parity.port import Port
+from jax_attn.parity.recorded.files import TorchTrace
 from jax_attn.parity.text import count
 from jax_attn.visualize.capture import record_attention
 from jax_attn.visualize.images import record_image
@@ -21,7 +24,7 @@ from jax_attn.visualize.texts import SENTENCE, record_text
 from jax_attn.visualize.torch_weights import torch_attention_weights
 from jax_attn.weights.state_dict import load_state_dict
 
-Against = Literal["torch"]
+TORCH = "torch"  # the other thing that --against may be is the folder of a recording
 
 
 def show(
@@ -32,7 +35,7 @@ def show(
     checkpoint: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None,
     module: Annotated[str | None, tyro.conf.arg(metavar="FILE.py[:function]")] = None,
     image: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None,
-    against: Against | None = None,
+    against: Annotated[str | None, tyro.conf.arg(metavar="torch|DIR")] = None,
     layer: int | None = None,
     head: int | None = None,
     view: View = "head",
@@ -51,10 +54,11 @@ def show(
     Args:
         text: what the model reads; a sentence of ours where there is none.
         pair: a second text; in an encoder-decoder what the decoder reads, which otherwise writes it itself.
-        checkpoint: a folder of any family, with its `tokenizer.json`; for images a ViT or a DINOv2.
+        checkpoint: a folder of any family, with its `tokenizer.json`, or of a training; for images a ViT or a DINOv2.
         module: a Python file and the function in it, which returns a Flax module and its inputs.
         image: the file of an image, for a model that takes images.
-        against: also run torch's twin, or the torch module of `--module`, and show both and the difference.
+        against: also run torch's twin, or the torch module of `--module`, and show both and the difference; for
+            `--module` also what `jax-attn trace` recorded in that folder, on its inputs and without torch.
         layer: this layer alone.
         head: this head alone, of each layer.
         view: what is open first: lines between tokens, all heads, a query's score by dimension, or the matrix.
@@ -62,12 +66,13 @@ def show(
         png: also draw heatmaps into this folder, a PNG for each layer.
     """
     _require_one_source(text, pair, checkpoint, module, image)
+    _require_against(against, module)
     require_outputs({"--out": out}, [path for path in (image,) if path is not None])
     if png is not None and png.exists() and not png.is_dir():
         raise ValueError(f"--png must be a folder, got the file {png}")
-    with_torch = against is not None
+    with_torch = against == TORCH
     if module is not None:
-        record = _of_module(module, with_torch)
+        record = _of_module(module, against)
     elif image is not None:
         record = record_image(image, checkpoint=checkpoint or "", against_torch=with_torch)
     else:
@@ -106,6 +111,16 @@ def _require_one_source(
         raise ValueError("the text must not be empty")
 
 
+def _require_against(against: str | None, module: str | None) -> None:
+    """Raise ValueError unless it is torch, or for a module a recording."""
+    if against in (None, TORCH):
+        return
+    if not Path(against).is_dir():
+        raise ValueError(f"--against must be torch or the folder of a recording, got {against!r}")
+    if module is None:
+        raise ValueError("--against DIR needs --module FILE.py: a checkpoint is shown against torch")
+
+
 class _Called(nnx.Module):
     """A module that is called by a function of the user's."""
 
@@ -117,13 +132,16 @@ class _Called(nnx.Module):
         return self.call(self.module, *args, **kwargs)
 
 
-def _of_module(place: str, with_torch: bool) -> AttentionRecord:
+def _of_module(place: str, against: str | None) -> AttentionRecord:
     """The record of the module that the user's function returns, in evaluation mode."""
-    port = load_port(place, "flax", *(["torch"] if with_torch else []))
-    args, kwargs = port.case.args, port.case.kwargs
+    port = load_port(place, "flax", *(["torch"] if against == TORCH else []))
+    if against in (None, TORCH):
+        case, other = port.case, None if against is None else _torch_weights(port)
+    else:
+        case, other = _recorded(port, Path(against))
+    args, kwargs = case.args, case.kwargs
     if not (args or kwargs):
         raise ValueError(f"{place} returned no inputs, and the module has to be called with some")
-    other = _torch_weights(port) if with_torch else None
     port.flax.eval()
     model = port.flax if port.call_flax is None else _Called(port.flax, port.call_flax)
     first = next(iter((*args, *kwargs.values())))
@@ -136,11 +154,25 @@ def _of_module(place: str, with_torch: bool) -> AttentionRecord:
 def _torch_weights(port: Port) -> dict[str, list[np.ndarray]]:
     """What the torch module's attentions give; both sides get the weights that the port names."""
     port.torch.eval()
+    _load(port, port.torch.state_dict())
+    return torch_attention_weights(port.torch, *port.case.args, call=port.call_torch, **port.case.kwargs)
+
+
+def _recorded(port: Port, folder: Path) -> tuple[Case, dict[str, list[np.ndarray]]]:
+    """The recorded call, and what torch's attentions gave in it; Flax gets the recorded weights."""
+    recorded = TorchTrace.load(folder)
+    if not recorded.attention:
+        raise ValueError(f"{folder} holds no attention weights: nothing that was recorded gave any")
+    _load(port, recorded.module.state_dict())
+    return recorded.case, recorded.attention
+
+
+def _load(port: Port, weights: Mapping[str, Any]) -> None:
+    """Torch's weights, or Flax's own where the port says None."""
     if port.weights == "torch":
-        load_state_dict(port.flax, port.torch.state_dict(), names=port.names)
+        load_state_dict(port.flax, weights, names=port.names)
     elif port.weights == "flax":
         raise ValueError("show loads torch's weights into flax: weights must be 'torch' or None, got 'flax'")
-    return torch_attention_weights(port.torch, *port.case.args, call=port.call_torch, **port.case.kwargs)
 
 
 def _described(stack: AttentionStack, other: str) -> str:

@@ -1,5 +1,6 @@
 """`jax-attn trace`: record a run of torch, to be compared on a machine that has none."""
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +11,7 @@ from jax_attn.cli.user_file import load_port
 from jax_attn.parity.recorded.files import JSON, TENSORS
 from jax_attn.parity.recorded.record import record_trace
 from jax_attn.parity.text import count
+from jax_attn.visualize.torch_weights import torch_attention_weights
 
 
 def trace(
@@ -17,7 +19,8 @@ def trace(
     /,
     out: Annotated[Path, tyro.conf.arg(metavar="DIR")],
 ) -> int:
-    """Record a run of a torch model: weights, inputs, outputs, every gradient, and every submodule's calls.
+    """Record a run of a torch model: weights, inputs, outputs, every gradient, every submodule's calls, and what
+    its attentions look at.
 
     The function is that of `jax-attn diff`, and the Flax module may be lacking:
 
@@ -28,6 +31,7 @@ def trace(
 
         jax-attn trace original.py --out run
         jax-attn diff port.py --against run
+        jax-attn show --module port.py --against run
 
     The second file, or function, returns the Flax module alone, or a dict with "flax"; it must not import
     torch. The inputs are the recorded ones.
@@ -40,6 +44,11 @@ def trace(
     if out.exists() and not out.is_dir():
         raise ValueError(f"--out must be a folder, got the file {out}")
     found = record_trace(port.torch, port.case, call=port.call_torch, seed=port.seed)
+    port.torch.eval()  # as it was recorded
+    with suppress(ValueError):  # it has no attention, or one that gives no weights
+        found.attention = torch_attention_weights(
+            port.torch, *port.case.args, call=port.call_torch, **port.case.kwargs
+        )
     size = found.save(out)
     calls = count(len(found.recordings["float64"].calls), "call")
     weights = count(len(found.module.weights), "weight")

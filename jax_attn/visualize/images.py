@@ -7,7 +7,7 @@ import numpy as np
 
 from jax_attn.visualize.capture import record_attention
 from jax_attn.visualize.record import AttentionRecord, TokenAxis
-from jax_attn.visualize.texts import parameters_of
+from jax_attn.visualize.texts import checkpoint_folder, parameters_of
 from jax_attn.visualize.torch_weights import torch_attention_weights
 from jax_attn.weights.image import pixel_values, read_image
 from jax_attn.weights.pretrained import from_pretrained
@@ -28,7 +28,7 @@ def record_image(
         FileNotFoundError, ModuleNotFoundError: as `from_pretrained` and `read_image`.
         ValueError: likewise; or the model takes no images of three channels.
     """
-    folder = Path(checkpoint)
+    folder = checkpoint_folder(checkpoint)
     model = from_pretrained(folder, param_dtype=np.float32)
     if parameters_of(model)[0] != "pixel_values":
         raise ValueError(f"{folder} takes no image, but text or audio")
@@ -54,5 +54,5 @@ def record_image(
         special=(True,) * len(special) + (False,) * len(patches),
         grid=(rows, columns),
     )
-    title = folder.resolve().name
+    title = Path(checkpoint).resolve().name
     return record_attention(model, pixels, tokens=tokens, title=title, image=image, other=other)

@@ -7,6 +7,7 @@ const VIEWS = [["head", "Heads"], ["model", "Model"], ["neuron", "Neurons"], ["h
 const ROW = 22;  // pixels, as in the style sheet
 const MOST_LINES = 2000;  // of a head, when no token is chosen
 const MOST_ROWS = 128;  // of the table of neurons
+const ARROWS = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };  // rows, columns
 const FEW = 64;  // tokens: up to here all heads are shown at first, and tokens stand beside heatmaps
 
 const state = {
@@ -446,7 +447,7 @@ let palette, lightness;
 function readPalette() {
   lightness = getComputedStyle(document.documentElement).getPropertyValue("--lightness").trim();
   const probe = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
-  palette = ["--back", "--one", "--two"].map(name => {
+  palette = ["--back", "--one", "--two", "--line"].map(name => {
     probe.fillStyle = getComputedStyle(document.documentElement).getPropertyValue(name).trim();
     probe.fillRect(0, 0, 1, 1);
     return [...probe.getImageData(0, 0, 1, 1).data].slice(0, 3);
@@ -506,7 +507,8 @@ function paintMap(map, panel, place, q, k, count) {
   const room = (wide >= 900 && count > 1 ? wide / count - 16 : wide) - map.left;
   map.cell = clamp(Math.min(room / k.length, 640 / q.length), 1, 30);
   if (map.cell >= 4) map.cell = Math.floor(map.cell);
-  const width = map.left + map.cell * k.length, height = map.top + map.cell * q.length;
+  const over = side ? Math.max(0, (14 - map.cell) / 2) : 0;  // of the last labels, which may be higher than their cells
+  const width = map.left + map.cell * k.length + over, height = map.top + map.cell * q.length + over;
   const scale = window.devicePixelRatio || 1;
   map.canvas.width = width * scale; map.canvas.height = height * scale;
   map.canvas.style.width = width + "px";
@@ -522,6 +524,8 @@ function paintMap(map, panel, place, q, k, count) {
   pen.scale(scale, scale);
   pen.imageSmoothingEnabled = map.cell < 1;
   if (k.length && q.length) pen.drawImage(small, map.left, map.top, map.cell * k.length, map.cell * q.length);
+  pen.strokeStyle = `rgb(${palette[3]})`;  // what is 0 has the colour of the page
+  pen.strokeRect(map.left + 0.5, map.top + 0.5, map.cell * k.length - 1, map.cell * q.length - 1);
   const now = state.pointed?.cell;
   const ink = getComputedStyle(document.body).color;
   pen.font = font;
@@ -573,7 +577,7 @@ function listen(map, maps, place, q, k, paint) {
   map.canvas.onmouseleave = map.canvas.onblur = () => { state.pointed = null; paint(); };
   map.canvas.onfocus = () => { if (map.canvas.matches(":focus-visible")) point(inside(state.cell)); };
   map.canvas.onkeydown = event => {
-    const step = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] }[event.key];
+    const step = ARROWS[event.key];
     if (!step) return;
     event.preventDefault();
     state.cell = inside([state.cell[0] + step[0], state.cell[1] + step[1]]);
@@ -620,11 +624,14 @@ async function drawNeurons(panel, mine) {
   head.append(line(...titles.map(title => cell("th", ...[title].flat()))));
   const first = line(cell("th", `query ${quoted(qa, i)}`),
     cell("td", strip(vectorOfQuery, wholeQ, d => `query, dimension ${d}: ${format(vectorOfQuery[d])}`), "of-key"), cell("td", ""), number(""), number(""));
+  const products = [];
   const body = rows.map(({ j, v, p, score }) => {
     const name = cell("th", ka.labels[j]);
     name.scope = "row"; name.dir = "auto"; name.title = ka.notes[j] || "";
-    const told = d => `dimension ${d}: query ${format(vectorOfQuery[d])} × key ${format(v[d])} = ${format(p[d])}`;
-    return line(name, cell("td", strip(v, wholeK, told), "of-key"), cell("td", strip(p, wholeP, told)),
+    const told = d => `dimension ${d}: query ${format(vectorOfQuery[d])} × key ${quoted(ka, j)} ${format(v[d])} = ${format(p[d])}`;
+    const product = strip(p, wholeP, told);
+    products.push([product, told]);
+    return line(name, cell("td", strip(v, wholeK, told), "of-key"), cell("td", product),
       number(score.toFixed(2)), number(format(weights.at(place, i, j))));
   });
   const rest = document.createElement("tbody");
@@ -632,7 +639,31 @@ async function drawNeurons(panel, mine) {
   rest.append(first, ...body);
   table.append(head, rest);
   panel.replaceChildren(table);
-  say(cut ? `The ${MOST_ROWS} keys with the largest weights. ` : "Point at a strip to see a dimension; the score is their sum, before masks and what positions add.");
+  roam(products);
+  say(cut ? `The ${MOST_ROWS} keys with the largest weights. ` : "Point at a strip, or move with the arrows, to see a dimension; the score is their sum, before masks and what positions add.");
+}
+
+// One of the strips can be tabbed to; arrows move among dimensions and keys.
+function roam(strips) {
+  let dimension = 0;
+  const enter = row => {
+    strips.forEach(([strip], each) => { strip.tabIndex = each === row ? 0 : -1; });
+    strips[row][0].focus();
+    say(strips[row][1](dimension));
+  };
+  strips.forEach(([strip], row) => {
+    strip.tabIndex = row ? -1 : 0;
+    strip.setAttribute("role", "application");
+    strip.setAttribute("aria-roledescription", "strip");
+    strip.onfocus = () => { if (strip.matches(":focus-visible")) say(strips[row][1](dimension)); };
+    strip.onkeydown = event => {
+      const step = ARROWS[event.key];
+      if (!step) return;
+      event.preventDefault();
+      dimension = clamp(dimension + step[1], 0, strip.width - 1);
+      enter(clamp(row + step[0], 0, strips.length - 1));
+    };
+  });
 }
 
 // A vector as a strip of colours.

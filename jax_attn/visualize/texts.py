@@ -12,6 +12,7 @@ from jax_attn.models.generation.generate import generate
 from jax_attn.visualize.capture import record_attention
 from jax_attn.visualize.record import AttentionRecord, TokenAxis
 from jax_attn.visualize.torch_weights import torch_attention_weights
+from jax_attn.weights.config import CONFIG
 from jax_attn.weights.pretrained import from_pretrained
 from jax_attn.weights.sample import minilm_folder
 from jax_attn.weights.tokenizer import TokenizedText, labels_of, tokenize_text
@@ -36,7 +37,7 @@ def record_text(
         text: what it reads.
         pair: a second text: behind the first in an encoder or a decoder; what the decoder reads in an
             encoder-decoder, which writes it itself where it is None.
-        checkpoint: a folder with `tokenizer.json`; None is the sample model, all-MiniLM-L6-v2.
+        checkpoint: a folder with `tokenizer.json`, or a training's; None is the sample model, all-MiniLM-L6-v2.
         against_torch: whether torch's twin reads it too, to be shown beside.
 
     Raises:
@@ -44,7 +45,7 @@ def record_text(
         ValueError: likewise; or the model reads no text.
     """
     name = "all-MiniLM-L6-v2" if checkpoint is None else Path(checkpoint).resolve().name
-    folder = minilm_folder() if checkpoint is None else Path(checkpoint)
+    folder = minilm_folder() if checkpoint is None else checkpoint_folder(checkpoint)
     model = from_pretrained(folder, param_dtype=np.float32)
     takes = parameters_of(model)
     if takes[0] not in ("input_ids", "inputs") or "num_mel_bins" in model.config:
@@ -63,6 +64,13 @@ def record_text(
     return record_attention(
         model, **arguments, tokens=tokens, context_tokens=context, title=name, other=other
     )
+
+
+def checkpoint_folder(place: str | PathLike[str]) -> Path:
+    """The folder itself, or `model/` in that of a training."""
+    folder = Path(place)
+    inside = folder / "model"
+    return inside if not (folder / CONFIG).is_file() and (inside / CONFIG).is_file() else folder
 
 
 def axis_of(read: TokenizedText) -> TokenAxis:

@@ -25,7 +25,7 @@ def torch_attention_weights(
 
     Args:
         module: called as it stands, without gradients.
-        args: arrays, or what else it takes.
+        args: arrays, or what else it takes; those of floats are cast to its parameters' dtype.
         kwargs: the same by name.
         call: `call(module, *args, **kwargs)` in place of `module(*args, **kwargs)`.
 
@@ -38,8 +38,14 @@ def torch_attention_weights(
     """
     import torch
 
+    floats = (each.dtype for each in module.parameters() if each.is_floating_point())
+    dtype = next(floats, torch.get_default_dtype())
+
     def tensor(value: Any) -> Any:
-        return torch.tensor(np.asarray(value)) if isinstance(value, np.ndarray) or _is_jax(value) else value
+        if not (isinstance(value, np.ndarray) or _is_jax(value)):
+            return value
+        made = torch.tensor(np.asarray(value))
+        return made.to(dtype) if made.is_floating_point() else made
 
     found: dict[str, list[np.ndarray]] = {}
     fast = torch.backends.mha.get_fastpath_enabled()

@@ -10,7 +10,7 @@ from flax import nnx
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from jax_attn.cli.main import main
-from jax_attn.visualize.texts import both_sides
+from jax_attn.visualize.texts import both_sides, checkpoint_folder
 from jax_attn.weights import from_config, save_pretrained
 
 WORDS = ("<pad>", "</s>", "<unk>", "the", "cat", "sat", "on", "mat")
@@ -58,8 +58,16 @@ SIZES = dict(num_layers=2, embed_dim=12, num_heads=3, hidden_dim=7)
 
 
 def pair():
-    x = np.random.default_rng(0).standard_normal((2, 5, 12)).astype(np.float32)
+    x = np.random.default_rng(0).standard_normal((2, 5, 12))  # in float64, which torch does not mix with float32
     return Encoder(**SIZES, rngs=nnx.Rngs(0)), torch_ref.nn.Encoder(**SIZES), (x,)
+
+
+def flax():
+    return Encoder(**SIZES, rngs=nnx.Rngs(7))
+
+
+def linear():
+    return {"torch": torch.nn.Linear(2, 3), "inputs": (np.ones((1, 2)),)}
 
 
 def bare():
@@ -152,6 +160,26 @@ def test_a_module_of_the_users_beside_its_torch_module(show):
     assert record["stacks"][0]["queries"]["labels"] == list("01234")
 
 
+def test_a_module_beside_a_recording(show, folder, tmp_path, capsys):
+    assert main(["trace", f"{folder}/modules.py", "--out", str(tmp_path / "run")]) == 0
+    capsys.readouterr()
+    status, said, record = show("--module", "@modules.py:flax", "--against", tmp_path / "run")
+    assert status == 0
+    assert float(said.split("at most ")[1].split()[0]) < 1e-6
+    assert record["other"] == "torch"
+    assert main(["trace", f"{folder}/modules.py:linear", "--out", str(tmp_path / "run")]) == 0
+    status, said, _ = show("--module", "@modules.py:flax", "--against", tmp_path / "run")
+    assert status == 2
+    assert "holds no attention weights" in said
+
+
+def test_the_folder_of_a_training_has_its_checkpoint_inside(folder, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "model").symlink_to(folder / "bert")
+    assert checkpoint_folder(tmp_path / "run") == tmp_path / "run" / "model"
+    assert checkpoint_folder(folder / "bert") == folder / "bert"
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -161,6 +189,11 @@ def test_a_module_of_the_users_beside_its_torch_module(show):
         (["the", "--checkpoint", "@vit"], "takes no text, but images"),
         (["the", "--module", "@modules.py"], "cannot be given with a text"),
         (["--module", "@modules.py:bare"], "returned no inputs"),
+        (
+            ["--module", "@modules.py", "--against", "tensorflow"],
+            "must be torch or the folder of a recording",
+        ),
+        (["cat", "--against", "@bert"], "--against DIR needs --module FILE.py"),
         ([" "], "the text must not be empty"),
         (["cat", "--checkpoint", "@nowhere"], "nowhere"),
         (["cat", "--out", "nowhere/page.html"], "there is no folder nowhere"),

@@ -206,6 +206,12 @@ def test_neurons_add_up_to_the_score(page, record):
     assert np.all(np.abs(np.array(cells, float) - keys @ query) <= np.minimum(within, 0.06))
     page.point(".neurons tbody tr:nth-child(3) td:nth-child(3) canvas")
     assert readout(page).startswith(f"dimension {WIDTH // 2}: query {layer.query[0, 4, 2]:.2f}"[:-1])
+    page.ask("document.querySelector('.neurons [tabindex=\"0\"]').focus()")
+    for key in ("ArrowRight", "ArrowRight", "ArrowDown"):
+        page.press(key)
+    found = re.fullmatch(rf"dimension 2: query (\S+) × key “{LABELS[1]}” (\S+) = \S+", readout(page))
+    np.testing.assert_allclose(float(found[1]), query[2], atol=step / 2 + SHOWN)
+    np.testing.assert_allclose(float(found[2]), keys[1, 2], atol=steps[1] / 2 + SHOWN)
 
 
 def test_a_narrow_page_in_the_dark(tab, path):

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -77,6 +77,7 @@ class TorchTrace:
         seed: of the cotangents that gradients were taken with.
         draws: by lane; further ones have inputs moved by rounding errors.
         recordings: every submodule's calls, by lane, with their gradients.
+        attention: by path, the weights `(B, N, T, S)` of each call of an attention, where it has any.
     """
 
     module: RecordedModule
@@ -84,6 +85,7 @@ class TorchTrace:
     seed: int
     draws: dict[str, list[RecordedDraw]]
     recordings: dict[str, Recording]
+    attention: dict[str, list[np.ndarray]] = field(default_factory=dict)
 
     def save(self, folder: Path) -> int:
         """Write it all, and return the size in bytes."""
@@ -99,6 +101,7 @@ class TorchTrace:
                 lane: {name: encoder.encode(getattr(found, name)) for name in RECORDED}
                 for lane, found in self.recordings.items()
             },
+            "attention": encoder.encode(self.attention),
         }
         text = json.dumps(content) + "\n"
         write_together(
@@ -131,6 +134,7 @@ class TorchTrace:
                 content["seed"],
                 {lane: list(map(read, draws)) for lane, draws in content["draws"].items()},
                 {lane: _recording(each, read) for lane, each in content["recordings"].items()},
+                read(content.get("attention", {"dict": []})),
             )
         except (KeyError, TypeError, IndexError, AttributeError, ValueError) as error:
             raise ValueError(f"{folder / JSON} does not fit {TENSORS}: {error!r}") from error
