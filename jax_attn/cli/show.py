@@ -54,7 +54,8 @@ def show(
     Args:
         text: what the model reads; a sentence of ours where there is none.
         pair: a second text; in an encoder-decoder what the decoder reads, which otherwise writes it itself.
-        checkpoint: a folder of any family, with its `tokenizer.json`, or of a training; for images a ViT or a DINOv2.
+        checkpoint: a folder of any family, with its `tokenizer.json`, or of a training; for images a ViT or a
+            DINOv2.
         module: a Python file and the function in it, which returns a Flax module and its inputs.
         image: the file of an image, for a model that takes images.
         against: also run torch's twin, or the torch module of `--module`, and show both and the difference; for
@@ -133,7 +134,21 @@ class _Called(nnx.Module):
 
 
 def _of_module(place: str, against: str | None) -> AttentionRecord:
-    """The record of the module that the user's function returns, in evaluation mode."""
+    """The record of the module that the user's function returns, in evaluation mode.
+
+    Raises:
+        ValueError: it does not go together, or a module raises.
+    """
+    try:
+        return _recorded_module(place, against)
+    except (ValueError, OSError, ModuleNotFoundError):
+        raise
+    except Exception as error:
+        said = " ".join(str(error).split())[:400]
+        raise ValueError(f"{place}: a module raised {type(error).__name__}: {said}") from error
+
+
+def _recorded_module(place: str, against: str | None) -> AttentionRecord:
     port = load_port(place, "flax", *(["torch"] if against == TORCH else []))
     if against in (None, TORCH):
         case, other = port.case, None if against is None else _torch_weights(port)

@@ -9,6 +9,7 @@ import numpy as np
 from flax import nnx
 
 from jax_attn.nn.attention.weights import CapturedAttention, capture_attention
+from jax_attn.visualize.flax_weights import flax_weights_kept
 from jax_attn.visualize.record import AttentionLayer, AttentionRecord, AttentionStack, TokenAxis
 
 KINDS = ("encoder", "decoder", "cross", "")  # in the order in which a model has them
@@ -95,7 +96,8 @@ def _called(model: Any, args: Any, kwargs: Any) -> dict[str, list[CapturedAttent
         )
         copy = nnx.merge(graphdef, state)
         call = copy if module is model else getattr(copy, model.__name__)
-        return capture_attention(call)(*args, **kwargs)[1]
+        with flax_weights_kept():
+            return capture_attention(call)(*args, **kwargs)[1]
 
     captured = run(state, [leaf for leaf, array in zip(leaves, is_array, strict=True) if array])
     found: dict[str, list[CapturedAttention]] = {}
@@ -106,7 +108,7 @@ def _called(model: Any, args: Any, kwargs: Any) -> dict[str, list[CapturedAttent
     if not found:
         raise ValueError(
             f"no attention of {type(module).__name__} gave weights in this call: they are of "
-            "jax_attn.nn, or call jax_attn.nn.attention.keep_weights"
+            "jax_attn.nn, nnx.MultiHeadAttention, or call jax_attn.nn.attention.keep_weights"
         )
     return found
 

@@ -70,6 +70,10 @@ def linear():
     return {"torch": torch.nn.Linear(2, 3), "inputs": (np.ones((1, 2)),)}
 
 
+def wrong():
+    return {"flax": bare(), "inputs": (1, 2, 3)}
+
+
 def bare():
     return nnx.Linear(2, 3, rngs=nnx.Rngs(0))
 """
@@ -189,6 +193,7 @@ def test_the_folder_of_a_training_has_its_checkpoint_inside(folder, tmp_path):
         (["the", "--checkpoint", "@vit"], "takes no text, but images"),
         (["the", "--module", "@modules.py"], "cannot be given with a text"),
         (["--module", "@modules.py:bare"], "returned no inputs"),
+        (["--module", "@modules.py:wrong"], "modules.py:wrong: a module raised TypeError: "),
         (
             ["--module", "@modules.py", "--against", "tensorflow"],
             "must be torch or the folder of a recording",

@@ -100,3 +100,17 @@ def test_bad_input_is_refused_in_one_line(x):
         TokenAxis(("a", "b"), segments=(1,))
     with pytest.raises(ValueError, match=r"grid must be of the 1 patches that are not special, got \(1, 2\)"):
         TokenAxis(("a", "b"), special=(True, False), grid=(1, 2))
+
+
+def test_weights_of_the_attentions_of_flax_and_torch(x):
+    original = torch.nn.MultiheadAttention(12, 3, batch_first=True)
+    port = nnx.MultiHeadAttention(3, 12, decode=False, rngs=nnx.Rngs(0))
+    load_state_dict(port, original.state_dict())
+    tokens = torch.tensor(x)
+    _, expected = original(tokens, tokens, tokens, average_attn_weights=False)
+    ((layer,),) = (stack.layers for stack in record_attention(port, x, row=1).stacks)
+    np.testing.assert_allclose(layer.weights, expected[1].detach(), rtol=SAME_FLOAT32)
+    scores = layer.query @ layer.key.mT
+    np.testing.assert_allclose(
+        np.exp(scores) / np.exp(scores).sum(-1, keepdims=True), layer.weights, rtol=SAME_FLOAT32
+    )
