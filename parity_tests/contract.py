@@ -38,7 +38,8 @@ class TwinContract:
     """
 
     rows: ClassVar[tuple[str, ...]] = ()
-    # False where its parts, or a class that holds this one whole, show the rounding and the edges of shapes.
+    # False where slow tests alone show the rounding and the edges of shapes: its parts, or a class that holds this
+    # one whole, show them too, and `jax-attn verify` shows them of every row.
     rounds: ClassVar[bool] = True
     # False where its parts show that dropout is drawn in the order of torch: it is replayed operation by operation.
     drops: ClassVar[bool] = True

@@ -66,6 +66,7 @@ def run(*arguments):
     return subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True)
 
 
+@pytest.mark.slow
 def test_a_step_on_eight_devices(model, tmp_path):
     """The bytes of a device by hand; products and what FSDP has to gather and to reduce."""
     out = tmp_path / "out.json"

@@ -108,6 +108,7 @@ def show(folder, tmp_path, capsys, monkeypatch):
     return run
 
 
+@pytest.mark.slow
 def test_a_pair_of_texts_beside_torch(show, tmp_path):
     status, said, record = show(
         *("the cat sat", "--pair", "on the mat", "--checkpoint", "@bert", "--against", "torch"),

@@ -193,6 +193,7 @@ def test_what_is_given_implies_a_preset(arguments, preset, capsys):
     assert f"(default: {preset})" in " ".join(words)
 
 
+@pytest.mark.slow
 def test_all_tokens_are_looked_at_and_capitals_are_not(options, tmp_path, capsys):
     chosen = replace(options, out=tmp_path, steps=2, pooling="mean", lowercase=True)
     train_classifier.train(chosen)

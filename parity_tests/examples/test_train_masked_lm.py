@@ -53,6 +53,7 @@ def test_the_masks_of_a_step_are_always_the_same(options):
     assert (first[3]["labels"] != first[4]["labels"]).any()
 
 
+@pytest.mark.slow
 def test_the_classifier_starts_from_it(run, options, capsys):
     tuned = train_classifier.Options(
         from_pretrained=options.out / "model",

@@ -35,13 +35,13 @@ LENGTHS = {
         pytest.param({"scale": 0.7}, marks=pytest.mark.slow),
         {"bias": jnp.asarray(ARRAY)},
         pytest.param({"bias": jnp.asarray(ARRAY[0])}, marks=pytest.mark.slow),
-        {"mask": jnp.asarray(ARRAY[:, :1] > -1)},
+        pytest.param({"mask": jnp.asarray(ARRAY[:, :1] > -1)}, marks=pytest.mark.slow),
         pytest.param({"mask": jnp.asarray(ARRAY[:1, :, :1] > -1)}, marks=pytest.mark.slow),
         pytest.param({"is_causal": True}, marks=pytest.mark.slow),
         pytest.param({"local_window_size": 3}, marks=pytest.mark.slow),
         {"local_window_size": (4, 1), "is_causal": True},
         LENGTHS,
-        {"return_residual": True, "is_causal": True},
+        pytest.param({"return_residual": True, "is_causal": True}, marks=pytest.mark.slow),
     ],
 )
 def test_is_a_drop_in_for_jax_nn(call):

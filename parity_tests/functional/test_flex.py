@@ -164,6 +164,7 @@ def test_ready_made_score_mods_and_their_gradients(names, implementation):
         assert_equal(run(implementation), run("reference"))
 
 
+@pytest.mark.slow
 def test_gradient_of_a_captured_table_is_deterministic():
     q, table = jnp.asarray(draw(1, 300, 2, 4), jnp.float32), jnp.asarray(draw(2, 21), jnp.float32)
 

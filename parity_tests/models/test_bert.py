@@ -26,7 +26,7 @@ TINY = {
 
 class TestBert(TwinContract):
     rows = ("bert", "bert-scanned", "bert-pre")
-    rounds = False  # the classifier
+    rounds = drops = False  # the classifier
     elsewhere = ("bert-scanned", "bert-pre")  # the encoder
 
 

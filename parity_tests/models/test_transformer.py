@@ -36,7 +36,7 @@ SIZES: dict[str, Any] = {
 
 class TestTransformer(TwinContract):
     rows = ("transformer", "transformer-pre-scanned")
-    rounds = False  # its layers
+    rounds = drops = False  # its layers
     elsewhere = ("transformer-pre-scanned",)  # the encoder, and torch's own
 
 
@@ -147,6 +147,7 @@ def logits() -> np.ndarray:
     return compiled(build())(*texts())
 
 
+@pytest.mark.slow
 @jax.enable_x64(True)
 def test_a_text_gets_what_it_gets_alone():
     source, target, source_mask, target_mask = texts()
@@ -178,6 +179,7 @@ def test_token_by_token_is_at_once(scan):
     np.testing.assert_array_equal(length, target_mask.sum(1)[[2, 0, 1]])
 
 
+@pytest.mark.slow
 @jax.enable_x64(True)
 def test_the_torch_twin_writes_the_same():
     """Greedily and with beams, each from its cache, beside padding in the source."""

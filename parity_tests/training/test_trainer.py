@@ -76,6 +76,7 @@ def test_frameworks_coincide():
     assert result.figures["jax"]["loss"] == pytest.approx(result.figures["torch"]["loss"], abs=1e-8)
 
 
+@pytest.mark.slow
 def test_accumulating_changes_nothing():
     """Parts of a batch add up to the batch: parameters after steps with real weights differ by 1e-12 at most."""
     with jax.enable_x64(True):
@@ -89,6 +90,7 @@ def test_accumulating_changes_nothing():
             np.testing.assert_allclose(states[1][name], array, rtol=0, atol=1e-12, err_msg=name)
 
 
+@pytest.mark.slow
 def test_the_state_is_donated():
     """Each new state takes the memory of the old one, all of it."""
     trainer = make_trainers(task(), options(dtype="float32", ema=0.9))["jax"]

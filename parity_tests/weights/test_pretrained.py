@@ -125,6 +125,7 @@ def assert_equals_hugging_face(ours: Bert, theirs) -> None:
 # ---------------------------------------------------------------------------------------- real weights
 
 
+@pytest.mark.slow
 @jax.enable_x64(True)
 def test_minilm_is_transformers_minilm():
     ids, mask = tokenize(minilm_folder(), SENTENCES)
@@ -275,6 +276,7 @@ def test_it_is_in_eval_mode_and_can_be_trained(folder):
     assert all(isinstance(leaf, jax.Array) for leaf in leaves), "nothing may stay abstract"
 
 
+@pytest.mark.slow
 def test_dropout_is_that_of_a_module_built_from_the_same_seed(folder):
     loaded = from_pretrained(folder, seed=5)
     built = Bert(**SIZES, rngs=nnx.Rngs(5))

@@ -23,6 +23,7 @@ SENTENCES = [
 ]
 
 
+@pytest.mark.slow
 def test_the_folder_is_found_without_importing_the_package():
     code = (
         "import sys; from jax_attn.weights.sample import minilm_folder; folder = minilm_folder(); "

@@ -304,6 +304,7 @@ np.testing.assert_array_equal(numpy_state_dict(module)["weight"], tensors["weigh
 """
 
 
+@pytest.mark.slow
 def test_a_variable_on_several_devices_stays_there():
     environment = {
         **os.environ,

@@ -84,7 +84,11 @@ def test_what_they_cannot_serve_is_computed_without(given, options):
 
 
 @pytest.mark.parametrize(
-    "platforms", [["cuda"], pytest.param(["rocm"], marks=pytest.mark.slow), ["cpu", "cuda", "tpu"]]
+    "platforms",
+    [
+        ["cuda"],
+        *(pytest.param(given, marks=pytest.mark.slow) for given in (["rocm"], ["cpu", "cuda", "tpu"])),
+    ],
 )
 def test_without_cudnn_and_for_several_platforms(platforms):
     for attend in (CALLS["causal"], CALLS["flex"]):

@@ -160,6 +160,7 @@ def test_a_context_is_projected_once():
     chex.assert_trees_all_equal(same, cache)
 
 
+@pytest.mark.slow
 @jax.enable_x64(True)
 def test_gradients_go_through_a_cache():
     module, x = attention(window=3), draw(2, TOKENS, 26)

@@ -22,6 +22,7 @@ from parity_tests.references import assert_equals
 
 class TestDifferentialAttention(TwinContract):
     rows = ("attention-differential", "attention-differential-grouped")
+    rounds = False
 
 
 def attention(**options) -> DifferentialAttention:

@@ -20,6 +20,7 @@ from parity_tests.references import assert_equals
 
 class TestDisentangledAttention(TwinContract):
     rows = ("attention-disentangled", "attention-disentangled-buckets")
+    rounds = False
     elsewhere = ("attention-disentangled-buckets",)  # transformers below
 
     def test_takes_an_empty_batch(self, row_of_each_class: str):

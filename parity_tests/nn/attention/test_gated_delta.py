@@ -13,6 +13,7 @@ from parity_tests.nn.attention.references import assert_equals_reference
 
 class TestGatedDeltaNet(TwinContract):
     rows = ("gated-delta-net",)
+    rounds = False
 
 
 SIZES = dict(num_heads=6, num_qk_heads=2, head_dim=5, value_head_dim=7, conv_size=3)

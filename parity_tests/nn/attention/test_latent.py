@@ -24,6 +24,7 @@ from parity_tests.references import assert_equals
 
 class TestLatentAttention(TwinContract):
     rows = ("attention-latent", "attention-latent-plain-queries", "attention-latent-window")
+    rounds = False
     elsewhere = ("attention-latent-plain-queries",)  # transformers below
 
 

@@ -19,6 +19,7 @@ from parity_tests.from_scratch.properties import assert_causal, assert_same, com
 
 class TestLinearAttention(TwinContract):
     rows = ("attention-linear-causal", "attention-linear")
+    rounds = False
 
 
 def attention(**options) -> LinearAttention:

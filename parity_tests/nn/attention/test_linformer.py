@@ -11,6 +11,7 @@ from parity_tests.from_scratch.properties import assert_same, compiled, draw
 
 class TestLinformerAttention(TwinContract):
     rows = ("attention-linformer", "attention-linformer-by-head", "attention-linformer-shared")
+    rounds = False
 
 
 def attention(sharing: str = "heads") -> LinformerAttention:

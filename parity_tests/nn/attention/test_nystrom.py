@@ -13,6 +13,7 @@ from parity_tests.nn.attention.references import assert_equals_reference
 
 class TestNystromAttention(TwinContract):
     rows = ("attention-nystrom", "attention-nystrom-exact")
+    rounds = False
 
 
 def attention(num_landmarks: int, conv_kernel_size: int | None = None) -> NystromAttention:

@@ -14,6 +14,7 @@ from parity_tests.nn.attention.decoding import decoded
 
 class TestPerformerAttention(TwinContract):
     rows = ("attention-performer", "attention-performer-causal")
+    rounds = False
 
 
 def attention(**options) -> PerformerAttention:
@@ -66,6 +67,7 @@ def test_with_eps_the_features_are_the_codes():
             assert_same(ours[b, :, n], 17**-0.5 * (np.exp(products - lengths - largest) + 1e-4))
 
 
+@pytest.mark.slow
 def test_the_features_are_orthogonal_and_give_the_softmax_on_average():
     omega = orthogonal_features(jax.random.key(0), 17, 8)
     product = omega @ omega.T

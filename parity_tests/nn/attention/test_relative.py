@@ -22,6 +22,7 @@ from parity_tests.references import assert_equals
 
 class TestRelativeAttention(TwinContract):
     rows = ("attention-relative", "attention-relative-both-ways", "attention-relative-window")
+    rounds = False
     elsewhere = ("attention-relative-both-ways",)  # transformers below
 
 

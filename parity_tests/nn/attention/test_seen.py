@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import pytest
 from flax import nnx
 
 from jax_attn.functional import dispatch
@@ -21,6 +22,7 @@ def some_heads_see_every_third(b, h, q_idx, kv_idx):
     return ((q_idx - kv_idx) % 3 == 0) | (h == 1)
 
 
+@pytest.mark.slow
 @jax.enable_x64(True)
 def test_blocks_are_a_mask_of_all_pairs_with_gradients_and_with_a_cache(monkeypatch):
     monkeypatch.setattr(dispatch, "FEW_SCORES", 2**15)  # so that so few tokens go by blocks

@@ -2,6 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 import torch
 from flax import nnx
 
@@ -60,6 +61,7 @@ def test_they_are_those_of_the_tokens_that_are_no_padding():
         assert_same(losses[path][0].z, z.detach())
 
 
+@pytest.mark.slow
 @jax.enable_x64(True)
 def test_a_loop_over_layers_has_the_losses_of_each_and_their_gradients():
     """The same program in both graph modes, of a model that is merged inside `jax.grad`, as in a training."""

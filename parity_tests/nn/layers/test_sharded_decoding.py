@@ -6,11 +6,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from jax_attn.parity import tolerances
 
 ROOT = Path(__file__).parents[3]
 
 
+@pytest.mark.slow
 def test_decoding_on_a_mesh_moves_sums_and_nothing_else():
     program = Path(__file__).with_name("sharded_decoding.py")
     surroundings = {**os.environ, "PYTHONPATH": str(ROOT)}

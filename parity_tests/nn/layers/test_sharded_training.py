@@ -11,6 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[3]
 PROGRAM = Path(__file__).with_name("sharded_training.py")
 WAYS = [("auto", "data"), ("auto", "tensor"), ("explicit", "data")]
+pytestmark = pytest.mark.slow  # training/test_mesh.py shows it of a decoder on one mesh
 GATHERS = ("all-gather", "all-to-all", "collective-permute")
 
 

@@ -101,6 +101,7 @@ def test_of_two_causes_none_is_certain():
     assert diagnose(report, mutations=same).certainty == "certain"
 
 
+@pytest.mark.slow
 def test_a_cause_that_no_second_draw_confirms_is_not_certain():
     x, mask = CASES[0].args
 
@@ -305,6 +306,7 @@ def test_a_mutation_of_gradients():
     assert (diagnosis.certainty, diagnosis.cause.mutation) == ("certain", "input-constant")
 
 
+@pytest.mark.slow
 def test_dropout_shows_in_training_alone():
     diagnosis = why(flax_block("dropout rate"), torch_block(), *CASES[0].args)
     assert diagnosis.cause.setting == "dropout rate"

@@ -64,7 +64,7 @@ class Unscaled(FlaxTied):
             "from the last pair to the first",
             marks=pytest.mark.slow,
         ),
-        (SixteenBits, "softmax-bfloat16", "softmax in bfloat16"),
+        pytest.param(SixteenBits, "softmax-bfloat16", "softmax in bfloat16", marks=pytest.mark.slow),
         pytest.param(
             Parallel,
             "block-parallel",

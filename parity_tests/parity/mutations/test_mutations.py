@@ -25,7 +25,7 @@ FAMILIES = "attention", "rotary", "layers", "models", "losses", "precision"
 
 
 # Beside others that show the same kind of mutation, and costly to compile.
-SLOW = "attention-grouped", "feed-forward-glu", "mixture-of-experts", "encoder-layer-scaled"
+SLOW = "attention-grouped", "bert", "feed-forward-glu", "mixture-of-experts", "encoder-layer-scaled"
 
 
 @pytest.mark.parametrize(

@@ -111,6 +111,7 @@ def test_what_is_written_is_read_again(folder):
     assert set(trace.draws["float64"][0].run.gradients) == set(trace.module.weights)
 
 
+@pytest.mark.slow
 def test_a_port_is_compared_where_there_is_no_torch(folder, tmp_path):
     places = [f"{folder / 'ported.py'}:{name}" for name in ("port", "wrong")]
     files = ["--html", tmp_path / "page.html", "--json", tmp_path / "found.json"]

@@ -65,6 +65,7 @@ def test_every_optimizer_passes_with_schedule_and_clipping(name: str):
     assert report.steps[0].rate == (None, pytest.approx(arguments["lr"] / 3))
 
 
+@pytest.mark.slow
 def test_both_lanes():
     report = train(
         ours.adamw(0.01), built(torch.optim.AdamW, lr=0.01), lanes=("float64", "float32"), steps=STEPS
@@ -201,6 +202,7 @@ def test_running_statistics():
     assert {d.parameter for d in report.failures} == {"2.running_mean", "2.running_var"}
 
 
+@pytest.mark.slow
 def test_what_evaluation_leaves_out_is_told():
     """A batch norm that never looks at the batch passes in evaluation mode, and is told of."""
 

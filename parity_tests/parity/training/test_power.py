@@ -24,7 +24,7 @@ def loss(model, x):
 
 
 # Each has a mutation of one number of its own, as the optimizers before it.
-REPEATED = ("adagrad", "nadam")
+REPEATED = ("adagrad", "adam-cosine", "nadam")
 
 
 def first_on(fixture):

@@ -67,7 +67,7 @@ def test_every_option_at_once(tmp_path, lanes):
 @pytest.mark.parametrize(
     "head",
     [
-        "ForSequenceClassification",
+        pytest.param("ForSequenceClassification", marks=pytest.mark.slow),
         pytest.param("ForTokenClassification", marks=pytest.mark.slow),
         pytest.param("Model", marks=pytest.mark.slow),
     ],
