@@ -67,7 +67,7 @@ def pytest_generate_tests(metafunc):
     if "lanes" in metafunc.fixturenames and hasattr(metafunc.cls, "rows"):
         metafunc.parametrize(("row", "lanes", "new"), [*metafunc.cls.lane_tests()])
     elif "row" in metafunc.fixturenames and hasattr(metafunc.cls, "rows"):
-        metafunc.parametrize("row", metafunc.cls.rows)
+        metafunc.parametrize("row", [*metafunc.cls.row_tests()])
     if "row_in_linen" in metafunc.fixturenames:
         metafunc.parametrize("row_in_linen", [*metafunc.cls.rows_in_linen()])
     if "row_of_each_class" in metafunc.fixturenames:

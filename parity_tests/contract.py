@@ -110,6 +110,13 @@ class TwinContract:
         report.assert_passed()
         assert set(lanes) - {"dropout"} <= set(report.lanes)
 
+    @classmethod
+    def row_tests(cls) -> Iterator[Any]:
+        """Every row; by default one of each class, for the others go one way when their lanes are compared."""
+        firsts = cls.row_of_each_class()
+        for row in cls.rows:
+            yield pytest.param(row, marks=[pytest.mark.slow] * (row not in firsts))
+
     def test_weights_go_both_ways_bit_for_bit(self, row: str):
         twin = CATALOGUE[row]
         flax, torch = twin.flax(), twin.torch()
