@@ -20,7 +20,8 @@ if "XLA_FLAGS" not in os.environ:
     ahead = [sys.executable, "-c", "import jax; jax.devices()"]
     known = subprocess.run(ahead, env={**os.environ, "XLA_FLAGS": QUICK}, capture_output=True)
     os.environ["XLA_FLAGS"] = QUICK if known.returncode == 0 else ""
-sys.path.insert(0, str(Path(__file__).parent.parent))
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
 
 import jaxtyping  # noqa: E402
 
@@ -51,15 +52,15 @@ settings.register_profile("ci", settings.get_profile("here"), derandomize=True)
 settings.load_profile("ci" if os.environ.get("CI") else "here")
 
 
+gc.disable()  # what is imported stays
+
+
 def pytest_collection_finish():
-    """What was imported stays, and programs are no garbage: collecting both anew took a tenth of the time."""
+    """Programs are no garbage: collecting what was imported, and them, anew took a tenth of the time."""
     gc.collect()
     gc.freeze()
+    gc.enable()
     gc.set_threshold(100_000, 20, 20)
-
-
-def pytest_configure(config):
-    config.addinivalue_line("markers", "unchecked_shapes: annotated shapes are not checked in this test")
 
 
 def pytest_generate_tests(metafunc):
@@ -82,10 +83,13 @@ def pytest_runtest_setup():
 
 
 @pytest.fixture(autouse=True)
-def _shapes_unchecked_where_input_is_bad(request):
-    """A test of bad input wants to see our own errors: it has the mark, or "bad" or "refused" in its name."""
-    marked = request.node.get_closest_marker("unchecked_shapes") is not None
-    disabled = marked or any(word in request.node.name.split("[")[0] for word in ("bad", "refused"))
+def _shapes_checked_where_modules_are_shown(request):
+    """Annotated shapes are checked of the rows of the catalogue and in functional/, for each check takes its time.
+
+    Nor where input is bad: a test of that wants to see our own errors, and has "bad" or "refused" in its name.
+    """
+    shown = hasattr(request.cls, "rows") or "functional" in request.path.relative_to(ROOT).parts
+    disabled = not shown or any(word in request.node.name.split("[")[0] for word in ("bad", "refused"))
     before = jaxtyping.config.jaxtyping_disable
     jaxtyping.config.update("jaxtyping_disable", disabled)
     yield

@@ -55,7 +55,18 @@ def one_device(monkeypatch) -> None:
     monkeypatch.setattr(training, "make_mesh", lambda axes: make(re.sub(r"=\d+", "=1", axes)))
 
 
-@pytest.mark.parametrize("block", README_BLOCKS, ids=[block.split("\n")[0][:40] for block in README_BLOCKS])
+# They run for many seconds, operation by operation, and what they call is shown elsewhere.
+DECODING = ("cache = ", "head_view(record_text(")
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        pytest.param(block, marks=[pytest.mark.slow] * any(word in block for word in DECODING))
+        for block in README_BLOCKS
+    ],
+    ids=[block.split("\n")[0][:40] for block in README_BLOCKS],
+)
 def test_a_block_of_the_readme_runs_alone(block, what_they_read):
     exec(compile(block, "README.md", "exec"), {"__name__": "readme", **what_they_read})
 

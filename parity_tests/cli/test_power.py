@@ -9,8 +9,6 @@ from jax_attn.cli.main import main
 from jax_attn.cli.power import ALL_FIXTURES, ALL_MUTATIONS, chosen
 from jax_attn.parity.lanes import LANES
 
-pytestmark = pytest.mark.unchecked_shapes  # for speed
-
 
 def test_every_mutation_is_injected_once_or_more():
     work = chosen((), LANES)

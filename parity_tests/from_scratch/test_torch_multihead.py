@@ -30,7 +30,11 @@ class TestTorchMultihead(TwinContract):
         "torch-multihead-bias-kv",
         "torch-multihead-zero-attn",
     )
-    elsewhere = ("torch-multihead-masked", "torch-multihead-no-weights")  # both masks, and the head above
+    elsewhere = (
+        "torch-multihead-masked",
+        "torch-multihead-no-weights",
+        "torch-multihead-padding",
+    )  # both masks, and the head above
 
 
 def attention(embed_dim: int = 6, num_heads: int = 2, **options) -> TorchMultiheadAttention:

@@ -260,7 +260,9 @@ def documents_by_layer(layers):
     return ids, [create_block_mask(mask_mods.document(x), None, None, 29, 29, BLOCK_SIZE=8) for x in ids]
 
 
-@pytest.mark.parametrize("made", ["stacked", pytest.param("vmapped", marks=pytest.mark.slow), "scanned"])
+@pytest.mark.parametrize(
+    "made", [*(pytest.param(made, marks=pytest.mark.slow) for made in ("stacked", "vmapped")), "scanned"]
+)
 def test_a_stack_of_block_masks_is_scanned_over_layers(made):
     ids, block_masks = documents_by_layer(3)
     q = jnp.asarray(np.random.default_rng(0).standard_normal((2, 29, 3, 4)), jnp.float32)

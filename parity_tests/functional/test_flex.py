@@ -73,7 +73,7 @@ def in_torch(q, k, v, table, make_mod, mask_mod, d_output):
     return [*results, d_table, aux.lse.mT, max_scores.mT]
 
 
-FEW = [(bias, causal, "reference"), (distance, with_closed_rows, "blockwise")]
+FEW = [(distance, with_closed_rows, "blockwise")]
 MORE = [
     (*mods, implementation)
     for mods in ((plain, causal), (distance, None), (bias, causal), (distance, with_closed_rows))

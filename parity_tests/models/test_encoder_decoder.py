@@ -20,6 +20,7 @@ READ_MASK[2, :3] = False
 class TestEncoderDecoder(TwinContract):
     rows = ("encoder-decoder",)
     rounds = drops = False  # its parts do
+    elsewhere = ("encoder-decoder",)  # T5
 
 
 @pytest.mark.slow

@@ -16,6 +16,7 @@ START = 1
 class TestSeq2SeqLM(TwinContract):
     rows = ("seq2seq-lm",)
     rounds = drops = False  # its parts do
+    elsewhere = ("seq2seq-lm",)  # T5
 
 
 @jax.enable_x64(True)

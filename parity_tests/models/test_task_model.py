@@ -16,7 +16,12 @@ IDS = np.random.default_rng(0).integers(31, size=(3, 5))
 class TestTaskModel(TwinContract):
     rows = ("task-model", "task-model-text", "task-model-tied", "task-model-last")
     rounds = drops = False  # the sequence classifier, which is one
-    elsewhere = ("task-model-text", "task-model-tied", "task-model-last")  # the families of encoders
+    elsewhere = (
+        "task-model",
+        "task-model-text",
+        "task-model-tied",
+        "task-model-last",
+    )  # the families of encoders
 
 
 @pytest.mark.parametrize("row", ["task-model", "task-model-text", "task-model-tied"])

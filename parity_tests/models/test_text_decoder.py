@@ -13,6 +13,7 @@ from parity_tests.models.decoding import IDS, assert_decodes
 class TestTextDecoder(TwinContract):
     rows = ("text-decoder",)
     rounds = drops = False  # its parts do
+    elsewhere = ("text-decoder",)  # the families of decoders
 
 
 def decoder(rotary: bool = False, dtype=jnp.float64):

@@ -72,7 +72,9 @@ def test_a_save_that_was_cut_off_is_skipped(tmp_path):
     assert checkpoints.steps() == [2, 1]
 
 
-@pytest.mark.parametrize("damage", ["data", pytest.param("manifest", marks=pytest.mark.slow), "empty"])
+@pytest.mark.parametrize(
+    "damage", ["data", *(pytest.param(damage, marks=pytest.mark.slow) for damage in ("manifest", "empty"))]
+)
 def test_an_unreadable_checkpoint_is_named_and_kept(damage, tmp_path):
     checkpoints, said = filled(tmp_path, 1, 2)
     if damage == "empty":

@@ -376,7 +376,8 @@ def assert_round_trip(folder, kwargs) -> None:
 
 
 @pytest.mark.parametrize(
-    ("classes", "norm_placement"), [pytest.param(1, "post", marks=pytest.mark.slow), (4, "pre")]
+    ("classes", "norm_placement"),
+    [pytest.param(*given, marks=pytest.mark.slow) for given in ((1, "post"), (4, "pre"))],
 )
 def test_a_classifier_round_trip_is_bitwise(tmp_path, classes, norm_placement):
     module = random_module(

@@ -45,6 +45,15 @@ class TestParallel(AttentionContract):
 
     implementation = "blockwise"
 
+    @pytest.mark.slow  # the same computation, side by side
+    def test_second_derivative(self):
+        super().test_second_derivative()
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize(("name", "dtype"), [("causal window", jnp.float32), ("sinks", jnp.bfloat16)])
+    def test_no_further_from_the_truth_than_the_oracle(self, name, dtype):
+        super().test_no_further_from_the_truth_than_the_oracle(name, dtype)
+
 
 def temporaries(f, *shapes) -> float:
     given = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]

@@ -34,6 +34,15 @@ def _any_number_of_queries():
 class TestFewQueries(AttentionContract):
     implementation = "blockwise"
 
+    @pytest.mark.slow  # whole blocks show it
+    def test_second_derivative(self):
+        super().test_second_derivative()
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize(("name", "dtype"), [("causal window", jnp.float32), ("sinks", jnp.bfloat16)])
+    def test_no_further_from_the_truth_than_the_oracle(self, name, dtype):
+        super().test_no_further_from_the_truth_than_the_oracle(name, dtype)
+
 
 def draw(*shape: int) -> np.ndarray:
     return np.random.default_rng(sum(shape)).standard_normal(shape)

@@ -134,7 +134,7 @@ class KernelContract:
             assert expected["dq"].dtype == jnp.float64
             assert_equal(everything(self.kernels(name), name, jnp.float64), expected)
 
-    @pytest.mark.parametrize("dtype", [slow_unless(False, jnp.float32), jnp.bfloat16])
+    @pytest.mark.parametrize("dtype", [slow_unless(False, dtype) for dtype in (jnp.float32, jnp.bfloat16)])
     def test_no_further_from_the_truth_than_the_oracle(self, dtype: Any):
         """The noise ratio, with the oracle in the same dtype in the denominator.
 

@@ -20,6 +20,7 @@ from parity_tests.from_scratch.properties import assert_causal, assert_same, com
 class TestLinearAttention(TwinContract):
     rows = ("attention-linear-causal", "attention-linear")
     rounds = False
+    elsewhere = ("attention-linear",)  # the formula below
 
 
 def attention(**options) -> LinearAttention:

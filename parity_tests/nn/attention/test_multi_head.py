@@ -28,6 +28,7 @@ from parity_tests.from_scratch.properties import (
 
 class TestMultiHeadAttention(TwinContract):
     rows = tuple(name for name, twin in CATALOGUE.items() if twin.where == MULTI_HEAD)
+    elsewhere = ("attention-masked", "attention-window")  # the definition, in test_pairwise.py
 
 
 def attention(num_kv_heads: int | None = None, **options) -> MultiHeadAttention:

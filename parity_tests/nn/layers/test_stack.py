@@ -18,7 +18,7 @@ from parity_tests.from_scratch.properties import assert_same, compiled, draw
 class TestStack(TwinContract):
     rows = ("stack", "stack-shared-positions", "stack-repeated")
     rounds = drops = False  # the classifier, whose encoder is one
-    elsewhere = ("stack-shared-positions",)  # T5, which has them
+    elsewhere = ("stack-repeated", "stack-shared-positions")  # ALBERT and T5, which have them
 
 
 def layer(seed: int, window: int | None = None, **options) -> DecoderLayer:

@@ -95,7 +95,6 @@ KINDS = {
 
 QUICK = (
     ("rotary", None),
-    ("rotary-longrope", 3),
     ("axial-rotary", 3),
     ("alibi", None),
     ("t5", 3),

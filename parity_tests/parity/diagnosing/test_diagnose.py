@@ -22,8 +22,6 @@ from jax_attn.weights.tensors import as_numpy
 from parity_tests.parity.mutations.mutation_pairs import PAIRS
 from parity_tests.parity.pairs import CASES, draw, flax_block, torch_block
 
-pytestmark = pytest.mark.unchecked_shapes  # for speed
-
 FORWARD = [
     (name, mutation.name)
     for name, pair in PAIRS.items()

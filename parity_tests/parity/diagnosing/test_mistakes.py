@@ -20,8 +20,6 @@ from jax_attn.parity.diagnosing.lint_modules import lint_pair
 from parity_tests.parity.diagnosing.test_diagnose import why
 from parity_tests.parity.pairs import draw
 
-pytestmark = pytest.mark.unchecked_shapes  # for speed
-
 
 def certain(diagnosis, mutation, flax):
     cause = diagnosis.cause

@@ -18,8 +18,6 @@ from jax_attn.nn.positions.rotary import RotaryPositions
 from jax_attn.nn.primitives import RMSNorm
 from parity_tests.parity.diagnosing.test_diagnose import why
 
-pytestmark = pytest.mark.unchecked_shapes  # for speed
-
 
 def option(patch, module, **options):
     """Another option than torch's, set on the module or, as `a__b`, on a part of it."""

@@ -1,15 +1,12 @@
 """The second draw is another one: of inputs, of weights, and the same for both sides."""
 
 import numpy as np
-import pytest
 
 from jax_attn.parity.cases import Case
 from jax_attn.parity.comparison import Comparison
 from jax_attn.parity.diagnosing.second_draw import moved, redrawn
 from jax_attn.weights.state_dict import state_dict
 from parity_tests.parity.pairs import MASK, draw, flax_block, torch_block
-
-pytestmark = pytest.mark.unchecked_shapes  # for speed
 
 
 def sides(flax, theirs, **options) -> Comparison:

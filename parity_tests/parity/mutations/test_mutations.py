@@ -18,9 +18,6 @@ from jax_attn.parity.power import power
 from parity_tests.parity.mutations.mutation_pairs import PAIRS
 from parity_tests.parity.pairs import CASES, MASK, flax_block, torch_block
 
-pytestmark = pytest.mark.unchecked_shapes  # for speed
-
-
 FAMILIES = "attention", "rotary", "layers", "models", "losses", "precision"
 
 

@@ -8,7 +8,6 @@ from flax import nnx
 from jax_attn.parity.locate import trace_modules
 from parity_tests.parity.pairs import WIDTH, draw
 
-pytestmark = pytest.mark.unchecked_shapes  # for speed
 X = draw(2, 3, WIDTH)
 TOKENS = draw(2, 3, seed=1) > 0
 

@@ -30,7 +30,6 @@ LAYERS, DEEP, WIDTH, HEADS, HIDDEN = 4, 12, 8, 2, 12
 X = draw(2, 3, WIDTH)
 MASK = np.tril(np.ones((2, 3, 3), bool))
 CASE = Case("", (X, MASK))
-pytestmark = pytest.mark.unchecked_shapes  # for speed: each check is made thousands of times
 FEW, MANY = range(2), range(50)
 in_draws = pytest.mark.parametrize(
     ("layers", "seeds"),

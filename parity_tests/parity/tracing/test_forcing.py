@@ -1,14 +1,12 @@
 """Teacher forcing: what a submodule of Flax does with the inputs that torch's was given."""
 
 import jax.numpy as jnp
-import pytest
 import torch
 from flax import nnx
 
 from jax_attn.parity.locate import trace_modules
 from parity_tests.parity.pairs import WIDTH, draw
 
-pytestmark = pytest.mark.unchecked_shapes  # for speed
 X = draw(2, 3, WIDTH)
 TOKENS = draw(2, 3, seed=1) > 0
 

@@ -15,7 +15,6 @@ from jax_attn.parity.tracing.module_pairs import pair_modules
 from jax_attn.parity.tracing.search import find
 from parity_tests.parity.pairs import MASK, WIDTH, draw, flax_block, torch_block
 
-pytestmark = pytest.mark.unchecked_shapes  # for speed
 X = draw(2, 3, WIDTH)
 
 

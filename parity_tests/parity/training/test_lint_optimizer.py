@@ -77,17 +77,24 @@ SGD = dict(lr=0.1, momentum=0.9)
             {"weight_decay": (1e-4, 0.01), "eps": (1e-6, 1e-8)},
         ),
         (optax.adam(1e-3), torch.optim.AdamW, ADAMW, {"weight_decay": (0.0, 0.1)}),
-        (ours.adam(1e-3, weight_decay=0.1), torch.optim.AdamW, ADAMW, {"decoupled": (False, True)}),
+        pytest.param(
+            ours.adam(1e-3, weight_decay=0.1), torch.optim.AdamW, ADAMW, {"decoupled": (False, True)},
+            marks=pytest.mark.slow,
+        ),
         (ours.adamw(**ADAMW), torch.optim.Adam, ADAMW, {"decoupled": (True, False)}),
         (ours.adam(2e-3), torch.optim.Adam, ADAM, {"learning rate": (2e-3, 1e-3)}),
         (ours.adam(1e-3, (0.9, 0.98)), torch.optim.Adam, ADAM, {"betas": ((0.9, 0.98), (0.9, 0.999))}),
         (ours.adam(1e-3, eps=1e-5), torch.optim.Adam, ADAM, {"eps": (1e-5, 1e-8)}),
-        (
+        pytest.param(
             optax.adam(1e-3, eps=0.0, eps_root=1e-8), torch.optim.Adam, ADAM,
             {"eps": (0.0, 1e-8), "eps_root": (1e-8, 0.0)},
+            marks=pytest.mark.slow,
         ),
         (optax.nadam(1e-3), torch.optim.Adam, ADAM, {"nesterov": (True, False)}),
-        (optax.nadam(2e-3), torch.optim.NAdam, {}, {"kind": ("adam", "nadam"), "nesterov": (True, False)}),
+        pytest.param(
+            optax.nadam(2e-3), torch.optim.NAdam, {}, {"kind": ("adam", "nadam"), "nesterov": (True, False)},
+            marks=pytest.mark.slow,
+        ),
         (
             optax.adamw(1e-3, weight_decay=0.1, mask=lambda p: jax.tree.map(lambda x: x.ndim > 1, p)),
             torch.optim.AdamW, ADAMW, {"decayed": ((False, True), (True, True))},
@@ -103,9 +110,10 @@ SGD = dict(lr=0.1, momentum=0.9)
             optax.adagrad(0.01), torch.optim.Adagrad, {},
             {"initial_accumulator_value": (0.1000001, 0.0)},  # its eps of 1e-7 is within the root, as the sum
         ),
-        (
+        pytest.param(
             optax.chain(optax.scale_by_adam(eps=1e-8), optax.scale_by_trust_ratio(), optax.scale(-1e-3)),
             torch.optim.Adam, ADAM, {"unknown"},
+            marks=pytest.mark.slow,
         ),
     ],
 )  # fmt: skip

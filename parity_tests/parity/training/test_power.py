@@ -14,8 +14,6 @@ from jax_attn.parity.mutations.training import (
 )
 from jax_attn.parity.training.power import training_power
 
-pytestmark = pytest.mark.unchecked_shapes  # for speed
-
 BATCHES = [(np.random.default_rng(seed).standard_normal((4, 5)),) for seed in range(2)]
 
 
@@ -24,7 +22,7 @@ def loss(model, x):
 
 
 # Each has a mutation of one number of its own, as the optimizers before it.
-REPEATED = ("adagrad", "adam-cosine", "nadam")
+REPEATED = ("adagrad", "adam-cosine", "nadam", "sgd-linear-lr")
 
 
 def first_on(fixture):
