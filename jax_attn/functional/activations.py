@@ -45,8 +45,11 @@ def gelu_tanh(x: Float[Array, "*s"]) -> Float[Array, "*s"]:
 
     Source: Hendrycks and Gimpel (arXiv 1606.08415), section 2.
     """
-    u = (2 / math.pi) ** 0.5 * (x + 0.044715 * x**3)
-    return x * jax.nn.sigmoid(2 * u)
+    return _gelu_tanh(x, (2 / math.pi) ** 0.5)
+
+
+def _gelu_tanh(x: Array, slope: float) -> Array:
+    return x * jax.nn.sigmoid(2 * slope * (x + 0.044715 * x**3))
 
 
 @in_float32
@@ -75,16 +78,50 @@ def relu_squared(x: Float[Array, "*s"]) -> Float[Array, "*s"]:
     return jnp.square(jax.nn.relu(x))
 
 
+@in_float32
+def mish(x: Float[Array, "*s"]) -> Float[Array, "*s"]:
+    """`x · tanh(log(1 + eˣ))`.
+
+    Source: Misra (arXiv 1908.08681).
+    """
+    return x * jnp.tanh(jax.nn.softplus(x))
+
+
+def relu6(x: Float[Array, "*s"]) -> Float[Array, "*s"]:
+    """`min(max(x, 0), 6)`, with torch's slope of 0 at both ends.
+
+    Source: Howard et al. (arXiv 1704.04861).
+    """
+    return jnp.where(x < 6, jax.nn.relu(x), jnp.asarray(6, x.dtype))
+
+
+@in_float32
+def hardswish(x: Float[Array, "*s"]) -> Float[Array, "*s"]:
+    """`x · relu6(x + 3) / 6`.
+
+    Source: Howard et al. (arXiv 1905.02244).
+    """
+    return x * relu6(x + 3) / 6
+
+
 ACTIVATIONS: dict[str, Activation] = {
     "gelu": gelu,
     "gelu_tanh": gelu_tanh,
     "gelu_new": gelu_tanh,  # the two names of the tanh form in config.json files
     "gelu_pytorch_tanh": gelu_tanh,
+    "gelu_python": gelu,  # and those of how they were once computed
+    "gelu_python_tanh": gelu_tanh,
+    "gelu_accurate": gelu_tanh,
+    "gelu_fast": in_float32(lambda x: _gelu_tanh(x, 0.7978845608)),  # √(2/π), cut to ten digits
     "quick_gelu": quick_gelu,
     "silu": silu,
     "swish": silu,
     "relu": jax.nn.relu,
     "relu2": relu_squared,
+    "relu6": relu6,
+    "leaky_relu": lambda x: jnp.where(x > 0, x, 0.01 * x),
+    "mish": mish,
+    "hardswish": hardswish,
     "sigmoid": in_float32(jax.nn.sigmoid),
     "tanh": in_float32(jnp.tanh),
     "linear": lambda x: x,
