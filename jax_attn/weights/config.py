@@ -12,6 +12,7 @@ from jax_attn.weights.files import read_json
 
 CONFIG = "config.json"
 QUANTIZED = "quantization_config"
+MOST = 2**31 - 1  # of anything that is counted
 
 
 class NotedConfig(Mapping[str, Any]):
@@ -227,6 +228,8 @@ def _value_errors(name: str, value: Any, rules: ConfigRules) -> list[str]:
         return [f"{name}={value!r} must be at least 0"]
     if kind is int and value < least:
         return [f"{name}={value!r} must be at least {least}"]
+    if kind is int and value > MOST:
+        return [f"{name}={value!r} must be at most {MOST}"]
     choices = rules.choices.get(name)
     if choices is not None and value not in choices:
         return [f"{name}={value!r} is not supported, only {', '.join(map(repr, choices))}"]

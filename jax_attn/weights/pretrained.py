@@ -126,7 +126,9 @@ def from_pretrained(
     own = chosen in (config.get("architectures") or ())
     plan = fitted(plan, table, shapes, own=own, reshaped="num_labels" in overrides)
     compute_rest(module, lambda: drawn(make(), family, config), plan.drawn, sharding)
-    _load(module, tensors, plan, folder, sharding)
+    known = own or not config.get("architectures")
+    unknown = "" if known else f", read as {chosen}: {config['architectures'][0]} is not known here"
+    _load(module, tensors, plan, f"the weights in {folder} do not fit its {CONFIG}{unknown}", sharding)
     for note in plan.notes:
         warnings.warn(f"{folder}: {note}", stacklevel=2)
     module.eval()
@@ -214,7 +216,12 @@ def settings_of(
     overrides: Mapping[str, Any],
 ) -> dict[str, Any]:
     """The values of all attributes that the model is built from."""
-    given = {**config, **{name: value for name, value in overrides.items() if name not in BUILDING}}
+    own = {name: value for name, value in overrides.items() if name not in BUILDING}
+    for name, value in config.items():
+        if isinstance(value, Mapping) and value.keys() & own.keys() and name not in {*NEUTRAL, *own}:
+            nested = min(value.keys() & own.keys())
+            raise ValueError(f"{nested} stands in {name}, which decides: override that in place of it")
+    given = {**config, **own}
     if "num_labels" in overrides:
         given.pop("id2label", None)
     rules = family.rules_for(architecture).with_defaults(dict.fromkeys(family.optional, True))
@@ -284,7 +291,7 @@ def without_weights(build: Callable[[], nnx.Module]) -> nnx.Module:
     return module
 
 
-def _load(module: nnx.Module, tensors: LazyTensors, plan: Plan, folder: Path, placement: Placement) -> None:
+def _load(module: nnx.Module, tensors: LazyTensors, plan: Plan, message: str, placement: Placement) -> None:
     # Constants that the module computes are in few files: they are compared where they are, never missed.
     table = [
         slot
@@ -294,7 +301,6 @@ def _load(module: nnx.Module, tensors: LazyTensors, plan: Plan, folder: Path, pl
     ]
     expected = [place.key for slot in table for place in slot.places]
     given = tensors.without(plan.left_out)
-    message = f"the weights in {folder} do not fit its {CONFIG}"
     errors = find_errors(table, given, values=False)
     if errors:
         # What is wrong is told all at once.

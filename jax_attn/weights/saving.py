@@ -90,12 +90,12 @@ def save_pretrained(
 
 
 def _described(module: nnx.Module) -> tuple[Family, dict[str, Any]]:
-    """The family of a module, and its `config.json`: read off the module, or that which it was built from."""
+    """The family of a module, and its `config.json`: that which it was built from, and what is read off it."""
+    noted = getattr(module, "config", None)
     for family in FAMILIES:
         described = None if family.describe is None else family.describe(module)
         if described is not None:
-            return family, described
-    noted = getattr(module, "config", None)
+            return family, {**(noted or {}), **described}
     if isinstance(noted, NotedConfig):
         return family_of(noted), dict(noted)
     raise ValueError(

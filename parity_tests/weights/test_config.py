@@ -37,6 +37,7 @@ def test_what_is_absent_has_its_default_and_what_is_neutral_is_passed_over():
         ("width", 16.0, "16.0 must be of type int"),
         ("width", None, "None must be of type int"),
         ("width", 0, "0 must be at least 1"),
+        ("width", 10**30, f"{10**30} must be at most {2**31 - 1}"),
         ("rate", "0.5", "'0.5' must be of type float"),
     ],
 )

@@ -496,7 +496,7 @@ def test_a_bad_folder_is_refused(tmp_path, folder):
         ),
         ({"is_decoder": True}, "is_decoder=True is not supported"),
         ({"add_cross_attention": True}, "add_cross_attention=True is not supported"),
-        ({"hidden_act": "mish"}, "hidden_act='mish' is not supported, only 'gelu'"),
+        ({"hidden_act": "selu"}, "hidden_act='selu' is not supported, only 'gelu'"),
         (
             {"quantization_config": {"quant_method": "gptq", "bits": 4}},
             "quantization_config says that the weights are quantized (gptq), which is not supported",

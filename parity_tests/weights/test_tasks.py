@@ -270,6 +270,31 @@ def test_weights_of_8_bits_are_refused_by_name(saved, tmp_path):
         from_pretrained(folder)
 
 
+def test_a_bert_is_saved_with_all_that_its_config_said(saved, tmp_path):
+    labels = {"0": "one", "1": "two", "2": "three"}
+    folder = edited(saved(BERT, "BertModel"), tmp_path, id2label=labels, initializer_range=0.3)
+    again = save_pretrained(from_pretrained(folder), tmp_path / "again")
+    before, after = (json.loads((each / "config.json").read_text()) for each in (folder, again))
+    assert before == after
+
+
+def test_a_class_that_is_not_known_is_told_where_the_model_alone_does_not_fit(saved, tmp_path):
+    folder = edited(
+        saved(BERT, "BertModel"),
+        tmp_path,
+        lambda tensors: {key: value for key, value in tensors.items() if "embeddings" in key},
+        architectures=["BertForNothing"],
+    )
+    with pytest.raises(StateDictError, match="read as BertModel: BertForNothing is not known here"):
+        from_pretrained(folder)
+
+
+def test_an_override_of_what_stands_elsewhere_is_refused():
+    config = {**LLAMA, "rope_parameters": {"rope_type": "default", "rope_theta": 100.0}}
+    with pytest.raises(ValueError, match="rope_theta stands in rope_parameters, which decides"):
+        from_config(config, rngs=nnx.Rngs(0), rope_theta=500.0)
+
+
 def test_overrides_that_nobody_knows_are_refused(saved):
     with pytest.raises(TypeError, match=r"novelty is neither an attribute of config\.json"):
         from_config(BERT, rngs=nnx.Rngs(0), novelty=1)

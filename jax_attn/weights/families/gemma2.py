@@ -41,6 +41,8 @@ NORM = "rms_unit_offset"
 
 def decoder(config: Settings) -> Part:
     """The model without its head."""
+    if not config.query_pre_attn_scalar:
+        raise ValueError("query_pre_attn_scalar must be above 0, got 0")
     layer = partial(
         gated_layer,
         config,

@@ -7,6 +7,7 @@ from typing import Any
 from flax import nnx
 
 from jax_attn.functional.activations import ACTIVATIONS
+from jax_attn.functional.checks import require_divisible
 from jax_attn.models.part import Part
 from jax_attn.models.text_decoder import TextDecoder
 from jax_attn.nn.attention.multi_head import MultiHeadAttention
@@ -91,7 +92,11 @@ def layer(config: Settings, scale: float) -> Part:
 def decoder(config: Settings) -> Part:
     """The model without its head."""
     width = config.n_embd
-    scale = (width // config.n_head) ** -0.5 if config.scale_attn_weights else 1.0
+    scale = (
+        require_divisible("n_embd", width, "n_head", config.n_head) ** -0.5
+        if config.scale_attn_weights
+        else 1.0
+    )
     by_layer = config.scale_attn_by_inverse_layer_idx
     scales = [scale / (index + 1) if by_layer else scale for index in range(config.n_layer)]
     last = Part(LayerNorm, normalized_shape=width, eps=config.layer_norm_epsilon)

@@ -42,8 +42,8 @@ class Kind(NamedTuple):
 
 ORIGINAL = "original_max_position_embeddings"
 KINDS = {
-    "linear": Kind(LinearScaling, ("factor",)),
-    "dynamic": Kind(DynamicNTKScaling, ("factor",)),
+    "linear": Kind(LinearScaling, ("factor",), (ORIGINAL,)),  # which neither reads
+    "dynamic": Kind(DynamicNTKScaling, ("factor",), (ORIGINAL,)),
     "yarn": Kind(
         YarnScaling,
         (),
@@ -63,6 +63,7 @@ KINDS = {
         LongRopeScaling, ("short_factor", "long_factor"), ("factor", "attention_factor", ORIGINAL)
     ),
 }
+PASSED = (("partial_rotary_factor", 1.0),)  # attributes that change nothing with these values
 
 
 def rotary_positions(config: Settings, head_dim: int) -> Part:
@@ -78,7 +79,7 @@ def rotary_positions(config: Settings, head_dim: int) -> Part:
 
 def _scaling(given: Mapping[str, Any], config: Settings) -> Part | None:
     name = given.get("rope_type", given.get("type", "default"))
-    if name != "default" and name not in KINDS:
+    if name not in ("default", *KINDS):
         raise ValueError(
             f"rope_type={name!r} is not supported, only 'default', {', '.join(map(repr, KINDS))}"
         )
@@ -86,7 +87,7 @@ def _scaling(given: Mapping[str, Any], config: Settings) -> Part | None:
     own = {
         key: _attribute(name, kind, key, value)
         for key, value in given.items()
-        if value is not None and key not in ("rope_type", "type", "rope_theta")
+        if value is not None and key not in ("rope_type", "type", "rope_theta") and (key, value) not in PASSED
     }
     for key in kind.needed:
         if key not in own:

@@ -9,6 +9,7 @@ from jax_attn.functional.activations import ACTIVATIONS
 from jax_attn.models.encoder_decoder import EncoderDecoder
 from jax_attn.models.part import Part
 from jax_attn.models.seq2seq_lm import Seq2SeqLM
+from jax_attn.models.task_model import TaskModel
 from jax_attn.models.text_decoder import TextDecoder
 from jax_attn.models.text_encoder import TextEncoder
 from jax_attn.nn.attention.multi_head import MultiHeadAttention
@@ -20,6 +21,7 @@ from jax_attn.nn.layers.feed_forward import FeedForward
 from jax_attn.nn.layers.gated_feed_forward import GatedFeedForward
 from jax_attn.nn.layers.stack import Stack
 from jax_attn.nn.layers.tied_head import TiedHead
+from jax_attn.nn.layers.token_classification_head import TokenClassificationHead
 from jax_attn.nn.positions.t5 import T5Positions
 from jax_attn.nn.primitives import RMSNorm
 from jax_attn.weights.config import ConfigRules
@@ -186,6 +188,17 @@ def encoder_model(model: Part, config: Settings) -> Part:
     return Part(TextEncoder, embeddings=embeddings(config), encoder=model.arguments["encoder"])
 
 
+def token_classifier(model: Part, config: Settings) -> Part:
+    """Scores of each token of the first sequence; what reads it is the encoder alone."""
+    head = Part(
+        TokenClassificationHead,
+        embed_dim=config.d_model,
+        num_classes=config.num_labels,
+        dropout=config.classifier_dropout,
+    )
+    return Part(TaskModel, model=encoder_model(model, config), head=head)
+
+
 def seq2seq_lm(model: Part, config: Settings) -> Part:
     """The language model, whose scores come from the embeddings or, since v1.1, from a head of its own."""
     scale = config.d_model**-0.5 if config.scale_decoder_outputs else 1.0
@@ -244,6 +257,13 @@ def families(name: str, defaults: Mapping[str, Any], own_positions: bool = False
                 tied={"lm_head.weight": TABLE},
             ),
             f"{name}EncoderModel": Head(encoder_model, prefix="", others=("decoder.",)),
+            f"{name}ForTokenClassification": Head(
+                token_classifier,
+                names=((r"^head\.linear\.", "classifier."),),
+                prefix="transformer.",
+                others=("decoder.",),
+                defaults={"num_labels": 2, "classifier_dropout": 0.0},
+            ),
         },
         constants=("encoder.embed_tokens.weight", "decoder.embed_tokens.weight"),  # "shared" once more
         others=("lm_head.", "classification_head.", "classifier.", "qa_outputs."),

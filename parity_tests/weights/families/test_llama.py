@@ -11,7 +11,7 @@ from transformers.models.llama.configuration_llama import LlamaConfig
 from jax_attn.parity import Case
 from jax_attn.parity.tolerances import SAME_FLOAT32
 from jax_attn.weights import from_pretrained, numpy_state_dict
-from jax_attn.weights.families.rotary_config import DEFAULTS, rotary_positions
+from jax_attn.weights.families.rotary_config import DEFAULTS, ORIGINAL, rotary_positions
 from parity_tests.weights.families.decoder_contract import (
     IDS,
     SIZES,
@@ -143,7 +143,7 @@ def test_old_files(tmp_path):
         tmp_path,
         rope_parameters=...,
         rope_theta=100,
-        rope_scaling={"type": "linear", "factor": 3},
+        rope_scaling={"type": "linear", "factor": 3, "partial_rotary_factor": 1.0, ORIGINAL: 7},
         pad_token_id=-1,
         pretraining_tp=2,
         num_key_value_heads=1,
@@ -174,6 +174,7 @@ def test_what_is_not_supported_is_refused_by_name(tmp_path):
         rotary(type="longrope", short_factor=1, long_factor=[1])
         == "short_factor must be a list of numbers, got 1"
     )
+    assert rotary(type=["linear"]).startswith("rope_type=['linear'] is not supported")
     assert rotary(type="default", partial_rotary_factor=0.5).startswith(
         "partial_rotary_factor=0.5 is not known"
     )
@@ -181,7 +182,7 @@ def test_what_is_not_supported_is_refused_by_name(tmp_path):
         "rope_interleaved=True is not supported, only False"
     )
     assert refusal(tmp_path, sliding_window=5).startswith("sliding_window=5 is not known here")
-    assert refusal(tmp_path, hidden_act="mish").startswith("hidden_act='mish' is not supported, only 'gelu'")
+    assert refusal(tmp_path, hidden_act="selu").startswith("hidden_act='selu' is not supported, only 'gelu'")
     assert refusal(tmp_path, head_dim=1.5).startswith("head_dim=1.5 must be of type int")
     assert refusal(tmp_path, num_key_value_heads=0).startswith("num_key_value_heads=0 must be at least 1")
     assert "num_kv_heads=3" in refusal(tmp_path, num_key_value_heads=3)

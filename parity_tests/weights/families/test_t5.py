@@ -105,6 +105,19 @@ def test_the_encoder_alone_is_that_of_transformers_and_comes_from_a_whole_model_
 
 
 @pytest.mark.slow
+def test_a_head_for_the_tokens_that_the_encoder_reads(tmp_path):
+    def ours(module, ids, mask):
+        return module(ids, mask) * mask[..., None]
+
+    def others(module, ids, mask):
+        return module(ids, attention_mask=mask).logits * mask[..., None]
+
+    case = Case("texts", (SOURCE_IDS, SOURCE))
+    model = theirs("T5ForTokenClassification", num_labels=4, classifier_dropout=0.3)
+    assert_family(model, tmp_path, case, ours, others)
+
+
+@pytest.mark.slow
 def test_files_from_before_safetensors_and_what_is_refused(tmp_path):
     """They repeat the table under each of its names."""
     model = drawn(theirs("T5ForConditionalGeneration", num_layers=1))
@@ -124,7 +137,7 @@ def test_files_from_before_safetensors_and_what_is_refused(tmp_path):
     again = from_pretrained(save_pretrained(from_pretrained(tmp_path / "mt5"), tmp_path / "again"))
     assert_same_outputs(again, mt5)
     for options, message in (
-        ({"feed_forward_proj": "gated-mish"}, "feed_forward_proj='gated-mish' is not supported"),
+        ({"feed_forward_proj": "gated-selu"}, "feed_forward_proj='gated-selu' is not supported"),
         (
             {"tie_word_embeddings": False, "scale_decoder_outputs": True},
             "scale_decoder_outputs=True is not supported beside a head of its own",
