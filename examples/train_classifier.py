@@ -49,6 +49,7 @@ from jax_attn.training.data import (
 from jax_attn.training.encoders import BERT_BASE, EncoderOptions, encoder_tokenizer, starting_encoder
 from jax_attn.training.losses import summed_accuracy, summed_cross_entropy
 from jax_attn.training.models import gathered, save_model
+from jax_attn.training.run_folder import recorded_options
 from jax_attn.training.samples import load_labelled_texts
 from jax_attn.training.task import Sum
 from jax_attn.weights import from_pretrained
@@ -225,9 +226,9 @@ def predict(options: Options) -> None:
     architecture = model.config["architectures"][0]
     if not any(kind in architecture for kind in ARCHITECTURES.values()):
         raise ValueError(f"{folder} holds a {architecture}, which does not classify texts")
-    examples = PaddedExamples(
-        {"input_ids": tokenizer.encode(options.predict, options.max_tokens)}, pad_id=tokenizer.pad_id
-    )
+    most = recorded_options(options.out).get("max_tokens", options.max_tokens)  # as in training
+    tokens = tokenizer.encode(options.predict, min(most, model.config.get("max_position_embeddings") or most))
+    examples = PaddedExamples({"input_ids": tokens}, pad_id=tokenizer.pad_id)
     every = np.arange(len(examples))
     found = nnx.jit(scores)(model, examples.collate(every, every))
     for text, shares in zip(options.predict, softmax(np.asarray(found)), strict=True):

@@ -17,7 +17,7 @@ Expected with the defaults: 60% of 406 held-out names translated letter for lett
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from operator import eq
 from pathlib import Path
@@ -295,7 +295,8 @@ def train(options: Options) -> Result | None:
     if options.translate is not None:
         assert options.out is not None
         model, tokenizer = load_translator(options.out / "model")
-        print(*translate(model, tokenizer, [options.translate], options), sep="\n")
+        most = min(options.max_tokens, model.max_positions)
+        print(*translate(model, tokenizer, [options.translate], replace(options, max_tokens=most)), sep="\n")
         return None
     pairs = load_data(options)
     batches = ShuffledBatches(pairs.examples(False, options), options.batch_size, options.seed)

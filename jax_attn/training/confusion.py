@@ -1,5 +1,6 @@
 """Which classes are taken for which: counts, as a table in text and as a chart."""
 
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -42,12 +43,17 @@ def draw_confusion(counts: Int[np.ndarray, "c c"], classes: Sequence[str], path:
     axes = figure.add_subplot(
         xticks=range(len(classes)), yticks=range(len(classes)), xlabel="predicted", ylabel="truth"
     )
-    axes.set_xticklabels(classes, rotation=45, ha="right")
-    axes.set_yticklabels(classes)
+    # A dollar in a name begins no formula.
+    axes.set_xticklabels(classes, rotation=45, ha="right", parse_math=False)
+    axes.set_yticklabels(classes, parse_math=False)
     shares = counts / np.maximum(1, counts.sum(axis=1, keepdims=True))
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     if len(classes) <= MOST:
         for (row, column), count in np.ndenumerate(counts):
             colour = "white" if shares[row, column] > 0.5 else "black"
             axes.text(column, row, str(count), ha="center", va="center", color=colour)
-    figure.savefig(path, dpi=150)
+    with warnings.catch_warnings():
+        warnings.filterwarnings(
+            "ignore", "Glyph"
+        )  # of an alphabet that the font lacks: the table has the names
+        figure.savefig(path, dpi=150)

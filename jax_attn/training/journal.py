@@ -44,7 +44,9 @@ class Journal:
                 self._events.add_scalar(f"{name}/{framework}", number, step)
 
     def evaluation(self, step: int, framework: str, figures: Mapping[str, float]) -> None:
-        """Note down what held-out data gave after a step."""
+        """Note down what held-out data gave after a step; once, where a run goes on after its last."""
+        if step in (at for at, _ in self.held_out(framework)[-1:]):
+            return
         self._write({"step": step, "framework": framework, "held_out": dict(figures)})
         if "loss" in figures:
             self._note(step, framework, figures["loss"])

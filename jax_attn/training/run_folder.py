@@ -36,10 +36,7 @@ def require_startable(options: TrainingOptions) -> None:
         raise ValueError(
             f"{options.out} holds a run already: --resume goes on with it, another --out starts anew"
         )
-    try:
-        was = json.loads(record.read_text())["options"]
-    except (ValueError, KeyError, TypeError):
-        raise ValueError(f"{record} is not the record of a run, or is damaged") from None
+    was = recorded_options(options.out)
     now, free = as_json(options), options.may_change | set(options.allow_changes)
     different = [
         f"{name} is {json.dumps(now.get(name))}, and was {json.dumps(was.get(name))}"
@@ -49,6 +46,17 @@ def require_startable(options: TrainingOptions) -> None:
     if different:
         raise ValueError(f"the run in {options.out} was started with other options: {'; '.join(different)}")
     _require_writable(options.out)
+
+
+def recorded_options(out: Path) -> dict[str, Any]:
+    """The options of the run in a folder, as JSON has them; none where there is no run."""
+    record = out / CONFIG
+    if not record.exists():
+        return {}
+    try:
+        return dict(json.loads(record.read_text())["options"])
+    except (ValueError, KeyError, TypeError):
+        raise ValueError(f"{record} is not the record of a run, or is damaged") from None
 
 
 def require_same_data(options: TrainingOptions, first: Batch) -> None:

@@ -46,11 +46,11 @@ def test_the_report_tells_what_the_model_does(run, options, capsys):
 
 
 def test_the_run_classifies_texts(run, options, capsys):
-    arguments = ["--out", str(options.out), "--predict", "a pear f1", "f2 iron"]
+    arguments = ["--out", str(options.out), "--predict", "a pear f1", "f2 iron " * 9]  # cut
     assert train_classifier.main(arguments) == 0
     *_, first, second = capsys.readouterr().out.splitlines()
     assert re.fullmatch(r"fruit \((?:100|[5-9]\d)\.\d%\): a pear f1", first)
-    assert re.fullmatch(r"metal \((?:100|[5-9]\d)\.\d%\): f2 iron", second)
+    assert re.fullmatch(r"metal \((?:100|[5-9]\d)\.\d%\): f2 iron( f2 iron)* ", second)
 
 
 def test_its_folder_is_that_of_a_checkpoint(run, options):

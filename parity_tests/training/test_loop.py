@@ -12,6 +12,7 @@ import pytest
 from flax import nnx
 
 from jax_attn.training import Task, TrainingOptions, fit, loop
+from jax_attn.training.journal import Journal
 from parity_tests.training import tiny
 from parity_tests.training.tiny import Batches, Network, options, signal_at, train
 
@@ -76,6 +77,14 @@ def test_a_module_of_ones_own():
     np.testing.assert_array_equal(
         model.first.kernel[...], result.trainers["jax"].state.params["first.kernel"]
     )
+
+
+def test_the_last_evaluation_is_noted_down_once(tmp_path):
+    for _ in range(2):  # a run, and one that goes on after its end
+        journal = Journal(tmp_path, done=3)
+        journal.evaluation(3, "jax", {"loss": 0.5})
+        journal.close()
+    assert len((tmp_path / "log.jsonl").read_text().splitlines()) == 1
 
 
 def test_another_run_is_not_written_over(run):
