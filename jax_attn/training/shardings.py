@@ -94,9 +94,27 @@ def _by_path(module: Any, mesh: Mesh, rules: Rules) -> dict[Path, tuple[tuple[in
         names, sizes = axes[tuple(map(str, path))]
         if names is None:
             names = _unnamed(variable, mesh.shape)
-        spec = spec_of(names, sizes, mesh.shape, rules)
+        spec = _by_rows(names, sizes, spec_of(names, sizes, mesh.shape, rules), mesh.shape)
         found[tuple(map(str, path))] = variable.shape, NamedSharding(mesh, spec)
     return found
+
+
+def _by_rows(
+    names: Names, sizes: tuple[int, ...], spec: PartitionSpec, axis_sizes: Mapping[str, int]
+) -> PartitionSpec:
+    """`spec`, but a kernel that leads back to the model's width is dealt out by rows alone, where they divide.
+
+    TPUs reduce-scatter gradients along rows; along columns they all-reduce them, which sends twice as much.
+    """
+    if names[-1:] != ("embed",) or not {"heads", "mlp"}.intersection(names[-2:-1]):
+        return spec
+    *before, rows, columns = spec
+    axes = tuple(
+        axis for part in (rows, columns) for axis in ((part,) if isinstance(part, str) else part or ())
+    )
+    if sizes[-2] % math.prod(axis_sizes[axis] for axis in axes):
+        return spec
+    return PartitionSpec(*before, axes[0] if len(axes) == 1 else axes or None, None)
 
 
 def _unnamed(variable: Any, axis_sizes: Mapping[str, int]) -> Names:

@@ -60,6 +60,20 @@ def test_a_table_tells_where_each_name_goes(decoder):
     assert found[f"{layer}.q_proj.kernel.value"] == PartitionSpec("data", None, "tensor")
 
 
+@pytest.mark.parametrize(
+    ("fsdp", "tensor", "down", "out_proj"),
+    [
+        (4, 1, (None, "fsdp", None), (None, "fsdp", None)),
+        (2, 2, (None, ("tensor", "fsdp"), None), (None, ("tensor", "fsdp"), None)),
+        (8, 1, (None, None, "fsdp"), (None, None, "fsdp")),  # of 12 rows, and of 4 heads
+    ],
+)
+def test_kernels_that_lead_back_are_cut_by_rows_where_they_divide(decoder, fsdp, tensor, down, out_proj):
+    found = specs(parameter_shardings(decoder, mesh_of(fsdp=fsdp, tensor=tensor)))
+    assert found["layers.feed_forward.down.kernel.value"] == PartitionSpec(*down)
+    assert found["layers.attention.out_proj.kernel.value"] == PartitionSpec(*out_proj)
+
+
 def test_what_does_not_divide_stays_whole_and_a_head_is_never_cut():
     attention = nnx.eval_shape(lambda: MultiHeadAttention(8, 4, num_kv_heads=1, rngs=nnx.Rngs(0)))
     found = specs(parameter_shardings(attention, mesh_of(fsdp=3, tensor=2)))
