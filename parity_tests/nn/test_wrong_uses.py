@@ -7,8 +7,10 @@ from flax import nnx
 
 from jax_attn.models import CausalLM, TextDecoder
 from jax_attn.nn import (
+    AxialRotaryPositions,
     CausalLMHead,
     Decoder,
+    DecoderLayer,
     DisentangledAttention,
     Embeddings,
     Encoder,
@@ -36,7 +38,23 @@ LATENT = {"kv_lora_rank": 4, "qk_nope_head_dim": 4, "qk_rope_head_dim": 4, **OWN
             lambda: MultiHeadAttention(8, 2, window=2.5, **OWN),
             "window must be an integer, got window=2.5",
         ),
-        (lambda: MultiHeadAttention(8, 2, kdim=0, **OWN), "in_features must be at least 1"),
+        (lambda: MultiHeadAttention(8, 2, kdim=0, **OWN), "kdim must be at least 1, got kdim=0"),
+        (
+            lambda: MultiHeadAttention(8, 2, window=3, kdim=7, **OWN),
+            "window is a distance within one sequence",
+        ),
+        (
+            lambda: DecoderLayer(8, 2, 7, cross_attention=MultiHeadAttention(8, 2, window=3, **OWN), **OWN),
+            "cross_attention: window is a distance within one sequence",
+        ),
+        (
+            lambda: EncoderLayer(
+                8, hidden_dim=7, attention=MultiHeadAttention(8, 2, out_dim=5, **OWN), **OWN
+            ),
+            "attention must be for embed_dim=8, got one for 5",
+        ),
+        (lambda: RotaryPositions(8, base=0.0), "base must be above 0, got base=0.0"),
+        (lambda: AxialRotaryPositions(8, 3, base=-1.0), "base must be above 0, got base=-1.0"),
         (
             lambda: MultiHeadAttention(8, 2, positions=SinusoidalPositions(8, 8), **OWN),
             "positions must be AttentionPositions, such as RotaryPositions, got SinusoidalPositions$",
@@ -46,6 +64,14 @@ LATENT = {"kv_lora_rank": 4, "qk_nope_head_dim": 4, "qk_rope_head_dim": 4, **OWN
             "positions must be AttentionPositions, such as RotaryPositions, got 'rotary'",
         ),
         (lambda: MultiHeadAttention(8, 2, mask_mod=3, **OWN), "mask_mod must be a function, or None, got 3"),
+        (
+            lambda: MultiHeadAttention(8, 2, mask_mod=lambda q, k: q >= k, **OWN),
+            r"mask_mod\(b, h, q_idx, kv_idx\) must map scalars to one bool; calling it failed",
+        ),
+        (
+            lambda: MultiHeadAttention(8, 2, score_mod=lambda score, b, h, q, k: score > 0, **OWN),
+            r"score_mod\(score, b, h, q_idx, kv_idx\) must map scalars to one number, got",
+        ),
         (
             lambda: MultiHeadAttention(8, 2, score_mod=3, **OWN),
             "score_mod must be a function, or None, got 3",

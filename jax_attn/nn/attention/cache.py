@@ -59,12 +59,14 @@ class KVCache:
         """How many tokens it holds."""
         return self.key.shape[1]
 
-    def check(self, batch: int, tokens: int, heads: int, widths: tuple[int, int]) -> None:
+    def check(self, batch: int, tokens: int, heads: int, widths: tuple[int, int], window: int | None) -> None:
         """Raise ValueError where the cache is for another batch or module, or `tokens` more do not fit.
 
         Under `jit` it is not known how full it is: there, what does not fit is not kept.
         """
         check_shapes(self, batch, heads, widths)
+        if self.rolling and (window is None or window > self.size):
+            raise ValueError(f"the cache holds the last {self.size} tokens alone, for window={window}")
         if self.rolling or isinstance(self.length, Tracer):
             return
         longest = int(self.length.max())

@@ -177,7 +177,8 @@ class LatentAttention(nnx.Module):
                 if given is not None:
                     raise ValueError(f"{name} cannot be given together with a cache")
             require_cache(cache, KVCache)
-            cache.check(*x.shape[:2], 1, (self.rope, self.kv_lora_rank))
+            require_cacheable(self.is_causal, self.positions)
+            cache.check(*x.shape[:2], 1, (self.rope, self.kv_lora_rank), self.window)
             at = cache.next_positions(*x.shape[:2], real_tokens(mask, *x.shape[:2]))
             cache, rotary, latent, places = cache.append(*self._compressed(x, at), at)
             mask = None

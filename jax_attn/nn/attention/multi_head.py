@@ -20,6 +20,7 @@ from jax_attn.functional.checks import (
 )
 from jax_attn.functional.dispatch import has_many_scores
 from jax_attn.functional.logical_axes import LogicalAxes, constrain
+from jax_attn.functional.mods import check_mask_mod, check_score_mod
 from jax_attn.functional.score_mods import ScoreMod
 from jax_attn.nn.attention.attend import call_unbatched, compute, known_implementation, require_positions
 from jax_attn.nn.attention.cache import ContextCache, KVCache, require_cache, require_cacheable
@@ -32,6 +33,7 @@ from jax_attn.nn.primitives import Dropout, Linear, make_norm
 PROJECTIONS = ("q", "k", "v", "out")
 SINKS = ("learned", "off_by_one")
 GATES = ("head", "element")
+NO_WINDOW = "window is a distance within one sequence: it has no meaning with a context"
 
 
 class MultiHeadAttention(nnx.Module):
@@ -143,10 +145,22 @@ class MultiHeadAttention(nnx.Module):
         require_positive("head_dim", head_dim)
         v_head_dim = head_dim if v_head_dim is None else v_head_dim
         require_positive("v_head_dim", v_head_dim)
+        self.embed_dim = embed_dim
+        self.kdim = embed_dim if kdim is None else kdim
+        self.vdim = self.kdim if vdim is None else vdim
+        self.out_dim = embed_dim if out_dim is None else out_dim
+        for name in ("kdim", "vdim", "out_dim"):
+            require_positive(name, getattr(self, name))
         if window is not None:
             require_positive("window", window)
+            if self.kdim != embed_dim:
+                raise ValueError(NO_WINDOW)
         require_callable("mask_mod", mask_mod)
         require_callable("score_mod", score_mod)
+        if mask_mod is not None:
+            check_mask_mod(mask_mod)
+        if score_mod is not None:
+            check_score_mod(score_mod, jnp.float32)
         if softcap is not None:
             require_cap("softcap", softcap)
         if sinks is not None:
@@ -160,13 +174,10 @@ class MultiHeadAttention(nnx.Module):
                 raise ValueError(
                     f"v_head_dim must be head_dim={head_dim} where positions add to the values, got {v_head_dim}"
                 )
-        self.embed_dim = embed_dim
         self.num_heads = num_heads
         self.num_kv_heads = num_kv_heads
         self.head_dim = head_dim
         self.v_head_dim = v_head_dim
-        self.kdim = embed_dim if kdim is None else kdim
-        self.vdim = self.kdim if vdim is None else vdim
         self.is_causal = is_causal
         self.window = window
         self.mask_mod = mask_mod
@@ -186,8 +197,7 @@ class MultiHeadAttention(nnx.Module):
         self.q_proj = Linear(embed_dim, num_heads * head_dim, "q" in biases, **options)
         self.k_proj = Linear(self.kdim, num_kv_heads * head_dim, "k" in biases, **options)
         self.v_proj = Linear(self.vdim, num_kv_heads * v_head_dim, "v" in biases, **options)
-        width = embed_dim if out_dim is None else out_dim
-        self.out_proj = Linear(num_heads * v_head_dim, width, "out" in biases, **options)
+        self.out_proj = Linear(num_heads * v_head_dim, self.out_dim, "out" in biases, **options)
         self.dropout = Dropout(dropout, rngs=rngs)
         self.q_norm, self.k_norm = (
             None if qk_norm is None else make_norm(qk_norm, head_dim, qk_norm_eps, **options) for _ in "qk"
@@ -409,7 +419,7 @@ class MultiHeadAttention(nnx.Module):
         if context.shape[0] != x.shape[0]:
             raise ValueError(f"context must have the batch size of x, {x.shape[0]}, got {context.shape[0]}")
         if self.window is not None:
-            raise ValueError("window is a distance within one sequence: it has no meaning with a context")
+            raise ValueError(NO_WINDOW)
 
     def _check_cached(self, x: Array, cache: KVCache | ContextCache, positions: Any, **given: Any) -> None:
         """Raise ValueError where the cache is for another call, or comes with what it holds itself."""
@@ -421,7 +431,8 @@ class MultiHeadAttention(nnx.Module):
                 raise ValueError(f"{name} cannot be given together with a cache")
         sizes = self.num_kv_heads, (self.head_dim, self.v_head_dim)
         if isinstance(cache, KVCache):
-            cache.check(*x.shape[:2], *sizes)
+            require_cacheable(self.is_causal, self.positions)
+            cache.check(*x.shape[:2], *sizes, self.window)
         else:
             cache.check(x.shape[0], *sizes)
 

@@ -152,7 +152,8 @@ class RelativeAttention(nnx.Module):
             bias = self._of_all_pairs(of_position, past)
         else:
             require_cache(cache, KVCache)
-            cache.check(batch, tokens, self.num_heads, (self.head_dim, self.head_dim))
+            require_cacheable(self.is_causal)
+            cache.check(batch, tokens, self.num_heads, (self.head_dim, self.head_dim), self.window)
             at = cache.next_positions(batch, tokens, real_tokens(mask, batch, tokens))
             cache, key, value, places = cache.append(*self._keys_and_values(x), at)
             mask, bias = None, self._of_slots(of_position, at, places.key, key.shape[1])

@@ -8,7 +8,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
 from jax_attn.nn.attention.cache import require_cache
-from jax_attn.nn.attention.multi_head import MultiHeadAttention
+from jax_attn.nn.attention.multi_head import NO_WINDOW, MultiHeadAttention
 from jax_attn.nn.layers.encoder_layer import EncoderLayer, require_given, require_width
 from jax_attn.nn.layers.layer_scale import LayerScale
 from jax_attn.nn.primitives import make_norm
@@ -124,6 +124,8 @@ class DecoderLayer(EncoderLayer):
             )
         if cross_attention is not None and self.is_parallel:
             raise ValueError(f"norm_placement={norm_placement!r} is for layers without a context")
+        if getattr(cross_attention, "window", None) is not None:
+            raise ValueError(f"cross_attention: {NO_WINDOW}")
         self.cross_attention = require_width("cross_attention", cross_attention, embed_dim)
         there = cross_attention is not None
         self.cross_attention_norm, self.cross_attention_output_norm = (

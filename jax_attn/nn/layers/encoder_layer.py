@@ -190,8 +190,8 @@ def require_given(name: str, size: int | None, part: str) -> int:
 
 
 def require_width(name: str, part: Any, embed_dim: int) -> Any:
-    """Return the part; raise ValueError where it says of itself that it is for another width."""
-    width = getattr(part, "embed_dim", embed_dim)
-    if width != embed_dim:
-        raise ValueError(f"{name} must be for embed_dim={embed_dim}, got one for {width}")
+    """Return the part; raise ValueError where it says of itself that it takes or gives another width."""
+    for width in (getattr(part, of, embed_dim) for of in ("embed_dim", "out_dim")):
+        if width != embed_dim:
+            raise ValueError(f"{name} must be for embed_dim={embed_dim}, got one for {width}")
     return part

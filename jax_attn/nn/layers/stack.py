@@ -339,7 +339,7 @@ def _check_room(cache: Any, tokens: int) -> None:
         if not isinstance(each.length, Tracer):
             each = _of_one_layer(each)
             batch, _, heads, width = each.key.shape
-            each.check(batch, tokens, heads, (width, each.value.shape[-1]))
+            each.check(batch, tokens, heads, (width, each.value.shape[-1]), window=each.size)
 
 
 def _kept(cache: Any) -> KVCache:

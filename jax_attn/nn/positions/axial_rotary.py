@@ -5,7 +5,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
-from jax_attn.functional.checks import require_positive
+from jax_attn.functional.checks import require_cap, require_positive
 from jax_attn.functional.dtypes import accumulator
 from jax_attn.nn.positions.attention_positions import AttentionPositions
 from jax_attn.nn.positions.rotary import turn
@@ -31,7 +31,8 @@ class AxialRotaryPositions(nnx.Module, AttentionPositions):
         param_dtype: not used, as `rngs`.
 
     Raises:
-        ValueError: `head_dim` is no multiple of 4 or not that of the attention, or `width` is not positive.
+        ValueError: `head_dim` is no multiple of 4 or not that of the attention, or `width` or `base` is not
+            positive.
 
     Source: the two axes of Su et al. (arXiv 2104.09864) as in Qwen2-VL's vision encoder (arXiv 2409.12191).
         (Pixtral deals out the frequencies of one axis to both.)
@@ -49,6 +50,7 @@ class AxialRotaryPositions(nnx.Module, AttentionPositions):
     ):
         require_positive("head_dim", head_dim)
         require_positive("width", width)
+        require_cap("base", base)
         if head_dim % 4:
             raise ValueError(
                 f"head_dim must be a multiple of 4, two features an axis, got head_dim={head_dim}"

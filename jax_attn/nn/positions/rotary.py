@@ -7,6 +7,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
+from jax_attn.functional.checks import require_cap
 from jax_attn.functional.dtypes import accumulator
 from jax_attn.nn.positions.attention_positions import AttentionPositions
 from jax_attn.nn.positions.rotary_scaling import RotaryScaling, rotary_frequencies
@@ -31,8 +32,8 @@ class RotaryPositions(nnx.Module, AttentionPositions):
         param_dtype: not used, as `rngs`.
 
     Raises:
-        ValueError: `rotary_dim` is odd or more than `head_dim`, `scaling` is for another number of pairs, or
-            `head_dim` is not that of the attention.
+        ValueError: `rotary_dim` is odd or more than `head_dim`, `base` is not above 0, `scaling` is for another
+            number of pairs, or `head_dim` is not that of the attention.
 
     Source: Su et al. (arXiv 2104.09864), section 3.4.2; half-split as transformers' Llama, interleaved as GPT-J.
     """
@@ -54,6 +55,7 @@ class RotaryPositions(nnx.Module, AttentionPositions):
             raise ValueError(
                 f"rotary_dim must be even and at most head_dim={head_dim}, got rotary_dim={width}"
             )
+        require_cap("base", base)
         self.head_dim = head_dim
         self.rotary_dim = width
         self.base = base
