@@ -31,7 +31,18 @@
   }
 
   // Contrast of text and what is behind it: 4.5, or 3 of large letters.
-  const parse = (colour) => { const [r, g, b, a = 1] = colour.match(/[\d.]+/g).map(Number); return { r, g, b, a }; };
+  const pen = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
+  const known = new Map();
+  const parse = (colour) => {  // of any space, as the screen shows it
+    if (!known.has(colour)) {
+      pen.clearRect(0, 0, 1, 1);
+      pen.fillStyle = colour;
+      pen.fillRect(0, 0, 1, 1);
+      const [r, g, b, a] = pen.getImageData(0, 0, 1, 1).data;
+      known.set(colour, { r, g, b, a: a / 255 });
+    }
+    return known.get(colour);
+  };
   const over = (top, below) => ({ r: top.r * top.a + below.r * (1 - top.a), g: top.g * top.a + below.g * (1 - top.a), b: top.b * top.a + below.b * (1 - top.a), a: 1 });
   const back = (node) => {
     if (!node) return { r: 255, g: 255, b: 255, a: 1 };

@@ -40,8 +40,8 @@ def depth_chart(trace: ModuleTrace, marked: TracedCall | None) -> str:
     if len(labels) > 1:
         parts.append(f'<text x="{WIDTH - 8}" y="{HEIGHT - 6}" text-anchor="end">{last}</text>')
     return (
-        f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
-        f'aria-label="errors along the depth, logarithmic">{"".join(parts)}</svg>'
+        f'<div class="wide"><svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
+        f'aria-label="errors along the depth, logarithmic">{"".join(parts)}</svg></div>'
     )
 
 

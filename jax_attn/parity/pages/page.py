@@ -195,7 +195,7 @@ def _tensors(report: Report, maps: Sequence[ErrorMap]) -> str:
     heads = ["lane", "case", "kind", "name", "error or ratio", "bound", "where"]
     note = f"<p>... and {more} more that differ.</p>" if more > 0 else ""
     if maps:
-        note += "<p>Each strip runs along an axis of the tensor; dark is the largest error of the tensor.</p>"
+        note += "<p>Each strip runs along an axis of the tensor; the fullest colour is its largest error.</p>"
     return _section(heading, _table(heads, rows) + note) if rows else ""
 
 

@@ -15,7 +15,7 @@ td.ok, td.e5 { padding-left: .5rem; } .tree details, .tree .leaf { margin-left: 
 .tree > details, .tree > .leaf { margin-left: 0; }
 .leaf { padding-left: 1rem; } summary { cursor: pointer; } i { color: var(--soft); }
 .chip, .legend span { color: var(--chip); padding: 0 .4rem; border-radius: .25rem; margin-right: .2rem;
-  white-space: nowrap; }
+  white-space: nowrap; } .legend span { display: inline-block; }
 .ok { background: var(--ok); } .e1 { background: var(--e1); } .e2 { background: var(--e2); }
 .e3 { background: var(--e3); } .e4 { background: var(--e4); } .e5 { background: var(--e5); }
 .none { background: var(--none); } .first { color: var(--mark); }
@@ -24,7 +24,7 @@ td.ok, td.e5 { padding-left: .5rem; } .tree details, .tree .leaf { margin-left: 
 .heat { fill: var(--mark); }
 svg text { fill: var(--soft); font: 11px ui-monospace, monospace; }
 .grid { stroke: var(--line); } .bound { stroke: var(--good); stroke-dasharray: 5 4; }
-.here { stroke: var(--mark); stroke-dasharray: 2 3; } .chart { width: 100%; height: auto; }
+.here { stroke: var(--mark); stroke-dasharray: 2 3; } .chart { width: 100%; min-width: 36rem; height: auto; }
 .s0 { stroke: var(--one); fill: var(--one); } .s1 { stroke: var(--two); fill: var(--two); }
 .s2 { stroke: var(--good); fill: var(--good); }
 polyline { fill: none !important; stroke-width: 1.5; }

@@ -19,7 +19,9 @@ from jax_attn.parity.report import LeftOut, Report, Result
 from jax_attn.parity.tracing.differences import Difference
 from jax_attn.parity.training.lint_optimizer import Finding
 from jax_attn.parity.training.report import Deviation, TrainingReport
+from parity_tests.docs.test_site import CHECKS
 from parity_tests.parity.pairs import CASES, FlaxBlock, TorchBlock
+from parity_tests.visualize.browser import browser
 
 VOID = {"meta", "line", "rect", "circle", "polyline", "br"}
 
@@ -64,6 +66,17 @@ def failed():
     case = replace(CASES[0], name="")
     report = compare_cases(flax, torch, [case], lanes=["float64"], title="a <port> & more", trace=True)
     return report, error_maps(partial(LaneRun, report.compared.carry()[0]), case, report)
+
+
+@pytest.mark.slow
+def test_it_can_be_read_on_a_phone_and_in_the_dark(failed, tmp_path):
+    report, maps = failed
+    path = tmp_path / "report.html"
+    path.write_text(page(report, maps=maps), encoding="utf-8")
+    with browser() as tab:
+        for width, dark in ((400, False), (1200, True)):
+            tab.open(path, width=width, dark=dark, ready="true")
+            assert tab.ask(CHECKS) == tab.requests == tab.errors == []
 
 
 def test_a_failed_report_shows_where_and_how_much(failed):
