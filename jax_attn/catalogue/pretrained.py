@@ -22,7 +22,6 @@ from jax_attn.nn.primitives import Buffer
 from jax_attn.parity.compare import compare_cases
 from jax_attn.parity.lanes import LANES
 from jax_attn.parity.report import Report
-from jax_attn.weights.families import family_of
 from jax_attn.weights.pretrained import from_pretrained
 from jax_attn.weights.rules import slots
 from jax_attn.weights.sample import minilm_folder
@@ -218,7 +217,7 @@ def beside_transformers(
             for each in outputs
         )
 
-    names = family_of(model.config).keys(model.config["architectures"][0])
+    names = names_of_checkpoint(model)
     parameters = dict(theirs.named_parameters())
     for slot in slots(model, names):
         for place in slot.places:  # transformers forgets in loading that a table of sines is not trained

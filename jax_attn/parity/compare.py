@@ -74,7 +74,8 @@ def compare_cases(
         cases: the calls; arrays in NumPy, floats of any width (each lane casts them).
         lanes: some of `LANES`.
         weights: whose weights both sides get; None leaves each its own.
-        names: pairs (pattern, replacement) that turn our keys into those of torch, as in `load_state_dict`.
+        names: pairs (pattern, replacement) that turn our keys into those of torch, as in `load_state_dict`. A
+            module that `from_pretrained` built needs none beside transformers' own.
         whole_model: hold float64 to the bound of a whole model rather than of one module.
         call_flax: `call_flax(module, *args, **kwargs)` in place of `module(*args, **kwargs)`.
         call_torch: the same for torch.

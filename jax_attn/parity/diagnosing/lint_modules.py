@@ -11,6 +11,7 @@ from flax import nnx
 
 from jax_attn.parity.diagnosing.activations import Activation
 from jax_attn.parity.diagnosing.module_settings import Either, settings_of_flax, settings_of_torch
+from jax_attn.parity.runners.torch_keys import names_between
 from jax_attn.parity.text import word
 from jax_attn.parity.tracing.module_pairs import ModuleNames, pair_modules
 from jax_attn.parity.tracing.wrapping import walk
@@ -59,6 +60,7 @@ def lint_pair(
         names: pairs (pattern, replacement) that turn our keys into those of torch, as in `load_state_dict`.
         modules: submodules that belong together where the weights do not decide; see `trace_modules`.
     """
+    names = names_between(flax_module, torch_module, names)
     ours = {path: module for module, places in walk(flax_module) for place in places for path in place.all}
     found = []
     for flax_path, torch_path in pair_modules(flax_module, torch_module, names, modules).pairs:

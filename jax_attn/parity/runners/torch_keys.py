@@ -4,8 +4,11 @@ import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
+from flax import nnx
+
+from jax_attn.weights.families import names_of_checkpoint
 from jax_attn.weights.fitting import memory
-from jax_attn.weights.rules import Names
+from jax_attn.weights.rules import Names, slots
 from jax_attn.weights.tensors import is_torch_tensor
 
 WRAPPERS = ("module", "_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module")
@@ -43,6 +46,21 @@ def parameters_of(module: Any) -> dict[str, Any]:
 def buffers_of(module: Any) -> dict[str, Any]:
     """Every buffer by key."""
     return keyed(module.named_buffers(remove_duplicate=False), state_keys(module))
+
+
+def names_between(flax: nnx.Module, torch: Any, names: Names) -> Names:
+    """What turns Flax's keys into torch's: the names given, and the way through wrappers.
+
+    Without names, a module that was built as a checkpoint says is held to be called as its file, if torch's is.
+    """
+    theirs = torch.state_dict().keys()
+
+    def ours(names: Names) -> set[str]:
+        return {place.key for slot in slots(flax, names) for place in slot.places}
+
+    if not names and (of_file := names_of_checkpoint(flax)):
+        names = max((), of_file, key=lambda names: len(ours(names) & theirs))
+    return [*names, *through_wrappers(torch, ours(names), theirs)]
 
 
 def through_wrappers(module: Any, ours: Collection[str], theirs: Collection[str]) -> Names:

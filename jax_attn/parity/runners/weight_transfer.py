@@ -17,7 +17,7 @@ from flax import nnx
 from jax_attn.parity.lanes import is_floating
 from jax_attn.parity.report import LeftOut
 from jax_attn.parity.runners.torch_copy import copied
-from jax_attn.parity.runners.torch_keys import buffers_of, parameters_of, through_wrappers
+from jax_attn.parity.runners.torch_keys import buffers_of, names_between, parameters_of
 from jax_attn.weights.errors import NamesError, StateDictError
 from jax_attn.weights.fitting import fit, ties
 from jax_attn.weights.layouts import SAME
@@ -71,8 +71,7 @@ def carry(flax: nnx.Module, torch: Any, weights: Weights, names: Names) -> Carri
     require_sides(flax, torch)
     if weights not in ("torch", "flax", None):
         raise ValueError(f'weights must be "torch", "flax" or None, got {weights!r}')
-    ours = {place.key for slot in slots(flax, names) for place in slot.places}
-    names = [*names, *through_wrappers(torch, ours, torch.state_dict().keys())]
+    names = names_between(flax, torch, names)
     if weights is None:
         return Carried(flax, torch, names=names)
     receiver = nnx.clone(flax, graph=True)

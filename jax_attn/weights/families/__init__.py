@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from jax_attn.weights.config import NotedConfig
 from jax_attn.weights.families.albert import ALBERT
 from jax_attn.weights.families.bert import BERT
 from jax_attn.weights.families.deberta_v2 import DEBERTA_FAMILIES
@@ -22,6 +23,7 @@ from jax_attn.weights.families.t5 import MT5, T5, UMT5
 from jax_attn.weights.families.vit import VIT
 from jax_attn.weights.families.whisper import WHISPER
 from jax_attn.weights.family import Family
+from jax_attn.weights.rules import Names
 
 FAMILIES: tuple[Family, ...] = (
     ALBERT,
@@ -47,7 +49,7 @@ FAMILIES: tuple[Family, ...] = (
     WHISPER,
 )
 
-__all__ = ["FAMILIES", "family_of"]
+__all__ = ["FAMILIES", "family_of", "names_of_checkpoint"]
 
 
 def family_of(config: Mapping[str, Any], where: Path | str = "config") -> Family:
@@ -61,6 +63,12 @@ def family_of(config: Mapping[str, Any], where: Path | str = "config") -> Family
             return family
     known = ", ".join(sorted({name for family in FAMILIES for name in family.model_types}))
     raise ValueError(f"{where}: model_type={config['model_type']!r} is not supported, only {known}")
+
+
+def names_of_checkpoint(module: Any) -> Names:
+    """From the keys of what `from_pretrained` or `from_config` built to its file's; () of other modules."""
+    config = getattr(module, "config", None)
+    return family_of(config).keys(config["architectures"][0]) if isinstance(config, NotedConfig) else ()
 
 
 def __dir__() -> list[str]:

@@ -15,7 +15,7 @@ from safetensors.numpy import load_file
 from jax_attn.parity.cases import Case
 from jax_attn.parity.compare import compare_cases
 from jax_attn.weights import from_config, from_pretrained, save_pretrained
-from jax_attn.weights.families import family_of
+from jax_attn.weights.families import names_of_checkpoint
 from jax_attn.weights.rules import Names
 
 # The second is the first in training mode. A test that takes time runs in one, where another one runs in the other.
@@ -68,9 +68,6 @@ def assert_beside(
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         ours = from_pretrained(tmp_path / "theirs", **overrides)
-    config = json.loads((tmp_path / "theirs" / "config.json").read_text())
-    family = family_of(config)
-    keys = family.keys(family.architecture(config, overrides.get("architecture")))
 
     def call_torch(module: Any, **inputs: Any) -> Any:
         returned = module(**inputs)
@@ -85,7 +82,7 @@ def assert_beside(
         cases,
         lanes=lanes,
         weights=None,
-        names=[*keys, *names],
+        names=[*names_of_checkpoint(ours), *names] if names else (),
         whole_model=True,
         call_torch=call_torch,
         call_flax=call_flax,
