@@ -155,6 +155,21 @@ def _empty_row(word: str) -> Points:
     return at_mask(change, mix=mix)
 
 
+def _empty_row_gradient(forward: Forward, chain: Chain | None, scores: Any, dim: Any) -> Any:
+    """In a row that sees nothing, scores get a gradient where a fill stops it, and none where a sum passes it."""
+    if chain is None or chain.hidden is None:
+        return PASS
+    empty = chain.hidden.expand(scores.shape).all(-1, keepdim=True)
+    if not empty.any() or scores.softmax(dim).isnan().any():
+        return PASS
+    filled = any(step.hides and step.bare is None for step in chain.steps)
+    words = "none, as where scores are replaced", "some, as where a mask is added"
+    forward.hits.add(*(words[::-1] if filled else words))
+    plain = chain.plain
+    passed = scores + (plain - plain.detach())
+    return scores.where(~empty, passed if filled else scores.detach()).softmax(dim)
+
+
 def _causal_too(forward: Forward, chain: Chain | None, scores: Any, dim: Any) -> Any:
     """The future is hidden as well."""
     if chain is None:
@@ -229,4 +244,6 @@ MASKS = [
                        _empty_row(MEAN), on=MASKED),
     attention_mutation("empty-row-zero", "a row that sees nothing gives 0", EMPTY, _empty_row(ZERO),
                        on=("tied head",)),
+    attention_mutation("empty-row-gradient", "the scores of a row that sees nothing get a gradient, or none",
+                       f"gradient of {EMPTY}", Points(soft=_empty_row_gradient), on=("tied head",)),
 ]  # fmt: skip

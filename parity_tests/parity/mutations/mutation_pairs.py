@@ -89,6 +89,7 @@ PAIRS = {
             *(
                 "heads-doubled",
                 "empty-row-zero",
+                "empty-row-gradient",
                 "block-parallel",
                 "eps-1e-5",
                 "axes-swapped",

@@ -86,7 +86,7 @@ def test_a_module_that_is_not_ours():
 
 
 # What `torch.nn.MultiheadAttention` has no place for, or only with padding.
-ELSEWHERE = "heads-shared", "heads-doubled", "padding-", "causal-", "empty-row-zero"
+ELSEWHERE = "heads-shared", "heads-doubled", "padding-", "causal-", "empty-row-zero", "empty-row-gradient"
 
 
 @pytest.mark.parametrize(
