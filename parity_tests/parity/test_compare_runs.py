@@ -43,6 +43,18 @@ def test_a_module_that_raises_fails_and_the_other_lanes_go_on():
     assert report.failures[0].detail == "torch raised RuntimeError: no such thing"
 
 
+def test_what_torch_has_not_in_16_bits_tells_nothing_of_flax():
+    def in_high_precision(x):
+        return raise_it(x) if x.dtype == torch.bfloat16 else x
+
+    report = compare_functions(lambda x: x, in_high_precision, draw(2, 3), lanes=("bfloat16", "float64"))
+    assert report.passed
+    (left_out,) = [entry for entry in report.left_out if entry.lane == "bfloat16"]
+    assert left_out.reason == "torch raised RuntimeError: no such thing, and runs in float64"
+    report = compare_functions(lambda x: x, in_high_precision, draw(2, 3), lanes=("bfloat16",))
+    assert report.verdict == "nothing was compared"
+
+
 def test_a_case_that_raises_leaves_the_others_alone():
     cases = [Case("narrow", (draw(2, 4),)), Case("fits", (draw(2, 5),))]
     report = compare_cases(linear(), torch.nn.Linear(5, 3), cases, lanes=EXACT)

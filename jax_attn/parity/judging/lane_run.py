@@ -77,14 +77,27 @@ class LaneRun:
             attempt.verdict = self._failed(case, self.failure.partition(" ")[0], self.failure)
             return attempt
         progress(self.lane.name, case.name)
+        call = Call.of(case).cast(self.lane)
         try:
-            found = attempt.torch = self._run_torch(Call.of(case).cast(self.lane), self.sides.seed)
+            found = attempt.torch = self._run_torch(call, self.sides.seed)
         except Exception as error:
-            attempt.verdict = self._failed(case, "torch", f"torch raised {described(error)}")
+            reason = f"torch raised {described(error)}"
+            attempt.verdict = self._without(case, call, reason) or self._failed(case, "torch", reason)
             return attempt
         if found.tape is not None and (reason := self._why_not(found, found.tape)):
             attempt.verdict = [], [LeftOut(case.name, self.lane.name, "(all)", reason)]
         return attempt
+
+    def _without(self, case: Case, call: Call, reason: str) -> Verdict | None:
+        """The verdict where torch raised for want of 16 bits alone, as its FFT does: that tells nothing of Flax."""
+        if self.truth is None or self.lane.dtype == "float32":
+            return None
+        try:
+            self.truth.run(call, self.sides.seed)
+        except Exception:
+            return None
+        reason = f"{reason}, and runs in float64"
+        return [], [LeftOut(case.name, self.lane.name, "(all)", reason)]
 
     def _why_not(self, found: ByTorch, tape: Tape) -> str:
         """Why a run in training mode is not worth comparing, or cannot be; empty if it is."""
