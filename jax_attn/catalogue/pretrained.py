@@ -22,6 +22,7 @@ from jax_attn.nn.primitives import Buffer
 from jax_attn.parity.compare import compare_cases
 from jax_attn.parity.lanes import LANES
 from jax_attn.parity.report import Report
+from jax_attn.weights.families import names_of_checkpoint
 from jax_attn.weights.pretrained import from_pretrained
 from jax_attn.weights.rules import slots
 from jax_attn.weights.sample import minilm_folder
