@@ -64,28 +64,48 @@ def _are_weights(x: Any) -> bool:
     return x.ndim > 2 and bool((x >= 0).all()) and bool((ones | (sums == 0)).all()) and bool(ones.any())
 
 
+SAME_NUMBERS = (
+    "view",
+    "reshape",
+    "flatten",
+    "unflatten",
+    "contiguous",
+    "to",
+    "type",
+    "type_as",
+    "float",
+    "double",
+)
+"""Functions that dropout may change places with."""
+
+
 def _earlier(module: Any, hits: Hits) -> None:
     """Dropout before the function whose value it is given: the same mask, where the shape is the same."""
-    last: list[tuple[TorchCall, Any]] = []
+    made: dict[int, tuple[TorchCall, Any, Any]] = {}  # by what is passed on: the call, and its own value
 
     def around(dropout: Any, forward: Any, x: Any) -> Any:
-        call, value = last.pop() if last else (None, None)
         if not dropout.training:
             return forward(x)
         factor = forward(_torch().ones_like(x))
-        if call is None or value is not x:
+        if id(x) not in made:
             return x * factor
-        at = next((i for i in reversed(range(len(call.args))) if _is_like(call.args[i], x)), None)
+        call, value, _ = made[id(x)]
+        at = next((i for i in reversed(range(len(call.args))) if _is_like(call.args[i], value)), None)
         if at is None:
             return x * factor
         hits.add(f"before {call.function.__name__}", f"after {call.function.__name__}")
-        return call.function(*_with(call.args, at, call.args[at] * factor), **call.kwargs)
+        dropped = call.args[at] * factor.reshape(value.shape)
+        return call.function(*_with(call.args, at, dropped), **call.kwargs).reshape(x.shape)
 
     def caught(call: TorchCall) -> Any:
         if call.name in LOOKED_AT:
             return PASS
+        if not call.state:  # another forward pass
+            made.clear()
+            call.state["began"] = True
         value = call.run()
-        last[:] = [(call, value)]
+        before = made.get(id(call.args[0])) if call.args and call.name in SAME_NUMBERS else None
+        made[id(value)] = (*(before or (call, value))[:2], value)
         return value
 
     for dropout in _dropouts(module):

@@ -135,6 +135,24 @@ def test_a_mutation_in_one_submodule():
     assert injected.hits.words == [("the transpose", "the weight")]
 
 
+def test_dropout_is_earlier_than_what_is_only_viewed_or_cast_after_it():
+    class Module(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.drop = torch.nn.Dropout(0.4)
+
+        def forward(self, x):
+            return self.drop(x.flatten(0, 1).softmax(-1).to(x.dtype).view(x.shape))
+
+    x, mutation = torch.randn(2, 3, 5), MUTATIONS["dropout-earlier"]
+    injected = inject(mutation, Module())
+    torch.manual_seed(0)
+    found = injected.module(x)
+    torch.manual_seed(0)
+    assert torch.equal(found, torch.nn.functional.dropout(torch.ones(2, 3, 5), 0.4).mul(x).softmax(-1))
+    assert injected.hits.words == [("before softmax", "after softmax")]
+
+
 def test_what_inputs_cannot_show():
     """Without a hidden key no mask matters, and one rounding more is no mutation."""
     everything = np.ones_like(MASK)
