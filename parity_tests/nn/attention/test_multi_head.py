@@ -9,6 +9,7 @@ from jax_attn.catalogue import CATALOGUE
 from jax_attn.catalogue.attention import MULTI_HEAD
 from jax_attn.nn.attention.multi_head import MultiHeadAttention
 from jax_attn.nn.positions import AlibiPositions, RotaryPositions, ShawPositions
+from jax_attn.parity.cases import Case
 from jax_attn.weights.state_dict import load_state_dict
 from parity_tests.contract import TwinContract
 from parity_tests.from_scratch.properties import (
@@ -24,6 +25,7 @@ from parity_tests.from_scratch.properties import (
     few,
     lengths,
 )
+from parity_tests.references import assert_equals
 
 
 class TestMultiHeadAttention(TwinContract):
@@ -155,18 +157,24 @@ def test_torchs_own_module_computes_the_same():
     assert_same(weights, of_each_head.detach())
 
 
-@jax.enable_x64(True)
-def test_torchs_own_module_with_widths_of_its_own_computes_the_same():
+def test_torchs_own_module_with_widths_of_its_own_computes_the_same_and_its_gradients():
     import torch
 
-    theirs = torch.nn.MultiheadAttention(26, 2, kdim=7, vdim=11, bias=False, batch_first=True).double().eval()
-    state = {f"{name}_proj.weight": getattr(theirs, f"{name}_proj_weight").detach() for name in "qkv"}
-    state["out_proj.weight"] = theirs.out_proj.weight.detach()
-    module = load_state_dict(attention(bias=False, kdim=7, vdim=11), state)
-    arrays = draw(3, 5, 26), draw(3, 4, 7, seed=1), draw(3, 4, 11, seed=2)
-    expected, _ = theirs(*(torch.tensor(np.asarray(array)) for array in arrays))
-    output = compiled(lambda x, key, value: module(x, key, value=value))(*arrays)
-    assert_same(output, expected.detach())
+    theirs = torch.nn.MultiheadAttention(26, 2, kdim=7, vdim=11, bias=False, batch_first=True)
+    ours = MultiHeadAttention(26, 2, bias=False, kdim=7, vdim=11, rngs=nnx.Rngs(0))
+    rng = np.random.default_rng(0)
+    x, key, value = (
+        rng.standard_normal((3, 5, 26)),
+        rng.standard_normal((3, 4, 7)),
+        rng.standard_normal((3, 4, 11)),
+    )
+    assert_equals(
+        ours,
+        theirs,
+        [Case("cross", (x, key), {"value": value})],
+        names=[(r"^([qkv])_proj\.weight", r"\1_proj_weight")],
+        call_torch=lambda module, x, key, value: module(x, key, value)[0],
+    )
 
 
 @jax.enable_x64(True)
