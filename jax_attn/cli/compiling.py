@@ -37,14 +37,16 @@ class Request:
 class Described:
     """The user's step, anew for each mesh and batch."""
 
-    def __init__(self, request: Request):
-        self.request = request
+    def __init__(self, request: Request, search: bool = False):
+        self.request, self.search = request, search
         self.function = load_function(request.file, FUNCTION)
 
     def description(self, remat: bool) -> Description:
         """What the user's function returns, which gets what it takes of our options."""
         options = {"dtype": self.request.dtype, "remat": remat}
-        given = {name: value for name, value in options.items() if name in self.function.takes and value}
+        # A search decides on remat, whatever the function's default is; else what is not given is left to it.
+        decided = {name for name, value in options.items() if value} | ({"remat"} if self.search else set())
+        given = {name: options[name] for name in decided if name in self.function.takes}
         value = self.function(**given)
         return self._naming(lambda: Description.of(value))
 
@@ -77,7 +79,7 @@ class Described:
 def run(request: Request, *, search: bool, tries: int, depth: int, json: Path | None) -> int:
     """Compile, print and write; 0 if it fits."""
     devices = target(request.topology)
-    described = Described(request)
+    described = Described(request, search)
     console = terminal()
     with progress_on(console) as progress:
         progress("compiling", request.topology)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from jax_attn.cli import compiling
 from jax_attn.cli.main import main
 from jax_attn.training.sizing import search as searching
 from jax_attn.training.sizing.search import WITHOUT, Candidate, Tried, candidates, meshes
@@ -218,3 +219,16 @@ def test_a_search_ranks_what_fits_and_leaves_out_what_cannot(monkeypatch):
     assert isinstance(results[0], Tried)
     few = searching.search(Target, found, lambda candidate, mesh: candidate, 1, size=compile_step)
     assert sum(each.sizing is not None for each in few) == 1
+
+
+@pytest.mark.parametrize(
+    ("search", "remat", "got"), [(True, False, False), (True, True, True), (False, False, True)]
+)
+def test_a_search_decides_on_remat_whatever_the_functions_default_is(tmp_path, search, remat, got):
+    file = tmp_path / "model.py"
+    file.write_text(
+        "def step(remat=True):\n"
+        "    return {'model': list, 'optimizer': 1, 'inputs': 1, 'loss': lambda model, batch: remat}\n"
+    )
+    request = compiling.Request(str(file), "cpu:1", None, None, False, None)
+    assert compiling.Described(request, search).description(remat).loss(None, None) is got
