@@ -23,14 +23,23 @@ def t5_bucket(
     if bidirectional:
         num_buckets //= 2
         offset = jnp.where(relative_position > 0, num_buckets, 0)
-        distance = abs(relative_position)
+        distance = jnp.abs(relative_position)
     else:
         distance = jnp.maximum(-relative_position, 0)
     exact = num_buckets // 2
-    # The logarithm is taken in float32, as in the published code, so that edges fall alike.
-    steps = jnp.log(jnp.maximum(distance, 1).astype(jnp.float32) / exact) / math.log(max_distance / exact)
-    far = exact + (steps * (num_buckets - exact)).astype(jnp.int32)
-    return offset + jnp.where(distance < exact, distance, jnp.minimum(far, num_buckets - 1))
+    far = sum((distance >= edge).astype(distance.dtype) for edge in _edges(exact, num_buckets, max_distance))
+    return offset + jnp.minimum(distance, exact) + far
+
+
+def _edges(exact: int, num_buckets: int, max_distance: int) -> list[int]:
+    """The least distance of each bucket behind `exact`.
+
+    They are found while tracing, in float32 as in the published code: XLA may round a logarithm otherwise.
+    """
+    distances = np.arange(exact, max_distance + 1)
+    steps = np.log((distances / exact).astype(np.float32)) / np.float32(math.log(max_distance / exact))
+    buckets = exact + (steps * np.float32(num_buckets - exact)).astype(int)
+    return distances[np.searchsorted(buckets, np.arange(exact + 1, num_buckets))].tolist()
 
 
 def log_bucket(

@@ -39,6 +39,10 @@ def test_t5_buckets_are_t5s(bidirectional, sizes):
     import torch
     from transformers.models.t5.modeling_t5 import T5Attention
 
-    buckets = jax.jit(lambda distances: t5_bucket(distances, bidirectional, *sizes))(DISTANCES)
+    def bucket(distances):
+        return t5_bucket(distances, bidirectional, *sizes)
+
+    assert ":f" not in str(jax.make_jaxpr(bucket)(DISTANCES))  # no float that could be rounded otherwise
+    buckets = jax.jit(bucket)(DISTANCES)
     theirs = T5Attention._relative_position_bucket(torch.from_numpy(DISTANCES), bidirectional, *sizes)
     np.testing.assert_array_equal(buckets, theirs)
