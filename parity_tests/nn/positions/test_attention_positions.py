@@ -40,7 +40,6 @@ class Fading(nnx.Module, AttentionPositions):
         )
 
 
-@pytest.mark.unchecked_shapes  # NumPy's arrays are not annotated
 @jax.enable_x64(True)
 def test_positions_and_a_score_change_of_ones_own():
     """Neither is known to any file of the attention. NumPy's positions are as good as JAX's."""

@@ -97,7 +97,6 @@ def test_frequencies_and_factor_are_those_of_transformers(name):
 @pytest.mark.parametrize(
     "scaling", [DynamicNTKScaling(3.0, 5), LongRopeScaling(**{**LONG, "original_length": 5})]
 )
-@pytest.mark.unchecked_shapes  # NumPy's arrays are not annotated
 @jax.enable_x64(True)
 def test_each_text_decides_for_itself(scaling):
     """A short text among longer ones is what it is alone, and padding is no part of it."""
