@@ -55,8 +55,8 @@ def flat(config: dict[str, Any]) -> dict[str, Any]:
         config["num_labels"] = len(config["id2label"])
     config["layer_types"] = layer_types(config)
     rotary = config.pop("rope_parameters", None) or {}
-    if not isinstance(rotary, dict):
-        raise ValueError(f"rope_parameters={rotary!r} must be of type dict")
+    if not isinstance(rotary, dict) or not rotary.keys() <= KINDS.keys():
+        raise ValueError(f"rope_parameters={rotary!r} must be an object of {', '.join(KINDS)}")
     for kind, theta in KINDS.items():
         given = rotary.get(kind) or {}
         scaling = given.get("rope_type", "default")
@@ -64,6 +64,9 @@ def flat(config: dict[str, Any]) -> dict[str, Any]:
             raise ValueError(
                 f"rope_parameters: rope_type={scaling!r} of {kind} is not supported, only 'default' is"
             )
+        for name, value in given.items():
+            if name not in ("rope_type", "rope_theta") and value not in (None, 1.0):
+                raise ValueError(f"rope_parameters: {name}={value!r} of {kind} is not supported")
         config[theta] = given.get("rope_theta", config.get(theta, DEFAULTS[theta]))
     return config
 

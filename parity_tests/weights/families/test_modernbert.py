@@ -79,13 +79,16 @@ def test_what_older_files_say_is_the_same():
 
 
 def test_what_is_not_supported_is_refused_by_name():
+    partial = {"full_attention": {"rope_type": "default", "partial_rotary_factor": 0.5}}
     yarn = {"full_attention": {"rope_type": "yarn", "factor": 2.0}}
     for options, message in (
         ({"rope_parameters": yarn}, "rope_type='yarn' of full_attention is not supported"),
         ({"layer_types": ["full_attention"]}, r"layer_types=.* must name one of .* for each of the 3 layers"),
         ({"layer_types": "full_attention"}, r"layer_types='full_attention' must name one of"),
         ({"num_hidden_layers": [3]}, r"num_hidden_layers=\[3\] must be of type int"),
-        ({"rope_parameters": [1.0]}, r"rope_parameters=\[1.0\] must be of type dict"),
+        ({"rope_parameters": [1.0]}, r"rope_parameters=\[1.0\] must be an object of full_attention, "),
+        ({"rope_parameters": {"rope_type": "linear"}}, "rope_parameters=.* must be an object of"),
+        ({"rope_parameters": partial}, "partial_rotary_factor=0.5 of full_attention is not supported"),
         ({"global_attn_every_n_layers": 0}, "global_attn_every_n_layers=0 must be an integer from 1 on"),
         ({"hidden_activation": "selu"}, "hidden_activation='selu' is not supported"),
     ):
