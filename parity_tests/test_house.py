@@ -247,7 +247,10 @@ TOOLS = {"beartype", "pytest-cov", "pytest-xdist", "ruff", "ty"}
 
 
 # Packages that are imported under another name.
-IMPORTED_AS = {"orbax": "orbax-checkpoint", "PIL": "pillow", "griffe": "griffelib", "yaml": "pyyaml"}
+IMPORTED_AS = {
+    "orbax": "orbax-checkpoint", "PIL": "pillow", "griffe": "griffelib", "yaml": "pyyaml",
+    "performer_pytorch": "performer-pytorch", "x_transformers": "x-transformers",
+}  # fmt: skip
 
 
 def third_party(*trees: str) -> set[str]:

@@ -5,8 +5,10 @@ import pytest
 from flax import nnx
 
 from jax_attn.nn.attention.linformer import LinformerAttention
+from jax_attn.parity.cases import Case
 from parity_tests.contract import TwinContract
 from parity_tests.from_scratch.properties import assert_same, compiled, draw
+from parity_tests.references import assert_equals
 
 
 class TestLinformerAttention(TwinContract):
@@ -54,6 +56,24 @@ def test_it_is_the_formula(sharing):
             compiled(lambda x, context: module(x, context, return_weights=True))(x[1], context[1, :4])[1],
             weights[1],
         )
+
+
+@jax.enable_x64(True)
+def test_it_is_the_linformer_package():
+    """Its projections of the length are shared by the heads; fewer keys than it is made for."""
+    from linformer import LinformerSelfAttention
+
+    theirs = LinformerSelfAttention(26, 11, k=3, heads=2)
+    theirs.to_out.bias = None
+    ours = LinformerAttention(26, 2, 11, 3, bias=False, rngs=nnx.Rngs(0))
+    names = [
+        (r"([qkv])_proj", r"to_\1"),
+        ("out_proj", "to_out"),
+        ("key_lengths", "proj_k"),
+        ("value_lengths", "proj_v"),
+    ]
+    x, context = np.asarray(draw(3, 5, 26)), np.asarray(draw(3, 7, 26, seed=1))
+    assert_equals(ours, theirs, [Case("itself", (x,)), Case("a context", (x, context))], names=names)
 
 
 def test_bad_arguments_are_refused():

@@ -1,3 +1,5 @@
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,9 +9,11 @@ from flax import nnx
 from jax_attn.functional.random_features import orthogonal_features, softmax_features
 from jax_attn.nn.attention.performer import PerformerAttention, default_features
 from jax_attn.parity import tolerances
+from jax_attn.parity.cases import Case
 from parity_tests.contract import TwinContract
 from parity_tests.from_scratch.properties import assert_causal, assert_same, compiled, draw
 from parity_tests.nn.attention.decoding import decoded
+from parity_tests.references import assert_equals
 
 
 class TestPerformerAttention(TwinContract):
@@ -66,6 +70,21 @@ def test_with_eps_the_features_are_the_codes():
             lengths = (np.asarray(x[b, :, n]) ** 2).sum(-1, keepdims=True) / 2 * 13**-0.5
             largest = products.max(-1, keepdims=True) if is_query else products.max()
             assert_same(ours[b, :, n], 17**-0.5 * (np.exp(products - lengths - largest) + 1e-4))
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 12), reason="performer-pytorch imports distutils, which is gone")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@jax.enable_x64(True)
+def test_it_is_the_performer_package():
+    """With its features, and what it adds to each of them."""
+    from performer_pytorch import SelfAttention
+
+    theirs = SelfAttention(26, heads=2, dim_head=13, nb_features=17, qkv_bias=True)
+    ours = PerformerAttention(26, 2, 17, eps=1e-4, rngs=nnx.Rngs(0))
+    names = [
+        (r"([qkv])_proj", r"to_\1"), ("out_proj", "to_out"), ("features", "fast_attention.projection_matrix"),
+    ]  # fmt: skip
+    assert_equals(ours, theirs, [Case("", (np.asarray(draw(3, 5, 26)),))], names=names)
 
 
 @pytest.mark.slow
