@@ -125,9 +125,14 @@ def test_every_class_has_a_row_in_the_catalogue():
 
 
 @cache
+def parsed(file: Path) -> ast.Module:
+    return ast.parse(file.read_text(encoding="utf-8"))
+
+
+@cache
 def imports(file: Path) -> list[tuple[str, int]]:
     found = []
-    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+    for node in ast.walk(parsed(file)):
         if isinstance(node, ast.Import):
             found += [(alias.name, node.lineno) for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
@@ -236,7 +241,7 @@ def test_no_two_classes_of_a_package_have_one_name():
     for room in (ROOT / "jax_attn").iterdir():
         found: dict[str, str] = {}
         for file in sorted(room.rglob("*.py")) if room.is_dir() else ():
-            for node in ast.parse(file.read_text(encoding="utf-8")).body:
+            for node in parsed(file).body:
                 if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
                     assert node.name not in found, f"{node.name}: {found[node.name]} and {file}"
                     found[node.name] = str(file)

@@ -28,6 +28,15 @@ class TestTriton(KernelContract):
     def test_no_further_from_the_truth_than_the_oracle(self, dtype):
         super().test_no_further_from_the_truth_than_the_oracle(dtype)
 
+    @pytest.mark.slow
+    def test_empty_blocks_are_not_looked_at_and_full_ones_do_not_ask_the_mask(self):
+        super().test_empty_blocks_are_not_looked_at_and_full_ones_do_not_ask_the_mask()
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("hidden", ["by lengths", "by a mask"])
+    def test_what_nobody_sees_may_be_nan(self, hidden):
+        super().test_what_nobody_sees_may_be_nan(hidden)
+
 
 @pytest.mark.parametrize("dtype", [pytest.param(jnp.float32, marks=pytest.mark.slow), jnp.bfloat16])
 def test_lowers_for_cuda_forward_and_backward(dtype):

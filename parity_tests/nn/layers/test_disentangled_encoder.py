@@ -9,6 +9,7 @@ from parity_tests.contract import TwinContract
 class TestDisentangledEncoder(TwinContract):
     rows = ("disentangled-encoder",)
     rounds = drops = False  # its attention
+    elsewhere = ("disentangled-encoder",)  # DeBERTa
 
 
 def test_a_table_of_another_span_is_refused():

@@ -30,6 +30,7 @@ class TestEncoderLayer(TwinContract):
         "encoder-layer-first",
         "encoder-layer-experts",
     )
+    elsewhere = ("encoder-layer-experts",)  # the mixture's own row, and Mixtral
 
 
 def layer(norm_placement: str, **options) -> EncoderLayer:

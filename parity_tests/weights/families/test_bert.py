@@ -23,7 +23,13 @@ def theirs(kind: str, **options):
     ("kind", "outputs", "options", "ours"),
     [
         ("BertForMaskedLM", LOGITS, {"hidden_act": "relu", "num_hidden_layers": 2}, SCANNED),
-        ("BertForSequenceClassification", LOGITS, {"num_labels": 5, "classifier_dropout": 0.4}, LISTED),
+        pytest.param(
+            "BertForSequenceClassification",
+            LOGITS,
+            {"num_labels": 5, "classifier_dropout": 0.4},
+            LISTED,
+            marks=slow,
+        ),
         pytest.param("BertForTokenClassification", LOGITS, {"num_labels": 5}, {}, marks=slow),
         pytest.param("BertForQuestionAnswering", SPANS, {}, {}, marks=slow),
         pytest.param("BertForMaskedLM", LOGITS, UNTIED, {}, marks=slow),
