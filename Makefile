@@ -15,7 +15,7 @@ BIN := .venv/bin
 # Python compiles what it imports; to compile all that is installed takes a minute more.
 INSTALL := $(BIN)/pip install --quiet --no-compile
 # uv is done in seconds where pip takes a minute; but it does not read pip's settings, which may name another index.
-INSTALL_PROJECT = $(BIN)/uv pip install --quiet --python $(BIN)/python --editable '.[$(1)]' || $(INSTALL) --editable '.[$(1)]'
+INSTALL_PROJECT = $(BIN)/uv pip install --quiet --system-certs --python $(BIN)/python --editable '.[$(1)]' || $(INSTALL) --editable '.[$(1)]'
 READY := .venv/.ready
 READY_TO_TEST := .venv/.ready-to-test
 READY_FOR_DOCS := .venv/.ready-for-docs

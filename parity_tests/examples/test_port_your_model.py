@@ -55,6 +55,7 @@ def test_the_repaired_port_agrees_in_every_lane(lanes):
     assert all(set(report.lanes) == set(lanes) for report in reports)
 
 
+@pytest.mark.slow
 def test_it_is_a_file_for_diff(capsys):
     assert main(["diff", port_your_model.__file__, "--lanes", "float64"]) == 1
     out = capsys.readouterr().out

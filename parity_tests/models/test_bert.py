@@ -27,7 +27,7 @@ TINY = {
 class TestBert(TwinContract):
     rows = ("bert", "bert-scanned", "bert-pre")
     rounds = drops = False  # the classifier
-    elsewhere = ("bert-scanned", "bert-pre")  # the encoder
+    elsewhere = ("bert", "bert-scanned", "bert-pre")  # the classifier, and transformers below
 
 
 def build(**options) -> Bert:

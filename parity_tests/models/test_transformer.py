@@ -37,7 +37,7 @@ SIZES: dict[str, Any] = {
 class TestTransformer(TwinContract):
     rows = ("transformer", "transformer-pre-scanned")
     rounds = drops = False  # its layers
-    elsewhere = ("transformer-pre-scanned",)  # the encoder, and torch's own
+    elsewhere = ("transformer", "transformer-pre-scanned")  # the encoder, and torch's own
 
 
 class TorchTransformer(torch.nn.Module):

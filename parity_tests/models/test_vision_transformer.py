@@ -11,6 +11,7 @@ from parity_tests.contract import TwinContract
 class TestVisionTransformer(TwinContract):
     rows = ("vision-transformer",)
     rounds = drops = False  # its layers
+    elsewhere = ("vision-transformer",)  # ViT
 
 
 def test_images_are_as_image_processors_give_them():

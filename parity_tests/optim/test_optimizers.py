@@ -149,6 +149,7 @@ def test_fifty_steps_equal_torch(case):
     assert difference(kind, **arguments) <= MODULE
 
 
+@pytest.mark.slow
 @given(data=st.data(), kind=st.sampled_from(list(OURS)), seed=st.integers(0, 99))
 def test_any_hyperparameters_equal_torch(data, kind, seed):
     ranges = {

@@ -30,7 +30,10 @@ from parity_tests.references import assert_equals
 
 class TestMultiHeadAttention(TwinContract):
     rows = tuple(name for name, twin in CATALOGUE.items() if twin.where == MULTI_HEAD)
-    elsewhere = ("attention-masked", "attention-window")  # the definition, in test_pairwise.py
+    elsewhere = tuple(
+        f"attention-{term}"
+        for term in ("alibi", "masked", "qk-layer-norm", "qk-norm", "rotary", "sinks", "softcap", "window")
+    )  # the definition, in test_pairwise.py
 
 
 def attention(num_kv_heads: int | None = None, **options) -> MultiHeadAttention:

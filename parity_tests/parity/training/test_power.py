@@ -22,7 +22,7 @@ def loss(model, x):
 
 
 # Each has a mutation of one number of its own, as the optimizers before it.
-REPEATED = ("adagrad", "adam-cosine", "nadam", "sgd-linear-lr")
+REPEATED = ("adagrad", "adam-cosine", "adamw", "nadam", "sgd-linear-lr")
 
 
 def first_on(fixture):
