@@ -30,6 +30,7 @@ def refusal(capsys, *arguments):
     return err
 
 
+@pytest.mark.slow
 def test_every_contender_is_measured_and_written_down(capsys, folder, tmp_path):
     save_pretrained(tiny_bert(positions=128), folder)  # the sentences are the benchmark's own
     sizes = ("--count", "5", "--batch-size", "3", "--rounds", "2")

@@ -92,6 +92,7 @@ def test_an_unreadable_checkpoint_is_named_and_kept(damage, tmp_path):
     assert (tmp_path / "2.unreadable").is_dir()
 
 
+@pytest.mark.slow
 def test_no_readable_checkpoint_is_an_error(tmp_path):
     checkpoints, _ = filled(tmp_path, 1)
     shutil.rmtree(tmp_path / "1" / "state")

@@ -190,6 +190,7 @@ def test_splash_equals_the_oracle(terms, softcap):
         assert jnp.abs(got - want).max() <= tolerances.SAME_FLOAT32 * max(1, jnp.abs(want).max())
 
 
+@pytest.mark.slow
 def test_no_kernel_is_imported_on_the_way_to_cpu():
     program = (
         "import sys, jax.numpy as jnp\n"
