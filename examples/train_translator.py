@@ -109,6 +109,8 @@ class Options(TrainingOptions):
             raise ValueError("--translate takes a text, and --out the folder of a finished run")
 
 
+MODEL_TYPE = "translator"  # by which `jax-attn show` knows its folder
+
 PRESETS = {
     "laptop": Options(),
     "pod": Options(
@@ -277,17 +279,23 @@ def save_translator(folder: Path, model: Any, tokenizer: TextTokenizer, argument
     """Write the weights by their names in torch, the tokenizer, and in `config.json` the arguments of the model."""
     tokenizer.save(folder)
     write_safetensors(folder / "model.safetensors", numpy_state_dict(model))
-    (folder / "config.json").write_text(json.dumps(arguments, indent=2) + "\n", encoding="utf-8")
+    config = {"model_type": MODEL_TYPE, **arguments}
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
 def load_translator(folder: Path) -> tuple[Any, TextTokenizer]:
     """Read what `save_translator` wrote."""
     if not (folder / "config.json").is_file():
         raise ValueError(f"there is no finished run in {folder.parent}: train one with --out {folder.parent}")
-    arguments = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    model = Part(Transformer, **arguments).build("jax_attn", rngs=nnx.Rngs(0))
+    model = read_part(folder).build("jax_attn", rngs=nnx.Rngs(0))
     load_state_dict(model, load_file(folder / "model.safetensors")).eval()
     return model, load_tokenizer(folder)
+
+
+def read_part(folder: Path) -> Part:
+    """The Transformer of a folder, in either framework and without its weights."""
+    arguments = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    return Part(Transformer, **{name: arguments[name] for name in arguments.keys() - {"model_type"}})
 
 
 def train(options: Options) -> Result | None:

@@ -9,6 +9,7 @@ import tyro
 from flax import nnx
 
 from jax_attn.cli.files import require_outputs, write_texts
+from jax_attn.cli.show_translator import is_translator, record_translation
 from jax_attn.cli.terminal import tell_written, terminal
 from jax_attn.cli.user_file import load_port
 from jax_attn.parity.cases import Case
@@ -20,7 +21,7 @@ from jax_attn.visualize.images import record_image
 from jax_attn.visualize.page import AttentionPage, View
 from jax_attn.visualize.png import save_png
 from jax_attn.visualize.record import AttentionRecord, AttentionStack
-from jax_attn.visualize.texts import SENTENCE, record_text
+from jax_attn.visualize.texts import SENTENCE, checkpoint_folder, record_text
 from jax_attn.visualize.torch_weights import torch_attention_weights
 from jax_attn.weights.state_dict import load_state_dict
 
@@ -76,6 +77,8 @@ def show(
         record = _of_module(module, against)
     elif image is not None:
         record = record_image(image, checkpoint=checkpoint or "", against_torch=with_torch)
+    elif checkpoint is not None and is_translator(folder := checkpoint_folder(checkpoint)):
+        record = record_translation(folder, text or SENTENCE, pair, with_torch)
     else:
         record = record_text(text or SENTENCE, pair, checkpoint=checkpoint, against_torch=with_torch)
     record = record.select(None if layer is None else [layer], None if head is None else [head])
