@@ -379,8 +379,8 @@ MODELS = [
         "an encoder-decoder whose scores come from the table of its embeddings, scaled",
         T5,
         dict(
-            # Smooth: on which side of a kink a number falls is rounding's choice, and ids cannot be moved to draw it
-            # again.
+            # Smooth: on which side of a kink a number falls is rounding's choice, and ids cannot be moved to draw
+            # it again.
             model=encoder_decoder(scan=True, activation="gelu_tanh"),
             head=Part("nn.layers.tied_head:TiedHead", vocab_size=VOCABULARY, scale=0.3),
         ),
