@@ -211,6 +211,19 @@ class AttentionContract:
         assert_equal({"output": mapped}, {"output": whole}, bound=1e-6)
 
 
+class AnotherForm(AttentionContract):
+    """The promises of another form of a computation whose rounding and second derivatives the first form shows."""
+
+    @pytest.mark.slow
+    def test_second_derivative(self):
+        super().test_second_derivative()
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize(("name", "dtype"), [("causal window", jnp.float32), ("sinks", jnp.bfloat16)])
+    def test_no_further_from_the_truth_than_the_oracle(self, name: str, dtype: Any):
+        super().test_no_further_from_the_truth_than_the_oracle(name, dtype)
+
+
 def _floating(x: Any) -> bool:
     return hasattr(x, "dtype") and jnp.issubdtype(x.dtype, jnp.floating)
 

@@ -20,7 +20,7 @@ from jax_attn.functional.blockwise.plan import (
 from jax_attn.functional.flex import flex_attention
 from jax_attn.functional.mask_mods import causal, sliding_window
 from jax_attn.parity import tolerances
-from parity_tests.functional.attention_contract import AttentionContract
+from parity_tests.functional.attention_contract import AnotherForm, AttentionContract
 
 MEGABYTE = 2**20
 
@@ -40,19 +40,10 @@ def _side_by_side():
 
 
 @pytest.mark.usefixtures("_side_by_side")
-class TestParallel(AttentionContract):
+class TestParallel(AnotherForm):
     """What several devices get, or a chip."""
 
     implementation = "blockwise"
-
-    @pytest.mark.slow  # the same computation, side by side
-    def test_second_derivative(self):
-        super().test_second_derivative()
-
-    @pytest.mark.slow
-    @pytest.mark.parametrize(("name", "dtype"), [("causal window", jnp.float32), ("sinks", jnp.bfloat16)])
-    def test_no_further_from_the_truth_than_the_oracle(self, name, dtype):
-        super().test_no_further_from_the_truth_than_the_oracle(name, dtype)
 
 
 def temporaries(f, *shapes) -> float:

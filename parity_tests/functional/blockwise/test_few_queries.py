@@ -10,7 +10,7 @@ from jax_attn.functional.blockwise import attention, few_queries
 from jax_attn.functional.blockwise.plan import grid_of_band, make_pattern
 from jax_attn.functional.terms import Terms
 from parity_tests.functional.attention_contract import (
-    AttentionContract,
+    AnotherForm,
     assert_equal,
     everything,
     slow_if,
@@ -31,17 +31,8 @@ def _any_number_of_queries():
 
 
 @pytest.mark.usefixtures("_any_number_of_queries")
-class TestFewQueries(AttentionContract):
+class TestFewQueries(AnotherForm):
     implementation = "blockwise"
-
-    @pytest.mark.slow  # whole blocks show it
-    def test_second_derivative(self):
-        super().test_second_derivative()
-
-    @pytest.mark.slow
-    @pytest.mark.parametrize(("name", "dtype"), [("causal window", jnp.float32), ("sinks", jnp.bfloat16)])
-    def test_no_further_from_the_truth_than_the_oracle(self, name, dtype):
-        super().test_no_further_from_the_truth_than_the_oracle(name, dtype)
 
 
 def draw(*shape: int) -> np.ndarray:
