@@ -108,12 +108,15 @@ def widened(array: np.ndarray) -> np.ndarray:
 def finite(array: np.ndarray) -> np.ndarray:
     """The array in 64 bits without its infinities: they are compared, but measure nothing."""
     wide = widened(array)
-    return np.where(np.isfinite(wide), wide, 0.0)
+    known = np.isfinite(wide)
+    return wide if known.all() else np.where(known, wide, 0.0)
 
 
 def size(array: np.ndarray) -> float:
     """The largest magnitude."""
-    return float(np.max(np.abs(array), initial=0.0))
+    if array.dtype.kind == "c":
+        return float(np.max(np.abs(array), initial=0.0))
+    return float(max(np.max(array, initial=0.0), -np.min(array, initial=0.0)))  # without a copy
 
 
 def norm(array: np.ndarray) -> float:

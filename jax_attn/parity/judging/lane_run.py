@@ -21,6 +21,7 @@ from jax_attn.parity.runners.dropout import DropoutMismatch, Tape
 from jax_attn.parity.runners.dropout_torch import UNIFORM
 from jax_attn.parity.runners.flax_modes import depends_on_mode, fixed_dtype
 from jax_attn.parity.runners.flax_runner import FlaxSide
+from jax_attn.parity.runners.nearby import flax_weights_moved, torch_weights_moved
 from jax_attn.parity.runners.places import Places, lifted
 from jax_attn.parity.runners.run import Run
 from jax_attn.parity.runners.torch_casts import kept_keys
@@ -207,6 +208,20 @@ class LaneRun:
         weights = cotangents(differentiated(torch.skeleton), self.lane, seed)
         return self.flax.run(torch.call, torch.skeleton, weights, torch.tape)
 
+    def _torch_nearby(self, call: Call, draw: int, seed: int) -> ByTorch:
+        """Torch's run moved by rounding errors: of the inputs or, if none is floating, of the weights."""
+        if call.moves:
+            return self._run_torch(call.nearby(self.lane, draw), seed)
+        with torch_weights_moved([side for side in (self.torch, self.truth) if side], self.lane, draw):
+            return self._run_torch(call, seed)
+
+    def _flax_nearby(self, torch: ByTorch, draw: int, seed: int) -> Run:
+        """Flax's run, moved as torch's was."""
+        if torch.call.moves:
+            return self._run_flax(torch, seed)
+        with flax_weights_moved(self.flax, draw):
+            return self._run_flax(torch, seed)
+
     def _judge(self, case: Case, torch: ByTorch, flax: Run) -> Verdict:
         found = self.paired(case, torch, flax)
         pairs = found.pairs
@@ -246,7 +261,7 @@ class LaneRun:
         """Those of the results that are as near to torch as torch is to itself with other rounding errors."""
         moved = []
         for draw in range(1, min(tolerances.DRAWS) + 1):
-            other = self._run_torch(torch.call.nearby(self.lane, draw), self.sides.seed)
+            other = self._torch_nearby(torch.call, draw, self.sides.seed)
             moved.append(self.paired(case, other, flax).pairs)
         return {
             (result.kind, result.name): replace(result, error=error, passed=True, detail=UNSTEADY)
@@ -267,8 +282,8 @@ class LaneRun:
         settled: Settled = {}
         for draw in range(1, tolerances.RARE_DRAWS):
             seed = self.sides.seed + draw
-            torch = self._run_torch(call.nearby(self.lane, draw), seed)
-            others = self.paired(case, torch, self._run_flax(torch, seed)).pairs
+            torch = self._torch_nearby(call, draw, seed)
+            others = self.paired(case, torch, self._flax_nearby(torch, draw, seed)).pairs
             for result, measured in draws.items():
                 measured.append(measure(result, self.lane, others, pairs))
             if draw + 1 in (*tolerances.DRAWS, tolerances.RARE_DRAWS):

@@ -15,6 +15,7 @@ from jax_attn.parity.lanes import LANES, Lane, lanes_named
 from jax_attn.parity.recorded.files import TorchTrace
 from jax_attn.parity.report import LeftOut, Report
 from jax_attn.parity.runners.calls import Call
+from jax_attn.parity.runners.run import Run
 from jax_attn.parity.runners.weight_transfer import Carried, Weights
 from jax_attn.parity.tracing.recording import Recording
 from jax_attn.parity.tracing.trace import Tracer
@@ -84,6 +85,13 @@ class RecordedLaneRun(LaneRun):
 
     def _torch_places(self) -> None:
         """Not recorded."""
+
+    def _torch_nearby(self, call: Call, draw: int, seed: int) -> ByTorch:
+        """What was recorded: with inputs moved, and the weights as they are."""
+        return self._run_torch(call.nearby(self.lane, draw), seed)
+
+    def _flax_nearby(self, torch: ByTorch, draw: int, seed: int) -> Run:
+        return self._run_flax(torch, seed)
 
     def _run_torch(self, call: Call, seed: int) -> ByTorch:
         draw = self.draws[seed - self.sides.seed]  # where there are no more, the first verdict stands

@@ -68,16 +68,26 @@ class Call:
         def move(array: np.ndarray) -> np.ndarray:
             if not is_inexact(array):
                 return array
-            step = 1 + 8 * lane.eps * generator.uniform(-1, 1, array.shape)
+            step = nearby_steps(array.shape, lane, generator)
             wide = array if array.dtype.kind == "c" else array.astype(np.float64)
             return lane.cast(np.asarray(wide * step))
 
         return self.map(move)
 
+    @property
+    def moves(self) -> bool:
+        """Whether there is a floating number among the arrays, which `nearby` can move."""
+        return any(self.form.floating)
+
     @cached_property
     def floating_names(self) -> list[str]:
         """Names of the arrays that have a gradient."""
         return [name for name, floating in zip(self.form.names, self.form.floating, strict=True) if floating]
+
+
+def nearby_steps(shape: tuple[int, ...], lane: Lane, generator: np.random.Generator) -> np.ndarray:
+    """What numbers are multiplied by to move them by some of the lane's rounding errors."""
+    return 1 + 8 * lane.eps * generator.uniform(-1, 1, shape)
 
 
 def _is_array(leaf: Any) -> bool:

@@ -75,6 +75,7 @@ class FlaxSide:
                 else leaf
                 for position, (_, leaf) in enumerate(paths)
             ]
+        self.weights = [(slot, where) for slot, where in known if isinstance(slot.variable, nnx.Param)]
         self.positions = [position[id(slot.variable)] for slot in self.slots]
         self.trained = sorted(set(self.positions))
         # What a call may change, if it is to be compared: everything but the parameters.

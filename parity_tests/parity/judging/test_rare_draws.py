@@ -66,3 +66,42 @@ def test_a_layer_norm_with_a_cast_inside_passes_at_small_width(epsilon: float):
         x = np.random.default_rng(seed).standard_normal((2, 3, 4))
         report = compare(flax, module, x, lanes=["float64", "float32", "bfloat16"], trace=False)
         assert report.passed is (epsilon == 1e-5), str(report)
+
+
+class Embedded(nnx.Module):
+    """The block behind a table, so that its input is ids."""
+
+    def __init__(self, width, inner, activation):
+        self.table = nnx.Embed(11, width, rngs=nnx.Rngs(0))
+        self.block = Flax(width, inner, activation)
+
+    def __call__(self, ids):
+        return self.block(self.table(ids))
+
+
+@pytest.mark.parametrize(("width", "inner", "seed"), [(16, 64, 24), (32, 128, 29)])
+def test_where_ids_cannot_be_moved_the_weights_are(width: int, inner: int, seed: int):
+    """With the weights as they are, each draw has the same signs before the ReLU, and the ratios are 20 and 13."""
+    block = theirs(width, inner, seed)
+    table = torch.nn.Embedding(11, width)
+    torch_module = torch.nn.Sequential(table, *block)
+    names = [
+        (r"^table", "0"),
+        (r"^block\.layers\.2", "4"),
+        (r"^block\.layers\.(0)", "1"),
+        (r"^block\.layers\.1", "2"),
+    ]
+    ids = np.random.default_rng(seed).integers(0, 11, (1, 3))
+    right, wrong = (
+        compare(
+            Embedded(width, inner, activation),
+            torch_module,
+            ids,
+            lanes=["bfloat16"],
+            names=names,
+            trace=False,
+        )
+        for activation in (jax.nn.relu, lambda v: jnp.where(v > 0, v, 0.05 * v))
+    )
+    right.assert_passed()
+    assert not wrong.passed
