@@ -3,6 +3,8 @@
 
 export PATH ?= /usr/local/bin:/usr/bin:/bin
 export JAX_PLATFORMS ?= cpu
+# Nothing in .venv is compiled when it is installed, so what Python compiles as it imports it must be kept.
+unexport PYTHONDONTWRITEBYTECODE
 PYTHON ?= python3
 # The build of torch. On Linux the default index may bring CUDA with it, gigabytes that nothing here needs: then name
 # the index of the CPU builds, which torch's installation page tells, as TORCH_INDEX.

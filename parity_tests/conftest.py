@@ -8,7 +8,8 @@ from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["HF_HUB_OFFLINE"] = "1"
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # the tests run side by side
+for library in ("OMP", "OPENBLAS"):
+    os.environ.setdefault(f"{library}_NUM_THREADS", "1")  # the tests run side by side
 
 # Most of the time goes into compiling what runs once: it need not be good code. (A process that is given a
 # flag which its XLA does not have ends at once, so one is sent ahead; xdist's workers inherit what it found.)

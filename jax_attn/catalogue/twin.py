@@ -4,10 +4,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import jax
+import numpy as np
 from flax import nnx
 
 from jax_attn.models.part import built, locate
 from jax_attn.parity.cases import Case
+from jax_attn.weights.pretrained import without_weights
 
 ATTENTION_PAPER = '"Attention Is All You Need" (arXiv 1706.03762)'
 NLP_TRANSFORMERS = '"Natural Language Processing with Transformers", ch. 3'
@@ -44,6 +47,13 @@ class Twin:
     def flax_from(self, rngs: nnx.Rngs) -> nnx.Module:
         """The Flax module, its weights drawn from `rngs`."""
         return locate("jax_attn", self.where)(**built(self.arguments, "jax_attn", rngs=rngs), rngs=rngs)
+
+    def flax_to_load(self) -> nnx.Module:
+        """The Flax module with zeros for weights, since torch's replace them: to draw takes a program a shape."""
+        module = without_weights(self.flax)
+        for _, leaf in nnx.to_flat_state(nnx.state(module, nnx.Param)):
+            leaf.set_value(jax.device_put(np.zeros(leaf.shape, leaf.dtype)))
+        return module
 
     def torch(self, seed: int = 0) -> Any:
         """The torch module, with random weights. Imports torch."""

@@ -4,7 +4,6 @@ import gc
 import os
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import repeat
 from typing import TypeVar
 
 import jax
@@ -41,14 +40,22 @@ def spread(work: Callable[[S, Sequence[str]], T], items: Sequence[S], lanes: Seq
         yield from (work(item, lanes) for item in items)
         return
     with workers(processes, _many_small, quick_flags()) as pool:
-        yield from pool.map(work, items, repeat(lanes))
+        # From both ends, since the largest are last: so none is left that one process works on alone.
+        turns = [i for pair in zip(range(len(items)), reversed(range(len(items))), strict=True) for i in pair]
+        found = {i: pool.submit(work, items[i], lanes) for i in dict.fromkeys(turns)}
+        yield from (found[i].result() for i in range(len(items)))
 
 
 def prove(name: str, lanes: Sequence[str]) -> Report:
     """The report of one row of the catalogue."""
     twin = CATALOGUE[name]
     return compare_cases(
-        twin.flax(), twin.torch(), twin.cases(), lanes=lanes, whole_model=twin.whole_model, title=twin.name
+        twin.flax_to_load(),
+        twin.torch(),
+        twin.cases(),
+        lanes=lanes,
+        whole_model=twin.whole_model,
+        title=twin.name,
     )
 
 

@@ -21,6 +21,8 @@ def workers(processes: int, prepare: Callable[..., None], *given: Any) -> Genera
     Raises:
         ChildProcessError: one of them died.
     """
+    # NumPy's threads wait for one another by spinning. They are made as it is imported, which precedes `prepare`.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     try:
         with ProcessPoolExecutor(processes, SPAWN, _begin, (prepare, *given)) as pool:
             yield pool

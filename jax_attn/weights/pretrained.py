@@ -286,9 +286,16 @@ def compute_rest(
 
 def without_weights(build: Callable[[], nnx.Module]) -> nnx.Module:
     """The module that `build` makes, its parameters abstract and everything else real."""
-    module = nnx.eval_shape(build)
-    compute_rest(module, build)
-    return module
+    made: dict[str, Any] = {}
+
+    def rest() -> Any:
+        made["graphdef"], params, others = nnx.split(build(), nnx.Param, ...)
+        leaves, made["treedef"] = jax.tree.flatten(params)
+        made["leaves"] = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in leaves]
+        return others
+
+    others = jax.jit(rest)()
+    return nnx.merge(made["graphdef"], jax.tree.unflatten(made["treedef"], made["leaves"]), others)
 
 
 def _load(module: nnx.Module, tensors: LazyTensors, plan: Plan, message: str, placement: Placement) -> None:

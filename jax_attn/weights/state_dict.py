@@ -157,12 +157,11 @@ def assign(table: Sequence[Slot], state_dict: Mapping[str, Any]) -> None:
 
 
 def _set(variable: nnx.Variable, array: np.ndarray, dtype: np.dtype[Any]) -> None:
-    # JAX may adopt NumPy's memory on CPU; a copy keeps a later change of the tensor out of the module.
-    new = jnp.array(array, dtype, copy=True)
+    # JAX may adopt NumPy's memory on CPU; a copy keeps a later change of the tensor out of the module. It is made,
+    # and cast, in NumPy: JAX compiles a program for each shape.
     sharding = getattr(variable.get_value(), "sharding", None)
-    if sharding is not None and len(sharding.device_set) > 1:
-        new = jax.device_put(new, sharding)
-    variable.set_value(new)
+    on_several = sharding is not None and len(sharding.device_set) > 1
+    variable.set_value(jax.device_put(np.array(array, dtype), sharding if on_several else None))
 
 
 def _current(slot: Slot) -> list[np.ndarray]:
