@@ -7,11 +7,13 @@ built, and the inputs that stress it. Sizes are primes and all different, so tha
 from jax_attn.catalogue.attention import ATTENTION
 from jax_attn.catalogue.attention_kinds import ATTENTION_KINDS
 from jax_attn.catalogue.attention_projections import ATTENTION_PROJECTIONS
+from jax_attn.catalogue.heads import HEADS
 from jax_attn.catalogue.ladder import LADDER
 from jax_attn.catalogue.layers import LAYERS
 from jax_attn.catalogue.models import MODELS
 from jax_attn.catalogue.positions import POSITIONS
 from jax_attn.catalogue.primitives import PRIMITIVES
+from jax_attn.catalogue.stacks import STACKS
 from jax_attn.catalogue.twin import Twin
 
 CATALOGUE: dict[str, Twin] = {
@@ -24,6 +26,8 @@ CATALOGUE: dict[str, Twin] = {
         *ATTENTION_KINDS,
         *ATTENTION_PROJECTIONS,
         *LAYERS,
+        *STACKS,
+        *HEADS,
         *MODELS,
     ]
 }

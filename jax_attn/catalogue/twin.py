@@ -15,6 +15,7 @@ from jax_attn.weights.pretrained import without_weights
 ATTENTION_PAPER = '"Attention Is All You Need" (arXiv 1706.03762)'
 NLP_TRANSFORMERS = '"Natural Language Processing with Transformers", ch. 3'
 BERT = "Devlin et al. (arXiv 1810.04805)"
+MODERNBERT = "ModernBERT (arXiv 2412.13663)"
 BUILD_LLM = '"Build a Large Language Model From Scratch", ch. 3'
 
 
