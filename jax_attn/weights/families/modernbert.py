@@ -57,6 +57,8 @@ def flat(config: dict[str, Any]) -> dict[str, Any]:
     rotary = config.pop("rope_parameters", None) or {}
     if not isinstance(rotary, dict) or not rotary.keys() <= KINDS.keys():
         raise ValueError(f"rope_parameters={rotary!r} must be an object of {', '.join(KINDS)}")
+    if not all(each is None or isinstance(each, dict) for each in rotary.values()):
+        raise ValueError(f"rope_parameters={rotary!r} must have an object for each kind")
     for kind, theta in KINDS.items():
         given = rotary.get(kind) or {}
         scaling = given.get("rope_type", "default")
