@@ -92,7 +92,7 @@ def load_data(options: Options) -> Texts:
     else:
         texts = read_texts(options.data, options.text_column, options.unit)
     if len(texts) == 1:
-        raise ValueError(f"{options.data} is one text: cut it with --unit paragraph or --unit line")
+        raise ValueError(f"{options.data} is one text: give more, or cut it with --unit paragraph or line")
     held = hold_out(texts, options.held_out, options.seed)
     parts = [[text for text, out in zip(texts, held, strict=True) if out == side] for side in (False, True)]
     tokenizer = encoder_tokenizer(options, parts[0])

@@ -28,7 +28,7 @@ DESCRIPTION = """Compare Flax NNX modules with their PyTorch originals, and trai
 The exit status is 0 if all is well, 1 if something differs, and 2 if something is wrong with what was given.
 `jax-attn COMMAND --help` shows what a command takes."""
 
-# Where each command is; a file is imported when a command is.
+# Where each command is: none is imported before one is run.
 COMMANDS = {
     "list": "jax_attn.cli.list:list_catalogue",
     "verify": "jax_attn.cli.verify:verify",

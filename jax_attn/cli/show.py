@@ -1,6 +1,5 @@
 """`jax-attn show`: pictures of what a model's heads look at, in one page and as PNG."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,6 +14,7 @@ from jax_attn.cli.user_file import load_port
 from jax_attn.parity.cases import Case
 from jax_attn.parity.port import Port
 from jax_attn.parity.recorded.files import TorchTrace
+from jax_attn.parity.runners.torch_keys import names_between
 from jax_attn.parity.text import count
 from jax_attn.visualize.capture import record_attention
 from jax_attn.visualize.images import record_image
@@ -77,8 +77,8 @@ def show(
         record = _of_module(module, against)
     elif image is not None:
         record = record_image(image, checkpoint=checkpoint or "", against_torch=with_torch)
-    elif checkpoint is not None and is_translator(folder := checkpoint_folder(checkpoint)):
-        record = record_translation(folder, text or SENTENCE, pair, with_torch)
+    elif checkpoint is not None and is_translator(checkpoint_folder(checkpoint)):
+        record = record_translation(checkpoint, text or SENTENCE, pair, with_torch)
     else:
         record = record_text(text or SENTENCE, pair, checkpoint=checkpoint, against_torch=with_torch)
     record = record.select(None if layer is None else [layer], None if head is None else [head])
@@ -172,7 +172,7 @@ def _recorded_module(place: str, against: str | None) -> AttentionRecord:
 def _torch_weights(port: Port) -> dict[str, list[np.ndarray]]:
     """What the torch module's attentions give; both sides get the weights that the port names."""
     port.torch.eval()
-    _load(port, port.torch.state_dict())
+    _load(port, port.torch)
     return torch_attention_weights(port.torch, *port.case.args, call=port.call_torch, **port.case.kwargs)
 
 
@@ -181,14 +181,14 @@ def _recorded(port: Port, folder: Path) -> tuple[Case, dict[str, list[np.ndarray
     recorded = TorchTrace.load(folder)
     if not recorded.attention:
         raise ValueError(f"{folder} holds no attention weights: nothing that was recorded gave any")
-    _load(port, recorded.module.state_dict())
+    _load(port, recorded.module)
     return recorded.case, recorded.attention
 
 
-def _load(port: Port, weights: Mapping[str, Any]) -> None:
+def _load(port: Port, module: Any) -> None:
     """Torch's weights, or Flax's own where the port says None."""
     if port.weights == "torch":
-        load_state_dict(port.flax, weights, names=port.names)
+        load_state_dict(port.flax, module.state_dict(), names=names_between(port.flax, module, port.names))
     elif port.weights == "flax":
         raise ValueError("show loads torch's weights into flax: weights must be 'torch' or None, got 'flax'")
 

@@ -24,8 +24,11 @@ def workers(processes: int, prepare: Callable[..., None], *given: Any) -> Genera
     # NumPy's threads wait for one another by spinning. They are made as it is imported, which precedes `prepare`.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     try:
-        with ProcessPoolExecutor(processes, SPAWN, _begin, (prepare, *given)) as pool:
+        pool = ProcessPoolExecutor(processes, SPAWN, _begin, (prepare, *given))
+        try:
             yield pool
+        finally:  # a command that ends early waits for what was begun, and nothing else is
+            pool.shutdown(cancel_futures=True)
     except BrokenProcessPool:
         raise ChildProcessError(
             "a worker process was killed, most likely for want of memory: each needs about a gigabyte. "

@@ -92,7 +92,7 @@ def relu6(x: Float[Array, "*s"]) -> Float[Array, "*s"]:
 
     Source: Howard et al. (arXiv 1704.04861).
     """
-    return jnp.where(x < 6, jax.nn.relu(x), jnp.asarray(6, x.dtype))
+    return jnp.where(x >= 6, jnp.asarray(6, x.dtype), jax.nn.relu(x))  # NaN stays
 
 
 @in_float32
@@ -119,7 +119,7 @@ ACTIVATIONS: dict[str, Activation] = {
     "relu": jax.nn.relu,
     "relu2": relu_squared,
     "relu6": relu6,
-    "leaky_relu": lambda x: jnp.where(x > 0, x, 0.01 * x),
+    "leaky_relu": in_float32(lambda x: jnp.where(x > 0, x, 0.01 * x)),  # 16 bits have no 0.01
     "mish": mish,
     "hardswish": hardswish,
     "sigmoid": in_float32(jax.nn.sigmoid),

@@ -17,8 +17,13 @@ def t5_bucket(
 
     Half of the buckets are for each direction if `bidirectional`; otherwise the future shares bucket 0.
 
+    Raises:
+        ValueError: there are fewer than 2 buckets for a direction, or an odd number for two, or exact buckets
+            reach `max_distance`.
+
     Source: T5 (arXiv 1910.10683), section 2.1, and its published code.
     """
+    check_t5_buckets(bidirectional, num_buckets, max_distance)
     offset = 0
     if bidirectional:
         num_buckets //= 2
@@ -40,6 +45,19 @@ def _edges(exact: int, num_buckets: int, max_distance: int) -> list[int]:
     steps = np.log((distances / exact).astype(np.float32)) / np.float32(math.log(max_distance / exact))
     buckets = exact + (steps * np.float32(num_buckets - exact)).astype(int)
     return distances[np.searchsorted(buckets, np.arange(exact + 1, num_buckets))].tolist()
+
+
+def check_t5_buckets(bidirectional: bool, num_buckets: int, max_distance: int) -> None:
+    """Raise ValueError unless `t5_bucket` takes these sizes."""
+    one_way = num_buckets // 2 if bidirectional else num_buckets
+    if one_way < 2 or (bidirectional and num_buckets % 2):
+        least = "even and at least 4 for both directions" if bidirectional else "at least 2"
+        raise ValueError(f"num_buckets must be {least}, got num_buckets={num_buckets}")
+    if max_distance <= one_way // 2:
+        raise ValueError(
+            f"max_distance must be above {one_way // 2}, the number of exact buckets, "
+            f"got max_distance={max_distance}"
+        )
 
 
 def log_bucket(

@@ -108,7 +108,8 @@ def _called(model: Any, args: Any, kwargs: Any) -> dict[str, list[CapturedAttent
     if not found:
         raise ValueError(
             f"no attention of {type(module).__name__} gave weights in this call: they are of "
-            "jax_attn.nn, nnx.MultiHeadAttention, or call jax_attn.nn.attention.keep_weights"
+            "jax_attn.nn, nnx.MultiHeadAttention without an attention_fn, or call "
+            "jax_attn.nn.attention.keep_weights"
         )
     return found
 

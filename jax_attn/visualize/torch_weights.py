@@ -98,7 +98,8 @@ def _asking(
     """Call with the weights asked for, and give back what the caller expects."""
     result = forward(*args, **{**kwargs, **asking})
     output, weights, *rest = result
-    found.setdefault(path, []).append(_array(weights))
+    if weights is not None:
+        found.setdefault(path, []).append(_array(weights))
     name = next(iter(asking))
     default = inspect.signature(forward).parameters[name].default
     if kwargs.get(name, default) or name == "need_weights":

@@ -109,16 +109,20 @@ class Family:
         Raises:
             ValueError: the class that is wanted is not known, or `config.json` does not list names.
         """
-        known = (self.base, *self.heads)
         listed = config.get("architectures") or ()
         if not isinstance(listed, list | tuple) or not all(isinstance(name, str) for name in listed):
             raise ValueError(f"architectures={listed!r} must be a list of names")
         if wanted is not None:
             for name in (wanted, f"{self.name}{wanted}"):
-                if name in known:
+                if self.knows(name):
                     return name
-            raise ValueError(f"architecture must be one of {', '.join(known)}, got {wanted!r}")
-        return next((name for name in listed if name in known), self.base)
+            known = ", ".join((self.base, *self.heads))
+            raise ValueError(f"architecture must be one of {known}, got {wanted!r}")
+        return next(filter(self.knows, listed), self.base)
+
+    def knows(self, architecture: str) -> bool:
+        """Whether it is the model or one of its heads."""
+        return architecture == self.base or architecture in self.heads
 
     def rules_for(self, architecture: str) -> ConfigRules:
         """What `config.json` may say of that class."""

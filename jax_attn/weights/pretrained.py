@@ -126,9 +126,9 @@ def from_pretrained(
     own = chosen in (config.get("architectures") or ())
     plan = fitted(plan, table, shapes, own=own, reshaped="num_labels" in overrides)
     compute_rest(module, lambda: drawn(make(), family, config), plan.drawn, sharding)
-    known = own or not config.get("architectures")
-    unknown = "" if known else f", read as {chosen}: {config['architectures'][0]} is not known here"
-    _load(module, tensors, plan, f"the weights in {folder} do not fit its {CONFIG}{unknown}", sharding)
+    strange = [name for name in config.get("architectures") or () if not family.knows(name)]
+    read_as = f", read as {chosen}: {strange[0]} is not known here" if strange and not own else ""
+    _load(module, tensors, plan, f"the weights in {folder} do not fit its {CONFIG}{read_as}", sharding)
     for note in plan.notes:
         warnings.warn(f"{folder}: {note}", stacklevel=2)
     module.eval()

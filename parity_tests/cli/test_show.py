@@ -66,8 +66,20 @@ def flax():
     return Encoder(**SIZES, rngs=nnx.Rngs(7))
 
 
+class Refusing(torch.nn.Linear):
+    def forward(self, x, return_weights=False):
+        if return_weights:
+            raise NotImplementedError
+        return super().forward(x)
+
+
 def linear():
-    return {"torch": torch.nn.Linear(2, 3), "inputs": (np.ones((1, 2)),)}
+    return {"torch": Refusing(2, 3), "inputs": (np.ones((1, 2)),)}
+
+
+def wrapped():
+    x = np.ones((1, 5, 12))
+    return Encoder(**SIZES, rngs=nnx.Rngs(0)), torch.nn.DataParallel(torch_ref.nn.Encoder(**SIZES)), (x,)
 
 
 def wrong():
@@ -158,8 +170,9 @@ def test_an_image(show, tmp_path):
     assert (record["image"]["height"], record["image"]["width"]) == (4, 6)
 
 
-def test_a_module_of_the_users_beside_its_torch_module(show):
-    status, said, record = show("--module", "@modules.py", "--against", "torch")
+@pytest.mark.parametrize("function", ["pair", "wrapped"])
+def test_a_module_of_the_users_beside_its_torch_module(show, function):
+    status, said, record = show("--module", f"@modules.py:{function}", "--against", "torch")
     assert status == 0
     assert float(said.split("at most ")[1].split()[0]) < 1e-6  # torch's weights were loaded
     assert record["stacks"][0]["queries"]["labels"] == list("01234")

@@ -53,3 +53,16 @@ def test_a_worker_that_dies_is_told_in_a_line():
 def test_a_broken_pool_is_told_in_a_line():
     with pytest.raises(ChildProcessError, match="a worker process was killed"), workers(1, len, ""):
         raise BrokenProcessPool
+
+
+def test_nothing_is_begun_where_a_command_ends_early(tmp_path):
+    def command():
+        with workers(1, len, "") as pool:
+            first, *_ = [pool.submit(time.sleep, 0.1) for _ in range(9)]
+            pool.submit((tmp_path / "begun").touch)
+            first.result()
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        command()
+    assert not (tmp_path / "begun").exists()

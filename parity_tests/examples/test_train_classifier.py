@@ -1,5 +1,6 @@
 import json
 import re
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -51,6 +52,16 @@ def test_the_run_classifies_texts(run, options, capsys):
     *_, first, second = capsys.readouterr().out.splitlines()
     assert re.fullmatch(r"fruit \((?:100|[5-9]\d)\.\d%\): a pear f1", first)
     assert re.fullmatch(r"metal \((?:100|[5-9]\d)\.\d%\): f2 iron( f2 iron)* ", second)
+
+
+def test_no_more_of_a_text_is_read_than_in_training(run, options, tmp_path, capsys):
+    out = shutil.copytree(options.out, tmp_path / "run")
+    record = json.loads((out / "run.json").read_text())
+    record["options"]["max_tokens"] = 3  # fewer than the model has positions: the ends, and a token between
+    (out / "run.json").write_text(json.dumps(record))
+    assert train_classifier.main(["--out", str(out), "--predict", "f2 iron", "f2 a pear"]) == 0
+    *_, first, second = capsys.readouterr().out.splitlines()
+    assert first.partition(":")[0] == second.partition(":")[0]
 
 
 def test_its_folder_is_that_of_a_checkpoint(run, options):

@@ -85,7 +85,7 @@ def test_both_frameworks_coincide_in_float64(options):
     [
         (["--hidden", 1], r"--hidden must be from .* got 1"),
         (["--data", "absent.txt"], "absent.txt"),
-        (["--data", "ONE"], r"one.txt is one text: cut it with --unit paragraph or --unit line"),
+        (["--data", "ONE"], r"one.txt is one text: give more, or cut it with --unit paragraph or line"),
         (["--text-column", "absent"], "'absent'"),
         (["--vocab-size", 7], "--vocab-size must be at least"),
     ],

@@ -46,3 +46,16 @@ def test_t5_buckets_are_t5s(bidirectional, sizes):
     buckets = jax.jit(bucket)(DISTANCES)
     theirs = T5Attention._relative_position_bucket(torch.from_numpy(DISTANCES), bidirectional, *sizes)
     np.testing.assert_array_equal(buckets, theirs)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        ((True, 2, 7), "num_buckets must be even and at least 4 for both directions, got num_buckets=2"),
+        ((False, 1, 7), "num_buckets must be at least 2, got num_buckets=1"),
+        ((True, 32, 8), "max_distance must be above 8, the number of exact buckets, got max_distance=8"),
+    ],
+)
+def test_t5_buckets_that_there_cannot_be_are_refused(sizes, message):
+    with pytest.raises(ValueError, match=message):
+        t5_bucket(jnp.arange(3), *sizes)

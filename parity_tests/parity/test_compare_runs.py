@@ -53,6 +53,8 @@ def test_what_torch_has_not_in_16_bits_tells_nothing_of_flax():
     assert left_out.reason == "torch raised RuntimeError: no such thing, and runs in float64"
     report = compare_functions(lambda x: x, in_high_precision, draw(2, 3), lanes=("bfloat16",))
     assert report.verdict == "nothing was compared"
+    report = compare_functions(lambda x: x, raise_it, draw(2, 3), lanes=("bfloat16",))
+    assert [result.detail for result in report.failures] == ["torch raised RuntimeError: no such thing"]
 
 
 def test_a_case_that_raises_leaves_the_others_alone():

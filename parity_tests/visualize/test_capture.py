@@ -114,3 +114,12 @@ def test_weights_of_the_attentions_of_flax_and_torch(x):
     np.testing.assert_allclose(
         np.exp(scores) / np.exp(scores).sum(-1, keepdims=True), layer.weights, rtol=SAME_FLOAT32
     )
+
+
+def test_an_attention_of_flax_with_a_function_of_its_own_gives_none(x):
+    def sharper(query, key, value, **options):
+        return nnx.dot_product_attention(9 * query, key, value)
+
+    model = nnx.MultiHeadAttention(3, 12, decode=False, attention_fn=sharper, rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match="no attention of MultiHeadAttention gave weights"):
+        record_attention(model, x)

@@ -278,15 +278,18 @@ def test_a_bert_is_saved_with_all_that_its_config_said(saved, tmp_path):
     assert before == after
 
 
-def test_a_class_that_is_not_known_is_told_where_the_model_alone_does_not_fit(saved, tmp_path):
+@pytest.mark.parametrize("name", ["BertForNothing", "BertModel"])
+def test_a_class_that_is_not_known_is_told_where_the_model_alone_does_not_fit(saved, tmp_path, name):
     folder = edited(
         saved(BERT, "BertModel"),
         tmp_path,
         lambda tensors: {key: value for key, value in tensors.items() if "embeddings" in key},
-        architectures=["BertForNothing"],
+        architectures=[name],
     )
-    with pytest.raises(StateDictError, match="read as BertModel: BertForNothing is not known here"):
-        from_pretrained(folder)
+    with pytest.raises(StateDictError, match=r"do not fit its config\.json") as caught:
+        from_pretrained(folder, architecture="ForMaskedLM" if name == "BertModel" else None)
+    told = "read as BertModel: BertForNothing is not known here" in str(caught.value)
+    assert told is ("is not known" in str(caught.value)) is (name == "BertForNothing")
 
 
 def test_an_override_of_what_stands_elsewhere_is_refused():

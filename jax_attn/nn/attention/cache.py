@@ -66,7 +66,9 @@ class KVCache:
         """
         check_shapes(self, batch, heads, widths)
         if self.rolling and (window is None or window > self.size):
-            raise ValueError(f"the cache holds the last {self.size} tokens alone, for window={window}")
+            raise ValueError(
+                f"the cache holds the last {self.size} tokens alone: too few for window={window}"
+            )
         if self.rolling or isinstance(self.length, Tracer):
             return
         longest = int(self.length.max())

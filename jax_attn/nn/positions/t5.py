@@ -8,7 +8,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from jax_attn.functional import score_mods
-from jax_attn.functional.buckets import t5_bucket
+from jax_attn.functional.buckets import check_t5_buckets, t5_bucket
 from jax_attn.functional.checks import require_positive
 from jax_attn.functional.logical_axes import LogicalAxes
 from jax_attn.functional.score_mods import ScoreMod
@@ -56,15 +56,7 @@ class T5Positions(nnx.Module, AttentionPositions):
         param_dtype: DTypeLike = jnp.float32,
     ):
         require_positive("num_heads", num_heads)
-        one_way = num_buckets // 2 if bidirectional else num_buckets
-        if one_way < 2 or (bidirectional and num_buckets % 2):
-            least = "even and at least 4 for both directions" if bidirectional else "at least 2"
-            raise ValueError(f"num_buckets must be {least}, got num_buckets={num_buckets}")
-        if max_distance <= one_way // 2:
-            raise ValueError(
-                f"max_distance must be above {one_way // 2}, the number of exact buckets, "
-                f"got max_distance={max_distance}"
-            )
+        check_t5_buckets(bidirectional, num_buckets, max_distance)
         self.num_heads = num_heads
         self.max_distance = max_distance
         self.bidirectional = bidirectional

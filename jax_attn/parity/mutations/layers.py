@@ -64,19 +64,9 @@ def _are_weights(x: Any) -> bool:
     return x.ndim > 2 and bool((x >= 0).all()) and bool((ones | (sums == 0)).all()) and bool(ones.any())
 
 
-SAME_NUMBERS = (
-    "view",
-    "reshape",
-    "flatten",
-    "unflatten",
-    "contiguous",
-    "to",
-    "type",
-    "type_as",
-    "float",
-    "double",
-)
-"""Functions that dropout may change places with."""
+# Functions that dropout may change places with.
+VIEWS = "view", "reshape", "flatten", "unflatten", "contiguous"
+CASTS = "to", "type", "type_as", "float", "double"
 
 
 def _earlier(module: Any, hits: Hits) -> None:
@@ -95,7 +85,7 @@ def _earlier(module: Any, hits: Hits) -> None:
             return x * factor
         hits.add(f"before {call.function.__name__}", f"after {call.function.__name__}")
         dropped = call.args[at] * factor.reshape(value.shape)
-        return call.function(*_with(call.args, at, dropped), **call.kwargs).reshape(x.shape)
+        return call.function(*_with(call.args, at, dropped), **call.kwargs).reshape(x.shape).to(x.dtype)
 
     def caught(call: TorchCall) -> Any:
         if call.name in LOOKED_AT:
@@ -104,7 +94,7 @@ def _earlier(module: Any, hits: Hits) -> None:
             made.clear()
             call.state["began"] = True
         value = call.run()
-        before = made.get(id(call.args[0])) if call.args and call.name in SAME_NUMBERS else None
+        before = made.get(id(call.args[0])) if call.args and call.name in VIEWS + CASTS else None
         made[id(value)] = (*(before or (call, value))[:2], value)
         return value
 

@@ -76,8 +76,9 @@ class Call:
 
     @property
     def moves(self) -> bool:
-        """Whether there is a floating number among the arrays, which `nearby` can move."""
-        return any(self.form.floating)
+        """Whether `nearby` moves a number: a mask that is added, of zeros and infinities, stays as it is."""
+        floating = (array for array in self.arrays if is_inexact(array))
+        return any(bool((np.isfinite(array) & (array != 0)).any()) for array in floating)
 
     @cached_property
     def floating_names(self) -> list[str]:

@@ -121,7 +121,7 @@ def compare_training(
             f"lanes must be some of {', '.join(TRAINING_LANES)}, got {', '.join(unknown) or 'none'}"
         )
     carried = carry(flax_module, torch_module, "torch", names)
-    module = carried.flax
+    module, names = carried.flax, carried.names
     size = sum(parameter.numel() for parameter in torch_module.parameters())
     pairs = certain_pairs(flax_module, torch_module, names) if training else {}
     theirs = TorchConstants(torch_module, loss[1])

@@ -37,14 +37,14 @@ def read_labelled_texts(
     rows = read_table(path, {"--text-column": text_column, "--label-column": label_column})
     texts, labels = [], []
     for line, (text, label) in rows:
-        if isinstance(label, int | float) and not math.isnan(label):
+        if isinstance(label, int) or (isinstance(label, float) and not math.isnan(label)):
             label = f"{label:g}" if isinstance(label, float) else str(label)
         for option, column, value in (
             ("--text-column", text_column, text),
             ("--label-column", label_column, label),
         ):
             if not isinstance(value, str):
-                kind = "NaN" if isinstance(value, float) else type(value).__name__
+                kind = "NaN" if isinstance(value, float) and math.isnan(value) else type(value).__name__
                 raise ValueError(
                     f"{path}, line {line}: {column!r} must be a string, got {kind}; check {option}"
                 )

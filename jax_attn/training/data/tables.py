@@ -25,9 +25,7 @@ ANOTHER_KIND = {
     ".xz": "unpack it first",
     ".zst": "unpack it first",
 }
-SURROGATE = re.compile(
-    "[\ud800-\udfff]"
-)  # JSON may escape one without the other, which no encoding can write
+SURROGATE = re.compile("[\ud800-\udfff]")  # JSON may escape half of a pair, which no encoding can write
 _FIELD_LIMIT = threading.Lock()  # csv's limit on the length of a field is one number for the whole process
 
 

@@ -57,6 +57,8 @@ def flat(config: dict[str, Any]) -> dict[str, Any]:
     rotary = config.pop("rope_parameters", None) or {}
     if not isinstance(rotary, dict) or not rotary.keys() <= KINDS.keys():
         raise ValueError(f"rope_parameters={rotary!r} must be an object of {', '.join(KINDS)}")
+    if not all(each is None or isinstance(each, dict) for each in rotary.values()):
+        raise ValueError(f"rope_parameters={rotary!r} must have an object for each kind")
     for kind, theta in KINDS.items():
         given = rotary.get(kind) or {}
         scaling = given.get("rope_type", "default")
@@ -67,7 +69,9 @@ def flat(config: dict[str, Any]) -> dict[str, Any]:
         for name, value in given.items():
             if name not in ("rope_type", "rope_theta") and value not in (None, 1.0):
                 raise ValueError(f"rope_parameters: {name}={value!r} of {kind} is not supported")
-        config[theta] = given.get("rope_theta", config.get(theta, DEFAULTS[theta]))
+        base = given.get("rope_theta", config.get(theta, DEFAULTS[theta]))
+        if config.setdefault(theta, base) != base:  # an override, most likely
+            raise ValueError(f"{theta}={config[theta]!r} contradicts rope_theta={base!r} of {kind}")
     return config
 
 

@@ -205,11 +205,11 @@ def test_bad_caches_are_refused():
         ),
         (
             lambda: module(x, cache=attention(window=3).init_cache(3, 7)),
-            "the cache holds the last 3 tokens alone, for window=None",
+            "the cache holds the last 3 tokens alone: too few for window=None",
         ),
         (
             lambda: attention(window=4)(x, cache=attention(window=3).init_cache(3, 7)),
-            "the cache holds the last 3 tokens alone, for window=4",
+            "the cache holds the last 3 tokens alone: too few for window=4",
         ),
         (lambda: attention(is_causal=False)(x, cache=cache), "a cache is for attention with is_causal=True"),
         (lambda: module(x, x, cache=cache), "context cannot be given together with a cache"),

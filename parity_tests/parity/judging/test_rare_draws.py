@@ -7,7 +7,9 @@ import pytest
 import torch
 from flax import nnx
 
+from jax_attn.parity.cases import Case
 from jax_attn.parity.compare import compare
+from jax_attn.parity.runners.calls import Call
 
 NAMES = [(r"layers\.2", "3"), (r"layers\.(\d)", r"\1")]
 
@@ -105,3 +107,9 @@ def test_where_ids_cannot_be_moved_the_weights_are(width: int, inner: int, seed:
     )
     right.assert_passed()
     assert not wrong.passed
+
+
+def test_a_mask_of_zeros_and_infinities_does_not_move():
+    ids = np.arange(3)
+    assert not Call.of(Case("", (ids, np.array([0.0, 0.0, -np.inf])))).moves
+    assert Call.of(Case("", (ids, np.array([0.0, 0.5, -np.inf])))).moves

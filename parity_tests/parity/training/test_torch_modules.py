@@ -101,6 +101,12 @@ def test_wrapped_layers_go_by_the_keys_of_their_state_dict(stop: bool):
     assert gradients == {"0.weight", "0.bias", "3.weight", "3.bias"}
 
 
+def test_keys_go_through_a_wrapper_inside():
+    module = theirs()
+    module[0] = torch.nn.DataParallel(module[0])
+    train(*TWO, torch=module, steps=2).assert_passed()
+
+
 def test_an_optimizer_of_a_module_with_wrapped_layers():
     module = theirs()
     module[0] = checkpoint_wrapper(module[0])

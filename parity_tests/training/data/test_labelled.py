@@ -130,6 +130,7 @@ def test_a_bad_table_is_refused_in_one_line(tmp_path, content, message):
         ),
         ('{"text": "x", "label": ["a"]}', "line 1: 'label' must be a string, got list"),
         ('{"text": "x", "label": NaN}', "line 1: 'label' must be a string, got NaN"),
+        ('{"text": 3.5, "label": "a"}', "line 1: 'text' must be a string, got float; check --text-column"),
         ('{"text": "\\ud83d", "label": "a"}', r"data.jsonl, line 1: half of a character"),
     ],
 )
@@ -137,6 +138,11 @@ def test_bad_json_lines_are_refused_in_one_line(tmp_path, content, message):
     with pytest.raises(ValueError, match=message) as caught:
         read(tmp_path / "data.jsonl", content)
     assert "\n" not in str(caught.value)
+
+
+def test_a_label_may_be_any_integer(tmp_path):
+    content = "".join(f'{{"text": "x", "label": {label}}}\n' for label in (10**400, 10**400, 2, 2))
+    assert read(tmp_path / "data.jsonl", content).classes == [str(10**400), "2"]
 
 
 def test_one_column_is_not_both(tmp_path):

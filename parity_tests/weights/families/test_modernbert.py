@@ -88,6 +88,11 @@ def test_what_is_not_supported_is_refused_by_name():
         ({"num_hidden_layers": [3]}, r"num_hidden_layers=\[3\] must be of type int"),
         ({"rope_parameters": [1.0]}, r"rope_parameters=\[1.0\] must be an object of full_attention, "),
         ({"rope_parameters": {"rope_type": "linear"}}, "rope_parameters=.* must be an object of"),
+        (
+            {"rope_parameters": {"full_attention": {"rope_theta": 7.0}}, "global_rope_theta": 5.0},
+            "global_rope_theta=5.0 contradicts rope_theta=7.0 of full_attention",
+        ),
+        ({"rope_parameters": {"full_attention": [1.0]}}, "rope_parameters=.* must have an object for each"),
         ({"rope_parameters": partial}, "partial_rotary_factor=0.5 of full_attention is not supported"),
         ({"global_attn_every_n_layers": 0}, "global_attn_every_n_layers=0 must be an integer from 1 on"),
         ({"hidden_activation": "selu"}, "hidden_activation='selu' is not supported"),
