@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import time
+from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 
 import pytest
@@ -53,3 +54,20 @@ def test_a_worker_that_dies_is_told_in_a_line():
 def test_a_broken_pool_is_told_in_a_line():
     with pytest.raises(ChildProcessError, match="a worker process was killed"), workers(1, len, ""):
         raise BrokenProcessPool
+
+
+def test_who_is_interrupted_waits_for_no_work():
+    work: list[Future[None]] = []
+
+    def interrupted() -> None:
+        with workers(1, len, "") as pool:
+            work.extend(pool.submit(time.sleep, 1) for _ in range(5))
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    before = time.monotonic()
+    while not all(each.done() for each in work):
+        assert time.monotonic() - before < 30
+        time.sleep(0.01)
+    assert all(each.cancelled() or each.exception() is not None for each in work)
