@@ -5,7 +5,7 @@ from collections.abc import Callable, Generator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from multiprocessing import get_context, parent_process
+from multiprocessing import active_children, get_context, parent_process
 from multiprocessing.connection import wait
 from threading import Thread
 from typing import Any
@@ -18,17 +18,24 @@ SPAWN = get_context("spawn")
 def workers(processes: int, prepare: Callable[..., None], *given: Any) -> Generator[ProcessPoolExecutor]:
     """Yield a pool of processes, each of which first calls `prepare(*given)`.
 
+    Who leaves it with an error, or is interrupted, waits for nothing: what has begun is ended, the rest is
+    not begun.
+
     Raises:
         ChildProcessError: one of them died.
     """
     # NumPy's threads wait for one another by spinning. They are made as it is imported, which precedes `prepare`.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     try:
-        pool = ProcessPoolExecutor(processes, SPAWN, _begin, (prepare, *given))
-        try:
-            yield pool
-        finally:  # a command that ends early waits for what was begun, and nothing else is
-            pool.shutdown(cancel_futures=True)
+        with ProcessPoolExecutor(processes, SPAWN, _begin, (prepare, *given)) as pool:
+            others = set(active_children())
+            try:
+                yield pool
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                for child in set(active_children()) - others:
+                    child.terminate()
+                raise
     except BrokenProcessPool:
         raise ChildProcessError(
             "a worker process was killed, most likely for want of memory: each needs about a gigabyte. "

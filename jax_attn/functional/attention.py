@@ -11,6 +11,7 @@ from jax_attn.functional import arguments, score_mods
 from jax_attn.functional.block_mask import BlockMask
 from jax_attn.functional.blockwise.plan import grid_of_band, make_pattern, pattern_of_block_mask
 from jax_attn.functional.checks import require_cap
+from jax_attn.functional.dense import emptied
 from jax_attn.functional.dispatch import Call, attend
 from jax_attn.functional.dropout import check_dropout, make_dropout
 from jax_attn.functional.dtypes import accumulator
@@ -112,7 +113,7 @@ def dot_product_attention(
         query: `(B, T, N, H)` or `(T, N, H)`.
         key: `(B, S, K, H)` or `(S, K, H)`, where `K` divides `N`.
         value: as `key`, but `Hv` may differ from `H`.
-        bias: added to the scaled scores; broadcasts against `(B, N, T, S)`.
+        bias: added to the scaled scores; broadcasts against `(B, N, T, S)`. -inf closes, as a mask does.
         mask: True = attend; broadcasts against `(B, N, T, S)`.
         scale: factor of the scores, which may be traced; None is `H^-1/2`.
         is_causal: a query sees the keys up to its own position, counted from the top left.
@@ -211,6 +212,8 @@ def _call(
 ) -> Call:
     """The call in the form that all implementations share."""
     q, k, v = (arrays[name] for name in ("query", "key", "value"))
+    if arrays["bias"] is not None:  # -inf closes as a mask does, and behind it anything may stand
+        q, k, v = emptied(q, k, v, arrays["bias"] != -jnp.inf)
     lengths, segments = (q.shape[1], k.shape[1]), arrays["segment_ids"]
     known_cap = None if isinstance(softcap, jax.Array) else softcap
     before, after = window or (None, None)

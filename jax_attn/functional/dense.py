@@ -44,7 +44,7 @@ def dense_attention(
     tile = whole_tile(batch, heads, queries, keys)
     allowed = tile.allowed(terms)
     if allowed is not None:
-        query, key, value = _emptied(query, key, value, allowed)
+        query, key, value = emptied(query, key, value, allowed)
     # The query heads that share a key/value head stand below one another: XLA's CPU products take two and a
     # half times as long with an axis of their own for them.
     grouped = query.swapaxes(1, 2).reshape(batch, kv_heads, rows, head_dim)
@@ -98,8 +98,11 @@ def whole_tile(batch: Any, heads: int, queries: Any, keys: Any) -> Tile:
     return Tile(place, lambda x: x, (queries, keys))
 
 
-def _emptied(query: Array, key: Array, value: Array, allowed: Array) -> tuple[Array, Array, Array]:
-    """The operands with 0 where a query sees nothing or nobody sees a key: 0 times NaN would be NaN."""
+def emptied(query: Array, key: Array, value: Array, allowed: Array) -> tuple[Array, Array, Array]:
+    """The operands with 0 where a query sees nothing or nobody sees a key: 0 times NaN would be NaN.
+
+    `allowed` broadcasts against `(B, N, T, S)`.
+    """
     kv_heads = key.shape[2]
     sees = allowed.any(axis=-1).swapaxes(1, 2)[..., None]
     seen = allowed.any(axis=-2)

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import time
+from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 
 import pytest
@@ -55,14 +56,18 @@ def test_a_broken_pool_is_told_in_a_line():
         raise BrokenProcessPool
 
 
-def test_nothing_is_begun_where_a_command_ends_early(tmp_path):
-    def command():
+def test_who_is_interrupted_waits_for_no_work():
+    work: list[Future[None]] = []
+
+    def interrupted() -> None:
         with workers(1, len, "") as pool:
-            first, *_ = [pool.submit(time.sleep, 0.1) for _ in range(9)]
-            pool.submit((tmp_path / "begun").touch)
-            first.result()
+            work.extend(pool.submit(time.sleep, 1) for _ in range(5))
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        command()
-    assert not (tmp_path / "begun").exists()
+        interrupted()
+    before = time.monotonic()
+    while not all(each.done() for each in work):
+        assert time.monotonic() - before < 30
+        time.sleep(0.01)
+    assert all(each.cancelled() or each.exception() is not None for each in work)

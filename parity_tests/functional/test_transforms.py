@@ -14,8 +14,8 @@ from jax_attn.parity import tolerances
 from parity_tests.contract import assert_close
 
 IMPLEMENTATIONS = ["reference", "xla", "blockwise"]
-HOWS = ("lengths", "mask", "flex")
-FEW = [("reference", "mask"), ("xla", "lengths"), *product(["blockwise"], HOWS)]
+HOWS = ("lengths", "mask", "bias", "flex")
+FEW = [("reference", "mask"), ("xla", "lengths"), ("xla", "bias"), *product(["blockwise"], HOWS)]
 KEY = jax.random.key(3)
 
 
@@ -72,7 +72,8 @@ def test_nothing_behind_the_padding_is_seen(implementation, bad, how):
         if how == "flex":
             return flex_attention(q, k, v, None, block_mask, enable_gqa=True, implementation=implementation)
         options = {"query_seq_lengths": of_queries, "key_value_seq_lengths": lengths}
-        options = options if how == "lengths" else {"mask": mask}
+        closed = {"mask": mask, "bias": jnp.where(mask, 0.0, -jnp.inf)}
+        options = options if how == "lengths" else {how: closed[how]}
         return dot_product_attention(q, k, v, implementation=implementation, **options)
 
     @jax.jit

@@ -1,6 +1,7 @@
 """One lane of a comparison: torch runs, Flax runs, and the two are judged, case by case."""
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -209,17 +210,16 @@ class LaneRun:
         return self.flax.run(torch.call, torch.skeleton, weights, torch.tape)
 
     def _torch_nearby(self, call: Call, draw: int, seed: int) -> ByTorch:
-        """Torch's run moved by rounding errors: of the inputs or, if none is floating, of the weights."""
-        if call.moves:
+        """Torch's run moved by rounding errors: of the inputs and, where they move nothing, of the weights."""
+        sides = [side for side in (self.torch, self.truth) if side]
+        moved = nullcontext() if call.moves else torch_weights_moved(sides, self.flax, draw)
+        with moved:
             return self._run_torch(call.nearby(self.lane, draw), seed)
-        with torch_weights_moved([side for side in (self.torch, self.truth) if side], self.lane, draw):
-            return self._run_torch(call, seed)
 
-    def _flax_nearby(self, torch: ByTorch, draw: int, seed: int) -> Run:
-        """Flax's run, moved as torch's was."""
-        if torch.call.moves:
-            return self._run_flax(torch, seed)
-        with flax_weights_moved(self.flax, draw):
+    def _flax_nearby(self, call: Call, torch: ByTorch, draw: int, seed: int) -> Run:
+        """Flax's run, moved as torch's was from `call`."""
+        moved = nullcontext() if call.moves else flax_weights_moved(self.flax, self.torch, draw)
+        with moved:
             return self._run_flax(torch, seed)
 
     def _judge(self, case: Case, torch: ByTorch, flax: Run) -> Verdict:
@@ -283,7 +283,8 @@ class LaneRun:
         for draw in range(1, tolerances.RARE_DRAWS):
             seed = self.sides.seed + draw
             torch = self._torch_nearby(call, draw, seed)
-            others = self.paired(case, torch, self._flax_nearby(torch, draw, seed)).pairs
+            flax = self._flax_nearby(call, torch, draw, seed)
+            others = self.paired(case, torch, flax).pairs
             for result, measured in draws.items():
                 measured.append(measure(result, self.lane, others, pairs))
             if draw + 1 in (*tolerances.DRAWS, tolerances.RARE_DRAWS):

@@ -90,7 +90,7 @@ class RecordedLaneRun(LaneRun):
         """What was recorded: with inputs moved, and the weights as they are."""
         return self._run_torch(call.nearby(self.lane, draw), seed)
 
-    def _flax_nearby(self, torch: ByTorch, draw: int, seed: int) -> Run:
+    def _flax_nearby(self, call: Call, torch: ByTorch, draw: int, seed: int) -> Run:
         return self._run_flax(torch, seed)
 
     def _run_torch(self, call: Call, seed: int) -> ByTorch:

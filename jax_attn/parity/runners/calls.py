@@ -76,9 +76,8 @@ class Call:
 
     @property
     def moves(self) -> bool:
-        """Whether `nearby` moves a number: a mask that is added, of zeros and infinities, stays as it is."""
-        floating = (array for array in self.arrays if is_inexact(array))
-        return any(bool((np.isfinite(array) & (array != 0)).any()) for array in floating)
+        """Whether `nearby` moves more than masks: ids it cannot move, and what a mask closes stays closed."""
+        return any(is_inexact(array) and not _is_mask(array) for array in self.arrays)
 
     @cached_property
     def floating_names(self) -> list[str]:
@@ -89,6 +88,13 @@ class Call:
 def nearby_steps(shape: tuple[int, ...], lane: Lane, generator: np.random.Generator) -> np.ndarray:
     """What numbers are multiplied by to move them by some of the lane's rounding errors."""
     return 1 + 8 * lane.eps * generator.uniform(-1, 1, shape)
+
+
+def _is_mask(array: np.ndarray) -> bool:
+    """Whether an array holds two values at most, in more places than two."""
+    if array.size < 3 or array.dtype.kind == "c":
+        return False
+    return bool(((array == array.min()) | (array == array.max())).all())
 
 
 def _is_array(leaf: Any) -> bool:

@@ -22,6 +22,7 @@ from jax_attn.parity.runners.places import Places
 from jax_attn.parity.runners.quick import quick_options
 from jax_attn.parity.runners.rounded_leaves import RoundedLeaves
 from jax_attn.parity.runners.run import Buffers, Run
+from jax_attn.parity.runners.torch_keys import parameters_of
 from jax_attn.parity.runners.trees import Skeleton, pair, take_apart
 from jax_attn.parity.runners.widths import Widths, widths_in_flax
 from jax_attn.weights.rules import Slot, joined, slots
@@ -75,7 +76,12 @@ class FlaxSide:
                 else leaf
                 for position, (_, leaf) in enumerate(paths)
             ]
-        self.weights = [(slot, where) for slot, where in known if isinstance(slot.variable, nnx.Param)]
+        learned = parameters_of(sides.torch).keys()  # whatever they are in Flax
+        self.weights = [
+            (slot, where)
+            for slot, where in known
+            if isinstance(slot.variable, nnx.Param) or any(place.key in learned for place in slot.places)
+        ]
         self.positions = [position[id(slot.variable)] for slot in self.slots]
         self.trained = sorted(set(self.positions))
         # What a call may change, if it is to be compared: everything but the parameters.

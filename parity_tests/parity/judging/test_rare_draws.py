@@ -7,9 +7,8 @@ import pytest
 import torch
 from flax import nnx
 
-from jax_attn.parity.cases import Case
 from jax_attn.parity.compare import compare
-from jax_attn.parity.runners.calls import Call
+from jax_attn.weights.state_dict import load_state_dict
 
 NAMES = [(r"layers\.2", "3"), (r"layers\.(\d)", r"\1")]
 
@@ -81,35 +80,78 @@ class Embedded(nnx.Module):
         return self.block(self.table(ids))
 
 
+BEHIND_A_TABLE = [
+    (r"^table", "0"),
+    (r"^block\.layers\.2", "4"),
+    (r"^block\.layers\.(0)", "1"),
+    (r"^block\.layers\.1", "2"),
+]
+
+
+def embedded(width, inner, seed):
+    """The block behind a table in torch, and ids."""
+    block = theirs(width, inner, seed)
+    torch_module = torch.nn.Sequential(torch.nn.Embedding(11, width), *block)
+    return torch_module, np.random.default_rng(seed).integers(0, 11, (1, 3))
+
+
+def in_bfloat16(flax, torch_module, *inputs):
+    return compare(flax, torch_module, *inputs, lanes=["bfloat16"], names=BEHIND_A_TABLE, trace=False)
+
+
 @pytest.mark.parametrize(("width", "inner", "seed"), [(16, 64, 24), (32, 128, 29)])
 def test_where_ids_cannot_be_moved_the_weights_are(width: int, inner: int, seed: int):
     """With the weights as they are, each draw has the same signs before the ReLU, and the ratios are 20 and 13."""
-    block = theirs(width, inner, seed)
-    table = torch.nn.Embedding(11, width)
-    torch_module = torch.nn.Sequential(table, *block)
-    names = [
-        (r"^table", "0"),
-        (r"^block\.layers\.2", "4"),
-        (r"^block\.layers\.(0)", "1"),
-        (r"^block\.layers\.1", "2"),
-    ]
-    ids = np.random.default_rng(seed).integers(0, 11, (1, 3))
+    torch_module, ids = embedded(width, inner, seed)
     right, wrong = (
-        compare(
-            Embedded(width, inner, activation),
-            torch_module,
-            ids,
-            lanes=["bfloat16"],
-            names=names,
-            trace=False,
-        )
+        in_bfloat16(Embedded(width, inner, activation), torch_module, ids)
         for activation in (jax.nn.relu, lambda v: jnp.where(v > 0, v, 0.05 * v))
     )
     right.assert_passed()
     assert not wrong.passed
 
 
-def test_a_mask_of_zeros_and_infinities_does_not_move():
-    ids = np.arange(3)
-    assert not Call.of(Case("", (ids, np.array([0.0, 0.0, -np.inf])))).moves
-    assert Call.of(Case("", (ids, np.array([0.0, 0.5, -np.inf])))).moves
+def test_a_mask_of_floating_numbers_beside_the_ids_moves_nothing_either():
+    class Masked(Embedded):
+        def __call__(self, ids, mask):
+            return super().__call__(ids) * mask[..., None]
+
+    class TorchMasked(torch.nn.Sequential):
+        def forward(self, ids, mask):
+            return super().forward(ids) * mask[..., None]
+
+    torch_module, ids = embedded(16, 64, 24)
+    flax = Masked(16, 64, jax.nn.relu)
+    in_bfloat16(flax, TorchMasked(*torch_module), ids, np.ones((1, 3))).assert_passed()
+
+
+def test_weights_that_are_frozen_by_their_class_are_moved_on_both_sides():
+    class Frozen(nnx.Variable):
+        """No nnx.Param, so that no optimizer of those has it."""
+
+    torch_module, ids = embedded(16, 64, 24)
+    torch_module[0].weight.requires_grad_(False)
+    flax = Embedded(16, 64, jax.nn.relu)
+    flax.table.embedding = Frozen(flax.table.embedding[...])
+    in_bfloat16(flax, torch_module, ids).assert_passed()
+
+
+def test_weights_of_one_side_alone_are_not_moved():
+    class Scaled(Embedded):
+        """With a gain of 1, which torch does not have: to move it would make a difference."""
+
+        def __init__(self, *settings):
+            super().__init__(*settings)
+            self.gain = nnx.Param(jnp.ones(settings[0]))
+
+        def __call__(self, ids):
+            return super().__call__(ids) * self.gain
+
+    torch_module, ids = embedded(16, 64, 24)
+    flax = Scaled(16, 64, jax.nn.relu)
+    load_state_dict(flax.table, torch_module[0].state_dict())
+    load_state_dict(flax.block, torch.nn.Sequential(*torch_module[1:]).state_dict(), names=NAMES)
+    report = compare(
+        flax, torch_module, ids, lanes=["bfloat16"], names=BEHIND_A_TABLE, weights=None, trace=False
+    )
+    report.assert_passed()
