@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from jax_attn.functional.checks import checked
 from jax_attn.models.text_encoder import EncoderOutput
 from jax_attn.nn.primitives import Dropout
 
@@ -28,6 +29,7 @@ class AudioEncoder(nnx.Module):
     Source: Radford et al. (arXiv 2212.04356), section 2.2.
     """
 
+    @checked
     def __init__(self, stem: Any, positions: Any, encoder: Any, dropout: float = 0.0, *, rngs: nnx.Rngs):
         self.stem = stem
         self.positions = positions

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
+from jax_attn.functional.checks import checked
 from jax_attn.models.text_encoder import TextEncoder
 from jax_attn.nn.layers.embeddings import Embeddings
 from jax_attn.nn.layers.encoder import Encoder
@@ -52,6 +53,7 @@ class Bert(TextEncoder):
     Source: Devlin et al. (arXiv 1810.04805).
     """
 
+    @checked
     def __init__(
         self,
         vocab_size: int = 30522,

@@ -6,6 +6,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Int, Integer
 
+from jax_attn.functional.checks import checked
 from jax_attn.models.text_decoder import TextCache
 from jax_attn.nn.layers.tied_head import TiedHead
 
@@ -26,6 +27,7 @@ class CausalLM(nnx.Module):
     Source: Radford et al., "Language Models are Unsupervised Multitask Learners".
     """
 
+    @checked
     def __init__(self, model: Any, head: Any, *, rngs: nnx.Rngs | None = None):
         self.model = model
         self.head = head

@@ -7,6 +7,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, Integer
 
+from jax_attn.functional.checks import checked
 from jax_attn.models.text_decoder import TextCache
 from jax_attn.models.token_mask import token_mask
 
@@ -47,6 +48,7 @@ class EncoderDecoder(nnx.Module):
     Source: Vaswani et al. (arXiv 1706.03762), section 3.
     """
 
+    @checked
     def __init__(
         self, encoder: Any, decoder: Any, shared_embeddings: bool = False, *, rngs: nnx.Rngs | None = None
     ):

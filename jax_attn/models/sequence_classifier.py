@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
+from jax_attn.functional.checks import checked
 from jax_attn.models.bert import Bert, draw_normal
 from jax_attn.models.task_model import TaskModel
 from jax_attn.nn.layers.classification_head import ClassificationHead
@@ -32,6 +33,7 @@ class SequenceClassifier(TaskModel):
     Source: "Natural Language Processing with Transformers", ch. 3.
     """
 
+    @checked
     def __init__(
         self,
         num_classes: int,

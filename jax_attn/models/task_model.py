@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 from flax import nnx
 from jaxtyping import Array
 
-from jax_attn.functional.checks import require_known
+from jax_attn.functional.checks import checked, require_known
 from jax_attn.functional.logical_axes import LogicalAxes
 from jax_attn.models.token_mask import token_mask
 
@@ -36,6 +36,7 @@ class TaskModel(nnx.Module):
         "head": ("embed", "classes"),
     }
 
+    @checked
     def __init__(
         self,
         model: Any,

@@ -8,7 +8,7 @@ from jax.core import Tracer
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, Integer
 
-from jax_attn.functional.checks import require_at_most
+from jax_attn.functional.checks import checked, require_at_most
 from jax_attn.models.token_mask import segment_positions, token_mask
 from jax_attn.nn.attention.cache import next_positions, require_cache
 
@@ -45,6 +45,7 @@ class TextDecoder(nnx.Module):
     Source: Radford et al., "Language Models are Unsupervised Multitask Learners".
     """
 
+    @checked
     def __init__(self, embeddings: Any, decoder: Any, *, rngs: nnx.Rngs | None = None):
         self.embeddings = embeddings
         self.decoder = decoder

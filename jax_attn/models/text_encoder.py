@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 from flax import nnx
 from jaxtyping import Array, Bool, Integer
 
+from jax_attn.functional.checks import checked
 from jax_attn.models.token_mask import segment_positions, token_mask
 
 
@@ -39,6 +40,7 @@ class TextEncoder(nnx.Module):
     Source: Devlin et al. (arXiv 1810.04805), section 3.
     """
 
+    @checked
     def __init__(self, embeddings: Any, encoder: Any, pooler: Any = None, *, rngs: nnx.Rngs | None = None):
         self.embeddings = embeddings
         self.encoder = encoder

@@ -7,7 +7,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, Integer
 
-from jax_attn.functional.checks import require_positive
+from jax_attn.functional.checks import checked, require_positive
 from jax_attn.models.token_mask import token_mask
 from jax_attn.nn.attention.cache import next_positions
 from jax_attn.nn.attention.multi_head import MultiHeadAttention
@@ -101,6 +101,7 @@ class Transformer(nnx.Module):
     Source: Vaswani et al. (arXiv 1706.03762).
     """
 
+    @checked
     def __init__(
         self,
         vocab_size: int,

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
+from jax_attn.functional.checks import checked
 from jax_attn.models.text_encoder import EncoderOutput
 
 
@@ -30,6 +31,7 @@ class VisionTransformer(nnx.Module):
     Source: Dosovitskiy et al. (arXiv 2010.11929), section 3.1.
     """
 
+    @checked
     def __init__(self, embeddings: Any, encoder: Any, pooler: Any = None, *, rngs: nnx.Rngs | None = None):
         self.embeddings = embeddings
         self.encoder = encoder

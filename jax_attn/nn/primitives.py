@@ -31,6 +31,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from jax_attn.functional.checks import (
+    checked,
     require_divisible,
     require_known,
     require_positive,
@@ -71,17 +72,6 @@ def uniform_within(bound: float) -> Initializer:
     return init
 
 
-def require_buildable(rngs: Any, dtype: Any, param_dtype: Any) -> None:
-    """Raise ValueError unless a module can draw its weights from `rngs`, and both dtypes are such."""
-    if not isinstance(rngs, nnx.Rngs):
-        raise ValueError(f"rngs must be flax's nnx.Rngs, such as nnx.Rngs(0), got {type(rngs).__name__}")
-    for name, given in (("dtype", dtype), ("param_dtype", param_dtype)):
-        try:
-            jnp.dtype(given)
-        except TypeError:
-            raise ValueError(f"{name} must be a dtype, such as jnp.bfloat16, got {given!r}") from None
-
-
 class Linear(nnx.Linear):
     """`y = x @ kernel + bias`, initialised as `torch.nn.Linear`.
 
@@ -91,6 +81,7 @@ class Linear(nnx.Linear):
     Source: `torch.nn.Linear`.
     """
 
+    @checked
     def __init__(
         self,
         in_features: int,
@@ -101,7 +92,6 @@ class Linear(nnx.Linear):
         dtype: DTypeLike | None = None,
         param_dtype: DTypeLike = jnp.float32,
     ):
-        require_buildable(rngs, dtype, param_dtype)
         require_positive("in_features", in_features)
         require_positive("out_features", out_features)
         init = uniform_within(in_features**-0.5)
@@ -187,6 +177,7 @@ class Conv(nnx.Conv):
     Source: `torch.nn.Conv2d`.
     """
 
+    @checked
     def __init__(
         self,
         in_features: int,
@@ -201,8 +192,12 @@ class Conv(nnx.Conv):
         dtype: DTypeLike | None = None,
         param_dtype: DTypeLike = jnp.float32,
     ):
-        require_buildable(rngs, dtype, param_dtype)
         require_divisible("out_features", out_features, "groups", groups)
+        if not isinstance(kernel_size, tuple | list):
+            raise ValueError(f"kernel_size must be a tuple, one length for each axis, got {kernel_size!r}")
+        for name, sizes in (("kernel_size", kernel_size), ("stride", stride)):
+            for size in sizes if isinstance(sizes, tuple | list) else (sizes,):
+                require_positive(name, size)
         inputs = require_divisible("in_features", in_features, "groups", groups) * math.prod(kernel_size)
         init = uniform_within(inputs**-0.5)
         super().__init__(
@@ -267,6 +262,7 @@ class Embedding(nnx.Embed):
         "embedding": ("vocab", "embed"),
     }
 
+    @checked
     def __init__(
         self,
         num_embeddings: int,
@@ -277,7 +273,7 @@ class Embedding(nnx.Embed):
         dtype: DTypeLike | None = None,
         param_dtype: DTypeLike = jnp.float32,
     ):
-        require_buildable(rngs, dtype, param_dtype)
+        require_positive("num_embeddings", num_embeddings)
         if padding_idx is not None and not -num_embeddings <= padding_idx < num_embeddings:
             raise ValueError(f"padding_idx must be within num_embeddings={num_embeddings}, got {padding_idx}")
         super().__init__(
@@ -336,6 +332,7 @@ class LayerNorm(nnx.LayerNorm):
         "bias": ("norm",),
     }
 
+    @checked
     def __init__(
         self,
         normalized_shape: int,
@@ -346,6 +343,7 @@ class LayerNorm(nnx.LayerNorm):
         dtype: DTypeLike | None = None,
         param_dtype: DTypeLike = jnp.float32,
     ):
+        require_positive("normalized_shape", normalized_shape)
         super().__init__(
             normalized_shape,
             epsilon=eps,
@@ -389,6 +387,7 @@ class RMSNorm(nnx.Module):
         "scale": ("norm",),
     }
 
+    @checked
     def __init__(
         self,
         normalized_shape: int,
@@ -446,8 +445,6 @@ def make_norm(
         ValueError: `kind` is not known, or `eps` is below 0.
     """
     require_known("norm", kind, NORMS)
-    if eps is not None and not eps >= 0:
-        raise ValueError(f"eps must be at least 0, or None for the default, got {eps}")
     given = {} if eps is None else {"eps": eps}
     return NORMS[kind](width, **given, rngs=rngs, dtype=dtype, param_dtype=param_dtype)
 
@@ -463,6 +460,7 @@ class Dropout(nnx.Dropout):
 
     rngs: nnx.RngStream  # NNX has None here too; this one cannot be built without
 
+    @checked
     def __init__(self, p: float = 0.5, *, rngs: nnx.Rngs):
         require_probability("dropout", p)
         super().__init__(p, deterministic=False, rngs=rngs)

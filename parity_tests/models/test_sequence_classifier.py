@@ -71,5 +71,8 @@ def test_bad_arguments_are_refused():
         ValueError, match="embed_dim must be divisible by num_heads, got embed_dim=26 and num_heads=3"
     ):
         SequenceClassifier(5, 26, num_attention_heads=3, vocab_size=31, rngs=nnx.Rngs(0))
-    with pytest.raises(ValueError, match=r"dropout must be a probability between 0 and 1, got dropout=1\.5"):
+    with pytest.raises(
+        ValueError,
+        match=r"classifier_dropout must be a probability .*, got classifier_dropout=1\.5",
+    ):
         classifier(classifier_dropout=1.5)

@@ -1,4 +1,5 @@
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
@@ -42,7 +43,7 @@ def test_bad_reads_are_refused():
     with pytest.raises(
         ValueError, match="reads must be one of tokens, text, tokens_and_table, tokens_and_mask, got 'px'"
     ):
-        TaskModel(None, None, "px")
+        TaskModel(jnp.tanh, jnp.tanh, "px")
 
 
 def test_a_text_that_no_pooler_read_is_refused():

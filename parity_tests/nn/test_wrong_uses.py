@@ -1,24 +1,37 @@
 """What a user gets wrong, in modules of every kind: one line that names what was given and what was expected."""
 
+import math
+import re
+from inspect import signature
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import pytest
 from flax import nnx
+from jax.typing import DTypeLike
 
+import jax_attn.models
+import jax_attn.nn
 from jax_attn.models import CausalLM, TextDecoder
 from jax_attn.nn import (
     AxialRotaryPositions,
     CausalLMHead,
+    ClassificationHead,
+    Conv,
     Decoder,
     DecoderLayer,
     DisentangledAttention,
+    Embedding,
     Embeddings,
     Encoder,
     EncoderLayer,
     FeedForward,
+    GatedDeltaNet,
     KVCache,
     LatentAttention,
     LayerNorm,
+    LinearAttention,
     MultiHeadAttention,
     RotaryPositions,
     SinusoidalPositions,
@@ -28,6 +41,46 @@ from jax_attn.nn.attention.cache import require_cache
 
 OWN = {"rngs": nnx.Rngs(0)}
 LATENT = {"kv_lora_rank": 4, "qk_nope_head_dim": 4, "qk_rope_head_dim": 4, **OWN}
+
+WRONG = {
+    int: ("3", True, 2.5, math.nan, -1),
+    float: ("0.1", True, math.nan, math.inf),
+    bool: ("false", 1),
+    Any: (3, "attention", MultiHeadAttention),
+    nnx.Rngs: (0,),
+    DTypeLike: ("bf16", jnp.int32),
+}
+BELOW = {r".*_dim": 0, r".*dropout|drop_path|.*eps": -0.5}
+
+
+def constructors():
+    """Every constructor of the doors that is written here, its arguments, and what is wrong for each."""
+    for door in (jax_attn.nn, jax_attn.models):
+        for kind in (getattr(door, name) for name in door.__all__):
+            if isinstance(kind, type) and issubclass(kind, nnx.Module) and "__init__" in vars(kind):
+                for argument in signature(kind.__init__).parameters.values():
+                    if argument.kind is not argument.VAR_KEYWORD:
+                        yield from ((kind, argument.name, value) for value in wrong_values(argument))
+
+
+def wrong_values(argument):
+    for annotation, values in WRONG.items():
+        if argument.annotation in (annotation, annotation | None):
+            yield from values
+    yield from (value for name, value in BELOW.items() if re.fullmatch(name, argument.name))
+
+
+def test_no_constructor_takes_what_is_none_of_its_kind():
+    taken = []
+    for kind, name, value in constructors():
+        if name.endswith(("_idx", "_id")) and value == -1:
+            continue  # the last row, as in torch
+        with pytest.raises((ValueError, TypeError)) as refused:
+            kind.__init__(object(), **{name: value})  # refused before it is seen that the others are missing
+        message = str(refused.value)
+        if refused.type is not ValueError or not message.startswith(f"{name} must be") or "\n" in message:
+            taken.append(f"{kind.__name__}({name}={value!r}): {message}")
+    assert not taken, "\n".join(taken)
 
 
 @pytest.mark.parametrize(
@@ -87,9 +140,30 @@ LATENT = {"kv_lora_rank": 4, "qk_nope_head_dim": 4, "qk_rope_head_dim": 4, **OWN
         ),
         (
             lambda: Encoder(1, 8, 2, 7, dtype="bf16", **OWN),
-            "dtype must be a dtype, such as jnp.bfloat16, got 'bf16'",
+            "dtype must be a floating dtype, such as jnp.bfloat16, got 'bf16'",
         ),
-        (lambda: Encoder(1, 8, 2, 7, eps=-1.0, **OWN), "eps must be at least 0, or None .* got -1.0"),
+        (lambda: Encoder(1, 8, 2, 7, eps=-1.0, **OWN), "eps must be at least 0, got eps=-1.0"),
+        (lambda: RotaryPositions(8, scaling=2.0), "scaling must be a RotaryScaling, such as .* got 2.0"),
+        (lambda: MultiHeadAttention(8, 2, qk_norm="l2", **OWN), "qk_norm must be one of layer, .* got 'l2'"),
+        (
+            lambda: MultiHeadAttention(8, 2, bias=2, **OWN),
+            "bias must be some of q, k, v, out, in a tuple, got 2",
+        ),
+        (
+            lambda: MultiHeadAttention(8, 2, gate=["head"], **OWN),
+            r"gate must be one of head, .* got \['head'\]",
+        ),
+        (
+            lambda: ClassificationHead(8, 3, pooling="all", **OWN),
+            "pooling must be one of first, .* got 'all'",
+        ),
+        (lambda: Embeddings(7, 8, 5, positions=3, **OWN), "positions must be one of learned, .* got 3"),
+        (lambda: Embeddings(7, 8, 0, **OWN), "max_positions must be at least 1, got max_positions=0"),
+        (lambda: Embedding(0, 8, **OWN), "num_embeddings must be at least 1, got num_embeddings=0"),
+        (lambda: LayerNorm(0, **OWN), "normalized_shape must be at least 1, got normalized_shape=0"),
+        (lambda: Conv(8, 8, 3, **OWN), "kernel_size must be a tuple, one length for each axis, got 3"),
+        (lambda: Conv(8, 8, (3,), stride=0, **OWN), "stride must be at least 1, got stride=0"),
+        (lambda: Stack([EncoderLayer(8, 2, 7, **OWN), 3]), "layers must be a module, built, got 3"),
         (lambda: require_cache({}, KVCache), "cache must be a KVCache, as init_cache makes it, got dict"),
     ],
 )
@@ -108,6 +182,10 @@ def test_is_refused_when_it_is_called():
     model = CausalLM(TextDecoder(embeddings, decoder), CausalLMHead(8, 11, **OWN))
     cache, of_all = decoder.init_cache(2, 8), scanned.init_cache(2, 8)
     full = model.init_cache(2, 8)._replace(length=jnp.array([1, 4]))
+    causal = MultiHeadAttention(8, 2, is_causal=True, **OWN)
+    delta, linear = GatedDeltaNet(8, 2, **OWN), LinearAttention(8, 2, is_causal=True, **OWN)
+    first = causal.init_cache(2, 8)
+    whole_numbers = jax.tree.map(lambda leaf: leaf.astype(int), first)
     for call, message in (
         (
             lambda: attention(x, positions=whole[:, :4]),
@@ -127,6 +205,19 @@ def test_is_refused_when_it_is_called():
         (
             lambda: Stack([EncoderLayer(8, 2, 7, **OWN)]).init_cache(2, 8),
             "layers must decode token by token: EncoderLayer has no init_cache",
+        ),
+        (
+            lambda: scanned(x, cache=causal.init_cache(3, 8)),
+            "cache must be one with a leading axis of layers, 2 long, .* KVCache",
+        ),
+        (lambda: causal.init_cache(2, 8, jnp.int32), "dtype must be a floating dtype, .* got int32"),
+        (lambda: delta.init_cache(0), "batch must be at least 1, got batch=0"),
+        (lambda: causal(x, cache=whole_numbers), "cache.key must be floating, got int32"),
+        (lambda: delta(x, cache=first), "cache must be a DeltaNetCache, as init_cache makes it, got KVCache"),
+        (lambda: linear(x, cache=first), "cache must be an array, as init_cache makes it, got KVCache"),
+        (
+            lambda: linear(x, cache=linear.init_cache(2).astype(int)),
+            "cache must be floating, got int32",
         ),
         (
             lambda: model(ids[:, :3], cache=full),

@@ -9,7 +9,7 @@ from jax.core import Tracer
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
-from jax_attn.functional.checks import require_positive
+from jax_attn.functional.checks import require_floating, require_positive
 from jax_attn.nn.positions.attention_positions import AttentionPositions, Places
 
 Leaf = Any  # an array, or what a transformation of trees puts in its place
@@ -46,12 +46,16 @@ class KVCache:
         heads: int,
         widths: tuple[int, int],
         dtype: DTypeLike,
-        rolling: bool = False,
+        window: int | None = None,
     ) -> "KVCache":
-        """A cache for `length` tokens of `batch` sequences; `widths` are those of a key and of a value."""
-        require_positive("batch", batch)
-        require_positive("length", length)
-        key, value = (jnp.zeros((batch, length, heads, width), dtype) for width in widths)
+        """A cache for `length` tokens of `batch` sequences; `widths` are those of a key and of a value.
+
+        With a window it rolls, and holds no more than that.
+        """
+        require_sizes(batch, length, dtype)
+        rolling = window is not None and window < length
+        size = window if rolling else length
+        key, value = (jnp.zeros((batch, size, heads, width), dtype) for width in widths)
         return cls(key, value, jnp.zeros(batch, jnp.int32), rolling)
 
     @property
@@ -98,8 +102,8 @@ class KVCache:
         slots = jnp.where(kept, slots, self.size)  # outside: dropped
         rows = jnp.arange(key.shape[0])[:, None]
         new = KVCache(
-            self.key.at[rows, slots].set(key.astype(self.key.dtype), mode="drop"),
-            self.value.at[rows, slots].set(value.astype(self.value.dtype), mode="drop"),
+            jnp.asarray(self.key).at[rows, slots].set(key.astype(self.key.dtype), mode="drop"),
+            jnp.asarray(self.value).at[rows, slots].set(value.astype(self.value.dtype), mode="drop"),
             length,
             self.rolling,
         )
@@ -144,6 +148,34 @@ def require_cache(cache: Any, *kinds: type) -> None:
         raise ValueError(f"cache must be a {names}, as init_cache makes it, got {type(cache).__name__}")
 
 
+def require_sizes(batch: int, length: int | None, dtype: DTypeLike) -> None:
+    """Raise ValueError unless these are a number of sequences, one of tokens (None: any) and a floating dtype."""
+    require_positive("batch", batch)
+    if length is not None:
+        require_positive("length", length)
+    require_floating("dtype", dtype)
+
+
+def require_state(cache: Any, empty: Any) -> None:
+    """Raise ValueError unless a cache has the structure, the shapes and the kind of dtype of an empty one."""
+    if jax.tree.structure(cache) != jax.tree.structure(empty) or isinstance(cache, str):
+        kind = "an array" if hasattr(empty, "shape") else f"a {type(empty).__name__}"
+        raise ValueError(f"cache must be {kind}, as init_cache makes it, got {type(cache).__name__}")
+    for (path, given), expected in zip(
+        jax.tree_util.tree_leaves_with_path(cache), jax.tree.leaves(empty), strict=True
+    ):
+        name = f"cache{jax.tree_util.keystr(path)}"
+        if getattr(given, "shape", None) != expected.shape:
+            got = given.shape if hasattr(given, "shape") else repr(given)
+            raise ValueError(f"{name} must have shape {expected.shape}, got {got}")
+        _require_floats(name, given)
+
+
+def _require_floats(name: str, given: Array) -> None:
+    if not jnp.issubdtype(given.dtype, jnp.floating):  # what comes into it would be cut to integers
+        raise ValueError(f"{name} must be floating, got {given.dtype}")
+
+
 def next_positions(
     length: Int[Array, "B"], tokens: int, real: Bool[Array, "B T"] | None
 ) -> Int[Array, "B T"]:
@@ -169,3 +201,5 @@ def check_shapes(cache: KVCache | ContextCache, batch: int, heads: int, widths: 
             f"the cache must hold keys {shapes[0]} and values {shapes[1]} for this module and batch, "
             f"got {cache.key.shape} and {cache.value.shape}"
         )
+    _require_floats("cache.key", cache.key)
+    _require_floats("cache.value", cache.value)

@@ -10,7 +10,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from jax_attn.functional.attention import Implementation
-from jax_attn.functional.checks import require_divisible
+from jax_attn.functional.checks import checked, require_divisible
 from jax_attn.functional.dtypes import accumulator
 from jax_attn.functional.logical_axes import LogicalAxes
 from jax_attn.functional.normalize import rms_normalize
@@ -62,6 +62,7 @@ class DifferentialAttention(MultiHeadAttention):
         "lambda_k2": ("head_dim",),
     }
 
+    @checked
     def __init__(
         self,
         embed_dim: int,

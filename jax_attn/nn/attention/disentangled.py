@@ -10,7 +10,13 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jax_attn.functional.attention import Implementation
 from jax_attn.functional.buckets import check_log_buckets, log_bucket
-from jax_attn.functional.checks import require_divisible, require_known, require_last_dim, require_positive
+from jax_attn.functional.checks import (
+    checked,
+    require_divisible,
+    require_last_dim,
+    require_positive,
+    require_some,
+)
 from jax_attn.functional.dtypes import accumulator
 from jax_attn.functional.logical_axes import LogicalAxes
 from jax_attn.functional.score_mods import ScoreMod
@@ -69,6 +75,7 @@ class DisentangledAttention(nnx.Module):
         "out_proj": ("heads", "embed"),
     }
 
+    @checked
     def __init__(
         self,
         embed_dim: int,
@@ -92,8 +99,7 @@ class DisentangledAttention(nnx.Module):
         require_positive("num_heads", num_heads)
         require_positive("head_dim", head_dim)
         require_positive("max_relative_positions", max_relative_positions)
-        for kind in pos_att_type:
-            require_known("pos_att_type", kind, KINDS)
+        require_some("pos_att_type", pos_att_type, KINDS)
         if position_buckets is not None:
             names = ("position_buckets", "max_relative_positions")
             check_log_buckets(position_buckets, max_relative_positions, names)

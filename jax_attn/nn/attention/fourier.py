@@ -5,7 +5,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from jax_attn.functional.checks import require_last_dim, require_positive
+from jax_attn.functional.checks import checked, require_last_dim, require_positive
 from jax_attn.functional.dtypes import accumulator
 
 
@@ -26,6 +26,7 @@ class FourierMixing(nnx.Module):
     Source: Lee-Thorp et al. (arXiv 2105.03824).
     """
 
+    @checked
     def __init__(
         self,
         embed_dim: int,

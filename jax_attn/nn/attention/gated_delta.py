@@ -9,6 +9,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
 from jax_attn.functional.checks import (
+    checked,
     require_boolean_mask,
     require_divisible,
     require_last_dim,
@@ -18,6 +19,7 @@ from jax_attn.functional.delta_rule import chunked_gated_delta_rule, empty_memor
 from jax_attn.functional.dtypes import accumulator
 from jax_attn.functional.logical_axes import LogicalAxes
 from jax_attn.nn.attention.attend import call_unbatched
+from jax_attn.nn.attention.cache import require_sizes, require_state
 from jax_attn.nn.primitives import Linear, RMSNorm, uniform_within
 
 
@@ -81,6 +83,7 @@ class GatedDeltaNet(nnx.Module):
         "dt_bias": ("heads",),
     }
 
+    @checked
     def __init__(
         self,
         embed_dim: int,
@@ -157,7 +160,7 @@ class GatedDeltaNet(nnx.Module):
         if mask is not None:
             x = jnp.where(mask[..., None], x, 0)
         if cache is not None:
-            self._check_cache(cache, x.shape[0])
+            require_state(cache, jax.eval_shape(lambda: self.init_cache(x.shape[0])))
 
         inputs = jnp.concatenate([self.q_proj(x), self.k_proj(x), self.v_proj(x)], axis=-1)
         mixed, last = self.conv(inputs, None if cache is None else cache.inputs)
@@ -191,18 +194,12 @@ class GatedDeltaNet(nnx.Module):
 
         `dtype` is what is computed in; the memory is float32 at least.
         """
-        dtype = jnp.dtype(dtype or self.cache_dtype)
+        dtype = dtype or self.cache_dtype
+        require_sizes(batch, length, dtype)
         channels = 2 * self.key_width + self.value_width
         inputs = jnp.zeros((batch, self.conv.size - 1, channels), dtype)
-        memory = empty_memory(batch, self.num_heads, self.head_dim, self.value_head_dim, dtype)
+        memory = empty_memory(batch, self.num_heads, self.head_dim, self.value_head_dim, jnp.dtype(dtype))
         return DeltaNetCache(inputs, memory)
-
-    def _check_cache(self, cache: DeltaNetCache, batch: int) -> None:
-        for name, given, expected in zip(
-            DeltaNetCache._fields, cache, jax.eval_shape(lambda: self.init_cache(batch)), strict=True
-        ):
-            if given.shape != expected.shape:
-                raise ValueError(f"cache.{name} must have shape {expected.shape}, got {given.shape}")
 
     def _heads(self, features: Array, heads: int) -> Array:
         """Neighbouring features make up a head."""

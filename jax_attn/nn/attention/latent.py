@@ -8,7 +8,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from jax_attn.functional.attention import Implementation
-from jax_attn.functional.checks import require_last_dim, require_positive
+from jax_attn.functional.checks import checked, require_last_dim, require_positive
 from jax_attn.functional.dispatch import has_many_scores
 from jax_attn.functional.logical_axes import LogicalAxes
 from jax_attn.nn.attention.attend import attend, call_unbatched, known_implementation, require_positions
@@ -73,6 +73,7 @@ class LatentAttention(nnx.Module):
         "out_proj": ("heads", "embed"),
     }
 
+    @checked
     def __init__(
         self,
         embed_dim: int,
@@ -218,9 +219,8 @@ class LatentAttention(nnx.Module):
         """
         require_cacheable(self.is_causal, self.positions)
         dtype = dtype or self.dtype or self.param_dtype
-        window = length if self.window is None else self.window
         widths = self.rope, self.kv_lora_rank
-        return KVCache.empty(batch, min(length, window), 1, widths, dtype, rolling=window < length)
+        return KVCache.empty(batch, length, 1, widths, dtype, self.window)
 
     def _queries(
         self, x: Float[Array, "B T D"], at: Int[Array, "B T"] | None

@@ -2,12 +2,14 @@
 
 from typing import Any, ClassVar
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
 from jax_attn.functional.checks import (
+    checked,
     require_boolean_mask,
     require_context,
     require_divisible,
@@ -24,7 +26,7 @@ from jax_attn.functional.linear_attention import (
 )
 from jax_attn.functional.logical_axes import LogicalAxes
 from jax_attn.nn.attention.attend import call_unbatched
-from jax_attn.nn.attention.cache import require_cacheable
+from jax_attn.nn.attention.cache import require_cacheable, require_sizes, require_state
 from jax_attn.nn.attention.weights import keep_weights, sees_weights
 from jax_attn.nn.primitives import Linear
 
@@ -64,6 +66,7 @@ class LinearAttention(nnx.Module):
         "out_proj": ("heads", "embed"),
     }
 
+    @checked
     def __init__(
         self,
         embed_dim: int,
@@ -148,8 +151,9 @@ class LinearAttention(nnx.Module):
             ValueError: the attention is not causal.
         """
         require_cacheable(self.is_causal)
-        dtype = jnp.dtype(dtype or self.cache_dtype)
-        return empty_state(batch, self.num_heads, self.head_dim, self.head_dim, dtype)
+        dtype = dtype or self.cache_dtype
+        require_sizes(batch, length, dtype)
+        return empty_state(batch, self.num_heads, self.head_dim, self.head_dim, jnp.dtype(dtype))
 
     def _check(
         self, x: Array, context: Array | None, mask: Array | None, cache: Array | None, return_weights: bool
@@ -163,9 +167,7 @@ class LinearAttention(nnx.Module):
             require_boolean_mask("mask", mask, [(x if context is None else context).shape[:-1]])
         if cache is not None and x.ndim == 3:
             require_cacheable(self.is_causal)
-            expected = (x.shape[0], self.num_heads, self.head_dim, self.head_dim + 1)
-            if cache.shape != expected:
-                raise ValueError(f"cache must have shape {expected}, got {cache.shape}")
+            require_state(cache, jax.eval_shape(lambda: self.init_cache(x.shape[0])))
             if return_weights:
                 raise ValueError(
                     "return_weights needs every key, and a cache has their sum: pass one of them"

@@ -8,6 +8,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
 from jax_attn.functional.checks import (
+    checked,
     require_at_most,
     require_boolean_mask,
     require_context,
@@ -66,6 +67,7 @@ class LinformerAttention(nnx.Module):
         "value_lengths": ("heads", "positions", "rank"),
     }
 
+    @checked
     def __init__(
         self,
         embed_dim: int,

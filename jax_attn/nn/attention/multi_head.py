@@ -11,12 +11,14 @@ from jaxtyping import Array, Bool, Float, Int
 from jax_attn.functional.attention import Implementation
 from jax_attn.functional.block_mask import MaskMod
 from jax_attn.functional.checks import (
+    checked,
     require_callable,
     require_cap,
     require_divisible,
     require_known,
     require_last_dim,
     require_positive,
+    require_some,
 )
 from jax_attn.functional.dispatch import has_many_scores
 from jax_attn.functional.logical_axes import LogicalAxes, constrain
@@ -28,7 +30,7 @@ from jax_attn.nn.attention.seen import both, four_axes, real_tokens, what_is_see
 from jax_attn.nn.attention.talking_heads import TalkingHeads
 from jax_attn.nn.attention.weights import AttentionWeights, sees_weights
 from jax_attn.nn.positions.attention_positions import AttentionPositions, Places, require_attention_positions
-from jax_attn.nn.primitives import Dropout, Linear, make_norm
+from jax_attn.nn.primitives import NORMS, Dropout, Linear, make_norm
 
 PROJECTIONS = ("q", "k", "v", "out")
 SINKS = ("learned", "off_by_one")
@@ -108,6 +110,7 @@ class MultiHeadAttention(nnx.Module):
         "sinks": ("heads",),
     }
 
+    @checked
     def __init__(
         self,
         embed_dim: int,
@@ -163,6 +166,8 @@ class MultiHeadAttention(nnx.Module):
             check_score_mod(score_mod, jnp.float32)
         if softcap is not None:
             require_cap("softcap", softcap)
+        if qk_norm is not None:
+            require_known("qk_norm", qk_norm, NORMS)
         if sinks is not None:
             require_known("sinks", sinks, SINKS)
         if gate is not None:
@@ -190,9 +195,8 @@ class MultiHeadAttention(nnx.Module):
         self.dtype = dtype
         self.param_dtype = param_dtype
 
-        biases = (PROJECTIONS if bias else ()) if isinstance(bias, bool) else tuple(bias)
-        for name in biases:
-            require_known("bias", name, PROJECTIONS)
+        all_or_none = PROJECTIONS if bias else ()
+        biases = all_or_none if isinstance(bias, bool) else require_some("bias", bias, PROJECTIONS)
         options: dict[str, Any] = {"rngs": rngs, "dtype": dtype, "param_dtype": param_dtype}
         self.q_proj = Linear(embed_dim, num_heads * head_dim, "q" in biases, **options)
         self.k_proj = Linear(self.kdim, num_kv_heads * head_dim, "k" in biases, **options)
@@ -292,9 +296,8 @@ class MultiHeadAttention(nnx.Module):
         """
         require_cacheable(self.is_causal, self.positions)
         dtype = dtype or self.dtype or self.param_dtype
-        window = length if self.window is None else self.window
-        sizes = min(length, window), self.num_kv_heads, (self.head_dim, self.v_head_dim)
-        return KVCache.empty(batch, *sizes, dtype, rolling=window < length)
+        widths = self.head_dim, self.v_head_dim
+        return KVCache.empty(batch, length, self.num_kv_heads, widths, dtype, self.window)
 
     def init_context_cache(
         self,

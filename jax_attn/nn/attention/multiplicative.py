@@ -7,7 +7,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
-from jax_attn.functional.checks import require_context, require_last_dim, require_positive
+from jax_attn.functional.checks import checked, require_context, require_last_dim, require_positive
 from jax_attn.functional.given_scores import attend_by_scores, pairs_allowed, seen_alone
 from jax_attn.functional.logical_axes import LogicalAxes
 from jax_attn.nn.attention.weights import keep_weights
@@ -43,6 +43,7 @@ class MultiplicativeAttention(nnx.Module):
         "k_proj": ("embed", None),
     }
 
+    @checked
     def __init__(
         self,
         embed_dim: int,

@@ -8,6 +8,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
 from jax_attn.functional.checks import (
+    checked,
     require_boolean_mask,
     require_divisible,
     require_last_dim,
@@ -64,6 +65,7 @@ class NystromAttention(nnx.Module):
         "conv": ("heads",),
     }
 
+    @checked
     def __init__(
         self,
         embed_dim: int,

@@ -3,12 +3,14 @@
 import math
 from typing import Any, ClassVar, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
 from jax_attn.functional.checks import (
+    checked,
     require_boolean_mask,
     require_context,
     require_divisible,
@@ -25,7 +27,7 @@ from jax_attn.functional.linear_attention import (
 from jax_attn.functional.logical_axes import LogicalAxes
 from jax_attn.functional.random_features import further_features, orthogonal_features, softmax_features
 from jax_attn.nn.attention.attend import call_unbatched
-from jax_attn.nn.attention.cache import require_cache, require_cacheable
+from jax_attn.nn.attention.cache import require_cacheable, require_sizes, require_state
 from jax_attn.nn.attention.weights import keep_weights, sees_weights
 from jax_attn.nn.primitives import Linear, RandomBuffer
 
@@ -83,6 +85,7 @@ class PerformerAttention(nnx.Module):
         "features": ("rank", "head_dim"),
     }
 
+    @checked
     def __init__(
         self,
         embed_dim: int,
@@ -193,8 +196,11 @@ class PerformerAttention(nnx.Module):
                 cancel: the state would need those that are still to come.
         """
         self._require_cacheable()
-        dtype = jnp.dtype(dtype or self.cache_dtype)
-        memory = empty_state(batch, self.num_heads, self.features[...].shape[0], self.head_dim, dtype)
+        dtype = dtype or self.cache_dtype
+        require_sizes(batch, length, dtype)
+        memory = empty_state(
+            batch, self.num_heads, self.features[...].shape[0], self.head_dim, jnp.dtype(dtype)
+        )
         return PerformerCache(memory, jnp.full((batch, self.num_heads), -jnp.inf, memory.dtype))
 
     def _require_cacheable(self) -> None:
@@ -206,10 +212,7 @@ class PerformerAttention(nnx.Module):
 
     def _check_cache(self, batch: int, cache: PerformerCache, return_weights: bool) -> None:
         self._require_cacheable()
-        require_cache(cache, PerformerCache)
-        expected = (batch, self.num_heads, self.features[...].shape[0], self.head_dim + 1)
-        if cache.memory.shape != expected:
-            raise ValueError(f"the cache must hold a memory {expected}, got {cache.memory.shape}")
+        require_state(cache, jax.eval_shape(lambda: self.init_cache(batch)))
         if return_weights:
             raise ValueError("return_weights needs every key, and a cache has their sum: pass one of them")
 

@@ -8,6 +8,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
 from jax_attn.functional.checks import (
+    checked,
     require_boolean_mask,
     require_divisible,
     require_last_dim,
@@ -57,6 +58,7 @@ class AttentionPooling(nnx.Module):
         "out_proj": ("heads", "embed"),
     }
 
+    @checked
     def __init__(
         self,
         embed_dim: int,

@@ -9,7 +9,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from jax_attn.functional.attention import Implementation
-from jax_attn.functional.checks import require_divisible, require_last_dim, require_positive
+from jax_attn.functional.checks import checked, require_divisible, require_last_dim, require_positive
 from jax_attn.functional.dispatch import has_many_scores
 from jax_attn.functional.dtypes import accumulator
 from jax_attn.functional.logical_axes import LogicalAxes
@@ -64,6 +64,7 @@ class RelativeAttention(nnx.Module):
         "position_bias": ("heads", "head_dim"),
     }
 
+    @checked
     def __init__(
         self,
         embed_dim: int,
@@ -185,9 +186,8 @@ class RelativeAttention(nnx.Module):
         """
         require_cacheable(self.is_causal)
         dtype = dtype or self.dtype or self.param_dtype
-        window = length if self.window is None else self.window
-        sizes = min(length, window), self.num_heads, (self.head_dim, self.head_dim)
-        return KVCache.empty(batch, *sizes, dtype, rolling=window < length)
+        widths = self.head_dim, self.head_dim
+        return KVCache.empty(batch, length, self.num_heads, widths, dtype, self.window)
 
     def _of_all_pairs(self, query: Float[Array, "B T N H"], past: int) -> Float[Array, "B N T S"]:
         """The products with the distances of all keys, of which `past` come before the first query."""

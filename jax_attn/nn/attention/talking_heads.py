@@ -7,7 +7,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from jax_attn.functional.checks import require_positive
+from jax_attn.functional.checks import checked, require_positive
 from jax_attn.functional.logical_axes import LogicalAxes
 
 
@@ -34,6 +34,7 @@ class TalkingHeads(nnx.Module):
         "after": (None, None),
     }
 
+    @checked
     def __init__(
         self,
         num_heads: int,

@@ -7,7 +7,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from jax_attn.functional.checks import require_cap, require_last_dim, require_positive
+from jax_attn.functional.checks import checked, require_cap, require_last_dim, require_positive
 from jax_attn.functional.logical_axes import LogicalAxes, constrain
 from jax_attn.functional.softcap import soft_cap
 from jax_attn.nn.primitives import Linear
@@ -38,6 +38,7 @@ class CausalLMHead(nnx.Module):
         "linear": ("embed", "vocab"),
     }
 
+    @checked
     def __init__(
         self,
         embed_dim: int,

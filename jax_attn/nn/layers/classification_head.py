@@ -8,8 +8,9 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
 from jax_attn.functional.activations import ACTIVATIONS
-from jax_attn.functional.checks import require_known, require_last_dim, require_positive
+from jax_attn.functional.checks import checked, require_known, require_last_dim, require_positive
 from jax_attn.functional.logical_axes import LogicalAxes, constrain
+from jax_attn.functional.pooling import POOLINGS
 from jax_attn.nn.layers.pooler import Pooler
 from jax_attn.nn.primitives import Dropout, Linear
 
@@ -48,6 +49,7 @@ class ClassificationHead(nnx.Module):
         "linear": ("embed", "classes"),
     }
 
+    @checked
     def __init__(
         self,
         embed_dim: int,
@@ -64,6 +66,8 @@ class ClassificationHead(nnx.Module):
         param_dtype: DTypeLike = jnp.float32,
     ):
         require_positive("num_classes", num_classes)
+        if pooling is not None:
+            require_known("pooling", pooling, POOLINGS)
         require_known("activation", activation, ACTIVATIONS)
         own: dict[str, Any] = {"rngs": rngs, "dtype": dtype, "param_dtype": param_dtype}
         self.embed_dim = embed_dim

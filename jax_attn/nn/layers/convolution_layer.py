@@ -8,7 +8,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
 from jax_attn.functional.activations import ACTIVATIONS
-from jax_attn.functional.checks import require_boolean_mask, require_known
+from jax_attn.functional.checks import checked, require_boolean_mask, require_known
 from jax_attn.functional.logical_axes import LogicalAxes
 from jax_attn.nn.primitives import Conv, Dropout, LayerNorm
 
@@ -43,6 +43,7 @@ class ConvolutionLayer(nnx.Module):
         "convolution": (None, "embed"),
     }
 
+    @checked
     def __init__(
         self,
         layer: Any,

@@ -8,7 +8,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from jax_attn.functional.activations import ACTIVATIONS
-from jax_attn.functional.checks import require_known, require_last_dim, require_positive
+from jax_attn.functional.checks import checked, require_known, require_last_dim, require_positive
 from jax_attn.functional.logical_axes import LogicalAxes
 from jax_attn.nn.primitives import Conv
 
@@ -39,6 +39,7 @@ class ConvolutionStem(nnx.Module):
         "conv2": (None, "embed"),
     }
 
+    @checked
     def __init__(
         self,
         num_features: int,

@@ -7,7 +7,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
-from jax_attn.functional.checks import require_last_dim, require_positive
+from jax_attn.functional.checks import checked, require_last_dim, require_positive
 from jax_attn.nn.layers.decoder_layer import DecoderLayer
 from jax_attn.nn.layers.encoder import require_no_parts
 from jax_attn.nn.layers.stack import Stack
@@ -54,6 +54,7 @@ class Decoder(Stack):
     Source: Vaswani et al. (arXiv 1706.03762), section 3.1.
     """
 
+    @checked
     def __init__(
         self,
         num_layers: int,

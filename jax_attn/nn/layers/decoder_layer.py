@@ -7,6 +7,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
+from jax_attn.functional.checks import checked
 from jax_attn.nn.attention.cache import require_cache
 from jax_attn.nn.attention.multi_head import NO_WINDOW, MultiHeadAttention
 from jax_attn.nn.layers.encoder_layer import EncoderLayer, require_given, require_width
@@ -69,6 +70,7 @@ class DecoderLayer(EncoderLayer):
     Source: Vaswani et al. (arXiv 1706.03762), section 3.1.
     """
 
+    @checked
     def __init__(
         self,
         embed_dim: int,

@@ -6,6 +6,7 @@ from typing import Any
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
+from jax_attn.functional.checks import checked
 from jax_attn.nn.layers.stack import Stack
 
 
@@ -28,6 +29,7 @@ class DisentangledEncoder(Stack):
     Source: He et al. (arXiv 2006.03754), section 3.1; the norm: DeBERTa-v2, in its code.
     """
 
+    @checked
     def __init__(
         self,
         layers: Sequence[Any],

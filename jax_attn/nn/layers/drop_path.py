@@ -4,7 +4,7 @@ import jax
 from flax import nnx
 from jaxtyping import Array, Float
 
-from jax_attn.functional.checks import require_last_dim
+from jax_attn.functional.checks import checked, require_last_dim
 from jax_attn.nn.primitives import Dropout
 
 
@@ -24,6 +24,7 @@ class DropPath(Dropout):
     Source: Huang et al. (arXiv 1603.09382).
     """
 
+    @checked
     def __init__(self, p: float = 0.0, *, rngs: nnx.Rngs):
         super().__init__(p, rngs=rngs)
         self.broadcast_dims = (-2, -1)

@@ -8,7 +8,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, Integer
 
-from jax_attn.functional.checks import require_at_most, require_known
+from jax_attn.functional.checks import checked, require_at_most, require_known, require_positive
 from jax_attn.functional.dtypes import accumulator
 from jax_attn.functional.logical_axes import LogicalAxes, constrain
 from jax_attn.nn.positions.attention_positions import token_positions
@@ -69,6 +69,7 @@ class Embeddings(nnx.Module):
         "projection": ("embed", None),
     }
 
+    @checked
     def __init__(
         self,
         vocab_size: int,
@@ -88,10 +89,11 @@ class Embeddings(nnx.Module):
         dtype: DTypeLike | None = None,
         param_dtype: DTypeLike = jnp.float32,
     ):
-        if isinstance(positions, str):
+        if positions is not None and not isinstance(positions, nnx.Module):
             require_known("positions", positions, POSITIONS)
             if max_positions is None:
                 raise ValueError(f"max_positions must be an integer with positions={positions!r}, got None")
+            require_positive("max_positions", max_positions)
         if skip_padding and padding_idx is None:
             raise ValueError("padding_idx must be an integer with skip_padding=True, got None")
         width = embed_dim if embedding_dim is None else embedding_dim

@@ -7,7 +7,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
-from jax_attn.functional.checks import require_last_dim, require_positive
+from jax_attn.functional.checks import checked, require_last_dim, require_positive
 from jax_attn.nn.layers.encoder_layer import EncoderLayer
 from jax_attn.nn.layers.stack import Stack
 from jax_attn.nn.primitives import make_norm
@@ -46,6 +46,7 @@ class Encoder(Stack):
     Source: Vaswani et al. (arXiv 1706.03762), section 3.1.
     """
 
+    @checked
     def __init__(
         self,
         num_layers: int,

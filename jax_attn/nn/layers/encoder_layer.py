@@ -7,7 +7,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
-from jax_attn.functional.checks import require_known
+from jax_attn.functional.checks import checked, require_known
 from jax_attn.functional.logical_axes import constrain
 from jax_attn.nn.attention.multi_head import MultiHeadAttention
 from jax_attn.nn.layers.drop_path import DropPath
@@ -71,6 +71,7 @@ class EncoderLayer(nnx.Module):
     al. (2103.17239); stochastic depth: Huang et al. (1603.09382).
     """
 
+    @checked
     def __init__(
         self,
         embed_dim: int,

@@ -8,7 +8,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from jax_attn.functional.activations import ACTIVATIONS
-from jax_attn.functional.checks import require_known, require_last_dim, require_positive
+from jax_attn.functional.checks import checked, require_known, require_last_dim, require_positive
 from jax_attn.functional.logical_axes import LogicalAxes, constrain
 from jax_attn.nn.primitives import Dropout, Linear
 
@@ -43,6 +43,7 @@ class FeedForward(nnx.Module):
         "down": ("mlp", "embed"),
     }
 
+    @checked
     def __init__(
         self,
         embed_dim: int,

@@ -7,7 +7,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from jax_attn.functional.checks import require_last_dim, require_positive
+from jax_attn.functional.checks import checked, require_last_dim, require_positive
 from jax_attn.functional.logical_axes import LogicalAxes
 from jax_attn.nn.primitives import Linear
 
@@ -38,6 +38,7 @@ class ImageClassificationHead(nnx.Module):
         "linear": ("embed", "classes"),
     }
 
+    @checked
     def __init__(
         self,
         embed_dim: int,

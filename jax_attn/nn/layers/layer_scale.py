@@ -8,7 +8,7 @@ from flax.nnx.nn.dtypes import promote_dtype
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from jax_attn.functional.checks import require_last_dim, require_positive
+from jax_attn.functional.checks import checked, require_last_dim, require_positive
 from jax_attn.functional.logical_axes import LogicalAxes
 
 
@@ -35,6 +35,7 @@ class LayerScale(nnx.Module):
         "scale": ("norm",),
     }
 
+    @checked
     def __init__(
         self,
         embed_dim: int,

@@ -12,6 +12,7 @@ from jaxtyping import Array, Bool, Float
 
 from jax_attn.functional.activations import ACTIVATIONS
 from jax_attn.functional.checks import (
+    checked,
     require_at_most,
     require_boolean_mask,
     require_known,
@@ -83,6 +84,7 @@ class MixtureOfExperts(nnx.Module):
         "shared_gate": ("embed", None),
     }
 
+    @checked
     def __init__(
         self,
         embed_dim: int,

@@ -10,6 +10,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
 from jax_attn.functional.checks import (
+    checked,
     require_boolean_mask,
     require_divisible,
     require_known,
@@ -65,6 +66,7 @@ class PatchEmbeddings(nnx.Module):
         "mask_token": ("positions", "embed"),
     }
 
+    @checked
     def __init__(
         self,
         image_size: int | tuple[int, int],

@@ -8,7 +8,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
 from jax_attn.functional.activations import ACTIVATIONS
-from jax_attn.functional.checks import require_boolean_mask, require_known, require_last_dim
+from jax_attn.functional.checks import checked, require_boolean_mask, require_known, require_last_dim
 from jax_attn.functional.logical_axes import LogicalAxes, constrain
 from jax_attn.functional.pooling import POOLINGS
 from jax_attn.nn.primitives import Linear
@@ -49,6 +49,7 @@ class Pooler(nnx.Module):
         "dense": ("embed", None),
     }
 
+    @checked
     def __init__(
         self,
         embed_dim: int,

@@ -5,6 +5,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
+from jax_attn.functional.checks import checked
 from jax_attn.nn.layers.classification_head import ClassificationHead
 
 
@@ -29,6 +30,7 @@ class RegressionHead(ClassificationHead):
     Source: Devlin et al. (arXiv 1810.04805), section 4.1 (STS-B).
     """
 
+    @checked
     def __init__(
         self,
         embed_dim: int,

@@ -11,7 +11,7 @@ from jax.core import Tracer
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
-from jax_attn.functional.checks import require_divisible, require_positive
+from jax_attn.functional.checks import checked, require_divisible, require_part, require_positive
 from jax_attn.nn.attention.cache import KVCache
 from jax_attn.nn.attention.seen import real_tokens
 from jax_attn.nn.positions.attention_positions import Places
@@ -57,6 +57,7 @@ class Stack(nnx.Module):
         repeats: Lan et al. (1909.11942), section 3.1.
     """
 
+    @checked
     def __init__(
         self,
         layers: Sequence[Any],
@@ -73,6 +74,8 @@ class Stack(nnx.Module):
         layers = list(layers)
         if not layers:
             raise ValueError("layers must hold at least one layer, got none")
+        for layer in layers:
+            require_part("layers", layer)
         if len({id(layer) for layer in layers}) < len(layers):
             raise ValueError("layers must be modules of their own, got one of them twice")
         require_divisible("the number of layers", len(layers), "period", period)
@@ -211,9 +214,13 @@ class Stack(nnx.Module):
                 raise ValueError(
                     f"cache must be a tuple of one for each of {len(self.layers)} layers, got {given}"
                 )
-        elif listed and self.period == 1:
+            return
+        steps, leaves = self.num_layers // self.period, jax.tree.leaves(cache)
+        stacked = leaves and all(getattr(leaf, "shape", ())[:1] == (steps,) for leaf in leaves)
+        if (listed and self.period == 1) or not stacked:
             raise ValueError(
-                "cache must be one with a leading axis of layers, as scan=True has it, got a tuple"
+                f"cache must be one with a leading axis of layers, {steps} long, as scan=True has it, "
+                f"got a {type(cache).__name__}"
             )
 
     def _bias(

@@ -8,7 +8,7 @@ from flax.nnx.nn.dtypes import promote_dtype
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from jax_attn.functional.checks import require_cap, require_last_dim, require_positive
+from jax_attn.functional.checks import checked, require_cap, require_last_dim, require_positive
 from jax_attn.functional.logical_axes import LogicalAxes, constrain
 from jax_attn.functional.sharding import for_product
 from jax_attn.functional.softcap import soft_cap
@@ -43,6 +43,7 @@ class TiedHead(nnx.Module):
         "bias": ("vocab",),
     }
 
+    @checked
     def __init__(
         self,
         vocab_size: int,

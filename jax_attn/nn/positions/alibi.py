@@ -6,7 +6,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from jax_attn.functional import score_mods
-from jax_attn.functional.checks import require_positive
+from jax_attn.functional.checks import checked, require_positive
 from jax_attn.functional.dtypes import accumulator
 from jax_attn.functional.score_mods import ScoreMod
 from jax_attn.nn.positions.attention_positions import AttentionPositions, Places, by_position, changed
@@ -31,6 +31,7 @@ class AlibiPositions(nnx.Module, AttentionPositions):
         them, distances count in both directions.
     """
 
+    @checked
     def __init__(
         self,
         num_heads: int,

@@ -5,7 +5,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
-from jax_attn.functional.checks import require_cap, require_positive
+from jax_attn.functional.checks import checked, require_cap, require_positive
 from jax_attn.functional.dtypes import accumulator
 from jax_attn.nn.positions.attention_positions import AttentionPositions
 from jax_attn.nn.positions.rotary import turn
@@ -38,6 +38,7 @@ class AxialRotaryPositions(nnx.Module, AttentionPositions):
         (Pixtral deals out the frequencies of one axis to both.)
     """
 
+    @checked
     def __init__(
         self,
         head_dim: int,

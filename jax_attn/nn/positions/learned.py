@@ -7,7 +7,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
-from jax_attn.functional.checks import require_at_most, require_last_dim
+from jax_attn.functional.checks import checked, require_at_most, require_last_dim
 from jax_attn.functional.logical_axes import LogicalAxes
 from jax_attn.nn.positions.attention_positions import require_token_positions
 from jax_attn.nn.primitives import Embedding
@@ -42,6 +42,7 @@ class LearnedPositions(Embedding):
         "embedding": ("positions", "embed"),
     }
 
+    @checked
     def __init__(
         self,
         num_embeddings: int,

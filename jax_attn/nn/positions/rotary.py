@@ -7,7 +7,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
-from jax_attn.functional.checks import require_cap
+from jax_attn.functional.checks import checked, require_cap
 from jax_attn.functional.dtypes import accumulator
 from jax_attn.nn.positions.attention_positions import AttentionPositions
 from jax_attn.nn.positions.rotary_scaling import RotaryScaling, rotary_frequencies
@@ -38,6 +38,7 @@ class RotaryPositions(nnx.Module, AttentionPositions):
     Source: Su et al. (arXiv 2104.09864), section 3.4.2; half-split as transformers' Llama, interleaved as GPT-J.
     """
 
+    @checked
     def __init__(
         self,
         head_dim: int,
@@ -62,6 +63,8 @@ class RotaryPositions(nnx.Module, AttentionPositions):
         self.interleaved = interleaved
         self.scaling = scaling
         if scaling is not None:
+            if not isinstance(scaling, RotaryScaling):
+                raise ValueError(f"scaling must be a RotaryScaling, such as LinearScaling, got {scaling!r}")
             scaling.frequencies(base, width, 1)  # tells now what does not fit
             self.why_no_cache = scaling.why_no_cache
 

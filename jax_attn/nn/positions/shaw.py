@@ -8,7 +8,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
-from jax_attn.functional.checks import require_positive
+from jax_attn.functional.checks import checked, require_positive
 from jax_attn.functional.dtypes import accumulator
 from jax_attn.functional.logical_axes import LogicalAxes
 from jax_attn.functional.score_mods import ScoreMod
@@ -44,6 +44,7 @@ class ShawPositions(nnx.Module, AttentionPositions):
         "value_table": ("positions", "head_dim"),
     }
 
+    @checked
     def __init__(
         self,
         head_dim: int,

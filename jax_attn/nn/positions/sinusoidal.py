@@ -9,6 +9,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from jax_attn.functional.checks import (
+    checked,
     require_at_most,
     require_known,
     require_last_dim,
@@ -51,6 +52,7 @@ class SinusoidalPositions(nnx.Module):
         "table": ("positions", "embed"),
     }
 
+    @checked
     def __init__(
         self,
         num_embeddings: int,

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Int
 
 from jax_attn.functional import score_mods
 from jax_attn.functional.buckets import check_t5_buckets, t5_bucket
-from jax_attn.functional.checks import require_positive
+from jax_attn.functional.checks import checked, require_positive
 from jax_attn.functional.logical_axes import LogicalAxes
 from jax_attn.functional.score_mods import ScoreMod
 from jax_attn.nn.positions.attention_positions import AttentionPositions, Places, by_position, changed
@@ -44,6 +44,7 @@ class T5Positions(nnx.Module, AttentionPositions):
         "table": ("positions", "heads"),
     }
 
+    @checked
     def __init__(
         self,
         num_heads: int,

@@ -160,6 +160,28 @@ def test_torchs_own_module_computes_the_same():
     assert_same(weights, of_each_head.detach())
 
 
+def test_torchs_own_module_has_the_same_gradients():
+    """Of every parameter and input, through the output and the weights, with keys that are hidden."""
+    import torch
+
+    keys = np.arange(7) < np.array([[7], [3], [1]])
+    x, context = (np.random.default_rng(0).standard_normal((3, tokens, 26)) for tokens in (5, 7))
+
+    def both(module, x, context, mask):
+        return module(
+            x, context, context, key_padding_mask=torch.as_tensor(~keys), average_attn_weights=False
+        )
+
+    assert_equals(
+        MultiHeadAttention(26, 2, rngs=nnx.Rngs(0)),
+        torch.nn.MultiheadAttention(26, 2, batch_first=True),
+        [Case("cross", (x, context, keys))],
+        names=[(rf"^{part}_proj\.(.*)", rf"in_proj_\1[{i}]") for i, part in enumerate("qkv")],
+        call_flax=lambda module, x, context, mask: module(x, context, mask, return_weights=True),
+        call_torch=both,
+    )
+
+
 def test_torchs_own_module_with_widths_of_its_own_computes_the_same_and_its_gradients():
     import torch
 

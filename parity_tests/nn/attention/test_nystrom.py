@@ -107,7 +107,7 @@ def test_bad_arguments_are_refused():
         (26, 3): "embed_dim must be divisible by num_heads, got embed_dim=26 and num_heads=3",
         (26, 2, 0): "num_landmarks must be at least 1, got num_landmarks=0",
         (26, 2, 3, 4): "conv_kernel_size must be odd and above 0, got 4",
-        (26, 2, 3, -1): "conv_kernel_size must be odd and above 0, got -1",
+        (26, 2, 3, -1): "conv_kernel_size must be at least 0, got conv_kernel_size=-1",
         (26, 2, 3, None, 0): "iterations must be at least 1, got iterations=0",
     }.items():
         with pytest.raises(ValueError, match=message):

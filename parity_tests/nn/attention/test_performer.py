@@ -163,7 +163,7 @@ def test_bad_arguments_are_refused():
             "eps must be 0 for a cache: .* got 0.0001",
         ),
         (lambda: module(x, cache=cache), "a cache is for attention with is_causal=True"),
-        (lambda: causal(x[:2], cache=cache), r"the cache must hold a memory \(2, 2, 17, 14\), got"),
+        (lambda: causal(x[:2], cache=cache), r"cache.memory must have shape \(2, 2, 17, 14\), got"),
         (lambda: causal(x, cache=cache, return_weights=True), "return_weights needs every key"),
         (lambda: causal(x[0], cache=cache), "x must have a batch axis where there is a cache"),
     ):

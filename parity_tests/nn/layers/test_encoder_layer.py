@@ -178,7 +178,7 @@ def test_bad_arguments_and_input_are_refused():
             "residual_scale is for norm_placement=.post., got 2.0",
         ),
         ({"first_norm": False}, "first_norm=False is for norm_placement=.pre., got 'post'"),
-        ({"drop_path": 1.5}, "dropout must be a probability between 0 and 1, got dropout=1.5"),
+        ({"drop_path": 1.5}, "drop_path must be a probability between 0 and 1, got drop_path=1.5"),
     ):
         with pytest.raises(ValueError, match=message):
             EncoderLayer(**{"embed_dim": 26, "num_heads": 2, "hidden_dim": 29, **arguments}, **options)

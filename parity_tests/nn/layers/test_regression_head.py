@@ -24,5 +24,5 @@ def test_it_is_a_classification_of_one_class():
 
 
 def test_bad_arguments_are_refused():
-    with pytest.raises(ValueError, match="kind must be one of first, last, mean, max, got 'cls'"):
+    with pytest.raises(ValueError, match="pooling must be one of first, last, mean, max, got 'cls'"):
         RegressionHead(7, pooling="cls", rngs=nnx.Rngs(0))

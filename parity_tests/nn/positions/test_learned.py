@@ -69,8 +69,10 @@ def test_bad_input_is_refused():
 
 
 def test_bad_positions_are_refused():
-    for offset in (-1, 11):
-        message = f"offset must be at least 0 and below num_embeddings=11, got {offset}"
+    for offset, message in (
+        (-1, "offset must be at least 0, got offset=-1"),
+        (11, "offset must be at least 0 and below num_embeddings=11, got 11"),
+    ):
         with pytest.raises(ValueError, match=message):
             LearnedPositions(11, 7, offset, rngs=nnx.Rngs(0))
     with pytest.raises(
