@@ -20,7 +20,12 @@ Settings = SimpleNamespace
 
 def normal_weights(module: nnx.Module, config: Mapping[str, Any]) -> None:
     """Weights from a normal distribution, as wide as `config.json` says, and biases of 0."""
-    draw_normal(module, config.get("initializer_range") or config.get("init_std") or INITIALIZER_RANGE)
+    draw_normal(module, initializer_range(config))
+
+
+def initializer_range(config: Mapping[str, Any]) -> float:
+    """The standard deviation of initial weights that `config.json` asks for."""
+    return config.get("initializer_range") or config.get("init_std") or INITIALIZER_RANGE
 
 
 @dataclass(frozen=True)

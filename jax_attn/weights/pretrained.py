@@ -125,7 +125,7 @@ def from_pretrained(
     shapes = {key: tensor.shape for key, tensor in tensors.items()}
     own = chosen in (config.get("architectures") or ())
     plan = fitted(plan, table, shapes, own=own, reshaped="num_labels" in overrides)
-    compute_rest(module, lambda: drawn(make(), family, config), plan.drawn, sharding)
+    compute_rest(module, lambda: drawn(make(), family), plan.drawn, sharding)
     known = own or not config.get("architectures")
     unknown = "" if known else f", read as {chosen}: {config['architectures'][0]} is not known here"
     _load(module, tensors, plan, f"the weights in {folder} do not fit its {CONFIG}{unknown}", sharding)
@@ -164,7 +164,7 @@ def from_config(
     require_overrides(family, chosen, overrides)
     require_floating(dtype)
     given = BuildOptions(dtype, param_dtype, patterns(ignore), overrides)
-    return drawn(build(family, chosen, config, rngs, given), family, config)
+    return drawn(build(family, chosen, config, rngs, given), family)
 
 
 def _opened(path: Path) -> tuple[Mapping[str, Any], LazyTensors]:
@@ -195,9 +195,10 @@ def build(
     return module
 
 
-def drawn(module: nnx.Module, family: Family, config: Mapping[str, Any]) -> nnx.Module:
+def drawn(module: Any, family: Family) -> Any:
     """The module, with the initial weights of its family."""
-    family.draw(module, config)
+    ignored = module.config.ignored
+    family.draw(module, {name: value for name, value in module.config.items() if not matches(name, ignored)})
     return module
 
 
