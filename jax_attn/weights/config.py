@@ -8,6 +8,8 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from jax_attn.weights.files import read_json
 
 CONFIG = "config.json"
@@ -21,6 +23,7 @@ class NotedConfig(Mapping[str, Any]):
     Attributes:
         ignored: the patterns of attributes that were passed over when the module was built.
         found: what the keys of its file said besides.
+        unread: tensors of its file that the model does not read, by key, which are saved again.
     """
 
     def __init__(
@@ -29,6 +32,7 @@ class NotedConfig(Mapping[str, Any]):
         self._text = json.dumps(dict(config), sort_keys=True)
         self.ignored = tuple(ignored)
         self.found = NotedConfig(found) if found else {}
+        self.unread: dict[str, np.ndarray] = {}
 
     def __getitem__(self, name: str) -> Any:
         return json.loads(self._text)[name]

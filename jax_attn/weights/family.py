@@ -39,7 +39,8 @@ class Head:
         defaults: attributes of `config.json` that it is built from besides.
         prefix: what the file puts before the keys of the model without it; None is the family's.
         doubles: the names of a tensor that has several of them in some files. Where the model has the first, as a
-            tied bias, the others must hold the same; where it has another, nobody reads them.
+            tied bias, the others must hold the same; where it has another, nobody reads them, and they are kept as
+            they are.
         tied: keys of the file that repeat a tensor of the model without the head, and our key of that, where the
             head has no such tensor of its own.
         optional: as in `Family`, with keys as the model with the head has them.

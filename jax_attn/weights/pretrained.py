@@ -120,12 +120,13 @@ def from_pretrained(
         return build(family, chosen, config, nnx.Rngs(seed), options)
 
     with _telling(where):
-        module = nnx.eval_shape(make)
+        module: Any = nnx.eval_shape(make)
     table = slots(module, plan.names)
     shapes = {key: tensor.shape for key, tensor in tensors.items()}
     own = chosen in (config.get("architectures") or ())
     plan = fitted(plan, table, shapes, own=own, reshaped="num_labels" in overrides)
     compute_rest(module, lambda: drawn(make(), family), plan.drawn, sharding)
+    module.config.unread.update((name, np.array(tensors[key])) for key, name in plan.unread.items())
     known = own or not config.get("architectures")
     unknown = "" if known else f", read as {chosen}: {config['architectures'][0]} is not known here"
     _load(module, tensors, plan, f"the weights in {folder} do not fit its {CONFIG}{unknown}", sharding)
