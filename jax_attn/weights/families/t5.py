@@ -85,6 +85,10 @@ def flat(config: dict[str, Any]) -> dict[str, Any]:
         config["scale_decoder_outputs"] = False
     tied = config.get("tie_word_embeddings", True) and config["scale_decoder_outputs"]
     config.setdefault("has_head", not tied)
+    name, act = str(config.get("feed_forward_proj", "")), config.get("dense_act_fn")
+    expected = "gelu_new" if name == f"{GATED}gelu" else name.removeprefix(GATED)
+    if name and act not in (None, expected):
+        raise ValueError(f"dense_act_fn={act!r} is not supported beside feed_forward_proj={name!r}")
     return config
 
 
