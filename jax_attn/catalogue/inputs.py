@@ -81,7 +81,8 @@ def inputs_of(
         said = f"{frames} frames of noise"
         if taken[0] == "features":
             return Inputs(Case("audio", (features,)), ("input_features",), said)
-        ids = rng.integers(config["vocab_size"], size=(1, TOKENS))
+        tokens = min(TOKENS, config.get("max_target_positions") or TOKENS)
+        ids = rng.integers(config["vocab_size"], size=(1, tokens))
         return Inputs(Case("audio", (features, ids)), ("input_features", "decoder_input_ids"), said)
     read: tuple[str, ...] = ()
     if sentences or (folder / TOKENIZER).is_file():

@@ -1,5 +1,9 @@
 """BERT: an encoder that reads a text from both sides."""
 
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -10,7 +14,7 @@ from jax_attn.models.text_encoder import TextEncoder
 from jax_attn.nn.layers.embeddings import Embeddings
 from jax_attn.nn.layers.encoder import Encoder
 from jax_attn.nn.layers.pooler import Pooler
-from jax_attn.nn.primitives import Embedding, Linear
+from jax_attn.nn.primitives import Conv, Embedding, Linear
 
 
 class Bert(TextEncoder):
@@ -119,21 +123,45 @@ class Bert(TextEncoder):
             draw_normal(self, initializer_range)
 
 
-def draw_normal(module: nnx.Module, deviation: float) -> None:
-    """Make the initial weights of every `Linear` and `Embedding` below `module` normal, and the biases 0.
+def draw_normal(
+    module: nnx.Module,
+    deviation: float | Callable[[Sequence[Any], nnx.Module], float],
+    cutoff: float | None = None,
+) -> None:
+    """Make the initial weights of every `Linear`, `Conv` and `Embedding` below `module` normal, and the biases 0.
 
     The draws that are there are kept and scaled. `Linear` drew from U(-b, b), b = 1/sqrt(d_in), and
     `jax.random.normal` is such a draw through the inverse error function: so is this, of one layer or of a stack.
+    `deviation` may be a function of the path to a part and of the part.
+    With `cutoff`, none is further from 0 than that many deviations, as in `torch.nn.init.trunc_normal_`.
     """
-    if not deviation > 0:
+    if not callable(deviation) and not deviation > 0:
         raise ValueError(f"initializer_range must be above 0, or None for torch's own draws, got {deviation}")
-    for _, node in nnx.iter_modules(module, graph=True):
+    within = 1.0 if cutoff is None else math.erf(cutoff * 2**-0.5)  # the part of a normal that is kept
+
+    def deviation_of(path: Sequence[Any], node: nnx.Module) -> Any:
+        return deviation(path, node) if callable(deviation) else deviation
+
+    def normal(uniform: jax.Array) -> jax.Array:
+        most = jnp.nextafter(jnp.ones((), uniform.dtype), jnp.zeros((), uniform.dtype))
+        return 2**0.5 * jax.lax.erf_inv(within * jnp.clip(uniform, -most, most))
+
+    for path, node in nnx.iter_modules(module, graph=True):
+        if not isinstance(node, Embedding | Linear | Conv):
+            continue
+        wide = deviation_of(path, node)
         if isinstance(node, Embedding):
-            node.embedding.set_value(deviation * node.embedding[...])
-        elif isinstance(node, Linear):
-            kernel = node.kernel[...]
-            most = jnp.nextafter(jnp.ones((), kernel.dtype), jnp.zeros((), kernel.dtype))
-            uniform = jnp.clip(kernel * node.in_features**0.5, -most, most)
-            node.kernel.set_value(deviation * 2**0.5 * jax.lax.erf_inv(uniform))
-            if node.bias is not None:
-                node.bias.set_value(jnp.zeros_like(node.bias[...]))
+            table = node.embedding[...]
+            table = table if cutoff is None else normal(jax.lax.erf(table * 2**-0.5))
+            node.embedding.set_value(wide * table)
+            continue
+        node.kernel.set_value(wide * normal(node.kernel[...] * _inputs(node) ** 0.5))
+        if node.bias is not None:
+            node.bias.set_value(jnp.zeros_like(node.bias[...]))
+
+
+def _inputs(node: Linear | Conv) -> int:
+    """How many numbers each output is a sum of."""
+    if isinstance(node, Linear):
+        return node.in_features
+    return node.in_features // node.feature_group_count * math.prod(node.kernel_size)

@@ -8,6 +8,8 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from jax_attn.weights.files import read_json
 
 CONFIG = "config.json"
@@ -21,6 +23,7 @@ class NotedConfig(Mapping[str, Any]):
     Attributes:
         ignored: the patterns of attributes that were passed over when the module was built.
         found: what the keys of its file said besides.
+        unread: tensors of its file that the model does not read, by key, which are saved again.
     """
 
     def __init__(
@@ -29,6 +32,7 @@ class NotedConfig(Mapping[str, Any]):
         self._text = json.dumps(dict(config), sort_keys=True)
         self.ignored = tuple(ignored)
         self.found = NotedConfig(found) if found else {}
+        self.unread: dict[str, np.ndarray] = {}
 
     def __getitem__(self, name: str) -> Any:
         return json.loads(self._text)[name]
@@ -96,6 +100,10 @@ ORDINARY: dict[str, Any] = {
     "pruned_heads": {},
     QUANTIZED: None,
 }
+
+
+# How wide initial weights are: neutral, but numbers.
+WIDTHS = ("initializer_range", "init_std", "initializer_factor", "initializer_cutoff_factor")
 
 
 @dataclass(frozen=True)
@@ -174,6 +182,8 @@ def model_arguments(
                 errors.append(f"{name}={value!r} is not supported, only {ordinary[name]!r} is")
         elif name not in NEUTRAL and name not in rules.neutral:
             errors.append(f"{name}={value!r} is not known here")
+        elif name in WIDTHS and value is not None:
+            errors += _number_errors(name, value)
     if errors:
         advice = "; ignore=[name, ...] (--ignore NAME) passes over what changes nothing in the model"
         raise ValueError("; ".join(errors) + advice)
@@ -218,14 +228,11 @@ def _value_errors(name: str, value: Any, rules: ConfigRules) -> list[str]:
     kind = int if name in rules.optional else rules.nullable.get(name, type(rules.defaults[name]))
     if value is None and (name in rules.optional or name in rules.nullable):
         return []
-    accepted = (int, float) if kind is float else (kind,)
-    if type(value) not in accepted:  # an exact type, since True is an int too
+    if kind is float and (wrong := _number_errors(name, value)):
+        return wrong
+    if kind is not float and type(value) is not kind:  # the exact type, since True is an int too
         return [f"{name}={value!r} must be of type {kind.__name__}"]
     least = 0 if name in rules.optional else 1
-    if kind is float and not math.isfinite(value):
-        return [f"{name}={value!r} must be a finite number"]
-    if kind is float and value < 0:
-        return [f"{name}={value!r} must be at least 0"]
     if kind is int and value < least:
         return [f"{name}={value!r} must be at least {least}"]
     if kind is int and value > MOST:
@@ -234,3 +241,12 @@ def _value_errors(name: str, value: Any, rules: ConfigRules) -> list[str]:
     if choices is not None and value not in choices:
         return [f"{name}={value!r} is not supported, only {', '.join(map(repr, choices))}"]
     return []
+
+
+def _number_errors(name: str, value: Any) -> list[str]:
+    """What is wrong with a number that need not be whole."""
+    if type(value) not in (int, float):
+        return [f"{name}={value!r} must be of type float"]
+    if not math.isfinite(value):
+        return [f"{name}={value!r} must be a finite number"]
+    return [] if value >= 0 else [f"{name}={value!r} must be at least 0"]

@@ -20,7 +20,12 @@ Settings = SimpleNamespace
 
 def normal_weights(module: nnx.Module, config: Mapping[str, Any]) -> None:
     """Weights from a normal distribution, as wide as `config.json` says, and biases of 0."""
-    draw_normal(module, config.get("initializer_range") or config.get("init_std") or INITIALIZER_RANGE)
+    draw_normal(module, initializer_range(config))
+
+
+def initializer_range(config: Mapping[str, Any]) -> float:
+    """The standard deviation of initial weights that `config.json` asks for."""
+    return config.get("initializer_range") or config.get("init_std") or INITIALIZER_RANGE
 
 
 @dataclass(frozen=True)
@@ -34,7 +39,8 @@ class Head:
         defaults: attributes of `config.json` that it is built from besides.
         prefix: what the file puts before the keys of the model without it; None is the family's.
         doubles: the names of a tensor that has several of them in some files. Where the model has the first, as a
-            tied bias, the others must hold the same; where it has another, nobody reads them.
+            tied bias, the others must hold the same; where it has another, nobody reads them, and they are kept as
+            they are.
         tied: keys of the file that repeat a tensor of the model without the head, and our key of that, where the
             head has no such tensor of its own.
         optional: as in `Family`, with keys as the model with the head has them.

@@ -21,6 +21,7 @@ class Plan:
         outer: what it puts before all keys.
         settings: what the file's keys say of the model: parts that it has not.
         left_out: keys of the file that the module has no use for.
+        unread: those of them that are saved again, and as which keys.
         tied: keys of the file whose tensors must equal that of another key, and that key.
         drawn: paths of the variables that the file has no weights for, which are drawn anew.
         notes: what the user should know of it, in a few words each.
@@ -33,6 +34,7 @@ class Plan:
     outer: str = ""
     settings: Mapping[str, Any] = field(default_factory=dict)
     left_out: Sequence[str] = ()
+    unread: Mapping[str, str] = field(default_factory=dict)
     tied: Mapping[str, str] = field(default_factory=dict)
     drawn: Collection[str] = ()
     notes: Sequence[str] = ()
@@ -119,6 +121,7 @@ def fitted(
     return replace(
         plan,
         left_out=[*known, *heads, *unused, *(place.key for slot in drawn for place in slot.places)],
+        unread={key: key.removeprefix(plan.outer) for key in doubles if key in extra and key not in tied},
         tied=tied,
         drawn={slot.path for slot in drawn},
         notes=notes,

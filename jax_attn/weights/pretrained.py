@@ -120,12 +120,13 @@ def from_pretrained(
         return build(family, chosen, config, nnx.Rngs(seed), options)
 
     with _telling(where):
-        module = nnx.eval_shape(make)
+        module: Any = nnx.eval_shape(make)
     table = slots(module, plan.names)
     shapes = {key: tensor.shape for key, tensor in tensors.items()}
     own = chosen in (config.get("architectures") or ())
     plan = fitted(plan, table, shapes, own=own, reshaped="num_labels" in overrides)
-    compute_rest(module, lambda: drawn(make(), family, config), plan.drawn, sharding)
+    compute_rest(module, lambda: drawn(make(), family), plan.drawn, sharding)
+    module.config.unread.update((name, np.array(tensors[key])) for key, name in plan.unread.items())
     strange = [name for name in config.get("architectures") or () if not family.knows(name)]
     read_as = f", read as {chosen}: {strange[0]} is not known here" if strange and not own else ""
     _load(module, tensors, plan, f"the weights in {folder} do not fit its {CONFIG}{read_as}", sharding)
@@ -164,7 +165,7 @@ def from_config(
     require_overrides(family, chosen, overrides)
     require_floating(dtype)
     given = BuildOptions(dtype, param_dtype, patterns(ignore), overrides)
-    return drawn(build(family, chosen, config, rngs, given), family, config)
+    return drawn(build(family, chosen, config, rngs, given), family)
 
 
 def _opened(path: Path) -> tuple[Mapping[str, Any], LazyTensors]:
@@ -195,9 +196,10 @@ def build(
     return module
 
 
-def drawn(module: nnx.Module, family: Family, config: Mapping[str, Any]) -> nnx.Module:
+def drawn(module: Any, family: Family) -> Any:
     """The module, with the initial weights of its family."""
-    family.draw(module, config)
+    ignored = module.config.ignored
+    family.draw(module, {name: value for name, value in module.config.items() if not matches(name, ignored)})
     return module
 
 

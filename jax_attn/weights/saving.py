@@ -70,7 +70,9 @@ def save_pretrained(
         for slot in table
         for pair in zip(slot.places, slot.to_torch(np.asarray(slot.variable.get_value())), strict=True)
     )
-    text = _config_text(described, config or {}, common_dtype(tensors))
+    dtype = common_dtype(tensors)
+    tensors.update((key, tensor.astype(dtype)) for key, tensor in noted.unread.items())
+    text = _config_text(described, config or {}, dtype)
     _refuse_to_replace(folder)
 
     folder.mkdir(parents=True, exist_ok=True)

@@ -43,7 +43,7 @@ KINDS = {
             "encoder_ffn_dim": 17,
             "decoder_ffn_dim": 17,
             "max_source_positions": 8,
-            "max_target_positions": 13,
+            "max_target_positions": 9,
             "pad_token_id": 0,
             "bos_token_id": 1,
             "eos_token_id": 2,
@@ -74,7 +74,7 @@ def folder(request, tmp_path):
         ("llama", ("input_ids", "attention_mask"), [(2, 12), (2, 12)]),
         ("vit", ("pixel_values",), [(2, 2, 6, 6)]),
         ("t5", ("input_ids", "decoder_input_ids", "attention_mask"), [(2, 12), (2, 7), (2, 12)]),
-        ("whisper", ("input_features", "decoder_input_ids"), [(1, 5, 16), (1, 12)]),
+        ("whisper", ("input_features", "decoder_input_ids"), [(1, 5, 16), (1, 9)]),
     ],
     indirect=["folder"],
 )

@@ -39,6 +39,8 @@ def test_what_is_absent_has_its_default_and_what_is_neutral_is_passed_over():
         ("width", 0, "0 must be at least 1"),
         ("width", 10**30, f"{10**30} must be at most {2**31 - 1}"),
         ("rate", "0.5", "'0.5' must be of type float"),
+        ("initializer_range", [0.02], "[0.02] must be of type float"),
+        ("initializer_factor", float("nan"), "nan must be a finite number"),
     ],
 )
 def test_what_is_not_supported_is_refused_by_name(attribute, value, message):

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import torch
 from flax import nnx
 from safetensors.numpy import load_file, save_file
 
@@ -203,20 +204,91 @@ def test_an_untied_head_must_be_in_the_file_of_its_own(saved, tmp_path):
 
 @pytest.mark.parametrize("config", [BERT, LLAMA])
 def test_initial_weights_are_those_of_the_family(config):
-    wide = {
-        **config,
-        "vocab_size": 301,
-        "hidden_size": 96,
-        "intermediate_size": 211,
-        "initializer_range": 0.3,
-    }
-    tensors = params(from_config(wide, rngs=nnx.Rngs(0)))
+    wide = {**config, "vocab_size": 301, "hidden_size": 96, "intermediate_size": 211}
+    tensors = params(from_config(wide, rngs=nnx.Rngs(0), initializer_range=0.3))
     for key, tensor in tensors.items():
         if tensor.ndim == 1:
             assert len(np.unique(tensor)) == 1, f"{key}: norms and biases are constant"
         elif tensor.size > 9000:  # 2% of the deviation is then more than two of its standard errors
             assert abs(tensor.std() / 0.3 - 1) < 0.02, key
             assert abs((np.abs(tensor) < 0.3).mean() - 0.6827) < 0.02, f"{key}: a normal, not a uniform"
+
+
+SMALL_IMAGES = {"image_size": 88, "patch_size": 8, "num_hidden_layers": 1, "hidden_size": 96}
+SMALL_T5 = {"vocab_size": 301, "d_model": 96, "d_kv": 40, "d_ff": 130, "num_heads": 3, "num_layers": 2}
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("ViTModel", {**SMALL_IMAGES, "intermediate_size": 130, "initializer_range": 0.3}),
+        ("Dinov2WithRegistersModel", {**SMALL_IMAGES, "num_register_tokens": 300, "initializer_range": 0.3}),
+        ("T5ForConditionalGeneration", {**SMALL_T5, "initializer_factor": 1.5}),
+        ("MT5ForTokenClassification", {**SMALL_T5, "num_labels": 120}),
+        *(
+            (
+                f"ModernBertFor{task}",
+                {
+                    **{
+                        "vocab_size": 301,
+                        "hidden_size": 96,
+                        "intermediate_size": 130,
+                        "num_hidden_layers": 4,
+                    },
+                    **{
+                        "initializer_range": 0.3,
+                        "num_labels": 120,
+                        "pad_token_id": None,
+                        "decoder_bias": False,
+                    },
+                    "tie_word_embeddings": False,
+                },
+            )
+            for task in ("MaskedLM", "TokenClassification")
+        ),
+        (
+            "WhisperModel",
+            {
+                **{
+                    "vocab_size": 101,
+                    "num_mel_bins": 40,
+                    "d_model": 96,
+                    "encoder_layers": 1,
+                    "decoder_layers": 1,
+                },
+                **{
+                    "encoder_ffn_dim": 100,
+                    "decoder_ffn_dim": 100,
+                    "max_target_positions": 100,
+                    "init_std": 0.3,
+                },
+                **{"pad_token_id": 0, "decoder_start_token_id": 2, "bos_token_id": 2, "eos_token_id": 1},
+            },
+        ),
+    ],
+)
+def test_initial_weights_are_spread_as_those_of_transformers(name, settings, tmp_path):
+    """Of tensors of enough numbers the deviation, and how many are within it, which tells a normal from others."""
+    import transformers
+
+    kind = getattr(transformers, name)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        kind(kind.config_class(**settings)).save_pretrained(tmp_path / "theirs")
+    config = json.loads((tmp_path / "theirs" / "config.json").read_text())
+    save_pretrained(from_config(config, rngs=nnx.Rngs(0)), tmp_path / "ours")
+    found, wanted = (load_file(tmp_path / side / "model.safetensors") for side in ("ours", "theirs"))
+    compared = 0
+    for key, expected in wanted.items():
+        tensor, wide = found[key], expected.std()
+        if wide == 0:
+            assert (tensor == expected.flat[0]).all(), key
+        elif expected.size > 9000:  # 4% of the deviation is then more than three errors of the difference
+            compared += 1
+            assert abs(tensor.std() / wide - 1) < 0.04, key
+            within, of_theirs = ((np.abs(each) < wide).mean() for each in (tensor, expected))
+            assert abs(within - of_theirs) < 0.04, key
+    assert compared > 3
 
 
 # --------------------------------------------------------------------------------------------- bad input

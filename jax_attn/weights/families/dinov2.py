@@ -16,7 +16,7 @@ from jax_attn.nn.layers.image_classification_head import ImageClassificationHead
 from jax_attn.nn.layers.patch_embeddings import PatchEmbeddings
 from jax_attn.nn.layers.pooler import Pooler
 from jax_attn.weights.config import ConfigRules
-from jax_attn.weights.families.vit import CLASSIFIER_NAMES, PATCH_NAMES, attention, encoder, in_pairs
+from jax_attn.weights.families.vit import CLASSIFIER_NAMES, PATCH_NAMES, attention, draw, encoder, in_pairs
 from jax_attn.weights.family import Family, Head, Settings
 
 DEFAULTS: dict[str, Any] = {
@@ -127,6 +127,7 @@ DINOV2 = Family(
     heads={"Dinov2ForImageClassification": Head(classifier, CLASSIFIER_NAMES, defaults={"num_labels": 2})},
     prefix="dinov2.",
     others=("classifier.",),
+    draw=draw,
 )
 REGISTERED = replace(
     DINOV2,

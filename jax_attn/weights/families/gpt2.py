@@ -121,7 +121,7 @@ def draw(module: nnx.Module, config: Mapping[str, Any]) -> None:
     Source: Radford et al., "Language Models are Unsupervised Multitask Learners", section 2.3.
     """
     normal_weights(module, config)
-    branches = 2 * prepared({**DEFAULTS, **getattr(module, "config", config)})["n_layer"]
+    branches = 2 * prepared({**DEFAULTS, **config})["n_layer"]
     for path, node in nnx.iter_modules(module, graph=True):
         if isinstance(node, Linear) and path[-1] in ("out_proj", "down"):
             node.kernel.set_value(node.kernel[...] * branches**-0.5)

@@ -1,8 +1,12 @@
 """ModernBERT: rotary positions, windows in two of three layers, gated feed-forwards, and norms before."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from flax import nnx
+
 from jax_attn.functional.activations import ACTIVATIONS
+from jax_attn.models.bert import draw_normal
 from jax_attn.models.part import Part
 from jax_attn.models.task_model import TaskModel
 from jax_attn.models.text_encoder import TextEncoder
@@ -21,7 +25,7 @@ from jax_attn.nn.layers.transformed_head import TransformedHead
 from jax_attn.nn.positions.rotary import RotaryPositions
 from jax_attn.nn.primitives import LayerNorm
 from jax_attn.weights.config import ConfigRules
-from jax_attn.weights.family import Family, Head, Settings
+from jax_attn.weights.family import Family, Head, Settings, initializer_range
 
 DEFAULTS: dict[str, Any] = {
     "vocab_size": 50368,
@@ -213,6 +217,20 @@ def masked_lm(model: Part, config: Settings) -> Part:
     return with_head(model, config, Part(CausalLMHead, embed_dim=config.hidden_size, **sizes))
 
 
+def draw(module: nnx.Module, config: Mapping[str, Any]) -> None:
+    """The initial weights, none of them far from 0; what branches add is narrower by the root of their number."""
+    wide = initializer_range(config)
+    narrow = wide * (2 * config.get("num_hidden_layers", DEFAULTS["num_hidden_layers"])) ** -0.5
+    head = getattr(getattr(module, "head", None), "head", None)
+
+    def deviation(path: Sequence[Any], node: Any) -> float:
+        if path[-1] == "linear" and not isinstance(head, CausalLMHead):
+            return node.in_features**-0.5
+        return narrow if path[-1] in ("out_proj", "down", "dense", "linear") else wide
+
+    draw_normal(module, deviation, cutoff=config.get("initializer_cutoff_factor", 2.0) or 3.0)
+
+
 NAMES = (
     (r"\bembeddings\.token\.", "embeddings.tok_embeddings."),
     (r"\bencoder\.norm\.", "final_norm."),
@@ -272,4 +290,5 @@ MODERNBERT = Family(
     },
     prefix="model.",
     others=("classifier.", "decoder.", "head."),
+    draw=draw,
 )

@@ -1,11 +1,14 @@
 """T5, its v1.1, mT5 and UMT5: relative positions that layers share, RMS norms, no biases and no scale."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from flax import nnx
+
 from jax_attn.functional.activations import ACTIVATIONS
+from jax_attn.models.bert import draw_normal
 from jax_attn.models.encoder_decoder import EncoderDecoder
 from jax_attn.models.part import Part
 from jax_attn.models.seq2seq_lm import Seq2SeqLM
@@ -23,7 +26,7 @@ from jax_attn.nn.layers.stack import Stack
 from jax_attn.nn.layers.tied_head import TiedHead
 from jax_attn.nn.layers.token_classification_head import TokenClassificationHead
 from jax_attn.nn.positions.t5 import T5Positions
-from jax_attn.nn.primitives import RMSNorm
+from jax_attn.nn.primitives import Embedding, RMSNorm
 from jax_attn.weights.config import ConfigRules
 from jax_attn.weights.family import Family, Head, Settings
 
@@ -82,6 +85,10 @@ def flat(config: dict[str, Any]) -> dict[str, Any]:
         config["scale_decoder_outputs"] = False
     tied = config.get("tie_word_embeddings", True) and config["scale_decoder_outputs"]
     config.setdefault("has_head", not tied)
+    name, act = str(config.get("feed_forward_proj", "")), config.get("dense_act_fn")
+    expected = "gelu_new" if name == f"{GATED}gelu" else name.removeprefix(GATED)
+    if name and act not in (None, expected):
+        raise ValueError(f"dense_act_fn={act!r} is not supported beside feed_forward_proj={name!r}")
     return config
 
 
@@ -210,6 +217,28 @@ def seq2seq_lm(model: Part, config: Settings) -> Part:
     return Part(Seq2SeqLM, model=model, head=head)
 
 
+def draw(module: nnx.Module, config: Mapping[str, Any]) -> None:
+    """The initial weights: so wide that each keeps the variance of what it reads, and queries carry the scale.
+
+    The table of tokens and the heads are drawn from N(0, 1), as in Mesh TensorFlow.
+    """
+    given = {**DEFAULTS, **config}
+    factor = config.get("initializer_factor") or 1.0
+
+    def deviation(path: Sequence[Any], node: Any) -> float:
+        if "head" in path or path[-1] == "token":
+            return factor
+        if isinstance(node, Embedding):  # of distances
+            return factor * given["d_model"] ** -0.5
+        narrower = given["d_kv"] ** -0.5 if path[-1] == "q_proj" else 1.0
+        return factor * node.in_features**-0.5 * narrower
+
+    draw_normal(module, deviation)
+    for _, node in nnx.iter_modules(module, graph=True):
+        if isinstance(node, RMSNorm):
+            node.scale.set_value(factor * node.scale[...])
+
+
 def names(gated: bool) -> tuple[tuple[str, str], ...]:
     """What turns our keys into those of a file whose feed-forward is gated or not."""
     return (
@@ -267,6 +296,7 @@ def families(name: str, defaults: Mapping[str, Any], own_positions: bool = False
         },
         constants=("encoder.embed_tokens.weight", "decoder.embed_tokens.weight"),  # "shared" once more
         others=("lm_head.", "classification_head.", "classifier.", "qa_outputs."),
+        draw=draw,
     )
 
     def says_otherwise(config: Mapping[str, Any]) -> bool:

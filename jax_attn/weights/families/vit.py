@@ -1,6 +1,9 @@
 """ViT: a pre-norm encoder of the patches of an image."""
 
+from collections.abc import Mapping
 from typing import Any
+
+import jax.numpy as jnp
 
 from jax_attn.functional.activations import ACTIVATIONS
 from jax_attn.models.part import Part
@@ -14,7 +17,14 @@ from jax_attn.nn.layers.pooler import Pooler
 from jax_attn.nn.layers.stack import Stack
 from jax_attn.nn.primitives import LayerNorm
 from jax_attn.weights.config import ConfigRules
-from jax_attn.weights.family import Family, Head, Settings
+from jax_attn.weights.family import (
+    INITIALIZER_RANGE,
+    Family,
+    Head,
+    Settings,
+    initializer_range,
+    normal_weights,
+)
 
 DEFAULTS: dict[str, Any] = {
     "hidden_size": 768,
@@ -110,6 +120,16 @@ def classifier(model: Part, config: Settings) -> Part:
     return Part(TaskModel, model=model, head=head)
 
 
+def draw(module: Any, config: Mapping[str, Any]) -> None:
+    """The initial weights: positions and the class token are as wide as the rest, and registers start at 0."""
+    normal_weights(module, config)
+    embeddings = getattr(module, "model", module).embeddings
+    for own in (embeddings.class_token, embeddings.position):
+        own.set_value(initializer_range(config) / INITIALIZER_RANGE * own[...])
+    if embeddings.registers is not None:
+        embeddings.registers.set_value(jnp.zeros_like(embeddings.registers[...]))
+
+
 # What an image has to do with its tensors' names is the same in all families of vision.
 PATCH_NAMES = (
     (r"\bembeddings\.class_token$", "embeddings.cls_token"),
@@ -153,4 +173,5 @@ VIT = Family(
     optional={"add_pooling_layer": "pooler.dense.weight"},
     constants=("embeddings.mask_token",),  # of pre-training
     others=("classifier.", "decoder."),
+    draw=draw,
 )

@@ -38,9 +38,8 @@ def theirs(kind: str, **options):
     ],
 )
 def test_transformers_computes_the_same(kind, outputs, options, ours, tmp_path):
-    left_out = ["predictions.bias"] if options == UNTIED else []
     case = text(31, segments=3, least=1, padding=0)
-    assert_beside(theirs(kind, **options), [case], tmp_path, outputs=outputs, left_out=left_out, **ours)
+    assert_beside(theirs(kind, **options), [case], tmp_path, outputs=outputs, **ours)
 
 
 def test_what_is_not_supported_is_refused_by_name():

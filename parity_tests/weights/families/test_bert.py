@@ -36,9 +36,8 @@ def theirs(kind: str, **options):
     ],
 )
 def test_transformers_computes_the_same(kind, outputs, options, ours, tmp_path):
-    left_out = ["cls.predictions.bias"] if options == UNTIED else []
     case = text(31, segments=3, least=1, padding=0)
-    assert_beside(theirs(kind, **options), [case], tmp_path, outputs=outputs, left_out=left_out, **ours)
+    assert_beside(theirs(kind, **options), [case], tmp_path, outputs=outputs, **ours)
 
 
 def test_the_parts_of_pretraining_that_a_head_has_not_are_left_out_and_told(tmp_path):

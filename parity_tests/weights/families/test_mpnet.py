@@ -51,8 +51,7 @@ def test_transformers_trains_the_same(tmp_path):
 )
 def test_transformers_computes_the_same_otherwise(kind, outputs, options, tmp_path):
     # Where the scores are not tied, transformers has two biases of them, and reads one.
-    left_out = () if options.get("tie_word_embeddings", True) else ["lm_head.bias"]
-    assert_beside(theirs(kind, **options), [TEXT], tmp_path, outputs=outputs, left_out=left_out)
+    assert_beside(theirs(kind, **options), [TEXT], tmp_path, outputs=outputs)
 
 
 def test_what_is_not_supported_is_refused_by_name():

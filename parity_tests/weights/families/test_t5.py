@@ -17,7 +17,7 @@ from parity_tests.weights.families.encoder_decoders import (
     assert_family,
     assert_same_outputs,
 )
-from parity_tests.weights.families.transformers_models import EXACT, LANES, TRAINING, drawn
+from parity_tests.weights.families.transformers_models import EXACT, LANES, TRAINING, built, drawn
 
 SIZES = {
     "vocab_size": VOCAB,
@@ -145,3 +145,14 @@ def test_files_from_before_safetensors_and_what_is_refused(tmp_path):
     ):
         with pytest.raises(ValueError, match=message):
             from_config({**config, **options}, rngs=nnx.Rngs(0))
+
+
+def test_an_activation_beside_the_one_that_decides_is_refused():
+    sizes = {"vocab_size": 5, "d_model": 4, "d_kv": 2, "d_ff": 6, "num_layers": 1, "num_heads": 2}
+    for name, act, message in (
+        ("relu", "silu", "dense_act_fn='silu' is not supported beside feed_forward_proj='relu'"),
+        ("gated-gelu", "gelu", "dense_act_fn='gelu' is not supported beside feed_forward_proj='gated-gelu'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            built({"model_type": "t5", **sizes, "feed_forward_proj": name, "dense_act_fn": act})
+    built({"model_type": "t5", **sizes, "feed_forward_proj": "gated-gelu", "dense_act_fn": "gelu_new"})

@@ -45,7 +45,6 @@ def assert_beside(
     outputs: Sequence[str],
     names: Names = (),
     lanes: Sequence[str] = LANES,
-    left_out: Sequence[str] = (),
     **overrides: Any,
 ) -> Any:
     """Theirs is saved; what we load computes the same, gradients and training too; what we save is the same file.
@@ -57,7 +56,6 @@ def assert_beside(
         outputs: attributes of what theirs returns, in the order of ours.
         names: what turns the keys of the file into those of the module, where they are not the same.
         lanes: the lanes to compare in.
-        left_out: keys that are in their file and not in ours.
         overrides: further arguments of `from_pretrained`.
 
     Returns:
@@ -90,7 +88,7 @@ def assert_beside(
     )
     report.assert_passed()
     assert set(report.lanes) == set(lanes)
-    assert_saved_alike(ours, tmp_path, left_out)
+    assert_saved_alike(ours, tmp_path)
     return ours
 
 
@@ -140,11 +138,11 @@ def text(
     return Case("padded", (), inputs)
 
 
-def assert_saved_alike(ours: Any, tmp_path: Path, left_out: Sequence[str] = ()) -> None:
+def assert_saved_alike(ours: Any, tmp_path: Path) -> None:
     """What we save is their file bit for bit, so that transformers reads it, and its config says the same."""
     saved = save_pretrained(ours, tmp_path / "ours")
     theirs, mine = (load_file(folder / "model.safetensors") for folder in (tmp_path / "theirs", saved))
-    assert set(mine) == set(theirs) - set(left_out)
+    assert set(mine) == set(theirs)
     for key, tensor in mine.items():
         assert tensor.dtype == theirs[key].dtype, key
         assert tensor.tobytes() == theirs[key].tobytes(), key
