@@ -107,6 +107,7 @@ def emptied(query: Array, key: Array, value: Array, allowed: Array) -> tuple[Arr
     sees = allowed.any(axis=-1).swapaxes(1, 2)[..., None]
     seen = allowed.any(axis=-2)
     if seen.shape[1] != 1:
-        seen = seen.reshape(seen.shape[0], kv_heads, -1, seen.shape[-1]).any(axis=2)
+        group = seen.shape[1] // kv_heads  # told, not -1: a batch may be empty
+        seen = seen.reshape(seen.shape[0], kv_heads, group, seen.shape[-1]).any(axis=2)
     seen = seen.swapaxes(1, 2)[..., None]
     return jnp.where(sees, query, 0), jnp.where(seen, key, 0), jnp.where(seen, value, 0)

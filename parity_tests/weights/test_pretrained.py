@@ -508,7 +508,7 @@ def test_a_bad_folder_is_refused(tmp_path, folder):
         ({"hidden_size": [12]}, "hidden_size=[12] must be of type int"),
         ({"novelty": 1}, "novelty=1 is not known here"),
         ({"num_attention_heads": 5}, "got embed_dim=12 and num_heads=5"),
-        ({"hidden_dropout_prob": 1.5}, "dropout must be a probability between 0 and 1"),
+        ({"hidden_dropout_prob": 1.5}, "hidden_dropout_prob must be a probability between 0 and 1"),
     ],
 )
 def test_a_bad_config_is_refused(folder, attributes, message):
