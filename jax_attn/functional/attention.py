@@ -9,7 +9,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jax_attn.functional import arguments, score_mods
 from jax_attn.functional.block_mask import BlockMask
-from jax_attn.functional.blockwise.plan import grid_of_band, make_pattern, pattern_of_block_mask
+from jax_attn.functional.blockwise.plan import pattern_of_band, pattern_of_block_mask
 from jax_attn.functional.checks import require_cap
 from jax_attn.functional.dense import emptied
 from jax_attn.functional.dispatch import Call, attend
@@ -248,7 +248,7 @@ def _call(
         v,
         terms,
         scale,
-        pattern=lambda: arrays["pattern"] or make_pattern(grid_of_band(*lengths, BLOCK, *terms.band), BLOCK),
+        pattern=lambda: arrays["pattern"] or pattern_of_band(lengths, BLOCK, terms.band),
         oracle=oracle,
         sinks=arrays["sinks"],
         dropout_key=arrays["dropout_key"],

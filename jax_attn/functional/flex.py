@@ -7,7 +7,7 @@ from jaxtyping import Array, Float
 
 from jax_attn.functional import arguments
 from jax_attn.functional.block_mask import DEFAULT_BLOCK_SIZE, BlockMask
-from jax_attn.functional.blockwise.plan import Pattern, grid_of_band, make_pattern, pattern_of_block_mask
+from jax_attn.functional.blockwise.plan import Pattern, pattern_of_band, pattern_of_block_mask
 from jax_attn.functional.dispatch import Call, attend
 from jax_attn.functional.dtypes import accumulator
 from jax_attn.functional.mods import check_score_mod
@@ -152,7 +152,6 @@ def _call(
         return reference_attention(q, k, v, scale=scale, score_mod=score_mod, mask_mod=mask_mod)
 
     def whole() -> Pattern:
-        grid = grid_of_band(q.shape[1], k.shape[1], block, None, None)
-        return make_pattern(grid, block) if pattern is None else pattern
+        return pattern_of_band((q.shape[1], k.shape[1]), block) if pattern is None else pattern
 
     return Call(q, k, v, Terms(score_mod=score_mod, mask_mod=mask_mod), scale, whole, oracle)

@@ -22,6 +22,8 @@ EMPTY, PARTIAL, FULL = 0, 1, 2
 IN_TURN = (128, 128)  # keys or queries in a block, one after another: its scores stay in a core's own cache
 LONGEST = 4096  # keys in such a block, where the queries are few
 SIDE_BY_SIDE = (128, 256)  # keys or queries in a block, where all rows of blocks are computed at once
+ALIGNED = 8  # numbers that a core's registers hold: blocks of other sizes leave some of them empty
+Band = tuple[int | None, int | None]  # None is no limit
 Leaf = Any  # an array, or what a transformation of trees puts in its place
 Grid = np.ndarray | Array  # (B or 1, H or 1, rows, columns)
 
@@ -49,11 +51,14 @@ class Pattern:
         traced: the grid, where it is known only when running.
         known: the grid, where it is known while tracing.
         block: the size of its blocks of queries and keys.
+        band: how many positions before and after its own a query sees, where the grid says no more than that:
+            then it can be made anew in blocks of any size.
     """
 
     traced: Leaf
     known: KnownGrid | None = dataclasses.field(metadata={"static": True})
     block: tuple[int, int] = dataclasses.field(metadata={"static": True})
+    band: Band | None = dataclasses.field(default=None, metadata={"static": True})
 
     @property
     def grid(self) -> Grid:
@@ -65,6 +70,12 @@ def make_pattern(grid: Grid, block: tuple[int, int]) -> Pattern:
     """The pattern of a grid."""
     known = KnownGrid(grid) if isinstance(grid, np.ndarray) else None
     return Pattern(None if known else grid, known, block)
+
+
+def pattern_of_band(lengths: tuple[int, int], block: tuple[int, int], band: Band = (None, None)) -> Pattern:
+    """The pattern of a band of positions, by default of all of them."""
+    grid = grid_of_band(*lengths, block, *band)
+    return dataclasses.replace(make_pattern(grid, block), band=band)
 
 
 def pattern_of_block_mask(block_mask: BlockMask) -> Pattern:
@@ -171,8 +182,12 @@ def grid_of_band(
 def serial_plan(pattern: Pattern, lengths: tuple[int, int], groups: int) -> Plan:
     """The plan in which one block is computed after another, in blocks of about `IN_TURN`.
 
-    Few queries take no more rows than they need, and more keys at once.
+    Few queries take no more rows than they need, and more keys at once. Where the grid can be made anew, the blocks
+    are of nearly equal sizes: what the last one is filled up with is computed like the rest.
     """
+    if pattern.band is not None:
+        size = _equal_sizes(*lengths)
+        return make_plan(pattern_of_band(lengths, size, pattern.band), size, lengths, groups)
     q_size, kv_size = (_size(*x) for x in zip(pattern.block, lengths, IN_TURN, strict=True))
     while q_size % 2 == 0 and q_size // 2 >= lengths[0] and pattern.block[0] % (q_size // 2) == 0:
         q_size //= 2
@@ -191,6 +206,18 @@ def parallel_plan(pattern: Pattern, lengths: tuple[int, int], groups: int, devic
     aligned = [n for n in (size[0], size[0] // 2, size[0] // 4) if n and lengths[0] % (n * devices) == 0]
     fits = [n for n in aligned if size[0] % n == 0 and pattern.block[0] % n == 0]
     return make_plan(pattern, (fits[0] if fits else size[0], size[1]), lengths, groups)
+
+
+def _equal_sizes(queries: int, keys: int) -> tuple[int, int]:
+    """Blocks no larger than `IN_TURN`, but for more keys where there are fewer queries."""
+    rows = _equal_parts(queries, IN_TURN[0])
+    return rows, _equal_parts(keys, min(LONGEST, max(IN_TURN[1], IN_TURN[0] * IN_TURN[1] // rows)))
+
+
+def _equal_parts(length: int, most: int) -> int:
+    """The size of the fewest parts of at most `most`."""
+    size = -(-length // -(-length // most))
+    return size if size < ALIGNED else -(-size // ALIGNED) * ALIGNED
 
 
 def _size(block: int, length: int, largest: int) -> int:
