@@ -4,6 +4,7 @@ import gc
 import logging
 import re
 import shutil
+import sys
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -236,14 +237,26 @@ def differences(abstract: Any, saved: Any) -> list[str]:
 
 @contextmanager
 def _quiet() -> Generator[None]:
-    """Without what Orbax logs about a checkpoint that it cannot read: the caller says it in a line."""
+    """Without what Orbax logs about a checkpoint that it cannot read: the caller says it in a line.
+
+    The first read that fails closes the event loop under those that are still under way, and their threads have
+    nobody to tell so but Python's hook for what nobody catches.
+    """
     loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
     levels = [logger.level for logger in loggers]
+    hook = sys.unraisablehook
+
+    def but_closed_loops(found: Any) -> None:
+        if not (isinstance(found.exc_value, RuntimeError) and "Event loop is closed" in str(found.exc_value)):
+            hook(found)
+
     for logger in loggers:
         logger.setLevel(logging.CRITICAL)
+    sys.unraisablehook = but_closed_loops
     try:
         yield
     finally:
+        sys.unraisablehook = hook
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
 
