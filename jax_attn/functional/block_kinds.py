@@ -37,7 +37,7 @@ def block_kinds(program: ClosedJaxpr, sizes: Sizes) -> Int[Array | np.ndarray, "
 
     Masks of the same program and sizes are compiled once, whatever arrays they capture.
     """
-    mod = Mod(list(program.consts), Program(program.jaxpr))
+    mod = Mod(list(program.consts), Program(program))
     if any(isinstance(x, Tracer) for x in mod.captured):
         return _kinds(mod, sizes)
     wide = jax.config.read("jax_enable_x64")

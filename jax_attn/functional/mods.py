@@ -83,16 +83,17 @@ def arguments_read(program: ClosedJaxpr) -> frozenset[int]:
     return _through(jaxpr, [frozenset([number]) for number in range(len(jaxpr.invars))])[0]
 
 
-def arrays_by_entry(jaxpr: Jaxpr, entry: int) -> tuple[bool, ...]:
-    """For each array that a program captured, whether all that is read of it is the row of its own batch entry.
+def arrays_by_entry(jaxpr: Jaxpr, captured: int) -> tuple[bool, ...]:
+    """For each array that a mod captured, whether all that is read of it is the row of its own batch entry.
 
     Such an array may be handed to each entry as its own row, `x[b][None]`: the slice at `(b, ...)` finds it there,
     for a slice's start is clamped to the array. Where the batch is sharded no index then crosses the devices.
 
     Args:
-        entry: the number of the argument `b`.
+        jaxpr: of the mod: its first inputs are the captured arrays, its last `b, h, q_idx, kv_idx`.
+        captured: how many arrays it captured.
     """
-    b = jaxpr.invars[entry]
+    b = jaxpr.invars[-4]
     producer = {out: eqn for eqn in jaxpr.eqns for out in eqn.outvars}
 
     def made_by(x: Any, name: str) -> Sequence[Any]:
@@ -115,7 +116,7 @@ def arrays_by_entry(jaxpr: Jaxpr, entry: int) -> tuple[bool, ...]:
     return tuple(
         x not in jaxpr.outvars
         and all(reads_its_row(eqn, x) for eqn in jaxpr.eqns if any(given is x for given in eqn.invars))
-        for x in jaxpr.constvars
+        for x in jaxpr.invars[:captured]
     )
 
 

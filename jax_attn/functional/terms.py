@@ -22,15 +22,17 @@ Leaf = Any  # an array (or tree of them), or what a transformation of trees puts
 
 
 class Program:
-    """A jaxpr that equals another with the same text, so that `jax.jit` finds what it has compiled.
+    """What a mod computes, of the arrays that it captured and its scalars, in this order: no array is in it.
 
-    Only where the text says everything. It leaves out the arrays inside a nested `jax.jit` and the rules of a
-    custom derivative: a program with any of those equals itself alone.
+    It equals another with the same text, so that `jax.jit` finds what it has compiled; but only where the text says
+    everything. It leaves out the arrays inside a nested `jax.jit` and the rules of a custom derivative: a program
+    with any of those equals itself alone.
     """
 
-    def __init__(self, jaxpr: Jaxpr):
-        self.jaxpr = jaxpr
-        self._text = str(jaxpr) if _text_says_all(jaxpr) else None
+    def __init__(self, closed: ClosedJaxpr):
+        jaxpr = closed.jaxpr
+        self.jaxpr = jaxpr.replace(constvars=[], invars=[*jaxpr.constvars, *jaxpr.invars])
+        self._text = str(self.jaxpr) if _text_says_all(self.jaxpr) else None
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Program) or self._text is None:
@@ -43,15 +45,16 @@ class Program:
 
 def _text_says_all(value: Any) -> bool:
     """Whether two jaxprs, or two parameters of an equation, are the same if they are printed the same."""
-    if isinstance(value, ClosedJaxpr):
-        return not value.consts and _text_says_all(value.jaxpr)
-    if isinstance(value, Jaxpr):
-        literals = (x for eqn in value.eqns for x in eqn.invars if isinstance(x, Literal))
+    if isinstance(value, ClosedJaxpr | Jaxpr):  # from JAX 0.12 on the two are one
+        if getattr(value, "consts", ()):
+            return False
+        eqns = (value.jaxpr if isinstance(value, ClosedJaxpr) else value).eqns
+        literals = (x for eqn in eqns for x in eqn.invars if isinstance(x, Literal))
         if any(np.ndim(x.val) for x in literals):  # a long array is printed abridged
             return False
-        if any("custom" in eqn.primitive.name or "callback" in eqn.primitive.name for eqn in value.eqns):
+        if any("custom" in eqn.primitive.name or "callback" in eqn.primitive.name for eqn in eqns):
             return False
-        return all(_text_says_all(list(eqn.params.values())) for eqn in value.eqns)
+        return all(_text_says_all(list(eqn.params.values())) for eqn in eqns)
     if isinstance(value, dict):
         return _text_says_all(list(value.values()))
     if isinstance(value, list | tuple):
@@ -71,8 +74,7 @@ class Mod:
 
     def by_entry(self, batch: int) -> list[bool]:
         """Which captured arrays are read by each of `batch` entries in its own row alone."""
-        jaxpr = self.program.jaxpr
-        rows = arrays_by_entry(jaxpr, len(jaxpr.invars) - 4)
+        rows = arrays_by_entry(self.program.jaxpr, len(self.captured))
         return [alone and x.shape[:1] == (batch,) for alone, x in zip(rows, self.captured, strict=True)]
 
     def with_captured(self, captured: Leaf) -> "Mod":
@@ -82,9 +84,10 @@ class Mod:
     def __call__(self, *scalars: Any) -> Array:
         """The mod itself."""
         jaxpr = self.program.jaxpr
-        dtypes = (cast(ShapedArray, given.aval).dtype for given in jaxpr.invars)
+        expected = jaxpr.invars[len(self.captured) :]
+        dtypes = (cast(ShapedArray, given.aval).dtype for given in expected)
         values = [jnp.asarray(x, dtype) for x, dtype in zip(scalars, dtypes, strict=True)]
-        return eval_jaxpr(jaxpr, self.captured, *values)[0]
+        return eval_jaxpr(jaxpr, (), *self.captured, *values)[0]
 
 
 def hoist(mod: Callable[..., Array] | None, *leading: Any) -> Mod | None:
@@ -93,7 +96,7 @@ def hoist(mod: Callable[..., Array] | None, *leading: Any) -> Mod | None:
         return None
     given = [jax.ShapeDtypeStruct((), dtype) for dtype in (*leading, *[jnp.int32] * 4)]
     closed = jax.make_jaxpr(mod)(*given)
-    return Mod([jnp.asarray(x) for x in closed.consts], Program(closed.jaxpr))
+    return Mod([jnp.asarray(x) for x in closed.consts], Program(closed))
 
 
 @jax.tree_util.register_dataclass
