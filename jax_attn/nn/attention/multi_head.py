@@ -25,7 +25,14 @@ from jax_attn.functional.logical_axes import LogicalAxes, constrain
 from jax_attn.functional.mods import check_mask_mod, check_score_mod
 from jax_attn.functional.score_mods import ScoreMod
 from jax_attn.nn.attention.attend import call_unbatched, compute, known_implementation, require_positions
-from jax_attn.nn.attention.cache import ContextCache, KVCache, require_cache, require_cacheable
+from jax_attn.nn.attention.cache import (
+    ContextCache,
+    KVCache,
+    check_kept,
+    name_of,
+    require_cache,
+    require_cacheable,
+)
 from jax_attn.nn.attention.seen import both, four_axes, real_tokens, what_is_seen
 from jax_attn.nn.attention.talking_heads import TalkingHeads
 from jax_attn.nn.attention.weights import AttentionWeights, sees_weights
@@ -297,7 +304,7 @@ class MultiHeadAttention(nnx.Module):
         require_cacheable(self.is_causal, self.positions)
         dtype = dtype or self.dtype or self.param_dtype
         widths = self.head_dim, self.v_head_dim
-        return KVCache.empty(batch, length, self.num_kv_heads, widths, dtype, self.window)
+        return KVCache.empty(self, batch, length, self.num_kv_heads, widths, dtype, self.window)
 
     def init_context_cache(
         self,
@@ -307,7 +314,7 @@ class MultiHeadAttention(nnx.Module):
     ) -> ContextCache:
         """The keys and values of a context, computed once for all tokens that attend to it."""
         require_last_dim("context", context.shape, self.kdim, ndims=(3,))
-        return ContextCache(*self._keys_and_values(context, value, context_positions))
+        return ContextCache(*self._keys_and_values(context, value, context_positions), name_of(self))
 
     def split_heads(
         self, projected: Float[Array, "b t nh"], width: int | None = None
@@ -435,9 +442,9 @@ class MultiHeadAttention(nnx.Module):
         sizes = self.num_kv_heads, (self.head_dim, self.v_head_dim)
         if isinstance(cache, KVCache):
             require_cacheable(self.is_causal, self.positions)
-            cache.check(*x.shape[:2], *sizes, self.window)
+            cache.check(self, *x.shape[:2], *sizes, self.window)
         else:
-            cache.check(x.shape[0], *sizes)
+            check_kept(cache, self, x.shape[0], *sizes)
 
 
 class Tokens(NamedTuple):
