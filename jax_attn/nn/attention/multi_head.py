@@ -42,7 +42,7 @@ from jax_attn.nn.primitives import NORMS, Dropout, Linear, make_norm
 PROJECTIONS = ("q", "k", "v", "out")
 SINKS = ("learned", "off_by_one")
 GATES = ("head", "element")
-NO_WINDOW = "window is a distance within one sequence: it has no meaning with a context"
+NO_WINDOW = "it is a distance within one sequence, and has no meaning with a context"
 
 
 class MultiHeadAttention(nnx.Module):
@@ -164,7 +164,9 @@ class MultiHeadAttention(nnx.Module):
         if window is not None:
             require_positive("window", window)
             if self.kdim != embed_dim:
-                raise ValueError(NO_WINDOW)
+                raise ValueError(
+                    f"window must be None where kdim={self.kdim} is not {embed_dim=}: {NO_WINDOW}"
+                )
         require_callable("mask_mod", mask_mod)
         require_callable("score_mod", score_mod)
         if mask_mod is not None:
@@ -202,8 +204,9 @@ class MultiHeadAttention(nnx.Module):
         self.dtype = dtype
         self.param_dtype = param_dtype
 
-        all_or_none = PROJECTIONS if bias else ()
-        biases = all_or_none if isinstance(bias, bool) else require_some("bias", bias, PROJECTIONS)
+        if isinstance(bias, bool):
+            bias = PROJECTIONS if bias else ()
+        biases = require_some("bias", bias, PROJECTIONS)
         options: dict[str, Any] = {"rngs": rngs, "dtype": dtype, "param_dtype": param_dtype}
         self.q_proj = Linear(embed_dim, num_heads * head_dim, "q" in biases, **options)
         self.k_proj = Linear(self.kdim, num_kv_heads * head_dim, "k" in biases, **options)
@@ -429,7 +432,7 @@ class MultiHeadAttention(nnx.Module):
         if context.shape[0] != x.shape[0]:
             raise ValueError(f"context must have the batch size of x, {x.shape[0]}, got {context.shape[0]}")
         if self.window is not None:
-            raise ValueError(NO_WINDOW)
+            raise ValueError(f"context must be None with window={self.window}: {NO_WINDOW}")
 
     def _check_cached(self, x: Array, cache: KVCache | ContextCache, positions: Any, **given: Any) -> None:
         """Raise ValueError where the cache is for another call, or comes with what it holds itself."""

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from torch_ref.checks import checked, divided, head_width
+
 
 class GatedDeltaNet(nn.Module):
     """Linear attention whose memory fades, and is corrected by what each token adds to it.
@@ -16,6 +18,7 @@ class GatedDeltaNet(nn.Module):
     Source: Yang et al. (arXiv 2412.06464); norm, gate and grouped heads as in Qwen3-Next.
     """
 
+    @checked()
     def __init__(
         self,
         embed_dim: int,
@@ -30,7 +33,8 @@ class GatedDeltaNet(nn.Module):
         super().__init__()
         self.num_heads = num_heads
         self.num_qk_heads = num_heads if num_qk_heads is None else num_qk_heads
-        self.head_dim = embed_dim // num_heads if head_dim is None else head_dim
+        divided("num_heads", num_heads, "num_qk_heads", self.num_qk_heads)
+        self.head_dim = head_width(embed_dim, num_heads, head_dim)
         value_head_dim = self.head_dim if value_head_dim is None else value_head_dim
         self.key_width = self.num_qk_heads * self.head_dim
         self.value_width = num_heads * value_head_dim
