@@ -184,6 +184,11 @@ def require_state(cache: Any, empty: Any) -> None:
         _require_floats(name, given)
 
 
+def as_before(state: Any, cache: Any) -> Any:
+    """A state in the dtypes of the one before it: a scan carries it, and the next step is the same program."""
+    return jax.tree.map(lambda new, old: new.astype(old.dtype), state, cache)
+
+
 def _require_floats(name: str, given: Array) -> None:
     if not jnp.issubdtype(given.dtype, jnp.floating):  # what comes into it would be cut to integers
         raise ValueError(f"{name} must be floating, got {given.dtype}")

@@ -19,7 +19,7 @@ from jax_attn.functional.delta_rule import chunked_gated_delta_rule, empty_memor
 from jax_attn.functional.dtypes import accumulator
 from jax_attn.functional.logical_axes import LogicalAxes
 from jax_attn.nn.attention.attend import call_unbatched
-from jax_attn.nn.attention.cache import require_sizes, require_state
+from jax_attn.nn.attention.cache import as_before, require_sizes, require_state
 from jax_attn.nn.primitives import Linear, RMSNorm, uniform_within
 
 
@@ -193,7 +193,7 @@ class GatedDeltaNet(nnx.Module):
         output = self.out_proj(heads.reshape(*x.shape[:2], self.value_width))
         if order is not None:
             output = jnp.take_along_axis(output, jnp.argsort(order, axis=1), axis=1)
-        return output if cache is None else (output, DeltaNetCache(last, memory))
+        return output if cache is None else (output, as_before(DeltaNetCache(last, memory), cache))
 
     def init_cache(
         self, batch: int, length: int | None = None, dtype: DTypeLike | None = None

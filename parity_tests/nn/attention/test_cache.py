@@ -13,9 +13,12 @@ from jax_attn.functional.blockwise import few_queries
 from jax_attn.nn import (
     ContextCache,
     DifferentialAttention,
+    GatedDeltaNet,
     KVCache,
     LatentAttention,
+    LinearAttention,
     MultiHeadAttention,
+    PerformerAttention,
     RelativeAttention,
     RotaryPositions,
 )
@@ -287,6 +290,19 @@ def test_a_cache_that_keeps_more_serves_a_shorter_window(kept):
         return jnp.concatenate([first, second, third, module(x[:, 10:], cache=cache)[0]], axis=1)
 
     assert_same(decode(x), compiled(module)(x))
+
+
+@pytest.mark.parametrize("tokens", [1, 3])
+def test_a_cache_keeps_its_dtypes_whatever_is_computed(tokens):
+    """A scan carries it, and under `jit` the second step is the program of the first."""
+    kinds = MultiHeadAttention, LinearAttention, PerformerAttention, GatedDeltaNet
+    for kind in kinds:
+        causal = {} if kind is GatedDeltaNet else {"is_causal": True}
+        module = kind(8, 2, **causal, rngs=nnx.Rngs(0), param_dtype=jnp.bfloat16)
+        for asked in (None, jnp.bfloat16):
+            cache, x = module.init_cache(2, 5, dtype=asked), jnp.ones((2, tokens, 8))
+            _, after = jax.eval_shape(lambda x, cache, module=module: module(x, cache=cache), x, cache)
+            chex.assert_trees_all_equal_shapes_and_dtypes(after, cache)
 
 
 @jax.enable_x64(True)
