@@ -2,7 +2,7 @@
 
 import math
 import operator
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import partial, wraps
 from inspect import Parameter, signature
 from numbers import Real
@@ -82,6 +82,12 @@ def require_part(name: str, value: Any) -> None:
     """Raise ValueError unless `value` can be a part of a module: one that is built, or a function."""
     if not callable(value) or isinstance(value, type):
         raise ValueError(f"{name} must be a module, built, got {_shown(value)}")
+
+
+def require_parts(name: str, value: Any) -> None:
+    """Raise ValueError unless `value` is a sequence, which the parts of a module can stand in."""
+    if isinstance(value, str) or not isinstance(value, Iterable):
+        raise ValueError(f"{name} must be a sequence of modules, built, got {_shown(value)}")
 
 
 def require_integer(name: str, value: Any) -> int:
@@ -189,9 +195,10 @@ def checked(init: Callable[P, None]) -> Callable[P, None]:
     """Check what a constructor is given that says by annotation and name what it is: numbers, flags, parts, dtypes.
 
     An `int` counts something, so it is whole and not negative, but for a row (`padding_idx`, `pad_token_id`); a
-    width (`embed_dim`) is at least 1. A `float` is finite, an epsilon (`eps`, `norm_eps`) not negative either, and
-    `dropout` and `drop_path` are probabilities. A `bool` is True or False, and no number. `Any` is a module that
-    is given built, or None where that is the default. What else has to hold is for the class to say.
+    width (`embed_dim`) is at least 1. A `float` is finite, an epsilon (`eps`, `norm_eps`) not negative either, a
+    `scale` (`residual_scale`) above 0, and `dropout` and `drop_path` are probabilities. A `bool` is True or False,
+    and no number. `Any` is a module that is given built, or None where that is the default, and `Sequence[Any]`
+    several of them. What else has to hold is for the class to say.
 
     >>> MultiHeadAttention(64, 8, dropout="0.1", rngs=rngs)
     ValueError: dropout must be a probability between 0 and 1, got dropout='0.1'
@@ -226,12 +233,13 @@ def _check_of(parameter: Parameter) -> Callable[[str, Any], Any] | None:
         is_row = name.endswith(("_idx", "_id"))
         check = require_integer if is_row else require_positive if name.endswith("_dim") else require_count
     elif kinds == {float}:
-        is_share = "dropout" in name or name == "drop_path"
-        check = require_probability if is_share else require_least if name.endswith("eps") else require_number
+        check = _check_of_number(name)
     elif kinds == {bool}:
         check = require_flag
     elif kinds == {Any}:
         check = require_part
+    elif kinds == {Sequence[Any]}:
+        check = require_parts
     elif name in ("dtype", "param_dtype"):
         check = require_floating
     elif name == "rngs":
@@ -239,3 +247,12 @@ def _check_of(parameter: Parameter) -> Callable[[str, Any], Any] | None:
     if check is None or not is_optional:
         return check
     return lambda name, value: None if value is None else check(name, value)
+
+
+def _check_of_number(name: str) -> Callable[[str, Any], None]:
+    """What a `float` of this name has to be."""
+    if "dropout" in name or name == "drop_path":
+        return require_probability
+    if name.endswith("eps"):
+        return require_least
+    return require_cap if name in ("scale", "residual_scale") else require_number

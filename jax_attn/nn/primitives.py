@@ -193,7 +193,7 @@ class Conv(nnx.Conv):
         param_dtype: DTypeLike = jnp.float32,
     ):
         require_divisible("out_features", out_features, "groups", groups)
-        if not isinstance(kernel_size, tuple | list):
+        if not isinstance(kernel_size, tuple | list) or not kernel_size:
             raise ValueError(f"kernel_size must be a tuple, one length for each axis, got {kernel_size!r}")
         for name, sizes in (("kernel_size", kernel_size), ("stride", stride)):
             for size in sizes if isinstance(sizes, tuple | list) else (sizes,):

@@ -12,6 +12,7 @@ from flax import nnx
 
 from jax_attn.models.generation import beam_search, generate, gnmt_penalty
 from jax_attn.models.transformer import TABLE_3, Transformer
+from jax_attn.nn import capture_attention_weights
 from jax_attn.nn.primitives import LayerNorm
 from jax_attn.optim import cross_entropy
 from jax_attn.parity.cases import Case
@@ -280,3 +281,20 @@ def test_bad_arguments_and_input_are_refused():
     ):
         with pytest.raises(ValueError, match=message):
             call()
+
+
+@pytest.mark.parametrize("scan", [False, True])
+def test_weights_of_encoder_and_decoder_are_captured_by_layer_and_name(scan):
+    """Of the text that is read, of the one that is written, and from one to the other."""
+    model = Transformer(**{**SIZES, "num_layers": 2}, scan=scan, rngs=nnx.Rngs(0))
+    source, target = np.ones((2, 7), np.int32), np.ones((2, 5), np.int32)
+    _, weights = jax.eval_shape(lambda model: capture_attention_weights(model)(source, target), model)
+    stacked, paths = ((2,), ["layers"]) if scan else ((), [f"layers.{layer}" for layer in range(2)])
+    expected = {}
+    for path in paths:
+        expected |= {
+            f"encoder.{path}.attention": (*stacked, 2, 2, 7, 7),
+            f"decoder.{path}.attention": (*stacked, 2, 2, 5, 5),
+            f"decoder.{path}.cross_attention": (*stacked, 2, 2, 5, 7),
+        }
+    assert {path: each.shape for path, each in weights.items()} == expected

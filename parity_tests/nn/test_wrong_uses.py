@@ -2,17 +2,21 @@
 
 import math
 import re
+from collections.abc import Sequence
 from inspect import signature
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import pytest
+import torch
 from flax import nnx
 from jax.typing import DTypeLike
 
 import jax_attn.models
 import jax_attn.nn
+import torch_ref.models
+import torch_ref.nn
 from jax_attn.models import CausalLM, TextDecoder
 from jax_attn.nn import (
     AxialRotaryPositions,
@@ -32,6 +36,7 @@ from jax_attn.nn import (
     LatentAttention,
     LayerNorm,
     LinearAttention,
+    LongRopeScaling,
     MultiHeadAttention,
     RotaryPositions,
     SinusoidalPositions,
@@ -47,17 +52,22 @@ WRONG = {
     float: ("0.1", True, math.nan, math.inf),
     bool: ("false", 1),
     Any: (3, "attention", MultiHeadAttention),
+    Sequence[Any]: (3, "layers", MultiHeadAttention),
     nnx.Rngs: (0,),
     DTypeLike: ("bf16", jnp.int32),
 }
-BELOW = {r".*_dim": 0, r".*dropout|drop_path|.*eps": -0.5}
+BELOW = {r".*_dim": 0, r".*dropout|drop_path|.*eps": -0.5, r"(residual_)?scale": 0.0}
 
 
-def constructors():
+DOORS = {nnx.Module: (jax_attn.nn, jax_attn.models), torch.nn.Module: (torch_ref.nn, torch_ref.models)}
+
+
+def constructors(modules):
     """Every constructor of the doors that is written here, its arguments, and what is wrong for each."""
-    for door in (jax_attn.nn, jax_attn.models):
+    for door in DOORS[modules]:
         for kind in (getattr(door, name) for name in door.__all__):
-            if isinstance(kind, type) and issubclass(kind, nnx.Module) and "__init__" in vars(kind):
+            ours = isinstance(kind, type) and kind.__module__.startswith(door.__name__)
+            if ours and issubclass(kind, modules) and "__init__" in vars(kind):
                 for argument in signature(kind.__init__).parameters.values():
                     if argument.kind is not argument.VAR_KEYWORD:
                         yield from ((kind, argument.name, value) for value in wrong_values(argument))
@@ -70,9 +80,11 @@ def wrong_values(argument):
     yield from (value for name, value in BELOW.items() if re.fullmatch(name, argument.name))
 
 
-def test_no_constructor_takes_what_is_none_of_its_kind():
-    taken = []
-    for kind, name, value in constructors():
+@pytest.mark.parametrize("modules", DOORS)
+def test_no_constructor_takes_what_is_none_of_its_kind(modules):
+    taken, tried = [], 0
+    for kind, name, value in constructors(modules):
+        tried += 1
         if name.endswith(("_idx", "_id")) and value == -1:
             continue  # the last row, as in torch
         with pytest.raises((ValueError, TypeError)) as refused:
@@ -80,7 +92,43 @@ def test_no_constructor_takes_what_is_none_of_its_kind():
         message = str(refused.value)
         if refused.type is not ValueError or not message.startswith(f"{name} must be") or "\n" in message:
             taken.append(f"{kind.__name__}({name}={value!r}): {message}")
+    assert tried > 500
     assert not taken, "\n".join(taken)
+
+
+@pytest.mark.parametrize(
+    ("kind", "arguments", "message"),
+    [
+        ("MultiHeadAttention", (8, 3), "embed_dim must be divisible by num_heads, got embed_dim=8 and num_h"),
+        ("MultiHeadAttention", (8, 4, 3), "num_heads must be divisible by num_kv_heads, got num_heads=4 and"),
+        ("MultiHeadAttention", (8, 0), "num_heads must be at least 1, got num_heads=0"),
+        ("DifferentialAttention", (8, 4, 3), "num_heads must be divisible by num_kv_heads"),
+        ("GatedDeltaNet", (8, 4, 3), "num_heads must be divisible by num_qk_heads"),
+        *(
+            (kind, (8, 3, *more), "embed_dim must be divisible by num_heads, got embed_dim=8 and num_heads=3")
+            for kind, more in (
+                ("AttentionPooling", ()),
+                ("DisentangledAttention", (7,)),
+                ("LinearAttention", ()),
+                ("LinformerAttention", (7, 5)),
+                ("NystromAttention", ()),
+                ("PerformerAttention", ()),
+                ("RelativeAttention", ()),
+            )
+        ),
+        ("FeedForward", (8, 7, "gelo"), "activation must be one of gelu, .*, got 'gelo'"),
+        ("EncoderLayer", (8, 2, 7, "gelu", "before"), "norm_placement must be one of post, .* got 'before'"),
+        ("MaskedLMHead", (8, 7, "gelu", 1e-5, True, None, "l2"), "norm must be one of layer, .* got 'l2'"),
+        ("Pooler", (8, "all"), "kind must be one of first, last, mean, max, got 'all'"),
+        ("Embeddings", (7, 8, 5, 0, 0.0, "none"), "positions must be one of learned, .* got 'none'"),
+        ("Stack", (3,), "layers must be a sequence of modules, built, got .*3"),
+    ],
+)
+def test_a_twin_refuses_the_same(kind, arguments, message):
+    ours = signature(getattr(jax_attn.nn, kind).__init__).parameters
+    for door, options in ((torch_ref.nn, {}), (jax_attn.nn, OWN if "rngs" in ours else {})):
+        with pytest.raises(ValueError, match=message):
+            getattr(door, kind)(*arguments, **options)
 
 
 @pytest.mark.parametrize(
@@ -94,11 +142,11 @@ def test_no_constructor_takes_what_is_none_of_its_kind():
         (lambda: MultiHeadAttention(8, 2, kdim=0, **OWN), "kdim must be at least 1, got kdim=0"),
         (
             lambda: MultiHeadAttention(8, 2, window=3, kdim=7, **OWN),
-            "window is a distance within one sequence",
+            "window must be None where kdim=7 is not embed_dim=8: it is a distance within one sequence",
         ),
         (
             lambda: DecoderLayer(8, 2, 7, cross_attention=MultiHeadAttention(8, 2, window=3, **OWN), **OWN),
-            "cross_attention: window is a distance within one sequence",
+            "cross_attention must be without a window, got one with window=3",
         ),
         (
             lambda: EncoderLayer(
@@ -161,6 +209,15 @@ def test_no_constructor_takes_what_is_none_of_its_kind():
         (lambda: Embeddings(7, 8, 0, **OWN), "max_positions must be at least 1, got max_positions=0"),
         (lambda: Embedding(0, 8, **OWN), "num_embeddings must be at least 1, got num_embeddings=0"),
         (lambda: LayerNorm(0, **OWN), "normalized_shape must be at least 1, got normalized_shape=0"),
+        (lambda: Conv(8, 8, (), **OWN), r"kernel_size must be a tuple, one length for each axis, got \(\)"),
+        (lambda: LongRopeScaling(2.0, (2.0,), 2.0, 8), "short_factor must be a tuple, .* got 2.0"),
+        (lambda: LongRopeScaling(("2",), (2.0,), 2.0, 8), "short_factor must be above 0, got .*'2'"),
+        (
+            lambda: MultiHeadAttention(8, 2, bias=jnp.ones(3), **OWN),
+            r"bias must be some of q, k, v, out, in a tuple, got Array",
+        ),
+        (lambda: MultiHeadAttention(8, 2, scale=-1.0, **OWN), "scale must be above 0, got scale=-1.0"),
+        (lambda: Stack(3), "layers must be a sequence of modules, built, got 3"),
         (lambda: Conv(8, 8, 3, **OWN), "kernel_size must be a tuple, one length for each axis, got 3"),
         (lambda: Conv(8, 8, (3,), stride=0, **OWN), "stride must be at least 1, got stride=0"),
         (lambda: Stack([EncoderLayer(8, 2, 7, **OWN), 3]), "layers must be a module, built, got 3"),

@@ -4,6 +4,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from torch_ref.checks import checked
 from torch_ref.models.text_encoder import EncoderOutput
 
 
@@ -15,6 +16,7 @@ class AudioEncoder(nn.Module):
     Source: Radford et al. (arXiv 2212.04356), section 2.2.
     """
 
+    @checked()
     def __init__(self, stem: Any, positions: Any, encoder: Any, dropout: float = 0.0):
         super().__init__()
         self.stem = stem

@@ -2,6 +2,7 @@
 
 from torch import nn
 
+from torch_ref.checks import checked
 from torch_ref.models.text_encoder import TextEncoder
 from torch_ref.nn.layers.embeddings import Embeddings
 from torch_ref.nn.layers.encoder import Encoder
@@ -16,6 +17,7 @@ class Bert(TextEncoder):
     Source: Devlin et al. (arXiv 1810.04805).
     """
 
+    @checked()
     def __init__(
         self,
         vocab_size: int = 30522,

@@ -4,6 +4,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from torch_ref.checks import checked
 from torch_ref.nn.layers.tied_head import TiedHead
 
 
@@ -15,6 +16,7 @@ class CausalLM(nn.Module):
     Source: Radford et al., "Language Models are Unsupervised Multitask Learners".
     """
 
+    @checked()
     def __init__(self, model: Any, head: Any):
         super().__init__()
         self.model = model

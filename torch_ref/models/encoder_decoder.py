@@ -4,6 +4,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from torch_ref.checks import checked
+
 
 class EncoderDecoder(nn.Module):
     """`decoder(decoder_input_ids, context=encoder(inputs))`, of parts that are given built, without a head.
@@ -13,6 +15,7 @@ class EncoderDecoder(nn.Module):
     Source: Vaswani et al. (arXiv 1706.03762), section 3.
     """
 
+    @checked()
     def __init__(self, encoder: Any, decoder: Any, shared_embeddings: bool = False):
         super().__init__()
         self.encoder = encoder

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from torch_ref.checks import checked
 from torch_ref.models.bert import Bert, draw_normal
 from torch_ref.models.task_model import TaskModel
 from torch_ref.nn.layers.classification_head import ClassificationHead
@@ -15,6 +16,7 @@ class SequenceClassifier(TaskModel):
     Source: "Natural Language Processing with Transformers", ch. 3.
     """
 
+    @checked()
     def __init__(
         self,
         num_classes: int,

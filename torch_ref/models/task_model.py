@@ -4,6 +4,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from torch_ref.checks import checked
+
 
 class TaskModel(nn.Module):
     """`head(model(...))`, of parts that are given built: a classifier of texts, tokens or images, a masked LM.
@@ -13,6 +15,7 @@ class TaskModel(nn.Module):
     Source: Devlin et al. (arXiv 1810.04805), section 3 and figure 4.
     """
 
+    @checked(reads=("tokens", "text", "tokens_and_table", "tokens_and_mask"))
     def __init__(self, model: Any, head: Any, reads: str = "tokens", padding_idx: int | None = None):
         super().__init__()
         self.model = model

@@ -5,6 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from torch_ref.checks import checked
+
 
 class TextDecoder(nn.Module):
     """`decoder(embeddings(input_ids))`, of parts that are given built: a causal model without its head.
@@ -14,6 +16,7 @@ class TextDecoder(nn.Module):
     Source: Radford et al., "Language Models are Unsupervised Multitask Learners".
     """
 
+    @checked()
     def __init__(self, embeddings: Any, decoder: Any):
         super().__init__()
         self.embeddings = embeddings

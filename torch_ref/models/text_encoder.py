@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
+from torch_ref.checks import checked
 from torch_ref.models.text_decoder import segment_positions
 
 
@@ -22,6 +23,7 @@ class TextEncoder(nn.Module):
     Source: Devlin et al. (arXiv 1810.04805), section 3.
     """
 
+    @checked()
     def __init__(self, embeddings: Any, encoder: Any, pooler: Any = None):
         super().__init__()
         self.embeddings = embeddings

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from torch_ref.checks import checked
 from torch_ref.nn.attention.multi_head import MultiHeadAttention
 from torch_ref.nn.layers.decoder_layer import DecoderLayer
 from torch_ref.nn.layers.embeddings import Embeddings
@@ -23,6 +24,7 @@ class Transformer(nn.Module):
     Source: Vaswani et al. (arXiv 1706.03762).
     """
 
+    @checked()
     def __init__(
         self,
         vocab_size: int,

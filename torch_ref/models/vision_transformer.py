@@ -4,6 +4,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from torch_ref.checks import checked
 from torch_ref.models.text_encoder import EncoderOutput
 
 
@@ -15,6 +16,7 @@ class VisionTransformer(nn.Module):
     Source: Dosovitskiy et al. (arXiv 2010.11929), section 3.1.
     """
 
+    @checked()
     def __init__(self, embeddings: Any, encoder: Any, pooler: Any = None):
         super().__init__()
         self.embeddings = embeddings

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from torch_ref.checks import checked, require_known
+
 # Torch's own, under the names of their Flax twins: a `Part` looks for both in one place.
 Dropout, Embedding, LayerNorm, Linear = nn.Dropout, nn.Embedding, nn.LayerNorm, nn.Linear
 
@@ -20,6 +22,7 @@ class RMSNorm(nn.Module):
     Source: Zhang and Sennrich (arXiv 1910.07467); the offset is of Gemma (arXiv 2403.08295).
     """
 
+    @checked()
     def __init__(self, normalized_shape: int, eps: float = 1e-6, unit_offset: bool = False):
         super().__init__()
         self.weight = nn.Parameter(torch.full((normalized_shape,), 0.0 if unit_offset else 1.0))
@@ -44,6 +47,7 @@ NORMS: dict[str, Callable[..., nn.Module]] = {
 
 def make_norm(kind: str, width: int, eps: float | None = None) -> Any:
     """Build a normalisation by its name; see `jax_attn.nn.primitives.make_norm`."""
+    require_known("norm", kind, NORMS)
     return NORMS[kind](width, **({} if eps is None else {"eps": eps}))
 
 

@@ -31,16 +31,19 @@ class KVCache:
         value: `(B, L, K, Hv)`, of a width of its own in latent attention.
         length: `(B,)`, how many tokens of each sequence were seen.
         rolling: whether the newest token takes the place of the oldest.
+        owner: the class of attention whose keys and values these are; None is not said, and goes with any.
     """
 
     key: Leaf
     value: Leaf
     length: Leaf
     rolling: bool = dataclasses.field(default=False, metadata={"static": True})
+    owner: str | None = dataclasses.field(default=None, metadata={"static": True})
 
     @classmethod
     def empty(
         cls,
+        owner: Any,
         batch: int,
         length: int,
         heads: int,
@@ -48,7 +51,7 @@ class KVCache:
         dtype: DTypeLike,
         window: int | None = None,
     ) -> "KVCache":
-        """A cache for `length` tokens of `batch` sequences; `widths` are those of a key and of a value.
+        """A cache of an attention for `length` tokens of `batch` sequences; `widths` are of a key and a value.
 
         With a window it rolls, and holds no more than that.
         """
@@ -56,19 +59,31 @@ class KVCache:
         rolling = window is not None and window < length
         size = window if rolling else length
         key, value = (jnp.zeros((batch, size, heads, width), dtype) for width in widths)
-        return cls(key, value, jnp.zeros(batch, jnp.int32), rolling)
+        return cls(key, value, jnp.zeros(batch, jnp.int32), rolling, name_of(owner))
 
     @property
     def size(self) -> int:
         """How many tokens it holds."""
         return self.key.shape[1]
 
-    def check(self, batch: int, tokens: int, heads: int, widths: tuple[int, int], window: int | None) -> None:
+    def check(
+        self,
+        owner: Any,
+        batch: int,
+        tokens: int,
+        heads: int,
+        widths: tuple[int, int],
+        window: int | None,
+    ) -> None:
         """Raise ValueError where the cache is for another batch or module, or `tokens` more do not fit.
 
         Under `jit` it is not known how full it is: there, what does not fit is not kept.
         """
-        check_shapes(self, batch, heads, widths)
+        check_kept(self, owner, batch, heads, widths)
+        self.check_room(tokens, window)
+
+    def check_room(self, tokens: int, window: int | None) -> None:
+        """Raise ValueError where it keeps too few tokens for a window, or `tokens` more do not fit."""
         if self.rolling and (window is None or window > self.size):
             raise ValueError(
                 f"the cache holds the last {self.size} tokens alone: too few for window={window}"
@@ -101,11 +116,11 @@ class KVCache:
         kept = (positions >= 0) & (positions >= length[:, None] - self.size if self.rolling else True)
         slots = jnp.where(kept, slots, self.size)  # outside: dropped
         rows = jnp.arange(key.shape[0])[:, None]
-        new = KVCache(
-            jnp.asarray(self.key).at[rows, slots].set(key.astype(self.key.dtype), mode="drop"),
-            jnp.asarray(self.value).at[rows, slots].set(value.astype(self.value.dtype), mode="drop"),
-            length,
-            self.rolling,
+        new = dataclasses.replace(
+            self,
+            key=jnp.asarray(self.key).at[rows, slots].set(key.astype(self.key.dtype), mode="drop"),
+            value=jnp.asarray(self.value).at[rows, slots].set(value.astype(self.value.dtype), mode="drop"),
+            length=length,
         )
         if not self.rolling:  # a slot is its position, and what lies behind the query is not seen
             return new, new.key, new.value, Places(positions)
@@ -131,14 +146,12 @@ class ContextCache:
     Attributes:
         key: `(B, S, K, H)`, rotated already.
         value: `(B, S, K, H)`.
+        owner: as in `KVCache`.
     """
 
     key: Leaf
     value: Leaf
-
-    def check(self, batch: int, heads: int, widths: tuple[int, int]) -> None:
-        """Raise ValueError where the cache is for another batch or module."""
-        check_shapes(self, batch, heads, widths)
+    owner: str | None = dataclasses.field(default=None, metadata={"static": True})
 
 
 def require_cache(cache: Any, *kinds: type) -> None:
@@ -171,6 +184,11 @@ def require_state(cache: Any, empty: Any) -> None:
         _require_floats(name, given)
 
 
+def as_before(state: Any, cache: Any) -> Any:
+    """A state in the dtypes of the one before it: a scan carries it, and the next step is the same program."""
+    return jax.tree.map(lambda new, old: new.astype(old.dtype), state, cache)
+
+
 def _require_floats(name: str, given: Array) -> None:
     if not jnp.issubdtype(given.dtype, jnp.floating):  # what comes into it would be cut to integers
         raise ValueError(f"{name} must be floating, got {given.dtype}")
@@ -193,8 +211,12 @@ def require_cacheable(is_causal: bool, positions: AttentionPositions | None = No
         raise ValueError(positions.why_no_cache)
 
 
-def check_shapes(cache: KVCache | ContextCache, batch: int, heads: int, widths: tuple[int, int]) -> None:
-    """Raise ValueError unless the cache holds keys and values of these shapes."""
+def check_kept(
+    cache: KVCache | ContextCache, owner: Any, batch: int, heads: int, widths: tuple[int, int]
+) -> None:
+    """Raise ValueError unless the cache holds keys and values of an attention of this class, of these shapes."""
+    if cache.owner not in (None, name_of(owner)):  # of the same shapes, they would mean something else
+        raise ValueError(f"the cache must be one of {name_of(owner)}, got one of {cache.owner}")
     shapes = tuple((batch, cache.key.shape[1], heads, width) for width in widths)
     if (cache.key.shape, cache.value.shape) != shapes:
         raise ValueError(
@@ -203,3 +225,8 @@ def check_shapes(cache: KVCache | ContextCache, batch: int, heads: int, widths: 
         )
     _require_floats("cache.key", cache.key)
     _require_floats("cache.value", cache.value)
+
+
+def name_of(attention: Any) -> str:
+    """What a cache calls the attention that it belongs to."""
+    return type(attention).__name__

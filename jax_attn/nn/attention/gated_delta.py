@@ -19,7 +19,7 @@ from jax_attn.functional.delta_rule import chunked_gated_delta_rule, empty_memor
 from jax_attn.functional.dtypes import accumulator
 from jax_attn.functional.logical_axes import LogicalAxes
 from jax_attn.nn.attention.attend import call_unbatched
-from jax_attn.nn.attention.cache import require_sizes, require_state
+from jax_attn.nn.attention.cache import as_before, require_sizes, require_state
 from jax_attn.nn.primitives import Linear, RMSNorm, uniform_within
 
 
@@ -145,8 +145,7 @@ class GatedDeltaNet(nnx.Module):
 
         Args:
             x: `(b, t, embed_dim)`, or `(t, embed_dim)`, and then nothing below has a batch axis either.
-            mask: True = a token, False = padding, which is taken for zeros. Padding stands on the left where a
-                cache goes on after it: on the right it would fade the memory.
+            mask: True = a token, False = padding, which changes nothing wherever it stands: its output is 0.
             cache: what `init_cache` or the last call gave: `x` is what comes after it.
 
         Returns:
@@ -157,25 +156,32 @@ class GatedDeltaNet(nnx.Module):
             require_boolean_mask("mask", mask, [x.shape[:-1]])
         if x.ndim == 2:
             return call_unbatched(self, x, cache, {}, mask=mask)
-        if mask is not None:
-            x = jnp.where(mask[..., None], x, 0)
         if cache is not None:
             require_state(cache, jax.eval_shape(lambda: self.init_cache(x.shape[0])))
+        order: Any = None
+        if mask is not None:  # the convolution goes from token to token: padding is put behind them
+            order = jnp.argsort(~mask, axis=1, stable=True)[..., None]
+            mask = jnp.take_along_axis(mask[..., None], order, axis=1)
+            x = jnp.where(mask, jnp.take_along_axis(x, order, axis=1), 0)
 
         inputs = jnp.concatenate([self.q_proj(x), self.k_proj(x), self.v_proj(x)], axis=-1)
-        mixed, last = self.conv(inputs, None if cache is None else cache.inputs)
+        tokens = None if mask is None else mask.sum(axis=1)
+        mixed, last = self.conv(inputs, None if cache is None else cache.inputs, tokens)
         wide = accumulator(x.dtype)
         query, key, value = jnp.split(jax.nn.silu(mixed), [self.key_width, 2 * self.key_width], axis=-1)
         query, key = (_unit(self._heads(part, self.num_qk_heads).astype(wide)) for part in (query, key))
         repeats = self.num_heads // self.num_qk_heads
         rate = jnp.exp(self.A_log[...].astype(wide))
         step = jax.nn.softplus(self.decay_proj(x).astype(wide) + self.dt_bias[...].astype(wide))
+        beta = jax.nn.sigmoid(self.beta_proj(x).astype(wide))
+        if mask is not None:  # padding neither fades the memory nor writes to it
+            step, beta = jnp.where(mask, step, 0), jnp.where(mask, beta, 0)
         operands = (
             jnp.repeat(query, repeats, axis=2) * self.head_dim**-0.5,
             jnp.repeat(key, repeats, axis=2),
             self._heads(value, self.num_heads),
             -rate * step,
-            jax.nn.sigmoid(self.beta_proj(x).astype(wide)),
+            beta,
         )
         before = None if cache is None else cache.memory
         if x.shape[1] == 1:
@@ -185,7 +191,9 @@ class GatedDeltaNet(nnx.Module):
         gate = jax.nn.silu(self._heads(self.gate_proj(x), self.num_heads).astype(wide))
         heads = (self.norm(heads) * gate).astype(heads.dtype)
         output = self.out_proj(heads.reshape(*x.shape[:2], self.value_width))
-        return output if cache is None else (output, DeltaNetCache(last, memory))
+        if order is not None:
+            output = jnp.take_along_axis(output, jnp.argsort(order, axis=1), axis=1)
+        return output if cache is None else (output, as_before(DeltaNetCache(last, memory), cache))
 
     def init_cache(
         self, batch: int, length: int | None = None, dtype: DTypeLike | None = None
@@ -240,12 +248,20 @@ class _ShortConv(nnx.Conv):
         self.size = size
 
     # A few shifted products: XLA's CPU takes long over a convolution with as many groups as channels.
-    def __call__(self, x: Array, before: Array | None) -> tuple[Array, Array]:  # ty: ignore[incompatible-method-override]
-        """The output, and the last `size - 1` inputs, which come before the next."""
+    def __call__(  # ty: ignore[incompatible-method-override]
+        self, x: Array, before: Array | None, tokens_of_each: Array | None = None
+    ) -> tuple[Array, Array]:
+        """The output, and the last `size - 1` inputs, which come before the next.
+
+        `tokens_of_each` `(b, 1)` says how many of a sequence count, where others follow.
+        """
         (batch, tokens, channels), past = x.shape, self.size - 1
         x, kernel = self.promote_dtype((x, self.kernel[...]), dtype=self.dtype)
         before = jnp.zeros((batch, past, channels), x.dtype) if before is None else before.astype(x.dtype)
         inputs = jnp.concatenate([before, x], axis=1)
         wide = inputs.astype(accumulator(x.dtype))
         y = sum(wide[:, i : i + tokens] * kernel[i, 0].astype(wide.dtype) for i in range(self.size))
-        return y.astype(x.dtype), inputs[:, tokens:]
+        last = inputs[:, tokens:]
+        if tokens_of_each is not None:
+            last = jnp.take_along_axis(inputs, (tokens_of_each + jnp.arange(past))[..., None], axis=1)
+        return y.astype(x.dtype), last

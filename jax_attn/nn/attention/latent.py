@@ -179,7 +179,7 @@ class LatentAttention(nnx.Module):
                     raise ValueError(f"{name} cannot be given together with a cache")
             require_cache(cache, KVCache)
             require_cacheable(self.is_causal, self.positions)
-            cache.check(*x.shape[:2], 1, (self.rope, self.kv_lora_rank), self.window)
+            cache.check(self, *x.shape[:2], 1, (self.rope, self.kv_lora_rank), self.window)
             at = cache.next_positions(*x.shape[:2], real_tokens(mask, *x.shape[:2]))
             cache, rotary, latent, places = cache.append(*self._compressed(x, at), at)
             mask = None
@@ -220,7 +220,7 @@ class LatentAttention(nnx.Module):
         require_cacheable(self.is_causal, self.positions)
         dtype = dtype or self.dtype or self.param_dtype
         widths = self.rope, self.kv_lora_rank
-        return KVCache.empty(batch, length, 1, widths, dtype, self.window)
+        return KVCache.empty(self, batch, length, 1, widths, dtype, self.window)
 
     def _queries(
         self, x: Float[Array, "B T D"], at: Int[Array, "B T"] | None

@@ -25,7 +25,14 @@ from jax_attn.functional.logical_axes import LogicalAxes, constrain
 from jax_attn.functional.mods import check_mask_mod, check_score_mod
 from jax_attn.functional.score_mods import ScoreMod
 from jax_attn.nn.attention.attend import call_unbatched, compute, known_implementation, require_positions
-from jax_attn.nn.attention.cache import ContextCache, KVCache, require_cache, require_cacheable
+from jax_attn.nn.attention.cache import (
+    ContextCache,
+    KVCache,
+    check_kept,
+    name_of,
+    require_cache,
+    require_cacheable,
+)
 from jax_attn.nn.attention.seen import both, four_axes, real_tokens, what_is_seen
 from jax_attn.nn.attention.talking_heads import TalkingHeads
 from jax_attn.nn.attention.weights import AttentionWeights, sees_weights
@@ -35,7 +42,7 @@ from jax_attn.nn.primitives import NORMS, Dropout, Linear, make_norm
 PROJECTIONS = ("q", "k", "v", "out")
 SINKS = ("learned", "off_by_one")
 GATES = ("head", "element")
-NO_WINDOW = "window is a distance within one sequence: it has no meaning with a context"
+NO_WINDOW = "it is a distance within one sequence, and has no meaning with a context"
 
 
 class MultiHeadAttention(nnx.Module):
@@ -157,7 +164,9 @@ class MultiHeadAttention(nnx.Module):
         if window is not None:
             require_positive("window", window)
             if self.kdim != embed_dim:
-                raise ValueError(NO_WINDOW)
+                raise ValueError(
+                    f"window must be None where kdim={self.kdim} is not {embed_dim=}: {NO_WINDOW}"
+                )
         require_callable("mask_mod", mask_mod)
         require_callable("score_mod", score_mod)
         if mask_mod is not None:
@@ -195,8 +204,9 @@ class MultiHeadAttention(nnx.Module):
         self.dtype = dtype
         self.param_dtype = param_dtype
 
-        all_or_none = PROJECTIONS if bias else ()
-        biases = all_or_none if isinstance(bias, bool) else require_some("bias", bias, PROJECTIONS)
+        if isinstance(bias, bool):
+            bias = PROJECTIONS if bias else ()
+        biases = require_some("bias", bias, PROJECTIONS)
         options: dict[str, Any] = {"rngs": rngs, "dtype": dtype, "param_dtype": param_dtype}
         self.q_proj = Linear(embed_dim, num_heads * head_dim, "q" in biases, **options)
         self.k_proj = Linear(self.kdim, num_kv_heads * head_dim, "k" in biases, **options)
@@ -297,7 +307,7 @@ class MultiHeadAttention(nnx.Module):
         require_cacheable(self.is_causal, self.positions)
         dtype = dtype or self.dtype or self.param_dtype
         widths = self.head_dim, self.v_head_dim
-        return KVCache.empty(batch, length, self.num_kv_heads, widths, dtype, self.window)
+        return KVCache.empty(self, batch, length, self.num_kv_heads, widths, dtype, self.window)
 
     def init_context_cache(
         self,
@@ -307,7 +317,7 @@ class MultiHeadAttention(nnx.Module):
     ) -> ContextCache:
         """The keys and values of a context, computed once for all tokens that attend to it."""
         require_last_dim("context", context.shape, self.kdim, ndims=(3,))
-        return ContextCache(*self._keys_and_values(context, value, context_positions))
+        return ContextCache(*self._keys_and_values(context, value, context_positions), name_of(self))
 
     def split_heads(
         self, projected: Float[Array, "b t nh"], width: int | None = None
@@ -422,7 +432,7 @@ class MultiHeadAttention(nnx.Module):
         if context.shape[0] != x.shape[0]:
             raise ValueError(f"context must have the batch size of x, {x.shape[0]}, got {context.shape[0]}")
         if self.window is not None:
-            raise ValueError(NO_WINDOW)
+            raise ValueError(f"context must be None with window={self.window}: {NO_WINDOW}")
 
     def _check_cached(self, x: Array, cache: KVCache | ContextCache, positions: Any, **given: Any) -> None:
         """Raise ValueError where the cache is for another call, or comes with what it holds itself."""
@@ -435,9 +445,9 @@ class MultiHeadAttention(nnx.Module):
         sizes = self.num_kv_heads, (self.head_dim, self.v_head_dim)
         if isinstance(cache, KVCache):
             require_cacheable(self.is_causal, self.positions)
-            cache.check(*x.shape[:2], *sizes, self.window)
+            cache.check(self, *x.shape[:2], *sizes, self.window)
         else:
-            cache.check(x.shape[0], *sizes)
+            check_kept(cache, self, x.shape[0], *sizes)
 
 
 class Tokens(NamedTuple):

@@ -27,7 +27,7 @@ from jax_attn.functional.linear_attention import (
 from jax_attn.functional.logical_axes import LogicalAxes
 from jax_attn.functional.random_features import further_features, orthogonal_features, softmax_features
 from jax_attn.nn.attention.attend import call_unbatched
-from jax_attn.nn.attention.cache import require_cacheable, require_sizes, require_state
+from jax_attn.nn.attention.cache import as_before, require_cacheable, require_sizes, require_state
 from jax_attn.nn.attention.weights import keep_weights, sees_weights
 from jax_attn.nn.primitives import Linear, RandomBuffer
 
@@ -179,7 +179,7 @@ class PerformerAttention(nnx.Module):
             heads, memory = chunked_linear_attention(queries, keys, values, mask, memory, self.chunk_size)
         output = self.out_proj(heads.reshape(x.shape))
         if cache is not None:
-            return output, PerformerCache(memory, largest)
+            return output, as_before(PerformerCache(memory, largest), cache)
         if not (return_weights or sees_weights(self)):
             return output
         weights = linear_attention_weights(queries, keys, mask, self.is_causal).astype(output.dtype)

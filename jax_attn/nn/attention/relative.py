@@ -154,7 +154,7 @@ class RelativeAttention(nnx.Module):
         else:
             require_cache(cache, KVCache)
             require_cacheable(self.is_causal)
-            cache.check(batch, tokens, self.num_heads, (self.head_dim, self.head_dim), self.window)
+            cache.check(self, batch, tokens, self.num_heads, (self.head_dim, self.head_dim), self.window)
             at = cache.next_positions(batch, tokens, real_tokens(mask, batch, tokens))
             cache, key, value, places = cache.append(*self._keys_and_values(x), at)
             mask, bias = None, self._of_slots(of_position, at, places.key, key.shape[1])
@@ -187,7 +187,7 @@ class RelativeAttention(nnx.Module):
         require_cacheable(self.is_causal)
         dtype = dtype or self.dtype or self.param_dtype
         widths = self.head_dim, self.head_dim
-        return KVCache.empty(batch, length, self.num_heads, widths, dtype, self.window)
+        return KVCache.empty(self, batch, length, self.num_heads, widths, dtype, self.window)
 
     def _of_all_pairs(self, query: Float[Array, "B T N H"], past: int) -> Float[Array, "B N T S"]:
         """The products with the distances of all keys, of which `past` come before the first query."""

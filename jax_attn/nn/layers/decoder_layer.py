@@ -126,8 +126,9 @@ class DecoderLayer(EncoderLayer):
             )
         if cross_attention is not None and self.is_parallel:
             raise ValueError(f"norm_placement={norm_placement!r} is for layers without a context")
-        if getattr(cross_attention, "window", None) is not None:
-            raise ValueError(f"cross_attention: {NO_WINDOW}")
+        window = getattr(cross_attention, "window", None)
+        if window is not None:
+            raise ValueError(f"cross_attention must be without a window, got one with {window=}: {NO_WINDOW}")
         self.cross_attention = require_width("cross_attention", cross_attention, embed_dim)
         there = cross_attention is not None
         self.cross_attention_norm, self.cross_attention_output_norm = (

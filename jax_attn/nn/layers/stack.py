@@ -345,8 +345,7 @@ def _check_room(cache: Any, tokens: int) -> None:
     for each in _of_attentions(cache):
         if not isinstance(each.length, Tracer):
             each = _of_one_layer(each)
-            batch, _, heads, width = each.key.shape
-            each.check(batch, tokens, heads, (width, each.value.shape[-1]), window=each.size)
+            each.check_room(tokens, window=each.size)
 
 
 def _kept(cache: Any) -> KVCache:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -241,8 +242,12 @@ class LongRopeScaling(RotaryScaling):
 
     def __post_init__(self):
         for name in ("short_factor", "long_factor"):
-            factors = tuple(getattr(self, name))  # a list of a configuration, too
-            require_cap(name, min(factors, default=0))
+            factors = getattr(self, name)
+            if isinstance(factors, str) or not isinstance(factors, Iterable):
+                raise ValueError(f"{name} must be a tuple, a factor for each pair, got {factors!r}")
+            factors = tuple(factors)  # a list of a configuration, too
+            for factor in factors or (0,):
+                require_cap(name, factor)
             object.__setattr__(self, name, factors)
         require_cap("factor", self.factor)
         require_positive("original_length", self.original_length)

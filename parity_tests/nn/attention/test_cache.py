@@ -1,6 +1,7 @@
 """A cache is a plain value, and what is decoded with it is what the whole text gives."""
 
 import dataclasses
+from itertools import permutations
 
 import chex
 import jax
@@ -9,7 +10,18 @@ import pytest
 from flax import nnx
 
 from jax_attn.functional.blockwise import few_queries
-from jax_attn.nn import ContextCache, KVCache, MultiHeadAttention, RotaryPositions
+from jax_attn.nn import (
+    ContextCache,
+    DifferentialAttention,
+    GatedDeltaNet,
+    KVCache,
+    LatentAttention,
+    LinearAttention,
+    MultiHeadAttention,
+    PerformerAttention,
+    RelativeAttention,
+    RotaryPositions,
+)
 from jax_attn.parity.runners.quick import quick_options
 from parity_tests.from_scratch.properties import assert_same, compiled, draw
 
@@ -229,6 +241,68 @@ def test_bad_caches_are_refused():
     ):
         with pytest.raises(ValueError, match=message):
             call()
+
+
+def test_a_cache_of_another_attention_is_told_apart():
+    """Of the same sizes, its keys would be taken for others; under transformations too."""
+    x, options = jnp.ones((2, 3, 8)), {"is_causal": True, "rngs": nnx.Rngs(0)}
+    kinds = [kind(8, 2, **options) for kind in (MultiHeadAttention, DifferentialAttention, RelativeAttention)]
+    one = MultiHeadAttention(8, 1, head_dim=4, **options), LatentAttention(8, 1, 4, 4, 4, **options)
+    pairs = [(module, other) for each in (kinds, one) for module, other in permutations(each, 2)]
+
+    def through_jit(module, cache):
+        return jax.jit(lambda kept: module(x, cache=kept))(cache)
+
+    def through_vmap(module, cache):
+        return jax.vmap(lambda row, kept: module(row[None], cache=kept), out_axes=1)(
+            x, jax.tree.map(lambda leaf: leaf[:, None], cache)
+        )
+
+    def through_scan(module, cache):
+        return jax.lax.scan(lambda kept, row: (module(row, cache=kept)[1], None), cache, x[None])
+
+    for way in (through_jit, through_vmap, through_scan):
+        for module, other in pairs:
+            names = f"the cache must be one of {type(module).__name__}, got one of {type(other).__name__}"
+            with pytest.raises(ValueError, match=names):
+                way(module, other.init_cache(2, 5))
+        way(kinds[0], kinds[0].init_cache(2, 5))
+    cross, differential = (
+        kind(8, 2, rngs=nnx.Rngs(0)) for kind in (MultiHeadAttention, DifferentialAttention)
+    )
+    with pytest.raises(ValueError, match="one of DifferentialAttention, got one of MultiHeadAttention"):
+        differential(x, cache=cross.init_context_cache(x))
+    by_hand = dataclasses.replace(kinds[0].init_cache(2, 5), owner=None)
+    assert kinds[0](x, cache=by_hand)[1].owner is None
+
+
+@pytest.mark.parametrize("kept", [None, 5])
+@jax.enable_x64(True)
+def test_a_cache_that_keeps_more_serves_a_shorter_window(kept):
+    """One that keeps all tokens, or those of a longer window: the attention looks at its own."""
+    module, x = attention(window=3), draw(3, TOKENS, 26)
+
+    @compiled
+    def decode(x):
+        first, cache = module(x[:, :6], cache=attention(window=kept).init_cache(3, TOKENS))
+        second, cache = module(x[:, 6:9], cache=cache)
+        third, cache = module(x[:, 9:10], cache=cache)
+        return jnp.concatenate([first, second, third, module(x[:, 10:], cache=cache)[0]], axis=1)
+
+    assert_same(decode(x), compiled(module)(x))
+
+
+@pytest.mark.parametrize("tokens", [1, 3])
+def test_a_cache_keeps_its_dtypes_whatever_is_computed(tokens):
+    """A scan carries it, and under `jit` the second step is the program of the first."""
+    kinds = MultiHeadAttention, LinearAttention, PerformerAttention, GatedDeltaNet
+    for kind in kinds:
+        causal = {} if kind is GatedDeltaNet else {"is_causal": True}
+        module = kind(8, 2, **causal, rngs=nnx.Rngs(0), param_dtype=jnp.bfloat16)
+        for asked in (None, jnp.bfloat16):
+            cache, x = module.init_cache(2, 5, dtype=asked), jnp.ones((2, tokens, 8))
+            _, after = jax.eval_shape(lambda x, cache, module=module: module(x, cache=cache), x, cache)
+            chex.assert_trees_all_equal_shapes_and_dtypes(after, cache)
 
 
 @jax.enable_x64(True)

@@ -131,6 +131,33 @@ def test_decoding_gives_what_the_whole_text_gives():
 
 
 @jax.enable_x64(True)
+def test_padding_anywhere_leaves_a_text_as_it_is_alone():
+    """On the right, in the middle of a chunk, and a row that takes no part in some steps."""
+    module, x = delta_net(chunk_size=3), draw(4, 8, 13)
+    real = jnp.array(
+        [
+            [0, 1, 1, 0, 0, 1, 0, 1],
+            [1, 1, 0, 0, 1, 0, 0, 1],
+            [0, 0, 0, 1, 1, 1, 1, 0],
+            [1, 1, 1, 1, 0, 0, 0, 0],
+        ],
+        bool,
+    )
+
+    @compiled
+    def both(x):
+        first, cache = module(x[:, :7], real[:, :7], cache=module.init_cache(4))
+        last, cache = module(x[:, 7:], real[:, 7:], cache=cache)
+        alone = module(x[real].reshape(4, 4, 13), cache=module.init_cache(4))
+        return jnp.concatenate([first, last], axis=1), cache, alone
+
+    output, cache, (alone, after) = both(x)
+    assert_same(output[real], alone.reshape(16, 13))
+    assert not output[~real].any()
+    jax.tree.map(assert_same, cache, after)
+
+
+@jax.enable_x64(True)
 def test_the_past_alone_is_seen_and_padding_gives_no_gradient():
     module, x = delta_net(chunk_size=2), draw(3, 6, 13)
     assert_causal(module, x)

@@ -256,7 +256,7 @@ def test_bad_options_are_refused():
             MultiHeadAttention(26, 2, **options, rngs=nnx.Rngs(0))
     x = jnp.ones((3, 5, 26))
     with pytest.raises(
-        ValueError, match="window is a distance within one sequence: it has no meaning with a"
+        ValueError, match="context must be None with window=3: it is a distance within one sequence"
     ):
         MultiHeadAttention(26, 2, window=3, rngs=nnx.Rngs(0))(x, x)
     with pytest.raises(ValueError, match="context must be given where kdim=7 is not 26"):

@@ -1,13 +1,20 @@
+from inspect import signature
+
+import chex
 import jax
 import jax.extend
 import jax.numpy as jnp
 import pytest
 from flax import nnx
 
+from jax_attn.catalogue import CATALOGUE
 from jax_attn.nn import (
     AdditiveAttention,
+    EncoderLayer,
+    LinearAttention,
     MultiHeadAttention,
     RotaryPositions,
+    Stack,
     capture_attention,
     capture_attention_weights,
 )
@@ -49,6 +56,49 @@ def test_weights_are_captured_by_path_and_leave_the_model_as_it_was(graph_mode):
         assert_same(captured, asked)
     assert_same(weights["blocks.0"], of_block)
     assert_same(of_shared[0].sum(-1), jnp.ones((3, 2, 5)))
+
+
+# Those of the other classes are compared where their module is proved.
+NOT_ELSEWHERE = "additive", "general", "linformer", "nystrom", "performer", "pooling"
+
+
+@pytest.mark.parametrize("kind", NOT_ELSEWHERE)
+@jax.enable_x64(True)
+def test_what_is_captured_is_what_is_returned(kind):
+    twin = CATALOGUE[f"attention-{kind}"]
+    module, case = twin.flax(), twin.cases()[0]
+    module.eval()
+    assert "return_weights" in signature(type(module).__call__).parameters
+    graphdef, state = nnx.split(module)
+
+    @compiled
+    def run(state):
+        capturing = capture_attention_weights(nnx.merge(graphdef, state))
+        return capturing(*case.args, return_weights=True), capturing(*case.args)
+
+    (((_, returned), captured), (_, unasked)) = run(state)
+    chex.assert_trees_all_equal(captured, {"": returned})
+    assert unasked[""].shape == returned.shape
+
+
+@jax.enable_x64(True)
+def test_weights_of_another_attention_are_captured_in_a_loop_too():
+    """Of linear attention, which makes no weights unless someone wants them."""
+
+    def layers() -> list[EncoderLayer]:
+        options = [{"rngs": nnx.Rngs(seed), "param_dtype": jnp.float64} for seed in range(2)]
+        return [
+            EncoderLayer(26, hidden_dim=7, attention=LinearAttention(26, 2, **each), **each)
+            for each in options
+        ]
+
+    x, stacks = draw(3, 5, 26), [Stack(layers(), scan=scan) for scan in (False, True)]
+    (output, listed), (same, looped) = compiled(
+        lambda x: [capture_attention_weights(stack)(x) for stack in stacks]
+    )(x)
+    assert_same(same, output)
+    assert listed.keys() == {"layers.0.attention", "layers.1.attention"}
+    assert_same(looped["layers.attention"], jnp.stack([listed[f"layers.{i}.attention"] for i in range(2)]))
 
 
 def test_what_does_not_fit_into_memory_is_not_computed_unless_asked():

@@ -108,7 +108,7 @@ def test_bad_arguments_and_input_are_refused():
         (lambda: with_context(x), "context must be given"),
         (lambda: with_context.init_cache(3, 5), "context must be given"),
         (lambda: with_context(x, context, cache=cache), "context cannot be given together with a cache"),
-        (lambda: alone.init_cache(3, 5)[0].check(3, 6, 2, (13, 13), None), "the cache is for 5 tokens"),
+        (lambda: alone.init_cache(3, 5)[0].check_room(6, None), "the cache is for 5 tokens"),
     ):
         with pytest.raises(ValueError, match=message):
             call()

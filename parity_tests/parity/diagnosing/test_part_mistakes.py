@@ -64,6 +64,19 @@ def no_activated_half(patch, module):
     patch.setitem(gated_feed_forward.ACTIVATIONS, "gelu", jnp.ones_like)
 
 
+def tiled_kv_heads(patch, module):
+    """Query head i gets the key/value head i mod K, where it should be the i // (N / K)-th."""
+    compute = multi_head.compute
+
+    def tiled(self, query, key, value, *args, **options):
+        order = jnp.arange(self.num_heads).reshape(-1, self.num_kv_heads).T.reshape(-1)
+        heads, weights = compute(self, query[:, :, order], key, value, *args, **options)
+        back = jnp.argsort(order)
+        return heads[:, :, back], None if weights is None else weights[:, back]
+
+    patch.setattr(multi_head, "compute", tiled)
+
+
 def plain_slopes(patch, module):
     patch.setattr(score_mods, "alibi_slopes", lambda n: [2.0 ** (-8.0 * (i + 1) / n) for i in range(n)])
 
@@ -126,6 +139,7 @@ MISTAKES = {
     "router before": ("mixture-of-experts", partial(option, softmax="before"), "router-softmax"),
     "router after": ("mixture-of-experts-shared", partial(option, softmax="after"), "router-softmax"),
     "scale": ("attention-grouped", partial(option, scale=1.0), "scale-missing"),
+    "key/value heads": ("attention-grouped", tiled_kv_heads, "heads-shared"),
     "slopes": ("attention-alibi", plain_slopes, "alibi-slopes"),
     "bias of positions": ("attention-alibi", partial(option, positions=None), "score-bias-missing"),
     "buckets one on": ("positions-t5", far_keys, "distance-one-on"),

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from torch_ref.checks import checked
+
 
 class AdditiveAttention(nn.Module):
     """`softmax(scores) context`, `scores[t, s] = vᵀ tanh(W_q x[t] + W_k context[s])`.
@@ -12,6 +14,7 @@ class AdditiveAttention(nn.Module):
     Source: Bahdanau et al. (arXiv 1409.0473), appendix A.1.2.
     """
 
+    @checked()
     def __init__(
         self,
         embed_dim: int,

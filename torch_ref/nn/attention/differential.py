@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from torch_ref.checks import checked, divided, head_width
 from torch_ref.nn.positions.attention_positions import AttentionPositions
 from torch_ref.nn.primitives import masked_softmax
 
@@ -20,6 +21,7 @@ class DifferentialAttention(nn.Module):
     Source: Ye et al. (arXiv 2410.05258), section 2.1; order of the heads as transformers' DiffLlama.
     """
 
+    @checked()
     def __init__(
         self,
         embed_dim: int,
@@ -36,9 +38,9 @@ class DifferentialAttention(nn.Module):
     ):
         super().__init__()
         num_kv_heads = num_heads if num_kv_heads is None else num_kv_heads
-        head_dim = embed_dim // num_heads if head_dim is None else head_dim
+        head_dim = head_width(embed_dim, num_heads, head_dim)
         self.head_dim = head_dim
-        self.queries_per_key = num_heads // num_kv_heads
+        self.queries_per_key = divided("num_heads", num_heads, "num_kv_heads", num_kv_heads)
         self.is_causal = is_causal
         self.positions = positions
         self.scale = head_dim**-0.5 if scale is None else scale

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from torch_ref.checks import checked, head_width
 from torch_ref.nn.primitives import masked_softmax
 
 
@@ -18,6 +19,7 @@ class DisentangledAttention(nn.Module):
     Source: He et al. (arXiv 2006.03754), section 3.1; buckets and shared projections as DeBERTa-v3 (2111.09543).
     """
 
+    @checked()
     def __init__(
         self,
         embed_dim: int,
@@ -32,7 +34,7 @@ class DisentangledAttention(nn.Module):
         head_dim: int | None = None,
     ):
         super().__init__()
-        head_dim = embed_dim // num_heads if head_dim is None else head_dim
+        head_dim = head_width(embed_dim, num_heads, head_dim)
         self.num_heads = num_heads
         self.max_relative_positions = max_relative_positions
         self.position_buckets = position_buckets

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from torch_ref.checks import checked
+
 
 class FourierMixing(nn.Module):
     """`Re(F_t x F_d)`: the real part of the Fourier transform over tokens and features.
@@ -12,6 +14,7 @@ class FourierMixing(nn.Module):
     Source: Lee-Thorp et al. (arXiv 2105.03824).
     """
 
+    @checked()
     def __init__(self, embed_dim: int):
         super().__init__()
         self.embed_dim = embed_dim

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from torch_ref.checks import checked, divided, head_width
+
 
 class GatedDeltaNet(nn.Module):
     """Linear attention whose memory fades, and is corrected by what each token adds to it.
@@ -16,6 +18,7 @@ class GatedDeltaNet(nn.Module):
     Source: Yang et al. (arXiv 2412.06464); norm, gate and grouped heads as in Qwen3-Next.
     """
 
+    @checked()
     def __init__(
         self,
         embed_dim: int,
@@ -30,7 +33,8 @@ class GatedDeltaNet(nn.Module):
         super().__init__()
         self.num_heads = num_heads
         self.num_qk_heads = num_heads if num_qk_heads is None else num_qk_heads
-        self.head_dim = embed_dim // num_heads if head_dim is None else head_dim
+        divided("num_heads", num_heads, "num_qk_heads", self.num_qk_heads)
+        self.head_dim = head_width(embed_dim, num_heads, head_dim)
         value_head_dim = self.head_dim if value_head_dim is None else value_head_dim
         self.key_width = self.num_qk_heads * self.head_dim
         self.value_width = num_heads * value_head_dim
@@ -52,8 +56,9 @@ class GatedDeltaNet(nn.Module):
         """`(b, t, d)` and a mask `(b, t)`, True = a token, to `(b, t, d)`; or both without `b`."""
         if x.ndim == 2:
             return self(x[None], None if mask is None else mask[None])[0]
-        if mask is not None:
-            x = x.masked_fill(~mask[..., None], 0)
+        if mask is not None:  # padding behind the tokens, where it changes nothing of them
+            order = (~mask).int().argsort(dim=1, stable=True)[..., None]
+            x = x.masked_fill(~mask[..., None], 0).take_along_dim(order, dim=1)
         inputs = torch.cat([self.q_proj(x), self.k_proj(x), self.v_proj(x)], dim=-1)
         mixed = F.silu(self.conv(F.pad(inputs.mT, (self.conv.kernel_size[0] - 1, 0)))).mT
         query, key, value = mixed.split([self.key_width, self.key_width, self.value_width], dim=-1)
@@ -69,7 +74,8 @@ class GatedDeltaNet(nn.Module):
 
         heads = gated_delta_rule(query / self.head_dim**0.5, key, value, log_decay, beta)
         gate = self.gate_proj(x).unflatten(-1, (self.num_heads, -1))
-        return self.out_proj((self.norm(heads) * F.silu(gate)).flatten(-2))
+        output = self.out_proj((self.norm(heads) * F.silu(gate)).flatten(-2))
+        return output if mask is None else output.take_along_dim(order.argsort(dim=1), dim=1)
 
 
 def gated_delta_rule(query: Tensor, key: Tensor, value: Tensor, log_decay: Tensor, beta: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from torch_ref.checks import checked
 from torch_ref.nn.positions.attention_positions import AttentionPositions
 from torch_ref.nn.primitives import RMSNorm, masked_softmax
 
@@ -18,6 +19,7 @@ class LatentAttention(nn.Module):
     Source: DeepSeek-V2 (arXiv 2405.04434), section 2.1; layout of the projections as transformers' DeepseekV3.
     """
 
+    @checked()
     def __init__(
         self,
         embed_dim: int,

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from torch_ref.checks import checked, head_width
+
 
 class LinearAttention(nn.Module):
     """Multi-head attention with the weights `φ(q) · φ(k) / Σ φ(q) · φ(k)`, `φ(x) = elu(x) + 1`.
@@ -13,6 +15,7 @@ class LinearAttention(nn.Module):
     Source: Katharopoulos et al. (arXiv 2006.16236).
     """
 
+    @checked()
     def __init__(
         self,
         embed_dim: int,
@@ -22,6 +25,7 @@ class LinearAttention(nn.Module):
         chunk_size: int = 64,
     ):
         super().__init__()
+        head_width(embed_dim, num_heads)
         self.num_heads = num_heads
         self.is_causal = is_causal
         self.q_proj = nn.Linear(embed_dim, embed_dim, bias=bias)

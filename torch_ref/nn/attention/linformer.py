@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from torch_ref.checks import checked, head_width
+
 
 class LinformerAttention(nn.Module):
     """Multi-head attention `softmax(Q (Eᵀ K)ᵀ / sqrt(head_dim)) (Fᵀ V)`, with learned `E` and `F` over positions.
@@ -12,6 +14,7 @@ class LinformerAttention(nn.Module):
     Source: Wang et al. (arXiv 2006.04768).
     """
 
+    @checked(sharing=("none", "heads", "keys and values"))
     def __init__(
         self,
         embed_dim: int,
@@ -23,6 +26,7 @@ class LinformerAttention(nn.Module):
         bias: bool = True,
     ):
         super().__init__()
+        head_width(embed_dim, num_heads)
         self.num_heads = num_heads
         self.q_proj = nn.Linear(embed_dim, embed_dim, bias=bias)
         self.k_proj = nn.Linear(embed_dim, embed_dim, bias=bias)

@@ -6,9 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from torch_ref.checks import checked, divided, head_width
 from torch_ref.nn.attention.talking_heads import TalkingHeads
 from torch_ref.nn.positions.attention_positions import AttentionPositions
-from torch_ref.nn.primitives import make_norm
+from torch_ref.nn.primitives import NORMS, make_norm
 
 
 class MultiHeadAttention(nn.Module):
@@ -21,6 +22,7 @@ class MultiHeadAttention(nn.Module):
     et al. (arXiv 2305.13245).
     """
 
+    @checked(gate=(None, "head", "element"), sinks=(None, "learned", "off_by_one"), qk_norm=(None, *NORMS))
     def __init__(
         self,
         embed_dim: int,
@@ -48,17 +50,13 @@ class MultiHeadAttention(nn.Module):
     ):
         super().__init__()
         num_kv_heads = num_heads if num_kv_heads is None else num_kv_heads
-        if (head_dim is None and embed_dim % num_heads) or num_heads % num_kv_heads:
-            raise ValueError(
-                f"{embed_dim=}, {num_heads=} and {num_kv_heads=} must divide each other in this order"
-            )
-        head_dim = embed_dim // num_heads if head_dim is None else head_dim
+        head_dim = head_width(embed_dim, num_heads, head_dim)
         v_head_dim = head_dim if v_head_dim is None else v_head_dim
         kdim = embed_dim if kdim is None else kdim
         self.num_heads = num_heads
         self.head_dim = head_dim
         self.v_head_dim = v_head_dim
-        self.queries_per_key = num_heads // num_kv_heads
+        self.queries_per_key = divided("num_heads", num_heads, "num_kv_heads", num_kv_heads)
         self.is_causal = is_causal
         self.window = window
         self.mask_mod = mask_mod

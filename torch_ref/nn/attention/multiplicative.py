@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from torch_ref.checks import checked
+
 
 class MultiplicativeAttention(nn.Module):
     """`softmax(scores) context`, `scores[t, s] = x[t] · context[s]` ("dot") or `x[t]ᵀ W context[s]` ("general").
@@ -12,6 +14,7 @@ class MultiplicativeAttention(nn.Module):
     Source: Luong et al. (arXiv 1508.04025), section 3.1.
     """
 
+    @checked(score=("dot", "general"))
     def __init__(self, embed_dim: int, context_dim: int | None = None, score: str = "general"):
         super().__init__()
         context_dim = embed_dim if context_dim is None else context_dim

@@ -4,6 +4,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from torch_ref.checks import checked, head_width
+
 
 class NystromAttention(nn.Module):
     """Multi-head attention `softmax(Q K̃ᵀ) softmax(Q̃ K̃ᵀ)⁺ softmax(Q̃ Kᵀ) V`, products over `sqrt(head_dim)`.
@@ -13,6 +15,7 @@ class NystromAttention(nn.Module):
     Source: Xiong et al. (arXiv 2102.03902).
     """
 
+    @checked()
     def __init__(
         self,
         embed_dim: int,
@@ -23,6 +26,7 @@ class NystromAttention(nn.Module):
         bias: bool = True,
     ):
         super().__init__()
+        head_width(embed_dim, num_heads)
         self.num_heads = num_heads
         self.num_landmarks = num_landmarks
         self.iterations = iterations

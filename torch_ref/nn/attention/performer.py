@@ -5,6 +5,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from torch_ref.checks import checked, head_width
+
 
 class PerformerAttention(nn.Module):
     """Multi-head attention with the weights `φ(q) · φ(k) / Σ φ(q) · φ(k)`, on average those of the softmax.
@@ -17,6 +19,7 @@ class PerformerAttention(nn.Module):
 
     features: Tensor
 
+    @checked()
     def __init__(
         self,
         embed_dim: int,
@@ -28,7 +31,7 @@ class PerformerAttention(nn.Module):
         chunk_size: int = 64,
     ):
         super().__init__()
-        head_dim = embed_dim // num_heads
+        head_dim = head_width(embed_dim, num_heads)
         if num_features is None:
             num_features = max(1, int(head_dim * math.log(head_dim)))
         self.num_heads = num_heads

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from torch_ref.checks import checked, head_width
+
 
 class AttentionPooling(nn.Module):
     """Multi-head attention whose queries are parameters: `softmax(Q Kᵀ / sqrt(head_dim)) V W_out`.
@@ -12,6 +14,7 @@ class AttentionPooling(nn.Module):
     Source: Lee et al. (arXiv 1810.00825), section 3.2; Zhai et al. (arXiv 2303.15343).
     """
 
+    @checked()
     def __init__(
         self,
         embed_dim: int,
@@ -22,6 +25,7 @@ class AttentionPooling(nn.Module):
         residual: bool = False,
     ):
         super().__init__()
+        head_width(embed_dim, num_heads)
         self.num_heads = num_heads
         self.residual = residual
         self.queries = nn.Parameter(torch.randn(num_queries, embed_dim))

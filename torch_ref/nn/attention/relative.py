@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from torch_ref.checks import checked, head_width
 from torch_ref.nn.primitives import masked_softmax
 
 
@@ -17,6 +18,7 @@ class RelativeAttention(nn.Module):
     Source: Dai et al. (arXiv 1901.02860), section 3.3; the waves' order as its published code and XLNet's.
     """
 
+    @checked()
     def __init__(
         self,
         embed_dim: int,
@@ -28,7 +30,7 @@ class RelativeAttention(nn.Module):
         window: int | None = None,
     ):
         super().__init__()
-        head_dim = embed_dim // num_heads if head_dim is None else head_dim
+        head_dim = head_width(embed_dim, num_heads, head_dim)
         self.embed_dim = embed_dim
         self.num_heads = num_heads
         self.is_causal = is_causal

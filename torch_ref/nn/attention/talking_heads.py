@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from torch_ref.checks import checked
+
 
 class TalkingHeads(nn.Module):
     """Mix the scores of all heads before the softmax, and their weights after it.
@@ -12,6 +14,7 @@ class TalkingHeads(nn.Module):
     Source: Shazeer et al. (arXiv 2003.02436), section 3.
     """
 
+    @checked()
     def __init__(self, num_heads: int):
         super().__init__()
         bound = num_heads**-0.5

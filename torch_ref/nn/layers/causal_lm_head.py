@@ -2,6 +2,7 @@
 
 from torch import Tensor, nn
 
+from torch_ref.checks import checked
 from torch_ref.nn.layers.tied_head import soft_cap
 
 
@@ -13,6 +14,7 @@ class CausalLMHead(nn.Module):
     Source: Touvron et al. (arXiv 2302.13971); the bound: Gemma 2 (arXiv 2408.00118), section 2.
     """
 
+    @checked()
     def __init__(self, embed_dim: int, vocab_size: int, bias: bool = False, softcap: float | None = None):
         super().__init__()
         self.linear = nn.Linear(embed_dim, vocab_size, bias)

@@ -4,6 +4,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from torch_ref.checks import checked
 from torch_ref.nn.layers.feed_forward import ACTIVATIONS
 
 
@@ -15,6 +16,7 @@ class ConvolutionLayer(nn.Module):
     Source: He et al. (arXiv 2006.03754), in the code of DeBERTa-v2, as transformers' DebertaV2.
     """
 
+    @checked(activation=ACTIVATIONS)
     def __init__(
         self,
         layer: Any,

@@ -2,6 +2,7 @@
 
 from torch import Tensor, nn
 
+from torch_ref.checks import checked
 from torch_ref.nn.layers.feed_forward import ACTIVATIONS
 
 
@@ -13,6 +14,7 @@ class ConvolutionStem(nn.Module):
     Source: Radford et al. (arXiv 2212.04356), section 2.2.
     """
 
+    @checked(activation=ACTIVATIONS)
     def __init__(self, num_features: int, embed_dim: int, activation: str = "gelu"):
         super().__init__()
         self.activation = ACTIVATIONS[activation]

@@ -4,6 +4,7 @@ from typing import Any
 
 from torch import Tensor
 
+from torch_ref.checks import checked
 from torch_ref.nn.layers.decoder_layer import DecoderLayer
 from torch_ref.nn.layers.stack import Stack
 from torch_ref.nn.primitives import make_norm
@@ -17,6 +18,7 @@ class Decoder(Stack):
     Source: Vaswani et al. (arXiv 1706.03762), section 3.1.
     """
 
+    @checked()
     def __init__(
         self,
         num_layers: int,

@@ -4,6 +4,7 @@ from typing import Any
 
 from torch import Tensor
 
+from torch_ref.checks import checked
 from torch_ref.nn.attention.multi_head import MultiHeadAttention
 from torch_ref.nn.layers.encoder_layer import EncoderLayer
 from torch_ref.nn.layers.layer_scale import LayerScale
@@ -18,6 +19,7 @@ class DecoderLayer(EncoderLayer):
     Source: Vaswani et al. (arXiv 1706.03762), section 3.1.
     """
 
+    @checked()
     def __init__(
         self,
         embed_dim: int,

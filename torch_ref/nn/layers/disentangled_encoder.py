@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
+from torch_ref.checks import checked
 from torch_ref.nn.layers.stack import Stack
 
 
@@ -16,6 +17,7 @@ class DisentangledEncoder(Stack):
     Source: He et al. (arXiv 2006.03754), section 3.1; the norm: DeBERTa-v2, in its code.
     """
 
+    @checked()
     def __init__(
         self,
         layers: Sequence[Any],

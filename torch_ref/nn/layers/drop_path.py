@@ -3,6 +3,8 @@
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from torch_ref.checks import checked
+
 
 class DropPath(nn.Module):
     """Stochastic depth: zeroes a whole sequence with probability `p`, and scales the others by `1 / (1 - p)`.
@@ -12,6 +14,7 @@ class DropPath(nn.Module):
     Source: Huang et al. (arXiv 1603.09382).
     """
 
+    @checked()
     def __init__(self, p: float = 0.0):
         super().__init__()
         self.p = p

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from torch_ref.checks import checked, require_known
 from torch_ref.nn.positions.learned import LearnedPositions
 from torch_ref.nn.positions.sinusoidal import SinusoidalPositions
 from torch_ref.nn.primitives import make_norm
@@ -24,6 +25,7 @@ class Embeddings(nn.Module):
     Source: Devlin et al. (arXiv 1810.04805), section 3; factorised: Lan et al. (arXiv 1909.11942), section 3.1.
     """
 
+    @checked()
     def __init__(
         self,
         vocab_size: int,
@@ -45,6 +47,8 @@ class Embeddings(nn.Module):
         self.scale = width**0.5 if scaled else None
         self.token = nn.Embedding(vocab_size, width, padding_idx)
         self.segment = nn.Embedding(num_segments, width) if num_segments else None
+        if isinstance(positions, str):
+            require_known("positions", positions, POSITIONS)
         self.position = (
             POSITIONS[positions](max_positions, width) if isinstance(positions, str) else positions
         )

@@ -4,6 +4,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from torch_ref.checks import checked, require_known
 from torch_ref.nn.attention.multi_head import MultiHeadAttention
 from torch_ref.nn.layers.drop_path import DropPath
 from torch_ref.nn.layers.feed_forward import FeedForward
@@ -20,6 +21,7 @@ class EncoderLayer(nn.Module):
     (2408.00118); parallel: GPT-J, PaLM (2204.02311); DeepNorm: Wang et al. (2203.00555).
     """
 
+    @checked()
     def __init__(
         self,
         embed_dim: int,
@@ -61,6 +63,7 @@ class EncoderLayer(nn.Module):
             "parallel": ["attention_norm"],
             "parallel_two_norms": ["attention_norm", "feed_forward_norm"],
         }
+        require_known("norm_placement", norm_placement, norms)
         for name in norms[norm_placement]:
             setattr(self, name, make_norm(norm, embed_dim, eps))
         if not first_norm:

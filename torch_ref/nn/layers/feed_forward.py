@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from torch_ref.checks import checked
+
 gelu_tanh = partial(F.gelu, approximate="tanh")
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -41,6 +43,7 @@ class FeedForward(nn.Module):
     Source: Vaswani et al. (arXiv 1706.03762), section 3.3.
     """
 
+    @checked(activation=ACTIVATIONS)
     def __init__(
         self,
         embed_dim: int,

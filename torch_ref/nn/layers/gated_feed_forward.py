@@ -2,6 +2,7 @@
 
 from torch import Tensor, nn
 
+from torch_ref.checks import checked
 from torch_ref.nn.layers.feed_forward import ACTIVATIONS
 
 
@@ -13,6 +14,7 @@ class GatedFeedForward(nn.Module):
     Source: Shazeer (arXiv 2002.05202).
     """
 
+    @checked(activation=ACTIVATIONS)
     def __init__(
         self,
         embed_dim: int,

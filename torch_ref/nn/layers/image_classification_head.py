@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from torch_ref.checks import checked
+
 
 class ImageClassificationHead(nn.Module):
     """`[x_0, mean(x_n, x_{n+1}, ...)] W + b`: the class token beside the mean of the patches, which are read apart.
@@ -12,6 +14,7 @@ class ImageClassificationHead(nn.Module):
     Source: Oquab et al. (arXiv 2304.07193), section 7.1, as transformers' Dinov2ForImageClassification.
     """
 
+    @checked()
     def __init__(self, embed_dim: int, num_classes: int, num_registers: int = 0):
         super().__init__()
         self.first_patch = 1 + num_registers

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from torch_ref.checks import checked
+
 
 class LayerScale(nn.Module):
     """`x * weight`: stands behind a branch, before it is added to the skip connection.
@@ -12,6 +14,7 @@ class LayerScale(nn.Module):
     Source: Touvron et al. (arXiv 2103.17239), section 2.
     """
 
+    @checked()
     def __init__(self, embed_dim: int, initial: float = 1e-5):
         super().__init__()
         self.weight = nn.Parameter(torch.full((embed_dim,), initial))

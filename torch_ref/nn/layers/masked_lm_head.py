@@ -4,6 +4,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from torch_ref.checks import checked
 from torch_ref.nn.layers.feed_forward import ACTIVATIONS
 from torch_ref.nn.layers.tied_head import TiedHead
 from torch_ref.nn.primitives import make_norm
@@ -17,6 +18,7 @@ class MaskedLMHead(nn.Module):
     Source: Devlin et al. (arXiv 1810.04805), section 3.1; the dense layer and the norm are in its code.
     """
 
+    @checked(activation=ACTIVATIONS)
     def __init__(
         self,
         embed_dim: int,

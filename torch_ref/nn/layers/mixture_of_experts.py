@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from torch_ref.checks import checked
 from torch_ref.nn.layers.feed_forward import ACTIVATIONS
 from torch_ref.nn.layers.gated_feed_forward import GatedFeedForward
 from torch_ref.nn.layers.router_losses import RouterLosses
@@ -23,6 +24,7 @@ class MixtureOfExperts(nn.Module):
 
     takes_mask = True
 
+    @checked(activation=ACTIVATIONS, softmax=("before", "after"))
     def __init__(
         self,
         embed_dim: int,

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from torch_ref.checks import checked
+
 
 class PatchEmbeddings(nn.Module):
     """`dropout([class, patch_1 W + b, patch_2 W + b, ...] + position)`, patches row by row.
@@ -13,6 +15,7 @@ class PatchEmbeddings(nn.Module):
     Source: Dosovitskiy et al. (arXiv 2010.11929), section 3.1.
     """
 
+    @checked(resize=(None, "bicubic", "bicubic_antialias"))
     def __init__(
         self,
         image_size: int | tuple[int, int],

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from torch_ref.checks import checked
 from torch_ref.nn.layers.feed_forward import ACTIVATIONS
 
 
@@ -15,6 +16,7 @@ class Pooler(nn.Module):
     Gurevych (arXiv 1908.10084), section 3.
     """
 
+    @checked(kind=("first", "last", "mean", "max"), activation=ACTIVATIONS)
     def __init__(self, embed_dim: int, kind: str = "first", dense: bool = True, activation: str = "tanh"):
         super().__init__()
         self.kind = kind

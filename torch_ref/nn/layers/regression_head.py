@@ -2,6 +2,7 @@
 
 from torch import Tensor
 
+from torch_ref.checks import checked
 from torch_ref.nn.layers.classification_head import ClassificationHead
 
 
@@ -13,6 +14,7 @@ class RegressionHead(ClassificationHead):
     Source: Devlin et al. (arXiv 1810.04805), section 4.1 (STS-B).
     """
 
+    @checked()
     def __init__(
         self,
         embed_dim: int,

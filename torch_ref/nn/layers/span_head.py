@@ -4,6 +4,8 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
+from torch_ref.checks import checked
+
 
 class SpanLogits(NamedTuple):
     """The scores of each token as the first and as the last of the answer."""
@@ -20,6 +22,7 @@ class SpanHead(nn.Module):
     Source: Devlin et al. (arXiv 1810.04805), section 4.2.
     """
 
+    @checked()
     def __init__(self, embed_dim: int, dropout: float = 0.0):
         super().__init__()
         self.dropout = nn.Dropout(dropout)

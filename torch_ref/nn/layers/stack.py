@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from torch_ref.checks import checked
+
 
 class Stack(nn.Module):
     """`norm(layer_n(... layer_1(x)))`: layers that are given built, one after another.
@@ -16,6 +18,7 @@ class Stack(nn.Module):
     Source: Vaswani et al. (arXiv 1706.03762), section 3.1.
     """
 
+    @checked()
     def __init__(
         self,
         layers: Sequence[Any],

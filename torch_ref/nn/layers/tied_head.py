@@ -4,6 +4,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from torch_ref.checks import checked
+
 
 class TiedHead(nn.Module):
     """`softcap(scale · x Eᵀ + b)`, with the table `E` of the embeddings, which the head is called with.
@@ -13,6 +15,7 @@ class TiedHead(nn.Module):
     Source: Press and Wolf (arXiv 1608.05859); Inan et al. (arXiv 1611.01462).
     """
 
+    @checked()
     def __init__(self, vocab_size: int, bias: bool = False, softcap: float | None = None, scale: float = 1.0):
         super().__init__()
         self.bias = nn.Parameter(torch.zeros(vocab_size)) if bias else None

@@ -2,6 +2,7 @@
 
 from torch import Tensor, nn
 
+from torch_ref.checks import checked
 from torch_ref.nn.layers.feed_forward import ACTIVATIONS
 
 
@@ -13,6 +14,7 @@ class TokenClassificationHead(nn.Module):
     Source: Devlin et al. (arXiv 1810.04805), section 5.3; Clark et al. (arXiv 2003.10555), in its code.
     """
 
+    @checked(activation=ACTIVATIONS)
     def __init__(
         self,
         embed_dim: int,

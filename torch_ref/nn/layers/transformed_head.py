@@ -4,6 +4,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from torch_ref.checks import checked
 from torch_ref.nn.layers.feed_forward import ACTIVATIONS
 from torch_ref.nn.primitives import make_norm
 
@@ -16,6 +17,7 @@ class TransformedHead(nn.Module):
     Source: Warner et al. (arXiv 2412.13663), as transformers' ModernBert.
     """
 
+    @checked(activation=ACTIVATIONS)
     def __init__(
         self,
         embed_dim: int,

@@ -4,6 +4,7 @@ import math
 
 from torch import Tensor, nn
 
+from torch_ref.checks import checked
 from torch_ref.nn.positions.attention_positions import AttentionPositions, counted
 
 
@@ -15,6 +16,7 @@ class AlibiPositions(nn.Module, AttentionPositions):
     Source: Press et al. (arXiv 2108.12409), section 3 and its published code.
     """
 
+    @checked()
     def __init__(self, num_heads: int):
         super().__init__()
         power = 2 ** math.floor(math.log2(num_heads))

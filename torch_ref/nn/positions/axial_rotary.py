@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from torch_ref.checks import checked
 from torch_ref.nn.positions.attention_positions import AttentionPositions
 from torch_ref.nn.positions.rotary import turn
 from torch_ref.nn.positions.rotary_scaling import rotary_frequencies
@@ -16,6 +17,7 @@ class AxialRotaryPositions(nn.Module, AttentionPositions):
     Source: Su et al. (arXiv 2104.09864) on two axes, as in Qwen2-VL's vision encoder (arXiv 2409.12191).
     """
 
+    @checked()
     def __init__(self, head_dim: int, width: int, base: float = 10000.0):
         super().__init__()
         self.width = width

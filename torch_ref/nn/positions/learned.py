@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from torch_ref.checks import checked
+
 
 class LearnedPositions(nn.Embedding):
     """Adds a learned vector to each token, one per position: `x[t] + weight[offset + t]`.
@@ -12,6 +14,7 @@ class LearnedPositions(nn.Embedding):
     Source: Devlin et al. (arXiv 1810.04805), section 3; the idea is Gehring et al.'s (arXiv 1705.03122).
     """
 
+    @checked()
     def __init__(
         self, num_embeddings: int, embedding_dim: int, offset: int = 0, padding_idx: int | None = None
     ):

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from torch_ref.checks import checked
 from torch_ref.nn.positions.attention_positions import AttentionPositions
 from torch_ref.nn.positions.rotary_scaling import RotaryScaling, rotary_frequencies
 
@@ -15,6 +16,7 @@ class RotaryPositions(nn.Module, AttentionPositions):
     Source: Su et al. (arXiv 2104.09864), section 3.4.2; half-split as transformers' Llama.
     """
 
+    @checked()
     def __init__(
         self,
         head_dim: int,

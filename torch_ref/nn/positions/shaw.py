@@ -2,6 +2,7 @@
 
 from torch import Tensor, nn
 
+from torch_ref.checks import checked
 from torch_ref.nn.positions.attention_positions import AttentionPositions, counted
 
 
@@ -13,6 +14,7 @@ class ShawPositions(nn.Module, AttentionPositions):
     Source: Shaw et al. (arXiv 1803.02155), equations 3 to 5.
     """
 
+    @checked()
     def __init__(self, head_dim: int, max_distance: int, values: bool = True):
         super().__init__()
         self.max_distance = max_distance

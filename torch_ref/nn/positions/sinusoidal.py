@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from torch_ref.checks import checked
+
 
 class SinusoidalPositions(nn.Module):
     """Adds sines and cosines of the position to each token, wavelengths from 2π to 2π · 10000.
@@ -15,6 +17,7 @@ class SinusoidalPositions(nn.Module):
 
     table: Tensor
 
+    @checked(layout=("interleaved", "halves"))
     def __init__(
         self, num_embeddings: int, embedding_dim: int, layout: str = "interleaved", persistent: bool = False
     ):

@@ -5,6 +5,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from torch_ref.checks import checked
 from torch_ref.nn.positions.attention_positions import AttentionPositions, counted
 
 
@@ -16,6 +17,7 @@ class T5Positions(nn.Module, AttentionPositions):
     Source: Raffel et al. (arXiv 1910.10683), section 2.1.
     """
 
+    @checked()
     def __init__(
         self, num_heads: int, num_buckets: int = 32, max_distance: int = 128, bidirectional: bool = True
     ):
