@@ -16,6 +16,7 @@ from jax_attn.catalogue.power_pairs.decoder_pair import (
 )
 from jax_attn.catalogue.power_pairs.tied_pair import FlaxTied, tied_cases, torch_tied
 from jax_attn.nn.attention.multi_head import MultiHeadAttention
+from jax_attn.parity.compare import compare
 from jax_attn.parity.diagnosing.lint_modules import lint_pair
 from parity_tests.parity.diagnosing.test_diagnose import why
 from parity_tests.parity.pairs import draw
@@ -213,8 +214,58 @@ def test_a_tie_that_is_lost_is_told_by_identity():
 def test_a_tie_that_is_lost_with_the_same_values():
     diagnosis = why(FlaxHead(), Head(), np.arange(7)[None])
     assert diagnosis.divergence.direction == "backward"
-    told = "weight: flax a weight of its own, torch the same as embed.weight"
-    assert (diagnosis.certainty, str(diagnosis.cause)) == ("likely", told), diagnosis
+    certain(diagnosis, "weights-parted", "head.weight a weight of its own")
+
+
+class FlaxTwice(nnx.Module):
+    """One layer of two names."""
+
+    def __init__(self, tied=True):
+        self.first = nnx.Linear(6, 6, rngs=nnx.Rngs(0))
+        self.second = self.first if tied else nnx.Linear(6, 6, rngs=nnx.Rngs(1))
+
+    def __call__(self, x):
+        return self.second(jnp.tanh(self.first(x)))
+
+
+class Twice(torch.nn.Module):
+    """Two layers that began with the same numbers."""
+
+    def __init__(self, tied=False):
+        super().__init__()
+        self.first, self.second = torch.nn.Linear(6, 6), torch.nn.Linear(6, 6)
+        self.second.load_state_dict(self.first.state_dict())
+        if tied:
+            self.second = self.first
+
+    def forward(self, x):
+        return self.second(torch.tanh(self.first(x)))
+
+
+def test_a_tie_of_flax_alone():
+    told = "second.weight the same as first.weight, second.bias the same as first.bias"
+    certain(why(FlaxTwice(), Twice(), draw(2, 3, 6)), "weights-tied", told)
+    parted = "second.weight a weight of its own, second.bias a weight of its own"
+    certain(why(FlaxTwice(False), Twice(True), draw(2, 3, 6)), "weights-parted", parted)
+    assert [str(finding) for finding in lint_pair(FlaxTwice(), Twice())] == [
+        f"second: {leaf}: flax the same as first.{leaf}, torch a weight of its own"
+        for leaf in ("weight", "bias")
+    ]
+
+
+def test_a_tie_of_flax_alone_keeps_weights_that_differ_from_being_loaded():
+    other = Twice()
+    torch.nn.init.normal_(other.second.weight)
+    with pytest.raises(
+        ValueError, match=r"first\.weight and second\.weight are one weight here, and two that"
+    ):
+        compare(FlaxTwice(), other, draw(2, 3, 6))
+    other = Head()
+    other.head = torch.nn.Linear(6, 7, bias=False)
+    flax = FlaxHead()
+    del flax.head
+    with pytest.raises(ValueError, match=r"if embed\.weight serves for head\.weight too, as in a tied head"):
+        compare(flax, other, np.arange(7)[None])
 
 
 def test_a_tie_that_is_lost_with_other_values():
