@@ -225,6 +225,11 @@ def test_colours_only_where_they_are_wanted(monkeypatch):
     assert terminal().color_system is None
 
 
+def test_a_function_called_train_is_no_picture(capsys):
+    terminal().print("port.py:train: passed", markup=False)
+    assert capsys.readouterr().out == "port.py:train: passed\n"
+
+
 def test_the_version_and_those_of_the_frameworks(capsys):
     status, out, _ = run(capsys, "--version")
     assert status == 0
