@@ -280,3 +280,43 @@ def test_the_modules_of_the_user_stay_as_they_are():
     before = [set(vars(child)) for child in reference.modules()]
     why(Reversed(), reference, *decoder_cases()[0].args)
     assert [set(vars(child)) for child in reference.modules()] == before
+
+
+class Projected(torch.nn.Module):
+    """Attention of three projections, whose scores are not divided by anything, as T5's."""
+
+    def __init__(self):
+        super().__init__()
+        self.q, self.k, self.v = (torch.nn.Linear(6, 8, bias=False) for _ in range(3))
+
+    def forward(self, x):
+        q, k, v = (layer(x).unflatten(-1, (2, 4)).transpose(1, 2) for layer in (self.q, self.k, self.v))
+        return (q @ k.mT).softmax(-1) @ v
+
+
+class FlaxProjected(nnx.Module):
+    def __init__(self):
+        self.q, self.k, self.v = (nnx.Linear(6, 8, use_bias=False, rngs=nnx.Rngs(0)) for _ in range(3))
+
+    def __call__(self, x):
+        q, k, v = (layer(x).reshape(*x.shape[:2], 2, 4).swapaxes(1, 2) for layer in (self.q, self.k, self.v))
+        return self.weights(q @ k.mT) @ v
+
+    def weights(self, scores):
+        return jax.nn.softmax(scores / 2)
+
+
+class Constant(FlaxProjected):
+    def weights(self, scores):
+        return jax.lax.stop_gradient(jax.nn.softmax(scores))
+
+
+def test_of_a_scale_is_said_what_is_known_alone():
+    """Torch has none here: that Flax divides by head_dim and torch by its root would be no truth."""
+    diagnosis = why(FlaxProjected(), Projected(), draw(2, 5, 6))
+    certain(diagnosis, "scale-twice", "torch's scores times 0.5")
+    assert diagnosis.cause.torch == "torch's scores"
+
+
+def test_weights_of_attention_that_pass_no_gradient():
+    certain(why(Constant(), Projected(), draw(2, 5, 6)), "attention-weights-constant", "stopped")
