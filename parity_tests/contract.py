@@ -108,7 +108,10 @@ class TwinContract:
         sides = twin.flax(), twin.torch(), cases
         report = compare_cases(*sides, lanes=lanes, whole_model=twin.whole_model, title=twin.name)
         report.assert_passed()
-        assert set(lanes) - {"dropout"} <= set(report.lanes)
+        meant = {
+            lane for lane in lanes if any(case.runs_in(lane) for case in cases)
+        }  # edges: in float64 alone
+        assert meant - {"dropout"} <= set(report.lanes)
 
     @classmethod
     def row_tests(cls) -> Iterator[Any]:

@@ -2,13 +2,16 @@
 
 import difflib
 import os
+import signal
 import sys
-from collections.abc import Callable, Sequence
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 from importlib.util import find_spec
 from io import TextIOWrapper
 from itertools import takewhile
 from pkgutil import resolve_name
+from threading import current_thread, main_thread
+from types import FrameType
 from typing import Any
 
 from jax_attn import __version__
@@ -52,6 +55,7 @@ OPTIONAL_PACKAGES = {
     "tensorboardX": ("tensorboardX",),
     "sacrebleu": ("sacrebleu",),
 }
+INTERRUPTED = 130
 BROKEN_PIPE = 141  # what a shell reports of a command whose reader has gone
 
 
@@ -68,7 +72,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             from jax_attn.cli.train import train
 
             return train(given[1:])
-        return _application(given).cli(args=names_first(given), prog="jax-attn", description=DESCRIPTION)
+        with ended_by_interrupt("jax-attn"):
+            return _application(given).cli(args=names_first(given), prog="jax-attn", description=DESCRIPTION)
 
     return guarded("jax-attn", run)
 
@@ -107,7 +112,38 @@ def guarded(program: str, run: Callable[[], int]) -> int:
         return 2
     except KeyboardInterrupt:
         print(f"{program}: interrupted", file=sys.stderr)
-        return 130
+        return INTERRUPTED
+
+
+@contextmanager
+def ended_by_interrupt(program: str) -> Generator[None]:
+    """Within it Ctrl-C ends the process there and then, with a line and the status of an interrupted one.
+
+    The exception that Python raises is swallowed where it lands in a callback of the garbage collector, taken for
+    a failure of a module that runs, and ends with a core dump a library of C++ that is being imported.
+    """
+
+    from multiprocessing import active_children
+
+    def end(number: int, frame: FrameType | None) -> None:
+        if os.isatty(1):
+            os.write(1, b"\r\x1b[2K\x1b[?25h")  # the line of progress goes, the cursor comes back
+        os.write(2, f"{program}: interrupted\n".encode())
+        for worker in active_children():
+            worker.terminate()
+        os._exit(INTERRUPTED)
+
+    if (
+        signal.getsignal(signal.SIGINT) is not signal.default_int_handler
+        or current_thread() is not main_thread()
+    ):
+        yield  # whoever started it has said what an interrupt does
+        return
+    signal.signal(signal.SIGINT, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _missing(error: ModuleNotFoundError) -> str:
@@ -121,6 +157,7 @@ def _missing(error: ModuleNotFoundError) -> str:
 
 def versions() -> str:
     """Return our version, and those of what it compares."""
+    from importlib.metadata import PackageNotFoundError, version
 
     def of(name: str) -> str:
         try:

@@ -1,5 +1,6 @@
 """`jax-attn show`: pictures of what a model's heads look at, in one page and as PNG."""
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,7 +11,7 @@ from flax import nnx
 from jax_attn.cli.files import require_outputs, write_texts
 from jax_attn.cli.show_translator import is_translator, record_translation
 from jax_attn.cli.terminal import tell_written, terminal
-from jax_attn.cli.user_file import load_port
+from jax_attn.cli.user_file import load_port, run_code
 from jax_attn.parity.cases import Case
 from jax_attn.parity.port import Port
 from jax_attn.parity.recorded.files import TorchTrace
@@ -140,21 +141,12 @@ def _of_module(place: str, against: str | None) -> AttentionRecord:
     """The record of the module that the user's function returns, in evaluation mode.
 
     Raises:
-        ValueError: it does not go together, or a module raises.
+        ValueError: it does not go together, or a module raises: what, and in which line.
     """
-    try:
-        return _recorded_module(place, against)
-    except (ValueError, OSError, ModuleNotFoundError):
-        raise
-    except Exception as error:
-        said = " ".join(str(error).split())[:400]
-        raise ValueError(f"{place}: a module raised {type(error).__name__}: {said}") from error
-
-
-def _recorded_module(place: str, against: str | None) -> AttentionRecord:
     port = load_port(place, "flax", *(["torch"] if against == TORCH else []))
+    file = Path(place if Path(place).exists() else place.rpartition(":")[0])
     if against in (None, TORCH):
-        case, other = port.case, None if against is None else _torch_weights(port)
+        case, other = port.case, None if against is None else _torch_weights(port, file)
     else:
         case, other = _recorded(port, Path(against))
     args, kwargs = case.args, case.kwargs
@@ -166,14 +158,17 @@ def _recorded_module(place: str, against: str | None) -> AttentionRecord:
     ids = np.asarray(first) if hasattr(first, "dtype") else np.zeros(0)
     tokens = [str(each) for each in ids[0]] if ids.ndim == 2 and ids.dtype.kind in "iu" else None
     title = port.title or type(port.flax).__name__
-    return record_attention(model, *args, tokens=tokens, title=title, other=other, **kwargs)
+    run = partial(record_attention, model, *args, tokens=tokens, title=title, other=other, **kwargs)
+    return run_code(file, "in a call of the Flax module", run)
 
 
-def _torch_weights(port: Port) -> dict[str, list[np.ndarray]]:
+def _torch_weights(port: Port, file: Path) -> dict[str, list[np.ndarray]]:
     """What the torch module's attentions give; both sides get the weights that the port names."""
     port.torch.eval()
     _load(port, port.torch)
-    return torch_attention_weights(port.torch, *port.case.args, call=port.call_torch, **port.case.kwargs)
+    call, case = port.call_torch, port.case
+    run = partial(torch_attention_weights, port.torch, *case.args, call=call, **case.kwargs)
+    return run_code(file, "in a call of the torch module", run)
 
 
 def _recorded(port: Port, folder: Path) -> tuple[Case, dict[str, list[np.ndarray]]]:

@@ -10,9 +10,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 
 def terminal() -> Console:
-    """Return the console; one without any colour or weight where NO_COLOR is set."""
+    """Return the console; one without any colour or weight where NO_COLOR is set.
+
+    It prints what it is given: `port.py:train:` is no picture of a tram.
+    """
     plain = bool(os.environ.get("NO_COLOR"))
-    return Console(highlight=False, soft_wrap=True, color_system=None if plain else "auto")
+    return Console(highlight=False, emoji=False, soft_wrap=True, color_system=None if plain else "auto")
 
 
 def tell_written(console: Console, paths: Iterable[Path]) -> None:

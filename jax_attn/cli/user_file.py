@@ -10,11 +10,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
+import jax_attn
 from jax_attn.parity.port import Port
 
+T = TypeVar("T")
 DEFAULT_FUNCTION = "pair"
+PACKAGE = Path(jax_attn.__file__).parent
 
 WITHOUT_TORCH = (
     "to compare with a recording it takes two files: one with the torch module, for `jax-attn trace`, and one "
@@ -60,7 +63,7 @@ class UserFunction:
     def running(self, when: str, action: Callable[[], Any]) -> Any:
         """What `action` returns, which calls code of the file; what that raises is told in a line, as of `when`."""
         with _folder_importable(self._path.resolve()):
-            return _run(self._path, when, action)
+            return run_code(self._path, when, action)
 
 
 def load_function(place: str, default: str) -> UserFunction:
@@ -80,7 +83,7 @@ def load_function(place: str, default: str) -> UserFunction:
     if path.suffix != ".py":
         raise ValueError(f"{file} is no Python file; expected FILE.py or FILE.py:function")
     with _folder_importable(path.resolve()):
-        module = _run(path, "on import", lambda: _executed(path.resolve()))
+        module = run_code(path, "on import", lambda: _executed(path.resolve()))
     found = _function(module, path, name)
     return UserFunction(f"{path}:{name}", frozenset(inspect.signature(found).parameters), path, found)
 
@@ -115,22 +118,30 @@ def _function(module: ModuleType, path: Path, name: str) -> Callable[[], Any]:
     return found
 
 
-def _run(path: Path, when: str, action: Callable[[], Any]) -> Any:
-    """What `action` returns; an error of the user's code names the innermost line of their file."""
+def run_code(path: Path, when: str, action: Callable[[], T]) -> T:
+    """Return what `action` returns; an error of the user's code names the innermost line of their file.
+
+    Where none of it was running, the innermost line of all is named.
+    """
     try:
         return action()
     except (Exception, SystemExit) as error:
         if isinstance(error, SyntaxError) and error.lineno is not None:
             raise ValueError(f"{error.filename}:{error.lineno}: {error.msg}") from error
         frames = traceback.extract_tb(error.__traceback__)
-        lines = [frame for frame in frames if Path(frame.filename).resolve() == path.resolve()]
+        own = [frame for frame in frames if Path(frame.filename).resolve() == path.resolve()]
+        innermost = (own or frames)[-1]
+        if not own and isinstance(error, ValueError) and Path(innermost.filename).is_relative_to(PACKAGE):
+            raise  # which says what is wrong with what was given
         message = " ".join(str(error).split())[:400]
         if isinstance(error, ModuleNotFoundError) and error.name == "torch":
             raise ValueError(f"{path} imports torch, which is not installed here; {WITHOUT_TORCH}") from error
-        place, line = (f"{path}:{lines[-1].lineno}", lines[-1].line) if lines else (str(path), "")
-        code = f" (`{line}`)" if line else ""
         raised = f"{type(error).__name__}: {message}" if message else type(error).__name__
-        raise ValueError(f"{place} {when}{code} raised {raised}") from error
+        code = f" (`{innermost.line}`)" if innermost.line else ""
+        if own:
+            raise ValueError(f"{path}:{innermost.lineno} {when}{code} raised {raised}") from error
+        place = f"{innermost.filename}:{innermost.lineno}{code}"
+        raise ValueError(f"{path} {when} raised {raised}, at {place}") from error
 
 
 @contextmanager

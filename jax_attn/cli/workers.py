@@ -1,6 +1,8 @@
 """Processes that work for a command: they end with it, and one that dies is told in a line."""
 
 import os
+import signal
+import sys
 from collections.abc import Callable, Generator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -27,9 +29,14 @@ def workers(processes: int, prepare: Callable[..., None], *given: Any) -> Genera
     # NumPy's threads wait for one another by spinning. They are made as it is imported, which precedes `prepare`.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     try:
-        with ProcessPoolExecutor(processes, SPAWN, _begin, (prepare, *given)) as pool:
+        with _quiet():
+            executor = ProcessPoolExecutor(processes, SPAWN, _begin, (prepare, *given))
+        with executor as pool:
             others = set(active_children())
             try:
+                with _quiet():
+                    for _ in range(processes):
+                        pool.submit(int)  # each starts one
                 yield pool
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
@@ -41,6 +48,23 @@ def workers(processes: int, prepare: Callable[..., None], *given: Any) -> Genera
             "a worker process was killed, most likely for want of memory: each needs about a gigabyte. "
             "Prove fewer at a time, by name; a few are proved without workers"
         ) from None
+
+
+@contextmanager
+def _quiet() -> Generator[None]:
+    """What is started within says nothing when the command is interrupted, and ends with it.
+
+    Ctrl-C goes to all of its processes, and the one that puts away what they leave would tell of it.
+    """
+    sys.warnoptions.append("ignore:resource_tracker")
+    blocked = {signal.SIGINT} if hasattr(signal, "pthread_sigmask") else set()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, blocked) if blocked else set()
+    try:
+        yield
+    finally:
+        sys.warnoptions.remove("ignore:resource_tracker")
+        if blocked:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _begin(prepare: Callable[..., None], *given: Any) -> None:

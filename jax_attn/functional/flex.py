@@ -86,7 +86,10 @@ def flex_attention(
         query: `(B, T, N, H)`.
         key: `(B, S, K, H)`.
         value: `(B, S, K, Hv)`.
-        score_mod: `(score, b, h, q_idx, kv_idx) -> score` on scalars, applied to the scaled scores.
+        score_mod: `(score, b, h, q_idx, kv_idx) -> score` on scalars, applied to the scaled scores. -inf gives a
+            weight of 0, and 0 times a NaN or infinity in that key or value is NaN: what may hold one, as padding
+            may, belongs in the block mask, which is known before the products. To find keys of no weight among
+            the scores would take one more pass over them, forward and backward.
         block_mask: which keys a query sees; made by `create_block_mask`. None is all of them.
         scale: factor of the scores; None is `H^-1/2`.
         enable_gqa: whether `K` may be smaller than `N` (it must divide it).

@@ -15,6 +15,7 @@ from flax import nnx
 
 from jax_attn.parity.cases import Case
 from jax_attn.parity.comparison import Comparison
+from jax_attn.parity.judging.attempt import ByTorch
 from jax_attn.parity.judging.judge import Pair
 from jax_attn.parity.judging.lane_run import LaneRun, torch_sides
 from jax_attn.parity.lanes import LANES, Lane, lanes_named
@@ -110,11 +111,11 @@ class InjectedRun(LaneRun):
         return run
 
     def _measured_again(
-        self, case: Case, call: Any, pairs: Sequence[Pair], noisy: Sequence[Result]
+        self, case: Case, first: ByTorch, pairs: Sequence[Pair], noisy: Sequence[Result]
     ) -> dict[tuple[str, str], Result]:
         if any(not result.judged <= BEYOND_DOUBT * result.bound for result in noisy):
             return {}
-        return super()._measured_again(case, call, pairs, noisy)
+        return super()._measured_again(case, first, pairs, noisy)
 
 
 def results_of(run: LaneRun, cases: Sequence[Case]) -> Iterator[Result]:

@@ -1,11 +1,11 @@
 """What a comparison found, tensor by tensor: to be read, asserted, saved and merged."""
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from jax_attn.parity.judging.errors import severity
 from jax_attn.parity.text import count, joined, more, number, plain, save_json, table, used_columns
 from jax_attn.parity.tracing.divergence import Divergence
 
@@ -49,11 +49,7 @@ class Result:
     @property
     def severity(self) -> float:
         """The judged number in units of its bound: larger is worse, NaN is worst."""
-        if math.isnan(self.judged):
-            return math.inf
-        if self.bound == 0:
-            return math.inf if self.judged else 0.0
-        return self.judged / self.bound
+        return severity(self.judged, self.bound)
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,7 @@ def remedies(module: nnx.Module, table: Sequence[Slot], state_dict: Mapping[str,
         *_parametrized(given),
         *_stacks(module, table, given),
         *_untracked(table, given),
+        *_tied(table, given),
     ]
     if turned := transposing(table, state_dict):
         lines.append(
@@ -131,6 +132,17 @@ def _untracked(table: Sequence[Slot], given: Shapes) -> Iterator[str]:
             f"torch tracks no statistics where {missing[0]} would be (track_running_stats=False): call the module "
             "with use_running_average=False, and load with strict=False"
         )
+
+
+def _tied(table: Sequence[Slot], given: Shapes) -> Iterator[str]:
+    """A matrix more than is expected, where a lone other has its shape: that may do for both."""
+    ours = {place.key for slot in table for place in slot.places}
+    unexpected = [key for key in given if key not in ours and len(given[key]) > 1]
+    if ours <= given.keys() and len(unexpected) == 1:
+        [key] = unexpected
+        alike = [other for other in given if other in ours and given[other] == given[key]]
+        if len(alike) == 1:
+            yield f"if {alike[0]} serves for {key} too, as in a tied head, they are one here and two there"
 
 
 def renaming(table: Sequence[Slot], state_dict: Mapping[str, Any]) -> tuple[list[tuple[str, str]], int, int]:

@@ -194,7 +194,7 @@ def _errors(
         twin = first.setdefault(id(slot.variable), slot) if fits else slot
         if twin is not slot and _in_flax(twin, state_dict).tobytes() != _in_flax(slot, state_dict).tobytes():
             keys = " and ".join(each.places[0].key for each in (twin, slot))
-            yield f"shared: {keys} are one weight here, but differ"
+            yield f"shared: {keys} are one weight here, and two that differ there"
     if strict:
         expected = {place.key for slot in table for place in slot.places}
         extra = [key for key in state_dict if key not in expected]

@@ -257,7 +257,10 @@ def test_a_port_that_differs_names_the_module(capsys, file, tmp_path):
     assert int(suite.get("failures")) == len(failed) > 1
     message = {case.get("name"): case.find("failure").get("message") for case in failed}
     assert "bound 1e-12" in message["output output"]
-    assert "norm (LayerNorm)" in message["first divergence: norm"]
+    first = message["first divergence: norm"]
+    assert first.startswith("first divergence, forward: norm (LayerNorm)")
+    assert first.endswith("; cause, certain in norm (LayerNorm): eps: flax 0.001, torch 1e-05")
+    assert failed[0].find("failure").text.startswith("port.py:wrong: FAILED")
 
 
 @pytest.mark.parametrize("function", ["named", "dataclass_"])
@@ -283,7 +286,7 @@ def test_trainings_are_compared_too(capsys, file, tmp_path):
     headlines = out.splitlines()[:2]
     assert "otherwise: passed" in headlines[0]
     assert "otherwise, training: FAILED" in headlines[1]
-    forward, training = xml.parse(where).getroot()
+    training, forward = xml.parse(where).getroot()  # what fails comes first
     assert int(forward.get("failures")) == 0
     assert int(training.get("failures")) > 0
     assert training[0].get("name") == "first divergence: learning rate"

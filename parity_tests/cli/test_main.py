@@ -17,7 +17,7 @@ from tokenizers.pre_tokenizers import Whitespace
 import jax_attn
 from jax_attn.catalogue import CATALOGUE
 from jax_attn.cli import proving
-from jax_attn.cli.main import BROKEN_PIPE, main, names_first
+from jax_attn.cli.main import BROKEN_PIPE, INTERRUPTED, main, names_first
 from jax_attn.cli.terminal import terminal
 from jax_attn.models.bert import Bert
 from jax_attn.parity.lanes import LANES
@@ -187,6 +187,29 @@ def test_a_reader_that_goes_is_no_error():
     assert process.returncode in (1, BROKEN_PIPE)
 
 
+IN_A_CALLBACK = """
+import gc, signal, sys
+from jax_attn.cli.main import ended_by_interrupt, guarded
+
+def run():
+    with ended_by_interrupt("it"):
+        gc.callbacks.append(lambda *_: signal.raise_signal(signal.SIGINT))
+        gc.collect()
+    print("ran on")
+    return 0
+
+gc.disable()  # or one is begun before its time
+sys.exit(guarded("it", run))
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Ctrl-C is a signal")
+def test_an_interrupt_ends_a_command_wherever_it_lands():
+    """An exception that is raised in a callback of the garbage collector is printed, and passed over."""
+    done = subprocess.run([sys.executable, "-c", IN_A_CALLBACK], capture_output=True, text=True)
+    assert (done.stdout, done.stderr, done.returncode) == ("", "it: interrupted\n", INTERRUPTED)
+
+
 def test_a_terminal_of_few_characters_gets_replacements():
     for encoding, expected in (("ascii", b"E[x?] ???\n"), ("utf-8", "E[x²] 마스크\n".encode())):
         code = 'guarded("it", lambda: print("E[x\\xb2] \\ub9c8\\uc2a4\\ud06c") or 0)'
@@ -200,6 +223,11 @@ def test_colours_only_where_they_are_wanted(monkeypatch):
     assert terminal().color_system is not None
     monkeypatch.setenv("NO_COLOR", "1")
     assert terminal().color_system is None
+
+
+def test_a_function_called_train_is_no_picture(capsys):
+    terminal().print("port.py:train: passed", markup=False)
+    assert capsys.readouterr().out == "port.py:train: passed\n"
 
 
 def test_the_version_and_those_of_the_frameworks(capsys):

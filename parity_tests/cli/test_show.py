@@ -86,6 +86,19 @@ def wrong():
     return {"flax": bare(), "inputs": (1, 2, 3)}
 
 
+class Raising(nnx.Module):
+    def __call__(self, x):
+        return x["ten"]
+
+
+def raising():
+    return {"flax": Raising(), "inputs": np.ones((2, 2))}
+
+
+def bare_with_input():
+    return {"flax": bare(), "inputs": np.ones((2, 2))}
+
+
 def bare():
     return nnx.Linear(2, 3, rngs=nnx.Rngs(0))
 """
@@ -207,7 +220,12 @@ def test_the_folder_of_a_training_has_its_checkpoint_inside(folder, tmp_path):
         (["the", "--checkpoint", "@vit"], "takes no text, but images"),
         (["the", "--module", "@modules.py"], "cannot be given with a text"),
         (["--module", "@modules.py:bare"], "returned no inputs"),
-        (["--module", "@modules.py:wrong"], "modules.py:wrong: a module raised TypeError: "),
+        (["--module", "@modules.py:wrong"], "modules.py in a call of the Flax module raised TypeError: "),
+        (
+            ["--module", "@modules.py:raising"],
+            'in a call of the Flax module (`return x["ten"]`) raised TypeError',
+        ),
+        (["--module", "@modules.py:bare_with_input"], "no attention"),
         (
             ["--module", "@modules.py", "--against", "tensorflow"],
             "must be torch or the folder of a recording",

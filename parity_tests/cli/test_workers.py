@@ -1,6 +1,7 @@
 """Worker processes end with their command, and one that dies is told in a line."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -43,6 +44,14 @@ def test_workers_end_with_a_command_that_is_killed():
     while not all(map(ended, children)):
         assert time.monotonic() - before < 30, children
         time.sleep(0.01)
+
+
+@pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="there is nothing to keep it off with")
+def test_workers_leave_an_interrupt_to_their_command():
+    with workers(1, len, "") as pool:
+        worker = pool.submit(os.getpid).result()
+        os.kill(worker, signal.SIGINT)
+        assert pool.submit(os.getpid).result() == worker
 
 
 @pytest.mark.slow

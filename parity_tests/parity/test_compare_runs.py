@@ -106,6 +106,32 @@ def test_more_noise_than_torch_is_seen():
     assert report.worst("float32", "output").ratio > 10
 
 
+def test_a_side_that_takes_the_given_numbers_alone_is_measured_once():
+    given = draw(20, 30)
+
+    def picky(x):
+        if x.dtype == torch.float32 and not np.array_equal(x.detach().numpy(), given.astype(np.float32)):
+            raise LookupError("other numbers")
+        return (x + x * 63) / 64
+
+    def rough(x):
+        return (x.astype(jnp.bfloat16).astype(x.dtype) + x * 63) / 64
+
+    report = compare_functions(rough, picky, given, lanes=("float32",), trace=False)
+    output = report.worst("float32", "output")
+    assert output.ratio > 10
+    assert output.detail.endswith("measured once: nearby, LookupError: other numbers")
+
+
+def test_a_fault_of_the_comparison_itself_is_not_taken_for_a_verdict(monkeypatch):
+    def broken(*args):
+        raise TypeError("a fault of ours")
+
+    monkeypatch.setattr(sys.modules["jax_attn.parity.judging.lane_run"], "pooled", broken)
+    with pytest.raises(TypeError, match="a fault of ours"):
+        compare_functions(lambda x: x + 1, lambda x: x * 1.001, draw(2, 3), lanes=("float32",), trace=False)
+
+
 def test_a_large_model_goes_lane_by_lane(monkeypatch):
     monkeypatch.setattr(sys.modules["jax_attn.parity.comparison"], "SMALL", 0)
     report = compare_cases(flax_block(), torch_block(), CASES[:2], lanes=("float64", "dropout"))

@@ -209,7 +209,7 @@ def test_tied_weights_must_agree():
     module = load_state_dict(Tied(), new)
     assert module.head.embedding is module.token.embedding
     np.testing.assert_array_equal(module.token.embedding[...], new["head.weight"])
-    expected = "shared: token.weight and head.weight are one weight here, but differ"
+    expected = "shared: token.weight and head.weight are one weight here, and two that differ there"
     assert errors_of(Tied(), {**tensors, "head.weight": new["head.weight"]}) == [expected]
 
 

@@ -7,12 +7,14 @@ from typing import Any
 from flax import nnx
 
 from jax_attn.parity.diagnosing.diagnosis import Candidate
+from jax_attn.parity.diagnosing.lint_modules import ties_that_differ
 from jax_attn.parity.diagnosing.module_settings import HEADS
 from jax_attn.parity.diagnosing.trials import Trial
 from jax_attn.parity.mutations import MUTATIONS, Mutation, base_mutation, eps_mutation, inject
 from jax_attn.parity.mutations.attention import heads_mutation
 from jax_attn.parity.mutations.norms import each_left_out
 from jax_attn.parity.mutations.precision import PRECISION, one_weight
+from jax_attn.parity.mutations.ties import parted_mutation, tied_mutation
 from jax_attn.parity.mutations.weights import variants
 from jax_attn.parity.tracing.divergence import Divergence
 from jax_attn.parity.tracing.trace import Progress
@@ -52,7 +54,8 @@ def candidates_of(
 
 def tried_with(mutation: Mutation, trial: Trial) -> Iterator[Tried]:
     """The mutation as a candidate, if it changes anything on the trial's inputs."""
-    injected = inject(mutation, trial.sides.torch, trial.divergence.torch_path, share_weights=True)
+    at = "" if mutation.whole else trial.divergence.torch_path
+    injected = inject(mutation, trial.sides.torch, at, share_weights=True)
     error = trial.of(injected)
     if injected.hits.words:
         flax, torch = (", ".join(dict.fromkeys(words)) for words in zip(*injected.hits.words, strict=True))
@@ -106,7 +109,17 @@ def _all(trial: Trial, target: Any, rest: Any) -> Iterator[Mutation]:
     numbers = set(_numbers(trial.sides.flax))
     known = {1e-5, 1e-6, 1e-12, 0.0}
     yield from map(eps_mutation, sorted(value for value in numbers - known if 0 < value <= 1e-2))
+    yield from _of_ties(trial)
     yield from map(base_mutation, sorted(value for value in numbers - {5e5, 1e4} if value >= 100))
+
+
+def _of_ties(trial: Trial) -> Iterator[Mutation]:
+    """The mutations that tie torch's weights as Flax's are, where they are not."""
+    one_in_flax, one_in_torch = ties_that_differ(trial.sides.flax, trial.sides.torch, trial.sides.names)
+    if one_in_flax:
+        yield tied_mutation(one_in_flax)
+    if one_in_torch:
+        yield parted_mutation(one_in_torch)
 
 
 def _head_counts(flax: nnx.Module) -> Iterator[int]:

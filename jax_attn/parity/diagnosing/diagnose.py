@@ -61,6 +61,9 @@ def diagnose(
         where, lane = find(trace), lanes_named([trace.lane])[0]
         if where is None:
             continue
+        if where.kind == "raised":
+            found.divergence = where
+            break
         trial = trial_of(sides, lane, case, where)
         if trial.error <= trial.bound:  # not to be seen again
             continue

@@ -4,13 +4,13 @@ import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import combinations
 from typing import Any
 
 from flax import nnx
 
 from jax_attn.parity.diagnosing.activations import Activation
 from jax_attn.parity.diagnosing.module_settings import Either, settings_of_flax, settings_of_torch
+from jax_attn.parity.mutations.ties import OWN
 from jax_attn.parity.runners.torch_keys import names_between
 from jax_attn.parity.text import word
 from jax_attn.parity.tracing.module_pairs import ModuleNames, pair_modules
@@ -70,19 +70,43 @@ def lint_pair(
     return [*found, *_ties(flax_module, torch_module, names)]
 
 
+def ties_that_differ(flax: nnx.Module, torch: Any, names: Names) -> tuple[list[list[str]], list[list[str]]]:
+    """The weights that are one in Flax and several in torch, and the reverse: by identity, not by value.
+
+    Returns:
+        Two lists of groups of torch's names; in each group the first stands for the one weight.
+    """
+    owners = {
+        place.key: (id(slot.variable), layer if slot.stacked else 0)
+        for slot in slots(flax, names)
+        for layer, place in enumerate(slot.places)
+        if place.parts == 1
+    }
+    named = torch.named_parameters(remove_duplicate=False)
+    theirs = {key: id(tensor) for key, tensor in named if key in owners}
+    found: tuple[list[list[str]], list[list[str]]] = [], []
+    for groups, one, other in ((found[0], owners, theirs), (found[1], theirs, owners)):
+        together: dict[Any, list[str]] = {}
+        for key in theirs:
+            together.setdefault(one[key], []).append(key)
+        for keys in together.values():
+            first = {other[key]: key for key in reversed(keys)}
+            if len(first) > 1:
+                groups.append(sorted(first.values(), key=keys.index))
+    return found
+
+
 def _ties(flax: nnx.Module, torch: Any, names: Names) -> Iterator[SettingFinding]:
-    """Weights that are one and the same on one side, and two on the other: by identity, not by value."""
-    owners: dict[str, tuple[str, tuple[int, int]]] = {}
-    for slot in slots(flax, names):
-        for layer, place in enumerate(slot.places):
-            same = id(slot.variable), layer if slot.stacked else 0
-            owners[place.key] = slot.path.rpartition(".")[0], same
-    theirs = {key: id(tensor) for key, tensor in torch.named_parameters(remove_duplicate=False)}
-    for first, second in combinations([key for key in theirs if key in owners], 2):
-        tied = owners[first][1] == owners[second][1], theirs[first] == theirs[second]
-        if tied[0] != tied[1]:
-            words = (f"the same as {first}" if each else "a weight of its own" for each in tied)
-            yield SettingFinding(owners[second][0], second.rpartition(".")[0], "weight", *words)
+    """What `ties_that_differ` finds, a line for each weight that is another's on one side."""
+    paths = {place.key: slot.path for slot in slots(flax, names) for place in slot.places}
+    for side, groups in enumerate(ties_that_differ(flax, torch, names)):
+        for first, *others in groups:
+            for key in others:
+                words = (f"the same as {first}", OWN)
+                owner, _, leaf = key.rpartition(".")
+                yield SettingFinding(
+                    paths[key].rpartition(".")[0], owner, leaf, *(words if side == 0 else words[::-1])
+                )
 
 
 def _differences(flax: nnx.Module, torch: Any) -> Iterator[tuple[str, Any, Any]]:

@@ -13,6 +13,7 @@ import numpy as np
 
 from jax_attn.parity.cases import Case
 from jax_attn.parity.comparison import Comparison
+from jax_attn.parity.diagnosing.lint_modules import ties_that_differ
 from jax_attn.parity.diagnosing.trials import Trial, trial_of
 from jax_attn.parity.lanes import Lane, is_floating
 from jax_attn.parity.runners.calls import Call
@@ -55,6 +56,9 @@ def moved(sides: Comparison) -> Comparison:
                 size = parameter.detach().double().square().mean().sqrt().item() or 1.0
                 noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
                 parameter += (NOISE * size * noise).to(parameter)
+        for first, *others in ties_that_differ(sides.flax, module, sides.names)[0]:
+            for other in others:  # one weight in Flax
+                module.get_parameter(other).copy_(module.get_parameter(first))
     return replace(sides, torch=module, weights="torch").carry()[0]
 
 

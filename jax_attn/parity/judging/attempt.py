@@ -12,6 +12,10 @@ from jax_attn.parity.runners.trees import Skeleton
 Verdict = tuple[list[Result], list[LeftOut]]
 
 
+class RunsOnSome(Exception):
+    """A side that cannot be run again on nearby numbers: what was measured before stands."""
+
+
 @dataclass(frozen=True)
 class ByTorch:
     """One call, and what torch gave for it: in the lane's dtype, and in float64 on the same numbers."""

@@ -18,6 +18,15 @@ LEAP = 1e6
 Index = tuple[int, ...]
 
 
+def severity(error: float, bound: float) -> float:
+    """Return the error in units of its bound: larger is worse, NaN is worst."""
+    if math.isnan(error):
+        return math.inf
+    if bound == 0:
+        return math.inf if error else 0.0
+    return error / bound
+
+
 def worst_error(flax: np.ndarray, torch: np.ndarray, scale: float = 0.0) -> tuple[float, Index]:
     """The largest error of two arrays of one shape, and where it is.
 

@@ -4,14 +4,14 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from jax_attn.parity import tolerances
 from jax_attn.parity.cases import Case
 from jax_attn.parity.comparison import Comparison
-from jax_attn.parity.judging.attempt import Attempt, ByTorch, Verdict
+from jax_attn.parity.judging.attempt import Attempt, ByTorch, RunsOnSome, Verdict
 from jax_attn.parity.judging.judge import Pair, decided_by_few, judge, measure, pooled
 from jax_attn.parity.judging.lane_pairs import LanePairs
 from jax_attn.parity.judging.unevenness import UNSTEADY, is_uneven, unsteady
@@ -33,6 +33,7 @@ from jax_attn.parity.text import described, joined
 
 Progress = Callable[[str, str], None]
 Settled = dict[tuple[str, str], Result]
+T = TypeVar("T")
 
 
 def torch_sides(sides: Comparison, module: Any, lane: Lane) -> tuple[TorchSide, TorchSide | None]:
@@ -209,18 +210,30 @@ class LaneRun:
         weights = cotangents(differentiated(torch.skeleton), self.lane, seed)
         return self.flax.run(torch.call, torch.skeleton, weights, torch.tape)
 
-    def _torch_nearby(self, call: Call, draw: int, seed: int) -> ByTorch:
+    def _torch_nearby(self, first: ByTorch, draw: int, seed: int) -> ByTorch:
         """Torch's run moved by rounding errors: of the inputs and, where they move nothing, of the weights."""
+        call = first.call
         sides = [side for side in (self.torch, self.truth) if side]
         moved = nullcontext() if call.moves else torch_weights_moved(sides, self.flax, draw)
+        nearby = call.nearby(self.lane, draw)
         with moved:
-            return self._run_torch(call.nearby(self.lane, draw), seed)
+            found = self._once(partial(self._run_torch, nearby, seed))
+        if found.skeleton != first.skeleton:
+            raise RunsOnSome("torch gives tensors of other shapes")
+        return found
 
     def _flax_nearby(self, call: Call, torch: ByTorch, draw: int, seed: int) -> Run:
         """Flax's run, moved as torch's was from `call`."""
         moved = nullcontext() if call.moves else flax_weights_moved(self.flax, self.torch, draw)
         with moved:
-            return self._run_flax(torch, seed)
+            return self._once(partial(self._run_flax, torch, seed))
+
+    def _once(self, run: Callable[[], T]) -> T:
+        """The run of a side on numbers that nobody gave: it may take some alone."""
+        try:
+            return run()
+        except Exception as error:
+            raise RunsOnSome(described(error, 120)) from error
 
     def _judge(self, case: Case, torch: ByTorch, flax: Run) -> Verdict:
         found = self.paired(case, torch, flax)
@@ -250,10 +263,14 @@ class LaneRun:
         uneven = [result for result in failed if self.lane.exact and is_uneven(result, pairs)]
         try:
             if noisy:
-                return self._measured_again(case, torch.call, pairs, noisy)
+                return self._measured_again(case, torch, pairs, noisy)
             return self._unsteady(case, torch, flax, pairs, uneven) if uneven else {}
-        except Exception:  # a side that runs on some inputs alone: the first draw stands
-            return {}
+        except RunsOnSome as error:
+            once = f"measured once: nearby, {error}"
+            return {
+                (result.kind, result.name): replace(result, detail=joined(result.detail, once, by="; "))
+                for result in noisy or uneven
+            }
 
     def _unsteady(
         self, case: Case, torch: ByTorch, flax: Run, pairs: Sequence[Pair], uneven: Sequence[Result]
@@ -261,7 +278,7 @@ class LaneRun:
         """Those of the results that are as near to torch as torch is to itself with other rounding errors."""
         moved = []
         for draw in range(1, min(tolerances.DRAWS) + 1):
-            other = self._torch_nearby(torch.call, draw, self.sides.seed)
+            other = self._torch_nearby(torch, draw, self.sides.seed)
             moved.append(self.paired(case, other, flax).pairs)
         return {
             (result.kind, result.name): replace(result, error=error, passed=True, detail=UNSTEADY)
@@ -270,7 +287,7 @@ class LaneRun:
         }
 
     def _measured_again(
-        self, case: Case, call: Call, pairs: Sequence[Pair], noisy: Sequence[Result]
+        self, case: Case, first: ByTorch, pairs: Sequence[Pair], noisy: Sequence[Result]
     ) -> Settled:
         """The results that are above the bound, over more draws of the same rounding errors.
 
@@ -282,8 +299,13 @@ class LaneRun:
         settled: Settled = {}
         for draw in range(1, tolerances.RARE_DRAWS):
             seed = self.sides.seed + draw
-            torch = self._torch_nearby(call, draw, seed)
-            flax = self._flax_nearby(call, torch, draw, seed)
+            try:
+                torch = self._torch_nearby(first, draw, seed)
+                flax = self._flax_nearby(first.call, torch, draw, seed)
+            except RunsOnSome:
+                if not settled:
+                    raise
+                break
             others = self.paired(case, torch, flax).pairs
             for result, measured in draws.items():
                 measured.append(measure(result, self.lane, others, pairs))

@@ -16,17 +16,29 @@ def attention_mutation(name: str, summary: str, setting: str, points: Points, **
 
 
 def scaled(word: str, factor: Callable[[int, int], float]) -> Points:
-    """Scores times `factor(heads, head_dim)`."""
+    """Scores times `factor(heads, head_dim)`; `word` is for those that torch divides by sqrt(head_dim)."""
 
     def scores(forward: Forward, chain: Chain, product: Any) -> Any:
         apart = heads_apart(forward, chain.queries)
         times = factor(1 if apart is None else apart.shape[-3], chain.queries.shape[-1])
         if times == 1.0:
             return product
-        forward.hits.add(word, "scores / sqrt(head_dim)")
+        if _by_root_of_width(chain, product):
+            forward.hits.add(word, "scores / sqrt(head_dim)")
+        else:  # queries may be scaled before, or nothing may, as in T5
+            forward.hits.add(f"torch's scores times {times:.4g}", "torch's scores")
         return product * times
 
     return Points(scores=scores)
+
+
+def _by_root_of_width(chain: Chain, product: Any) -> bool:
+    """Whether the product of queries and keys, once it is there, is divided by sqrt(head_dim)."""
+    import torch
+
+    once, twice = (chain.replay(times * product, hiding=False) for times in (1, 2))
+    expected = chain.back(product) * chain.queries.shape[-1] ** -0.5
+    return once.shape == expected.shape and torch.allclose(twice - once, expected)
 
 
 def swapped(forward: Forward, chain: Chain, product: Any) -> Any:

@@ -2,9 +2,10 @@
 
 from typing import Any
 
-from jax_attn.parity.mutations.calls import functions_of, uses
-from jax_attn.parity.mutations.injection import Hits, TorchCall, calling, wrapping
+from jax_attn.parity.mutations.calls import functions_of, is_attention, uses
+from jax_attn.parity.mutations.injection import PASS, Forward, Hits, TorchCall, calling, watching, wrapping
 from jax_attn.parity.mutations.mutation import Mutation
+from jax_attn.parity.mutations.points import Chain, Points
 
 
 def linears(module: Any) -> list[Any]:
@@ -18,6 +19,14 @@ def input_detached(hits: Hits, linear: Any, forward: Any, x: Any) -> Any:
     """The linear layer's input gets no gradient."""
     hits.add("stopped", "passed on")
     return forward(x.detach())
+
+
+def weights_detached(forward: Forward, chain: Chain | None, scores: Any, dim: int) -> Any:
+    """Queries and keys get no gradient, for none passes through the weights."""
+    if chain is None:
+        return PASS
+    forward.hits.add("stopped", "passed on")
+    return scores.softmax(dim).detach()
 
 
 CLAMP = ("clamp", "clip", "clamp_min", "clamp_max")
@@ -54,6 +63,9 @@ GRADIENTS = [
     Mutation("input-constant", "no gradient passes through a linear layer", "gradient of an input",
              linears, wrapping(lambda module: linears(module)[-1:], input_detached), family="layers",
              on=("feed-forward-gelu",)),
+    Mutation("attention-weights-constant", "no gradient passes through attention's weights",
+             "gradient of attention weights", is_attention, watching(Points(soft=weights_detached)),
+             family="layers", on=("attention-masked",)),
     Mutation("clamp-gradient", "half a gradient where a number is at the bound that it is clamped to",
              "gradient of clamp", uses(*CLAMP), calling(CLAMP, half_at_the_bound),
              family="layers", on=("edges",)),

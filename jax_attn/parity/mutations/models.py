@@ -137,8 +137,9 @@ def _stack(module: Any) -> list[Any]:
 
 def takes_first_token(module: Any) -> bool:
     """Whether a module is one that speaks for a text, as far as its name shows."""
-    names = (f"{path}.{type(child).__name__}".lower() for path, child in module.named_modules())
-    return any(word in name for name in names for word in ("pool", "classif", "cls"))
+    names = [f"{path}.{type(child).__name__}".lower() for path, child in module.named_modules()]
+    words = ("pool", "classif", "cls")
+    return any(word in name for name in names for word in words) or any(n.startswith("head.") for n in names)
 
 
 def _first(found: Callable[[Any], list[Any]], place: int = 0) -> Callable[[Any], list[Any]]:

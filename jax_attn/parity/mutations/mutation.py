@@ -23,6 +23,7 @@ class Mutation:
         injector: puts it into a copy of a module.
         family: "attention", "rotary", "layers", "models", "losses" or "precision".
         lane: the exact lane that shows it: "dropout" for what only training does, else "float64".
+        whole: whether it goes into the whole module, wherever the two begin to differ.
         on: names of the fixtures into which it is injected to be tried; see `jax_attn.catalogue.fixtures`.
     """
 
@@ -34,6 +35,7 @@ class Mutation:
     _: KW_ONLY
     family: str
     lane: str = "float64"
+    whole: bool = False
     on: tuple[str, ...] = ()
 
 

@@ -60,12 +60,12 @@ Other = Callable[[Rotation], tuple[Rotation | None, Rotation | None] | None]
 
 
 class Rotary:
-    """Watches for the cosines and sines, and changes the rotation of queries and keys."""
+    """Watches for the cosines and sines, and changes the rotation of queries and keys; None turns values too."""
 
-    def __init__(self, words: Callable[[Rotation], tuple[str, str]], other: Other):
+    def __init__(self, words: Callable[[Rotation], tuple[str, str]], other: Other | None):
         self.words = words
         self.other = other
-        self.points = Points(scores=self._scores)
+        self.points = Points(mix=self._mix) if other is None else Points(scores=self._scores)
 
     def __call__(self, call: TorchCall) -> Any:
         """See what a torch function is to rotary positions and to attention."""
@@ -80,7 +80,7 @@ class Rotary:
         queries, keys = chain.queries, chain.keys
         rotation = _rotation(forward, queries)
         rotation = None if rotation is None else replace(rotation, width=queries.shape[-1])
-        other = None if rotation is None else self.other(rotation)
+        other = None if rotation is None or self.other is None else self.other(rotation)
         if rotation is None or other is None or keys.shape[-1] != queries.shape[-2]:
             return product
         forward.hits.add(*self.words(rotation))
@@ -89,6 +89,13 @@ class Rotary:
             plain = rotation.of(x, back=True)
             turned.append(plain if instead is None else instead.of(plain))
         return turned[0] @ turned[1].mT
+
+    def _mix(self, forward: Forward, chain: Chain, weights: Any, values: Any) -> Any:
+        rotation = _rotation(forward, chain.queries)
+        if rotation is None or values.shape[-2:] != chain.queries.shape[-2:]:
+            return weights @ values
+        forward.hits.add(*self.words(rotation))
+        return weights @ rotation.of(values)
 
 
 def _in_steps_of_two(index: Any) -> bool:
@@ -193,13 +200,24 @@ def _whole_exponents(rotation: Rotation) -> Rotation | None:
     return None if base is None else _from_base(base ** (_turned(rotation) / rotation.width), rotation)
 
 
-def _one_on(rotation: Rotation) -> tuple[Rotation, Rotation] | None:
-    """Queries that stand one further on than their keys."""
+def _one_on(rotation: Rotation) -> Rotation | None:
+    """Every token stands one further on."""
     angles = rotation.angles
     if angles.shape[-2] < 2:
         return None
-    step = angles[..., 1:2, :] - angles[..., :1, :]
-    return replace(rotation, angles=angles + step), rotation
+    return replace(rotation, angles=angles + angles[..., 1:2, :] - angles[..., :1, :])
+
+
+def _keys_one_on(rotation: Rotation) -> tuple[Rotation, Rotation] | None:
+    """Keys that stand one further on than their queries."""
+    further = _one_on(rotation)
+    return None if further is None else (rotation, further)
+
+
+def _queries_one_on(rotation: Rotation) -> tuple[Rotation, Rotation] | None:
+    """Queries that stand one further on than their keys."""
+    found = _keys_one_on(rotation)
+    return None if found is None else found[::-1]
 
 
 def both(change: Callable[[Rotation], Rotation | None]) -> Other:
@@ -225,7 +243,12 @@ def has_rotary(module: Any) -> bool:
 
 
 def _rotary(
-    name: str, summary: str, setting: str, words: Any, other: Other, on: tuple[str, ...] = ("decoder layer",)
+    name: str,
+    summary: str,
+    setting: str,
+    words: Any,
+    other: Other | None,
+    on: tuple[str, ...] = ("decoder layer",),
 ) -> Mutation:
     """A mutation of rotary positions; `words` are those, or what gives them of a rotation."""
     given = words if callable(words) else lambda rotation: words
@@ -284,5 +307,9 @@ ROTARY = [
             FREQUENCIES, ("base ** -(2i / head_dim)", "base ** -(2i / rotary_dim)"),
             both(_of_part(_whole_exponents)), PARTIAL),
     _rotary("rotary-one-on", "queries are turned as if they stood one further on than their keys", ROTATION,
-            ("queries one further on", "queries and keys alike"), _one_on, WHOLE),
+            ("queries one further on", "queries and keys alike"), _queries_one_on, WHOLE),
+    _rotary("rotary-keys-one-on", "keys are turned as if they stood one further on than their queries", ROTATION,
+            ("keys one further on", "queries and keys alike"), _keys_one_on, WHOLE),
+    _rotary("rotary-values", "values are turned as queries and keys are", ROTATION,
+            ("of values too", ALL), None, WHOLE),
 ]  # fmt: skip

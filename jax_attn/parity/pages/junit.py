@@ -27,7 +27,7 @@ class _Outcome:
 
 
 def junit(report: Report, training: TrainingReport | None = None, remarks: str = "") -> str:
-    """The document. A suite that fails begins with where and why.
+    """The document. It begins with a suite that fails, if one does, and that with where and why.
 
     Args:
         report: its title names the suite.
@@ -39,6 +39,8 @@ def junit(report: Report, training: TrainingReport | None = None, remarks: str =
     if training is not None:
         title = f"{title}, training"
         suites.append(_suite(title, training.seconds, _of_training(title, training)))
+        if report.passed and not training.passed:
+            suites.reverse()
     root = xml.Element("testsuites", _totals(suites))
     root.extend(suites)
     xml.indent(root)
@@ -48,9 +50,10 @@ def junit(report: Report, training: TrainingReport | None = None, remarks: str =
 def _of_report(title: str, report: Report, remarks: str) -> Iterator[_Outcome]:
     if not report.results:
         yield _Outcome(title, "anything", "failure", "nothing was compared")
-    elif report.first_divergence is not None:
-        place = report.first_divergence.flax_path or ITSELF
-        yield _answer(title, place, report.where, report.why, remarks)
+    elif not report.passed:
+        first = report.first_divergence
+        place = "" if first is None else first.flax_path or ITSELF
+        yield _answer(title, place, report.headline, report.where, joined(report.why, remarks))
     for result in report.results:
         group = joined(title, result.lane, result.case, by=".")
         kind = "" if result.passed else "error" if result.kind == "run" else "failure"
@@ -58,16 +61,17 @@ def _of_report(title: str, report: Report, remarks: str) -> Iterator[_Outcome]:
     yield from _skipped(title, report.left_out)
 
 
-def _answer(title: str, place: str, where: str, *why: str) -> _Outcome:
-    """What a reader wants first."""
-    message = where.splitlines()[0]
-    return _Outcome(title, f"first divergence: {place}", "failure", message, joined(where, *why))
+def _answer(title: str, place: str, headline: str, where: str, why: str) -> _Outcome:
+    """What a reader wants first: the verdict, where, and why; the message holds the first line of each."""
+    lines = [part.splitlines()[0] for part in (where, why) if part] or [headline]
+    name = f"first divergence: {place}" if place else "verdict"
+    return _Outcome(title, name, "failure", "; ".join(lines), joined(headline, where, why))
 
 
 def _of_training(title: str, training: TrainingReport) -> Iterator[_Outcome]:
     if (first := training.first_divergence) is not None:
         place = joined(first.quantity, first.parameter, by=" of ")
-        yield _answer(title, place, training.where(), training.why)
+        yield _answer(title, place, training.headline, training.where(), training.why)
     for deviation in training.deviations:
         step = "all steps" if deviation.step < 0 else f"step {deviation.step}"
         name = f"{step}: {deviation.quantity} {deviation.parameter}".rstrip()

@@ -76,10 +76,11 @@ def _verdict(report: Report, passed: bool, title: str) -> str:
     ]
     boxes = "".join(f"<div><b>{number}</b> {word}</div>" for number, word in counts)
     word = "passed" if passed else "FAILED"
-    nothing = "" if report.results else "<p>Nothing was compared.</p>"
+    remarks = [*([] if report.results else ["Nothing was compared."]), *report.remarks]
+    told = "".join(f"<p>{escape(remark)}</p>" for remark in remarks)
     return (
         f'<header class="{"pass" if passed else "fail"}"><h1>{escape(title)}</h1>'
-        f'<p class="verdict">{word}</p><div class="counts">{boxes}</div>{nothing}</header>'
+        f'<p class="verdict">{word}</p><div class="counts">{boxes}</div>{told}</header>'
     )
 
 

@@ -9,7 +9,7 @@ from flax import nnx
 from jax_attn.parity import tolerances
 from jax_attn.parity.compare import begun, judge_lane, keep_trace
 from jax_attn.parity.comparison import Comparison
-from jax_attn.parity.judging.attempt import ByTorch
+from jax_attn.parity.judging.attempt import ByTorch, RunsOnSome
 from jax_attn.parity.judging.lane_run import LaneRun, Progress
 from jax_attn.parity.lanes import LANES, Lane, lanes_named
 from jax_attn.parity.recorded.files import TorchTrace
@@ -86,15 +86,17 @@ class RecordedLaneRun(LaneRun):
     def _torch_places(self) -> None:
         """Not recorded."""
 
-    def _torch_nearby(self, call: Call, draw: int, seed: int) -> ByTorch:
+    def _torch_nearby(self, first: ByTorch, draw: int, seed: int) -> ByTorch:
         """What was recorded: with inputs moved, and the weights as they are."""
-        return self._run_torch(call.nearby(self.lane, draw), seed)
+        if draw >= len(self.draws):
+            raise RunsOnSome("nothing of torch was recorded")
+        return self._run_torch(first.call.nearby(self.lane, draw), seed)
 
     def _flax_nearby(self, call: Call, torch: ByTorch, draw: int, seed: int) -> Run:
         return self._run_flax(torch, seed)
 
     def _run_torch(self, call: Call, seed: int) -> ByTorch:
-        draw = self.draws[seed - self.sides.seed]  # where there are no more, the first verdict stands
+        draw = self.draws[seed - self.sides.seed]
         return ByTorch(call, draw.skeleton, draw.run, draw.truth, None)
 
 

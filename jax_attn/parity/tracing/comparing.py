@@ -73,7 +73,11 @@ class Comparer(Observer):
         return bool(matched) and not alone and all(m.difference.agrees for m in matched)
 
     def _drop_misfits(self, flax: Recording) -> list[LeftOutCall]:
-        """Leave out calls of other shapes where one side calls the module less often, perhaps on a batch."""
+        """Leave out calls of other shapes where one side calls the module less often, perhaps on a batch.
+
+        And those that differ of modules that share weights and are no counterparts: one takes numbers, as where
+        positions are added to them, and the other none, as where they are but looked up.
+        """
         uneven, left_out = self.calls.uneven(flax), []
         for index, row in list(self.rows.items()):
             number = self.pairs.groups[("flax", row.flax.path)]
@@ -81,6 +85,10 @@ class Comparer(Observer):
             if number in uneven and not fits:
                 del self.rows[index]
                 reason = "the sides call it on tensors of other shapes, and not equally often"
+                left_out.append(("flax", row.flax.path, reason))
+            elif row.output is not None and not row.output.agrees and (alone := _takes_numbers_alone(row)):
+                del self.rows[index]
+                reason = f"{alone} gives it numbers, the other side none: it computes something else"
                 left_out.append(("flax", row.flax.path, reason))
         return left_out
 
@@ -102,6 +110,16 @@ class Comparer(Observer):
         row.other_inputs = [f"{m.flax}: {_word(m, flax, torch)}" for m in others]
         row.other_inputs += [f"{name} is given in {side} alone" for name, side in alone]
         return row
+
+
+def _takes_numbers_alone(row: TracedCall) -> str:
+    """The side that alone gives the module arrays of floating numbers; empty if both do, or neither."""
+    sides = [
+        side
+        for side, call in (("flax", row.flax), ("torch", row.torch))
+        if any(is_float(array) and np.ndim(array) for array in call.inputs.values())
+    ]
+    return sides[0] if len(sides) == 1 else ""
 
 
 def _word(m: Matched, flax: CallRecord, torch: CallRecord) -> str:

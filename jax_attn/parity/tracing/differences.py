@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from jax_attn.parity.judging.errors import worst_error
+from jax_attn.parity.judging.errors import severity, worst_error
 from jax_attn.parity.runners.trees import Mismatch, Skeleton, kind_of, names_of, pair
 from jax_attn.parity.tracing.recording import CallRecord, is_float
 
@@ -108,16 +108,7 @@ def measure(
 
 def worst(differences: Iterable[Difference]) -> Difference | None:
     """The one furthest beyond its bound."""
-    return max(differences, key=severity, default=None)
-
-
-def severity(difference: Difference) -> float:
-    """The error in units of its bound: larger is worse, NaN is worst."""
-    if math.isnan(difference.error):
-        return math.inf
-    if difference.bound == 0:
-        return math.inf if difference.error else 0.0
-    return difference.error / difference.bound
+    return max(differences, key=lambda each: severity(each.error, each.bound), default=None)
 
 
 @dataclass(frozen=True)

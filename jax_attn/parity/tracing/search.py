@@ -103,6 +103,12 @@ def _search(
             return place, after, child
         if gives_differs:
             return _search(trace, below, step, reverse)
+        if child.output is None:  # what it gave was not compared; what is in it may have been
+            inside = _search(trace, below, step, reverse)
+            if inside[0] != below:
+                return inside
+            if inside[2] is not None:
+                return place, after, inside[2]
         after = child
     return place, after, None
 

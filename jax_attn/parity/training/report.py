@@ -1,10 +1,10 @@
 """What a comparison of two trainings found, step by step."""
 
-import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from jax_attn.parity.judging.errors import severity
 from jax_attn.parity.report import MOST, LeftOut, not_compared
 from jax_attn.parity.text import count, joined, more, number, plain, save_json, table
 from jax_attn.parity.training.lint_optimizer import Finding
@@ -59,7 +59,7 @@ class Deviation:
     @property
     def severity(self) -> float:
         """The error in units of its bound; NaN is worst."""
-        return math.inf if math.isnan(self.error) or not self.bound else self.error / self.bound
+        return severity(self.error, self.bound)
 
     def __str__(self) -> str:
         when = "over all steps" if self.step < 0 else f"in step {self.step}"

@@ -359,3 +359,12 @@ def test_what_is_not_known_is_not_named():
     assert diagnosis.certainty == "unknown"
     assert "unknown" in str(diagnosis)
     assert "axes-swapped" in diagnosis.tried
+
+
+def test_where_a_side_raises_no_mutation_is_tried():
+    def raises(module, *inputs):
+        raise RuntimeError("boom")
+
+    diagnosis = why(flax_block(), torch_block(), *CASES[0].args, call_flax=raises)
+    assert diagnosis.candidates == []
+    assert str(diagnosis).startswith("no mutation was tried in the module itself")

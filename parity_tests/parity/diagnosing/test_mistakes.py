@@ -16,6 +16,7 @@ from jax_attn.catalogue.power_pairs.decoder_pair import (
 )
 from jax_attn.catalogue.power_pairs.tied_pair import FlaxTied, tied_cases, torch_tied
 from jax_attn.nn.attention.multi_head import MultiHeadAttention
+from jax_attn.parity.compare import compare
 from jax_attn.parity.diagnosing.lint_modules import lint_pair
 from parity_tests.parity.diagnosing.test_diagnose import why
 from parity_tests.parity.pairs import draw
@@ -213,8 +214,58 @@ def test_a_tie_that_is_lost_is_told_by_identity():
 def test_a_tie_that_is_lost_with_the_same_values():
     diagnosis = why(FlaxHead(), Head(), np.arange(7)[None])
     assert diagnosis.divergence.direction == "backward"
-    told = "weight: flax a weight of its own, torch the same as embed.weight"
-    assert (diagnosis.certainty, str(diagnosis.cause)) == ("likely", told), diagnosis
+    certain(diagnosis, "weights-parted", "head.weight a weight of its own")
+
+
+class FlaxTwice(nnx.Module):
+    """One layer of two names."""
+
+    def __init__(self, tied=True):
+        self.first = nnx.Linear(6, 6, rngs=nnx.Rngs(0))
+        self.second = self.first if tied else nnx.Linear(6, 6, rngs=nnx.Rngs(1))
+
+    def __call__(self, x):
+        return self.second(jnp.tanh(self.first(x)))
+
+
+class Twice(torch.nn.Module):
+    """Two layers that began with the same numbers."""
+
+    def __init__(self, tied=False):
+        super().__init__()
+        self.first, self.second = torch.nn.Linear(6, 6), torch.nn.Linear(6, 6)
+        self.second.load_state_dict(self.first.state_dict())
+        if tied:
+            self.second = self.first
+
+    def forward(self, x):
+        return self.second(torch.tanh(self.first(x)))
+
+
+def test_a_tie_of_flax_alone():
+    told = "second.weight the same as first.weight, second.bias the same as first.bias"
+    certain(why(FlaxTwice(), Twice(), draw(2, 3, 6)), "weights-tied", told)
+    parted = "second.weight a weight of its own, second.bias a weight of its own"
+    certain(why(FlaxTwice(False), Twice(True), draw(2, 3, 6)), "weights-parted", parted)
+    assert [str(finding) for finding in lint_pair(FlaxTwice(), Twice())] == [
+        f"second: {leaf}: flax the same as first.{leaf}, torch a weight of its own"
+        for leaf in ("weight", "bias")
+    ]
+
+
+def test_a_tie_of_flax_alone_keeps_weights_that_differ_from_being_loaded():
+    other = Twice()
+    torch.nn.init.normal_(other.second.weight)
+    with pytest.raises(
+        ValueError, match=r"first\.weight and second\.weight are one weight here, and two that"
+    ):
+        compare(FlaxTwice(), other, draw(2, 3, 6))
+    other = Head()
+    other.head = torch.nn.Linear(6, 7, bias=False)
+    flax = FlaxHead()
+    del flax.head
+    with pytest.raises(ValueError, match=r"if embed\.weight serves for head\.weight too, as in a tied head"):
+        compare(flax, other, np.arange(7)[None])
 
 
 def test_a_tie_that_is_lost_with_other_values():
@@ -229,3 +280,43 @@ def test_the_modules_of_the_user_stay_as_they_are():
     before = [set(vars(child)) for child in reference.modules()]
     why(Reversed(), reference, *decoder_cases()[0].args)
     assert [set(vars(child)) for child in reference.modules()] == before
+
+
+class Projected(torch.nn.Module):
+    """Attention of three projections, whose scores are not divided by anything, as T5's."""
+
+    def __init__(self):
+        super().__init__()
+        self.q, self.k, self.v = (torch.nn.Linear(6, 8, bias=False) for _ in range(3))
+
+    def forward(self, x):
+        q, k, v = (layer(x).unflatten(-1, (2, 4)).transpose(1, 2) for layer in (self.q, self.k, self.v))
+        return (q @ k.mT).softmax(-1) @ v
+
+
+class FlaxProjected(nnx.Module):
+    def __init__(self):
+        self.q, self.k, self.v = (nnx.Linear(6, 8, use_bias=False, rngs=nnx.Rngs(0)) for _ in range(3))
+
+    def __call__(self, x):
+        q, k, v = (layer(x).reshape(*x.shape[:2], 2, 4).swapaxes(1, 2) for layer in (self.q, self.k, self.v))
+        return self.weights(q @ k.mT) @ v
+
+    def weights(self, scores):
+        return jax.nn.softmax(scores / 2)
+
+
+class Constant(FlaxProjected):
+    def weights(self, scores):
+        return jax.lax.stop_gradient(jax.nn.softmax(scores))
+
+
+def test_of_a_scale_is_said_what_is_known_alone():
+    """Torch has none here: that Flax divides by head_dim and torch by its root would be no truth."""
+    diagnosis = why(FlaxProjected(), Projected(), draw(2, 5, 6))
+    certain(diagnosis, "scale-twice", "torch's scores times 0.5")
+    assert diagnosis.cause.torch == "torch's scores"
+
+
+def test_weights_of_attention_that_pass_no_gradient():
+    certain(why(Constant(), Projected(), draw(2, 5, 6)), "attention-weights-constant", "stopped")

@@ -2,6 +2,7 @@
 
 import copy
 import re
+import xml.etree.ElementTree as xml
 from dataclasses import replace
 from functools import partial
 from html.parser import HTMLParser
@@ -14,6 +15,7 @@ from jax_attn.parity.compare import compare_cases
 from jax_attn.parity.judging.lane_run import LaneRun
 from jax_attn.parity.locate import trace_modules
 from jax_attn.parity.pages.error_maps import CELLS, along, error_maps
+from jax_attn.parity.pages.junit import junit
 from jax_attn.parity.pages.page import colour, page
 from jax_attn.parity.report import LeftOut, Report, Result
 from jax_attn.parity.tracing.differences import Difference
@@ -196,7 +198,13 @@ def test_a_passed_report(failed):
 def test_a_report_without_a_trace_and_one_of_nothing(failed):
     report = copy.copy(failed[0])
     report.trace = report.first_divergence = None
-    assert "Modules" not in " ".join(Page(page(report)).text)
+    report.remarks = ["without gradients"]
+    told = " ".join(Page(page(report)).text)
+    assert "Modules" not in told
+    assert "without gradients" in told
+    (suite,) = xml.fromstring(junit(report))  # the verdict is the answer where nothing is known of the place
+    assert suite[0].get("name") == "verdict"
+    assert suite[0].find("failure").text == suite[0].find("failure").get("message") == report.headline
     told = " ".join(Page(page(Report())).text)
     assert "FAILED" in told
     assert "Nothing was compared" in told

@@ -1,10 +1,14 @@
 """Which calls of the two sides are compared with each other, and what is said of what they were given."""
 
+from types import SimpleNamespace
+
 import jax.numpy as jnp
 import pytest
 import torch
 from flax import nnx
 
+from jax_attn.parity.compare import compare
+from jax_attn.parity.diagnosing.diagnose import diagnose
 from jax_attn.parity.locate import trace_modules
 from parity_tests.parity.pairs import WIDTH, draw
 
@@ -84,3 +88,76 @@ def test_tensors_of_other_shapes_are_an_error_where_the_calls_are_as_many():
     assert ("flax", "inner", reason) in found.left_out
     found = trace(lambda f, x: f(x) + f(2 * x), lambda f, x: f(x), X)
     assert [call.path for call in found.calls] == ["", "inner"]  # this one fits
+
+
+class Table(torch.nn.Module):
+    """Looks up a vector for each position, adds it, and normalises."""
+
+    def __init__(self, eps=1e-5):
+        super().__init__()
+        self.position, self.norm = torch.nn.Embedding(5, 6), torch.nn.LayerNorm(6, eps)
+
+    def forward(self, x):
+        return self.norm(x + self.position(torch.arange(x.shape[-2]).expand(x.shape[:-1])))
+
+
+class FlaxPositions(nnx.Embed):
+    """Adds them itself: it is called with vectors, where its counterpart is called with ids."""
+
+    def __call__(self, x):
+        return x + self.embedding[: x.shape[-2]]
+
+
+class FlaxTable(nnx.Module):
+    def __init__(self):
+        rngs = nnx.Rngs(0)
+        self.position = FlaxPositions(5, 6, rngs=rngs)
+        self.norm = nnx.LayerNorm(6, epsilon=1e-6, use_fast_variance=False, rngs=rngs)
+
+    def __call__(self, x):
+        return self.norm(self.position(x))
+
+
+def test_a_module_that_adds_what_its_counterpart_looks_up_is_not_blamed():
+    report = compare(FlaxTable(), Table(), draw(2, 5, 6), lanes=("float64",))
+    assert report.first_divergence.flax_path == "norm"
+    assert ("flax", "position") in {entry[:2] for entry in report.trace.left_out}
+    assert str(diagnose(report)).startswith(
+        "cause, certain in norm (LayerNorm): eps: flax 1e-06, torch 1e-05"
+    )
+    agrees = compare(FlaxTable(), Table(1e-6), draw(2, 5, 6), lanes=("float64",))
+    agrees.assert_passed()
+
+
+class Held(Table):
+    """What it returns is no structure that can be opened."""
+
+    def forward(self, x):
+        return SimpleNamespace(value=super().forward(x))
+
+
+class FlaxHeld(FlaxTable):
+    def __call__(self, x):
+        return SimpleNamespace(value=super().__call__(x))
+
+
+class Whole(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = Held()
+
+    def forward(self, x):
+        return 2 * self.inner(x).value
+
+
+class FlaxWhole(nnx.Module):
+    def __init__(self):
+        self.inner = FlaxHeld()
+
+    def __call__(self, x):
+        return 2 * self.inner(x).value
+
+
+def test_inside_a_module_whose_output_is_not_compared_its_submodules_are():
+    report = compare(FlaxWhole(), Whole(), draw(2, 5, 6), lanes=("float64",))
+    assert report.first_divergence.flax_path == "inner.norm"

@@ -4,7 +4,8 @@ import math
 
 import numpy as np
 
-from jax_attn.parity.tracing.differences import Difference, measure, severity, worst
+from jax_attn.parity.judging.errors import severity
+from jax_attn.parity.tracing.differences import Difference, measure, worst
 from parity_tests.parity.pairs import draw
 
 
@@ -14,8 +15,8 @@ def test_what_has_no_number_is_worst():
         Difference("", 9.0, 1e-12),
         Difference("", 1.0, 0.0),
     )
-    assert severity(nan) == severity(integer) == math.inf
-    assert severity(Difference("", 0.0, 0.0)) == 0
+    assert severity(math.nan, 1e-12) == severity(1.0, 0.0) == math.inf
+    assert severity(0.0, 0.0) == 0
     assert worst([large, nan, large]) is nan
     assert worst([large, integer]) is integer
     assert worst([]) is None
