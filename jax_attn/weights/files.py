@@ -1,6 +1,7 @@
 """Tensors in files, safetensors or torch's own format, whole or in shards: read one tensor at a time."""
 
 import json
+import mmap
 import os
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -153,6 +154,15 @@ def open_safetensors(path: Path) -> dict[str, Reader]:
         return lambda: np.asarray(np.memmap(path, DTYPES[dtype], "r", start, tuple(shape)))
 
     return {key: reader(key, **entry) for key, entry in header.items()}
+
+
+def forget_pages(array: np.ndarray) -> None:
+    """Let go of what was read of the mapped file that the array is a view of; it is read again if asked for."""
+    base: Any = array
+    while isinstance(base, np.ndarray):
+        base = base.base
+    if isinstance(base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):  # which Windows has not
+        base.madvise(mmap.MADV_DONTNEED)
 
 
 def open_torch(path: Path) -> dict[str, Reader]:
