@@ -29,6 +29,11 @@ class RotaryScaling:
         return None
 
     @property
+    def longest_cached(self) -> int:
+        """Of how many tokens texts may be where they can all the same."""
+        return 0
+
+    @property
     def attention_scaling(self) -> float:
         """What rotated queries and keys are multiplied by."""
         return 1.0
@@ -95,6 +100,11 @@ class DynamicNTKScaling(RotaryScaling):
         return (
             "rotary positions with dynamic NTK scaling cannot be cached: a new token changes all frequencies"
         )
+
+    @property
+    def longest_cached(self) -> int:
+        """Texts like those of training leave the base as it is."""
+        return self.original_length
 
     def frequencies(self, base: float, width: int, length: Length) -> Frequencies:
         """Those of a larger base."""
@@ -257,6 +267,11 @@ class LongRopeScaling(RotaryScaling):
             "rotary positions with longrope scaling cannot be cached unless choice is given: "
             "a text that grows too long changes all frequencies"
         )
+
+    @property
+    def longest_cached(self) -> int:
+        """Texts like those of training have the short factors throughout."""
+        return self.original_length
 
     @property
     def attention_scaling(self) -> float:

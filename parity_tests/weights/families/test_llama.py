@@ -8,12 +8,14 @@ from safetensors.numpy import load_file, save_file
 from transformers.models.llama import modeling_llama
 from transformers.models.llama.configuration_llama import LlamaConfig
 
+from jax_attn.models import generate
 from jax_attn.parity import Case
 from jax_attn.parity.tolerances import SAME_FLOAT32
 from jax_attn.weights import from_pretrained, numpy_state_dict
 from jax_attn.weights.families.rotary_config import DEFAULTS, ORIGINAL, rotary_positions
 from parity_tests.weights.families.decoder_contract import (
     IDS,
+    REAL,
     SIZES,
     VOCAB,
     assert_family,
@@ -187,3 +189,25 @@ def test_what_is_not_supported_is_refused_by_name(tmp_path):
     assert refusal(tmp_path, num_key_value_heads=0).startswith("num_key_value_heads=0 must be at least 1")
     assert "num_kv_heads=3" in refusal(tmp_path, num_key_value_heads=3)
     assert config_of(tmp_path)["num_key_value_heads"] == 1
+
+
+@pytest.mark.parametrize("kind", ["dynamic", pytest.param("longrope", marks=pytest.mark.slow)])
+def test_texts_like_those_of_training_are_generated(tmp_path, kind):
+    """Whose frequencies nothing changes; where a text may grow longer, `generate` says what would."""
+    rotary = {"rope_type": kind, "rope_theta": 100.0, **KINDS[kind]}
+    options = {"max_position_embeddings": 48, "head_dim": 10, "num_hidden_layers": 1, "eos_token_id": None}
+    if kind == "longrope":
+        rotary[ORIGINAL] = 32
+    model = llama(**options, rope_parameters=rotary)
+    model.save_pretrained(tmp_path)
+    ours = from_pretrained(tmp_path)
+    expected = model.generate(
+        _tensor(IDS), attention_mask=_tensor(REAL), max_new_tokens=9, do_sample=False, pad_token_id=0
+    )
+    rows = REAL[:, -1] == 1  # transformers wants padding on the left
+    found = generate(ours, IDS[rows], REAL[rows], max_new_tokens=9).tokens
+    np.testing.assert_array_equal(found, expected[rows, IDS.shape[1] :])
+    with pytest.raises(
+        ValueError, match=r"cannot be cached.*: .* changes all frequencies, but for texts of at"
+    ):
+        generate(ours, IDS[rows], max_new_tokens=60)
