@@ -215,8 +215,16 @@ def _method(quantization: Any) -> str:
 
 
 def patterns(given: Collection[str]) -> tuple[str, ...]:
-    """The patterns; a string alone is one of them, and not as many as it has letters."""
-    return (given,) if isinstance(given, str) else tuple(given)
+    """The patterns; a string alone is one of them, and not as many as it has letters.
+
+    Raises:
+        ValueError: they are none.
+    """
+    if isinstance(given, str):
+        return (given,)
+    if not isinstance(given, Collection) or not all(isinstance(each, str) for each in given):
+        raise ValueError(f"ignore must be a list of patterns of names, got {given!r}")
+    return tuple(given)
 
 
 def matches(name: str, patterns: Collection[str]) -> bool:
@@ -247,6 +255,14 @@ def _number_errors(name: str, value: Any) -> list[str]:
     """What is wrong with a number that need not be whole."""
     if type(value) not in (int, float):
         return [f"{name}={value!r} must be of type float"]
-    if not math.isfinite(value):
+    if not is_finite(value):
         return [f"{name}={value!r} must be a finite number"]
     return [] if value >= 0 else [f"{name}={value!r} must be at least 0"]
+
+
+def is_finite(number: float) -> bool:
+    """Whether it is a number that a float can hold: an integer of JSON may have hundreds of digits."""
+    try:
+        return math.isfinite(number)
+    except OverflowError:
+        return False

@@ -219,10 +219,15 @@ def test_bad_torch_files_are_refused(tmp_path):
     with pytest.raises(ValueError, match=f"{name} is corrupt, or holds more than weights: ") as caught:
         open_torch(path)
     one_line(caught)
-    for content in ([torch.zeros(1)], {"state_dict": {"a": torch.zeros(1)}}):
+    for content in ([torch.zeros(1)], {"state_dict": {"a": torch.zeros(1)}}, {3: torch.zeros(1)}):
         torch.save(content, path)
         with pytest.raises(ValueError, match=f"{name} must hold a dictionary of tensors and nothing else"):
             open_torch(path)
+    torch.save({"a": torch.zeros(1, device="meta")}, path)
+    with pytest.raises(
+        ValueError, match=f"{name}: a is a tensor of torch's device meta, which has no values"
+    ):
+        open_torch(path)
 
 
 def test_torchs_format_without_torch(tmp_path, monkeypatch):

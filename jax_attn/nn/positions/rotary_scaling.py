@@ -138,7 +138,8 @@ class YarnScaling(RotaryScaling):
         truncate: whether the ends of the ramp are whole pairs.
 
     Raises:
-        ValueError: `factor` or `original_length` is not above 0, or `beta_fast` not above `beta_slow`.
+        ValueError: `factor` or `original_length` is not above 0, `beta_fast` not above `beta_slow`, or the base
+            of the frequencies is 1.
 
     Source: Peng et al. (arXiv 2309.00071), sections 3.2 and 3.4; as in transformers' "yarn".
     """
@@ -171,6 +172,8 @@ class YarnScaling(RotaryScaling):
 
     def frequencies(self, base: float, width: int, length: Length) -> Frequencies:
         """Those of both kinds, mixed."""
+        if base == 1:
+            raise ValueError("yarn scaling needs a base other than 1, with which all pairs turn alike")
         low, high = (
             width * math.log(self.original_length / (turns * 2 * math.pi)) / (2 * math.log(base))
             for turns in (self.beta_fast, self.beta_slow)
@@ -237,7 +240,7 @@ class LongRopeScaling(RotaryScaling):
 
     Raises:
         ValueError: factors that are not above 0 or not one for each pair, `factor` or `original_length` not above
-            0, or `choice` is not known.
+            0 (or 1 where its logarithm is divided by), or `choice` is not known.
 
     Source: Ding et al. (arXiv 2402.13753); as in transformers' "longrope" (Phi-3).
     """
@@ -257,6 +260,10 @@ class LongRopeScaling(RotaryScaling):
         require_cap("factor", self.factor)
         require_positive("original_length", self.original_length)
         require_known("choice", self.choice, (None, "short", "long"))
+        if self.attention_factor is None and self.factor > 1 and self.original_length == 1:
+            raise ValueError(
+                "original_length must be above 1 without attention_factor, got original_length=1"
+            )
 
     @property
     def why_no_cache(self) -> str | None:

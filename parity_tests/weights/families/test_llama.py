@@ -52,6 +52,7 @@ KINDS = {
     "longrope": {**FACTORS, "original_max_position_embeddings": 5},
     "longrope with its factor": {**FACTORS, "factor": 3.0, "attention_factor": 1.3},
 }
+ADVICE = "; ignore=[name, ...] (--ignore NAME) passes over what changes nothing in the model"
 LONG = Case(
     "longer than in training", (np.random.default_rng(1).integers(3, VOCAB, (1, 17)), np.ones((1, 17), int))
 )
@@ -176,6 +177,12 @@ def test_what_is_not_supported_is_refused_by_name(tmp_path):
         rotary(type="longrope", short_factor=1, long_factor=[1])
         == "short_factor must be a list of numbers, got 1"
     )
+    assert rotary(type="yarn", truncate="no") == "truncate must be true or false, got 'no'"
+    assert rotary(type="yarn", **{ORIGINAL: 0.5}) == f"{ORIGINAL} must be an integer, got 0.5"
+    assert rotary(type="yarn", factor=2, rope_theta=1).startswith("yarn scaling needs a base other than 1")
+    assert rotary(type="linear", factor=10**400).startswith("factor must be a number above 0, got 1000")
+    assert rotary(type="default", rope_theta=0) == "rope_theta must be a number above 0, got 0"
+    assert refusal(tmp_path, rms_norm_eps=10**400).endswith("00 must be a finite number" + ADVICE)
     assert rotary(type=["linear"]).startswith("rope_type=['linear'] is not supported")
     assert rotary(type="default", partial_rotary_factor=0.5).startswith(
         "partial_rotary_factor=0.5 is not known"
