@@ -120,6 +120,7 @@ class ConfigRules:
         neutral: further attributes that do not change what the model computes.
         prepare: from all that the file says, the same in today's words: several releases say one thing in several
             ways, or nest it.
+        called: what the file calls those that `prepare` has renamed.
     """
 
     defaults: Mapping[str, Any]
@@ -129,6 +130,7 @@ class ConfigRules:
     ordinary: Mapping[str, Any] = field(default_factory=dict)
     neutral: Collection[str] = ()
     prepare: Callable[[dict[str, Any]], dict[str, Any]] = dict
+    called: Mapping[str, str] = field(default_factory=dict)
 
     def with_defaults(self, defaults: Mapping[str, Any]) -> "ConfigRules":
         """The same rules, with further attributes that the model is built from."""
@@ -236,18 +238,19 @@ def _value_errors(name: str, value: Any, rules: ConfigRules) -> list[str]:
     kind = int if name in rules.optional else rules.nullable.get(name, type(rules.defaults[name]))
     if value is None and (name in rules.optional or name in rules.nullable):
         return []
-    if kind is float and (wrong := _number_errors(name, value)):
+    called = rules.called.get(name, name)
+    if kind is float and (wrong := _number_errors(called, value)):
         return wrong
     if kind is not float and type(value) is not kind:  # the exact type, since True is an int too
-        return [f"{name}={value!r} must be of type {kind.__name__}"]
+        return [f"{called}={value!r} must be of type {kind.__name__}"]
     least = 0 if name in rules.optional else 1
     if kind is int and value < least:
-        return [f"{name}={value!r} must be at least {least}"]
+        return [f"{called}={value!r} must be at least {least}"]
     if kind is int and value > MOST:
-        return [f"{name}={value!r} must be at most {MOST}"]
+        return [f"{called}={value!r} must be at most {MOST}"]
     choices = rules.choices.get(name)
     if choices is not None and value not in choices:
-        return [f"{name}={value!r} is not supported, only {', '.join(map(repr, choices))}"]
+        return [f"{called}={value!r} is not supported, only {', '.join(map(repr, choices))}"]
     return []
 
 
