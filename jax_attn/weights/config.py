@@ -120,6 +120,7 @@ class ConfigRules:
         neutral: further attributes that do not change what the model computes.
         prepare: from all that the file says, the same in today's words: several releases say one thing in several
             ways, or nest it.
+        called: what the file calls those that `prepare` has renamed.
     """
 
     defaults: Mapping[str, Any]
@@ -129,6 +130,7 @@ class ConfigRules:
     ordinary: Mapping[str, Any] = field(default_factory=dict)
     neutral: Collection[str] = ()
     prepare: Callable[[dict[str, Any]], dict[str, Any]] = dict
+    called: Mapping[str, str] = field(default_factory=dict)
 
     def with_defaults(self, defaults: Mapping[str, Any]) -> "ConfigRules":
         """The same rules, with further attributes that the model is built from."""
@@ -215,8 +217,16 @@ def _method(quantization: Any) -> str:
 
 
 def patterns(given: Collection[str]) -> tuple[str, ...]:
-    """The patterns; a string alone is one of them, and not as many as it has letters."""
-    return (given,) if isinstance(given, str) else tuple(given)
+    """The patterns; a string alone is one of them, and not as many as it has letters.
+
+    Raises:
+        ValueError: they are none.
+    """
+    if isinstance(given, str):
+        return (given,)
+    if not isinstance(given, Collection) or not all(isinstance(each, str) for each in given):
+        raise ValueError(f"ignore must be a list of patterns of names, got {given!r}")
+    return tuple(given)
 
 
 def matches(name: str, patterns: Collection[str]) -> bool:
@@ -228,18 +238,19 @@ def _value_errors(name: str, value: Any, rules: ConfigRules) -> list[str]:
     kind = int if name in rules.optional else rules.nullable.get(name, type(rules.defaults[name]))
     if value is None and (name in rules.optional or name in rules.nullable):
         return []
-    if kind is float and (wrong := _number_errors(name, value)):
+    called = rules.called.get(name, name)
+    if kind is float and (wrong := _number_errors(called, value)):
         return wrong
     if kind is not float and type(value) is not kind:  # the exact type, since True is an int too
-        return [f"{name}={value!r} must be of type {kind.__name__}"]
+        return [f"{called}={value!r} must be of type {kind.__name__}"]
     least = 0 if name in rules.optional else 1
     if kind is int and value < least:
-        return [f"{name}={value!r} must be at least {least}"]
+        return [f"{called}={value!r} must be at least {least}"]
     if kind is int and value > MOST:
-        return [f"{name}={value!r} must be at most {MOST}"]
+        return [f"{called}={value!r} must be at most {MOST}"]
     choices = rules.choices.get(name)
     if choices is not None and value not in choices:
-        return [f"{name}={value!r} is not supported, only {', '.join(map(repr, choices))}"]
+        return [f"{called}={value!r} is not supported, only {', '.join(map(repr, choices))}"]
     return []
 
 
@@ -247,6 +258,14 @@ def _number_errors(name: str, value: Any) -> list[str]:
     """What is wrong with a number that need not be whole."""
     if type(value) not in (int, float):
         return [f"{name}={value!r} must be of type float"]
-    if not math.isfinite(value):
+    if not is_finite(value):
         return [f"{name}={value!r} must be a finite number"]
     return [] if value >= 0 else [f"{name}={value!r} must be at least 0"]
+
+
+def is_finite(number: float) -> bool:
+    """Whether it is a number that a float can hold: an integer of JSON may have hundreds of digits."""
+    try:
+        return math.isfinite(number)
+    except OverflowError:
+        return False

@@ -120,7 +120,7 @@ class Family:
             raise ValueError(f"architectures={listed!r} must be a list of names")
         if wanted is not None:
             for name in (wanted, f"{self.name}{wanted}"):
-                if self.knows(name):
+                if isinstance(wanted, str) and self.knows(name):
                     return name
             known = ", ".join((self.base, *self.heads))
             raise ValueError(f"architecture must be one of {known}, got {wanted!r}")

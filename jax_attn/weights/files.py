@@ -1,6 +1,7 @@
 """Tensors in files, safetensors or torch's own format, whole or in shards: read one tensor at a time."""
 
 import json
+import mmap
 import os
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -155,6 +156,15 @@ def open_safetensors(path: Path) -> dict[str, Reader]:
     return {key: reader(key, **entry) for key, entry in header.items()}
 
 
+def forget_pages(array: np.ndarray) -> None:
+    """Let go of what was read of the mapped file that the array is a view of; it is read again if asked for."""
+    base: Any = array
+    while isinstance(base, np.ndarray):
+        base = base.base
+    if isinstance(base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):  # which Windows has not
+        base.madvise(mmap.MADV_DONTNEED)
+
+
 def open_torch(path: Path) -> dict[str, Reader]:
     """A reader for each tensor of a file that `torch.save` wrote. Nothing but tensors is unpickled."""
     try:
@@ -165,8 +175,13 @@ def open_torch(path: Path) -> dict[str, Reader]:
         tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except Exception as error:
         raise ValueError(f"{path} is corrupt, or holds more than weights: {_first_line(error)}") from None
-    if not isinstance(tensors, dict) or not all(map(is_torch_tensor, tensors.values())):
+    if not isinstance(tensors, dict) or not all(
+        isinstance(key, str) and is_torch_tensor(tensor) for key, tensor in tensors.items()
+    ):
         raise ValueError(f"{path} must hold a dictionary of tensors and nothing else")
+    for key, tensor in tensors.items():
+        if tensor.is_meta:
+            raise ValueError(f"{path}: {key} is a tensor of torch's device meta, which has no values")
 
     def reader(tensor: Any) -> Reader:
         return lambda: as_numpy(tensor)
@@ -197,7 +212,7 @@ def read_json(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
     except UnicodeDecodeError:
         raise ValueError(f"{path} is not UTF-8 text") from None
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # an integer of thousands of digits, too
         raise ValueError(f"{path} is not JSON: {error}") from None
     if not isinstance(content, dict):
         raise ValueError(f"{path} must hold a JSON object, got {type(content).__name__}")

@@ -14,6 +14,7 @@ import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 
+from jax_attn.functional.checks import require_integer
 from jax_attn.models.part import Part
 from jax_attn.nn.primitives import Buffer
 from jax_attn.weights.config import (
@@ -99,6 +100,7 @@ def from_pretrained(
     """
     folder = Path(folder)
     ignore = patterns(ignore)
+    require_integer("seed", seed)
     require_floating(dtype)
     where = folder if is_gguf(folder) else folder / CONFIG
     config, tensors = _opened(folder)
@@ -231,7 +233,10 @@ def settings_of(
 
 
 def require_overrides(family: Family, architecture: str, overrides: Mapping[str, Any]) -> None:
-    """Raise TypeError unless each override is an attribute that `config.json` may have."""
+    """Raise TypeError unless each override is an attribute that `config.json` may have, beside the class itself."""
+    for name in ("model_type", "architectures"):
+        if name in overrides:
+            raise TypeError(f"{name} cannot be overridden: architecture= chooses another class of the family")
     rules = family.rules_for(architecture)
     of_config = {*rules.defaults, *rules.ordinary, *rules.neutral, *ORDINARY, *NEUTRAL}
     for name in overrides:

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jax_attn.weights.files import forget_pages
 from jax_attn.weights.rules import Slot, piece_at
 
 Placement = jax.sharding.Sharding | Callable[[str, tuple[int, ...]], jax.sharding.Sharding | None] | None
@@ -16,6 +17,7 @@ Placement = jax.sharding.Sharding | Callable[[str, tuple[int, ...]], jax.shardin
 Index = tuple[slice, ...]
 
 ALIGNMENT = 64  # bytes
+BLOCK = 1 << 20  # numbers of a tensor that are copied at a time
 
 
 def sharding_of(placement: Placement, path: str, shape: tuple[int, ...]) -> jax.sharding.Sharding | None:
@@ -49,8 +51,8 @@ def read_into(
 ) -> list[str]:
     """Set the variables of `table` to the tensors, which are known to fit; return what is wrong with their values.
 
-    Of each tensor the slices of the devices here are read, cast and handed over, one after another: beside the
-    weights there is never more than one of them. (What several devices hold is read once.)
+    Of each tensor the slices of the devices here are read, cast and handed over, one after another, and of a mapped
+    file no more than a block stands beside the weights. (What several devices hold is read once.)
     """
     errors: list[str] = []
     read: set[int] = set()
@@ -96,10 +98,21 @@ def _slice(slot: Slot, index: Index, tensors: Mapping[str, np.ndarray], errors: 
         if not layer:
             array = empty((len(places), *part.shape) if slot.stacked else part.shape, slot.dtype)
         own = array[layer, ...] if slot.stacked else array
-        with np.errstate(over="ignore"):  # what overflows becomes infinite, which is refused
-            own[...] = part
+        _copy(own, part)
         errors += value_errors(place.key, own)
     return array
+
+
+def _copy(own: np.ndarray, part: np.ndarray) -> None:
+    """Copy `part` to `own` in blocks, in the order of the file, of which no more than a block stays in memory."""
+    axis = max(range(part.ndim), key=lambda axis: abs(part.strides[axis]), default=None)
+    count = 1 if axis is None else part.shape[axis]
+    size = max(1, BLOCK * count // max(1, part.size))
+    for start in range(0, count, size):
+        block = ... if axis is None else (*(slice(None),) * axis, slice(start, start + size))
+        with np.errstate(over="ignore"):  # what overflows becomes infinite, which is refused
+            own[block] = part[block]
+        forget_pages(part)
 
 
 def value_errors(key: str, array: np.ndarray | None, dtype: Any = None) -> list[str]:

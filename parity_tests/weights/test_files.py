@@ -4,6 +4,7 @@ import json
 import os
 import re
 import sys
+from pathlib import Path
 
 import ml_dtypes
 import numpy as np
@@ -12,6 +13,7 @@ import safetensors.torch
 import torch
 
 from jax_attn.weights.files import (
+    forget_pages,
     open_safetensors,
     open_tensors,
     open_torch,
@@ -50,6 +52,29 @@ def test_safetensors_keep_every_bit(tmp_path, dtype):
         assert read().dtype == np.dtype(dtype)
         assert read().shape == arrays[key].shape
         assert read().tobytes() == arrays[key].tobytes()
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="reads the process's memory from /proc")
+def test_pages_of_a_mapped_file_are_let_go(tmp_path):
+    path = tmp_path / "model.safetensors"
+    write_safetensors(path, {"x": np.ones((1 << 10, 1 << 10), np.float32)})
+    mapped = open_safetensors(path)["x"]()
+
+    def resident() -> int:
+        areas = Path("/proc/self/smaps").read_text().split(str(path))[1:]
+        return sum(int(area.split("Rss:")[1].split()[0]) for area in areas)
+
+    def read() -> None:
+        assert mapped.sum() == mapped.size
+        assert resident() >= mapped.nbytes >> 10
+
+    read()
+    forget_pages(mapped.T[:, 3:])  # any view of it
+    assert resident() == 0
+    read()
+    own = np.ones(3)
+    forget_pages(own)  # which has none
+    assert own.sum() == 3
 
 
 def test_torch_reads_what_we_write_and_we_what_torch_writes(tmp_path):
@@ -194,10 +219,15 @@ def test_bad_torch_files_are_refused(tmp_path):
     with pytest.raises(ValueError, match=f"{name} is corrupt, or holds more than weights: ") as caught:
         open_torch(path)
     one_line(caught)
-    for content in ([torch.zeros(1)], {"state_dict": {"a": torch.zeros(1)}}):
+    for content in ([torch.zeros(1)], {"state_dict": {"a": torch.zeros(1)}}, {3: torch.zeros(1)}):
         torch.save(content, path)
         with pytest.raises(ValueError, match=f"{name} must hold a dictionary of tensors and nothing else"):
             open_torch(path)
+    torch.save({"a": torch.zeros(1, device="meta")}, path)
+    with pytest.raises(
+        ValueError, match=f"{name}: a is a tensor of torch's device meta, which has no values"
+    ):
+        open_torch(path)
 
 
 def test_torchs_format_without_torch(tmp_path, monkeypatch):

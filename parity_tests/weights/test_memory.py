@@ -77,8 +77,9 @@ for name, options in cases.items():
 print(json.dumps(out))
 """
 
+# The table is more than half of the weights.
 SIZES = (
-    '{"vocab_size": 97, "hidden_size": 1024, "num_hidden_layers": 3, "num_attention_heads": 16,'
+    '{"vocab_size": 40009, "hidden_size": 1024, "num_hidden_layers": 3, "num_attention_heads": 16,'
     ' "intermediate_size": 4096, "max_position_embeddings": 16}'
 )
 
@@ -98,8 +99,7 @@ def test_loading_takes_one_copy_of_the_weights(tmp_path):
     for name, share in (("same", 1.0), ("half", 0.5), ("scan", 1.0), ("sharded", 1.0)):
         held = share * seen["weights"]
         assert seen[f"{name}_live"] == pytest.approx(held, rel=0.01)
-        # The tensor in hand is in the file's dtype, whatever that of the weights.
-        assert seen[f"{name}_peak"] < held + 0.2 * seen["weights"], name
-        assert seen[f"{name}_after"] < held + 0.2 * seen["weights"], name
+        assert seen[f"{name}_peak"] < 1.2 * held, name
+        assert seen[f"{name}_after"] < 1.2 * held, name
     assert seen["shards"] == [[1024, 1024]] * 4
     assert seen["equal"]

@@ -523,6 +523,26 @@ def test_who_knows_better_may_ignore_an_attribute(folder):
     from_pretrained(folder, ignore=["novelty", "is_decoder"])
 
 
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ({"seed": None}, r"^seed must be an integer, got None$"),
+        ({"seed": 1.5}, r"^seed must be an integer, got 1\.5$"),
+        ({"ignore": None}, r"^ignore must be a list of patterns of names, got None$"),
+        ({"ignore": [3]}, r"^ignore must be a list of patterns of names, got \[3\]$"),
+        ({"architecture": ["BertModel"]}, r"architecture must be one of .*, got \['BertModel'\]$"),
+        ({"model_type": "roberta"}, r"^model_type cannot be overridden: architecture= chooses another"),
+        (
+            {"architectures": ["BertModel"]},
+            r"^architectures cannot be overridden: architecture= chooses another",
+        ),
+    ],
+)
+def test_bad_arguments_are_refused(folder, argument, message):
+    with pytest.raises((ValueError, TypeError), match=message):
+        from_pretrained(folder, **argument)
+
+
 def test_a_pattern_alone_is_one_pattern(folder):
     edit_config(folder, novelty=1)
     from_pretrained(folder, ignore="novelty")

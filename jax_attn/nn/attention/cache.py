@@ -66,6 +66,11 @@ class KVCache:
         """How many tokens it holds."""
         return self.key.shape[1]
 
+    @property
+    def most(self) -> int | None:
+        """How many tokens a text may have in it; None is any number."""
+        return None if self.rolling else self.size
+
     def check(
         self,
         owner: Any,
@@ -203,12 +208,18 @@ def next_positions(
     return jnp.where(real, length[:, None] + jnp.cumsum(real, axis=1) - 1, -1)
 
 
-def require_cacheable(is_causal: bool, positions: AttentionPositions | None = None) -> None:
-    """Raise ValueError unless attention can be computed token by token."""
+def require_cacheable(
+    is_causal: bool, positions: AttentionPositions | None = None, tokens: int | None = None
+) -> None:
+    """Raise ValueError unless attention can be computed token by token, up to `tokens`; None is any number."""
     if not is_causal:
         raise ValueError("a cache is for attention with is_causal=True: here a token sees those after it too")
-    if positions is not None and positions.why_no_cache is not None:
-        raise ValueError(positions.why_no_cache)
+    if positions is None or positions.why_no_cache is None:
+        return
+    most = positions.longest_cached
+    if tokens is None or tokens > most:
+        up_to = f", but for texts of at most {most} tokens, got {tokens or 'a rolling cache'}" if most else ""
+        raise ValueError(positions.why_no_cache + up_to)
 
 
 def check_kept(

@@ -178,7 +178,7 @@ class LatentAttention(nnx.Module):
                 if given is not None:
                     raise ValueError(f"{name} cannot be given together with a cache")
             require_cache(cache, KVCache)
-            require_cacheable(self.is_causal, self.positions)
+            require_cacheable(self.is_causal, self.positions, cache.most)
             cache.check(self, *x.shape[:2], 1, (self.rope, self.kv_lora_rank), self.window)
             at = cache.next_positions(*x.shape[:2], real_tokens(mask, *x.shape[:2]))
             cache, rotary, latent, places = cache.append(*self._compressed(x, at), at)
@@ -217,10 +217,11 @@ class LatentAttention(nnx.Module):
         Raises:
             ValueError: the attention is not causal, or its positions cannot be computed token by token.
         """
-        require_cacheable(self.is_causal, self.positions)
         dtype = dtype or self.dtype or self.param_dtype
         widths = self.rope, self.kv_lora_rank
-        return KVCache.empty(self, batch, length, 1, widths, dtype, self.window)
+        cache = KVCache.empty(self, batch, length, 1, widths, dtype, self.window)
+        require_cacheable(self.is_causal, self.positions, cache.most)
+        return cache
 
     def _queries(
         self, x: Float[Array, "B T D"], at: Int[Array, "B T"] | None

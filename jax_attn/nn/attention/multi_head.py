@@ -304,10 +304,11 @@ class MultiHeadAttention(nnx.Module):
         Raises:
             ValueError: the attention is not causal, or its positions cannot be computed token by token.
         """
-        require_cacheable(self.is_causal, self.positions)
         dtype = dtype or self.dtype or self.param_dtype
         widths = self.head_dim, self.v_head_dim
-        return KVCache.empty(self, batch, length, self.num_kv_heads, widths, dtype, self.window)
+        cache = KVCache.empty(self, batch, length, self.num_kv_heads, widths, dtype, self.window)
+        require_cacheable(self.is_causal, self.positions, cache.most)
+        return cache
 
     def init_context_cache(
         self,
@@ -444,7 +445,7 @@ class MultiHeadAttention(nnx.Module):
                 raise ValueError(f"{name} cannot be given together with a cache")
         sizes = self.num_kv_heads, (self.head_dim, self.v_head_dim)
         if isinstance(cache, KVCache):
-            require_cacheable(self.is_causal, self.positions)
+            require_cacheable(self.is_causal, self.positions, cache.most)
             cache.check(self, *x.shape[:2], *sizes, self.window)
         else:
             check_kept(cache, self, x.shape[0], *sizes)

@@ -56,9 +56,11 @@ class AttentionPositions:
 
     Attributes:
         why_no_cache: why what is computed token by token would not be what is computed at once; None where it is.
+        longest_cached: of how many tokens texts may be where it is all the same.
     """
 
     why_no_cache: str | None = None
+    longest_cached: int = 0
 
     def check_heads(self, num_heads: int, head_dim: int) -> None:
         """Raise ValueError where these positions do not fit heads of this number and width."""

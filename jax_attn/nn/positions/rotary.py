@@ -67,6 +67,7 @@ class RotaryPositions(nnx.Module, AttentionPositions):
                 raise ValueError(f"scaling must be a RotaryScaling, such as LinearScaling, got {scaling!r}")
             scaling.frequencies(base, width, 1)  # tells now what does not fit
             self.why_no_cache = scaling.why_no_cache
+            self.longest_cached = scaling.longest_cached
 
     def check_heads(self, num_heads: int, head_dim: int) -> None:
         """One width of heads."""

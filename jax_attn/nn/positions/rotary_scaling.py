@@ -30,6 +30,11 @@ class RotaryScaling:
         return None
 
     @property
+    def longest_cached(self) -> int:
+        """Of how many tokens texts may be where they can all the same."""
+        return 0
+
+    @property
     def attention_scaling(self) -> float:
         """What rotated queries and keys are multiplied by."""
         return 1.0
@@ -97,6 +102,11 @@ class DynamicNTKScaling(RotaryScaling):
             "rotary positions with dynamic NTK scaling cannot be cached: a new token changes all frequencies"
         )
 
+    @property
+    def longest_cached(self) -> int:
+        """Texts like those of training leave the base as it is."""
+        return self.original_length
+
     def frequencies(self, base: float, width: int, length: Length) -> Frequencies:
         """Those of a larger base."""
         if width == 2:
@@ -129,7 +139,8 @@ class YarnScaling(RotaryScaling):
         truncate: whether the ends of the ramp are whole pairs.
 
     Raises:
-        ValueError: `factor` or `original_length` is not above 0, or `beta_fast` not above `beta_slow`.
+        ValueError: `factor` or `original_length` is not above 0, `beta_fast` not above `beta_slow`, or the base
+            of the frequencies is 1.
 
     Source: Peng et al. (arXiv 2309.00071), sections 3.2 and 3.4; as in transformers' "yarn".
     """
@@ -162,6 +173,8 @@ class YarnScaling(RotaryScaling):
 
     def frequencies(self, base: float, width: int, length: Length) -> Frequencies:
         """Those of both kinds, mixed."""
+        if base == 1:
+            raise ValueError("yarn scaling needs a base other than 1, with which all pairs turn alike")
         low, high = (
             width * math.log(self.original_length / (turns * 2 * math.pi)) / (2 * math.log(base))
             for turns in (self.beta_fast, self.beta_slow)
@@ -228,7 +241,7 @@ class LongRopeScaling(RotaryScaling):
 
     Raises:
         ValueError: factors that are not above 0 or not one for each pair, `factor` or `original_length` not above
-            0, or `choice` is not known.
+            0 (or 1 where its logarithm is divided by), or `choice` is not known.
 
     Source: Ding et al. (arXiv 2402.13753); as in transformers' "longrope" (Phi-3).
     """
@@ -252,6 +265,10 @@ class LongRopeScaling(RotaryScaling):
         require_cap("factor", self.factor)
         require_positive("original_length", self.original_length)
         require_known("choice", self.choice, (None, "short", "long"))
+        if self.attention_factor is None and self.factor > 1 and self.original_length == 1:
+            raise ValueError(
+                "original_length must be above 1 without attention_factor, got original_length=1"
+            )
 
     @property
     def why_no_cache(self) -> str | None:
@@ -262,6 +279,11 @@ class LongRopeScaling(RotaryScaling):
             "rotary positions with longrope scaling cannot be cached unless choice is given: "
             "a text that grows too long changes all frequencies"
         )
+
+    @property
+    def longest_cached(self) -> int:
+        """Texts like those of training have the short factors throughout."""
+        return self.original_length
 
     @property
     def attention_scaling(self) -> float:

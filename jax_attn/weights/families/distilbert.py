@@ -100,6 +100,7 @@ DISTILBERT = Family(
             "tie_weights_",
         ),
         prepare=as_berts,
+        called={name: own for own, name in BERTS.items()},
     ),
     build=encoder,
     names=NAMES,

@@ -32,7 +32,7 @@ DEFAULTS: dict[str, Any] = {
 
 def qwen2(config: Settings) -> Part:
     """Qwen 2 without its head."""
-    return decoder(config, bias="qkv")
+    return decoder(config, bias=("q", "k", "v"))
 
 
 def qwen3(config: Settings) -> Part:

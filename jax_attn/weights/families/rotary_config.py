@@ -12,6 +12,7 @@ from jax_attn.nn.positions.rotary_scaling import (
     LongRopeScaling,
     YarnScaling,
 )
+from jax_attn.weights.config import is_finite
 from jax_attn.weights.family import Settings
 
 BASE = 10000.0
@@ -73,7 +74,8 @@ def rotary_positions(config: Settings, head_dim: int) -> Part:
         ValueError: a kind of scaling or one of its attributes is not known, is missing, or is not a number.
     """
     given = config.rope_scaling or config.rope_parameters or {}
-    base = _number("rope_theta", given.get("rope_theta") or config.rope_theta or BASE)
+    bases = (given.get("rope_theta"), config.rope_theta, BASE)
+    base = _number("rope_theta", next(each for each in bases if each is not None))
     return Part(RotaryPositions, head_dim=head_dim, base=base, scaling=_scaling(given, config))
 
 
@@ -93,7 +95,7 @@ def _scaling(given: Mapping[str, Any], config: Settings) -> Part | None:
         if key not in own:
             raise ValueError(f"rope_type={name!r} needs {key}")
     longest = config.max_position_embeddings
-    trained = int(own.pop(ORIGINAL, longest))
+    trained = own.pop(ORIGINAL, longest)
     trained = config.original_max_position_embeddings or trained
     if name in ("yarn", "longrope"):
         own.setdefault("factor", longest / trained)
@@ -107,7 +109,13 @@ def _attribute(name: str, kind: Kind, key: str, value: Any) -> Any:
     if key not in (*kind.needed, *kind.others):
         raise ValueError(f"{key}={value!r} is not known for rope_type={name!r}")
     if key == "truncate":
-        return bool(value)
+        if not isinstance(value, bool):
+            raise ValueError(f"{key} must be true or false, got {value!r}")
+        return value
+    if key == ORIGINAL:
+        if _number(key, value) % 1:
+            raise ValueError(f"{key} must be an integer, got {value!r}")
+        return int(value)
     if key not in ("short_factor", "long_factor"):
         return _number(key, value)
     if not isinstance(value, list):
@@ -117,6 +125,6 @@ def _attribute(name: str, kind: Kind, key: str, value: Any) -> Any:
 
 def _number(name: str, value: Any) -> float:
     """The value, once it is known to be a number above 0."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not is_finite(value) or value <= 0:
         raise ValueError(f"{name} must be a number above 0, got {value!r}")
     return float(value)

@@ -85,10 +85,13 @@ def flat(config: dict[str, Any]) -> dict[str, Any]:
         config["scale_decoder_outputs"] = False
     tied = config.get("tie_word_embeddings", True) and config["scale_decoder_outputs"]
     config.setdefault("has_head", not tied)
-    name, act = str(config.get("feed_forward_proj", "")), config.get("dense_act_fn")
+    usual = DEFAULTS if config["model_type"] == "t5" else MT5_DEFAULTS
+    name = str(config.get("feed_forward_proj", usual["feed_forward_proj"]))
     expected = "gelu_new" if name == f"{GATED}gelu" else name.removeprefix(GATED)
-    if name and act not in (None, expected):
-        raise ValueError(f"dense_act_fn={act!r} is not supported beside feed_forward_proj={name!r}")
+    # In transformers these two decide where they say otherwise.
+    for other, same in (("dense_act_fn", expected), ("is_gated_act", is_gated(name))):
+        if config.get(other) not in (None, same):
+            raise ValueError(f"{other}={config[other]!r} is not supported beside feed_forward_proj={name!r}")
     return config
 
 

@@ -84,6 +84,11 @@ KINDS = {
     "rotary-interleaved": lambda: RotaryPositions(4, rotary_dim=2, interleaved=True),
     "rotary-yarn": lambda: RotaryPositions(4, scaling=YarnScaling(4.0, 17)),
     "rotary-longrope": lambda: RotaryPositions(4, scaling=LongRopeScaling(**LONG, choice="long")),
+    # As long as in training: what decides by the text decides for the same.
+    "rotary-longrope-short": lambda: RotaryPositions(
+        4, scaling=LongRopeScaling(**{**LONG, "original_length": 7})
+    ),
+    "rotary-dynamic-short": lambda: RotaryPositions(4, scaling=DynamicNTKScaling(2.0, 7)),
     "axial-rotary": lambda: AxialRotaryPositions(4, width=3, base=7.0),
     "alibi": lambda: AlibiPositions(3),
     "t5": lambda: T5Positions(3, 5, 6, bidirectional=False, **FLOAT64),
@@ -94,6 +99,7 @@ KINDS = {
 
 QUICK = (
     ("rotary", None),
+    ("rotary-longrope-short", None),
     ("axial-rotary", 3),
     ("alibi", None),
     ("t5", 3),
@@ -107,6 +113,7 @@ QUICK = (
         pytest.param(kind, window, marks=() if (kind, window) in QUICK else pytest.mark.slow)
         for kind in KINDS
         for window in (None, 3)
+        if window is None or not kind.endswith("-short")
     ],
 )
 @jax.enable_x64(True)
@@ -141,6 +148,7 @@ def test_a_text_is_the_same_padded_packed_and_token_by_token(kind, window):
 
 
 def test_what_cannot_be_computed_token_by_token_says_why():
+    """Texts that are longer than those of training, and those of which nobody knows how long they get."""
     for scaling, why in (
         (
             DynamicNTKScaling(2.0, 5),
@@ -153,9 +161,17 @@ def test_what_cannot_be_computed_token_by_token_says_why():
         ),
     ):
         positions = RotaryPositions(4, scaling=scaling)
+        for window, got in ((None, 6), (3, "a rolling cache")):
+            module = MultiHeadAttention(
+                12, 3, is_causal=True, window=window, positions=positions, rngs=nnx.Rngs(0)
+            )
+            with pytest.raises(ValueError, match=f"^{why}, but for texts of at most 5 tokens, got {got}$"):
+                module.init_cache(2, 6)
         module = MultiHeadAttention(12, 3, is_causal=True, positions=positions, rngs=nnx.Rngs(0))
-        with pytest.raises(ValueError, match=f"^{why}$"):
-            module.init_cache(2, 7)
+        other = MultiHeadAttention(12, 3, is_causal=True, rngs=nnx.Rngs(0))
+        with pytest.raises(ValueError, match=f"^{why}, but for texts of at most 5 tokens, got 6$"):
+            module(jnp.zeros((2, 1, 12)), cache=other.init_cache(2, 6))
+        assert module.init_cache(2, 5).size == 5
 
 
 def test_tokens_are_counted_wherever_the_padding_stands():

@@ -136,6 +136,14 @@ def test_bad_scalings_are_refused():
             "high_freq_factor must be above low_freq_factor=4.0, got high_freq_factor=4.0",
         ),
         (
+            lambda: LongRopeScaling(**{**LONG, "original_length": 1}),
+            "original_length must be above 1 without attention_factor, got original_length=1",
+        ),
+        (
+            lambda: RotaryPositions(WIDTH, base=1.0, scaling=YarnScaling(2.0, 997)),
+            "yarn scaling needs a base other than 1, with which all pairs turn alike",
+        ),
+        (
             lambda: LongRopeScaling(**LONG, choice="longer"),
             "choice must be one of None, short, long, got 'longer'",
         ),

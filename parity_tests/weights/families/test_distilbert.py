@@ -69,7 +69,10 @@ def test_the_head_of_masked_tokens_is_read_and_written(tmp_path):
 
 def test_what_is_not_supported_is_refused_by_name():
     for options, message in (
-        ({"activation": "gleu"}, "hidden_act='gleu' is not supported"),
+        ({"activation": "gleu"}, "^activation='gleu' is not supported"),
+        ({"dim": 0}, "^dim=0 must be at least 1"),
+        ({"n_layers": 1.5}, "^n_layers=1.5 must be of type int"),
+        ({"dropout": float("nan")}, "^dropout=nan must be a finite number"),
         # BERT's words, which transformers passes over in these files
         ({"layer_norm_eps": 0.1}, "layer_norm_eps=0.1 is not supported, only 1e-12"),
         ({"hidden_act": "relu"}, "hidden_act='relu' is not supported, DistilBERT's is activation"),

@@ -8,12 +8,14 @@ from safetensors.numpy import load_file, save_file
 from transformers.models.llama import modeling_llama
 from transformers.models.llama.configuration_llama import LlamaConfig
 
+from jax_attn.models import generate
 from jax_attn.parity import Case
 from jax_attn.parity.tolerances import SAME_FLOAT32
 from jax_attn.weights import from_pretrained, numpy_state_dict
 from jax_attn.weights.families.rotary_config import DEFAULTS, ORIGINAL, rotary_positions
 from parity_tests.weights.families.decoder_contract import (
     IDS,
+    REAL,
     SIZES,
     VOCAB,
     assert_family,
@@ -50,6 +52,7 @@ KINDS = {
     "longrope": {**FACTORS, "original_max_position_embeddings": 5},
     "longrope with its factor": {**FACTORS, "factor": 3.0, "attention_factor": 1.3},
 }
+ADVICE = "; ignore=[name, ...] (--ignore NAME) passes over what changes nothing in the model"
 LONG = Case(
     "longer than in training", (np.random.default_rng(1).integers(3, VOCAB, (1, 17)), np.ones((1, 17), int))
 )
@@ -174,6 +177,12 @@ def test_what_is_not_supported_is_refused_by_name(tmp_path):
         rotary(type="longrope", short_factor=1, long_factor=[1])
         == "short_factor must be a list of numbers, got 1"
     )
+    assert rotary(type="yarn", truncate="no") == "truncate must be true or false, got 'no'"
+    assert rotary(type="yarn", **{ORIGINAL: 0.5}) == f"{ORIGINAL} must be an integer, got 0.5"
+    assert rotary(type="yarn", factor=2, rope_theta=1).startswith("yarn scaling needs a base other than 1")
+    assert rotary(type="linear", factor=10**400).startswith("factor must be a number above 0, got 1000")
+    assert rotary(type="default", rope_theta=0) == "rope_theta must be a number above 0, got 0"
+    assert refusal(tmp_path, rms_norm_eps=10**400).endswith("00 must be a finite number" + ADVICE)
     assert rotary(type=["linear"]).startswith("rope_type=['linear'] is not supported")
     assert rotary(type="default", partial_rotary_factor=0.5).startswith(
         "partial_rotary_factor=0.5 is not known"
@@ -187,3 +196,25 @@ def test_what_is_not_supported_is_refused_by_name(tmp_path):
     assert refusal(tmp_path, num_key_value_heads=0).startswith("num_key_value_heads=0 must be at least 1")
     assert "num_kv_heads=3" in refusal(tmp_path, num_key_value_heads=3)
     assert config_of(tmp_path)["num_key_value_heads"] == 1
+
+
+@pytest.mark.parametrize("kind", ["dynamic", pytest.param("longrope", marks=pytest.mark.slow)])
+def test_texts_like_those_of_training_are_generated(tmp_path, kind):
+    """Whose frequencies nothing changes; where a text may grow longer, `generate` says what would."""
+    rotary = {"rope_type": kind, "rope_theta": 100.0, **KINDS[kind]}
+    options = {"max_position_embeddings": 48, "head_dim": 10, "num_hidden_layers": 1, "eos_token_id": None}
+    if kind == "longrope":
+        rotary[ORIGINAL] = 32
+    model = llama(**options, rope_parameters=rotary)
+    model.save_pretrained(tmp_path)
+    ours = from_pretrained(tmp_path)
+    expected = model.generate(
+        _tensor(IDS), attention_mask=_tensor(REAL), max_new_tokens=9, do_sample=False, pad_token_id=0
+    )
+    rows = REAL[:, -1] == 1  # transformers wants padding on the left
+    found = generate(ours, IDS[rows], REAL[rows], max_new_tokens=9).tokens
+    np.testing.assert_array_equal(found, expected[rows, IDS.shape[1] :])
+    with pytest.raises(
+        ValueError, match=r"cannot be cached.*: .* changes all frequencies, but for texts of at"
+    ):
+        generate(ours, IDS[rows], max_new_tokens=60)

@@ -8,6 +8,7 @@ from jax_attn.models.part import Part
 from jax_attn.nn.positions.rotary_scaling import Llama3Scaling
 from jax_attn.weights.config import BUILDING, model_arguments
 from jax_attn.weights.families import family_of
+from parity_tests.weights.families.transformers_models import built
 
 NEUTRAL = {
     **{"bos_token_id": 1, "eos_token_id": [2, 3], "initializer_range": 0.02, "use_cache": True},
@@ -130,3 +131,13 @@ def test_a_published_config_is_understood(name):
         rotary = layers[0].arguments["positions"].build("jax_attn")
         scaling = Llama3Scaling(8.0, 1.0, 4.0, 8192) if name == "Llama 3.1" else None
         assert (rotary.base, rotary.scaling) == (config["rope_theta"], scaling)
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_published_config_is_built(name):
+    """Of one layer: its constructors take what the table of the family says."""
+    layers = "n_layer" if name == "GPT-2" else "num_hidden_layers"
+    module = built({**NEUTRAL, **PUBLISHED[name], layers: 1})
+    attention = module.model.decoder.layers[0].attention
+    assert (attention.q_proj.bias is not None) == (name in ("Qwen 2.5", "GPT-2"))
+    assert (attention.out_proj.bias is not None) == (name == "GPT-2")

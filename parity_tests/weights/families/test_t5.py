@@ -156,3 +156,12 @@ def test_an_activation_beside_the_one_that_decides_is_refused():
         with pytest.raises(ValueError, match=message):
             built({"model_type": "t5", **sizes, "feed_forward_proj": name, "dense_act_fn": act})
     built({"model_type": "t5", **sizes, "feed_forward_proj": "gated-gelu", "dense_act_fn": "gelu_new"})
+    for kind, said, message in (
+        ("t5", {"dense_act_fn": "gelu_new"}, "dense_act_fn='gelu_new' is not .* feed_forward_proj='relu'"),
+        ("mt5", {"dense_act_fn": "relu"}, "dense_act_fn='relu' is not .* feed_forward_proj='gated-gelu'"),
+        ("t5", {"is_gated_act": True}, "is_gated_act=True is not supported beside feed_forward_proj='relu'"),
+        ("umt5", {"is_gated_act": False}, "is_gated_act=False is not .* feed_forward_proj='gated-gelu'"),
+    ):
+        unsaid = {name: value for name, value in sizes.items() if name != "feed_forward_proj"}
+        with pytest.raises(ValueError, match=message):
+            built({"model_type": kind, **unsaid, **said})
