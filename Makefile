@@ -120,7 +120,7 @@ train: $(READY) $(DATA)  ## Train an example on real text: EXAMPLE=translator OP
 	$(BIN)/jax-attn train $(EXAMPLE) $(OPTIONS)
 
 .cache/libtpu/libtpu/libtpu.so: | $(READY)
-	$(BIN)/pip install --quiet --no-deps --target .cache/libtpu libtpu==0.0.42.1
+	$(BIN)/pip install --quiet --no-deps --target .cache/libtpu "$$($(BIN)/python -c 'from jax_attn.training.sizing import target; print(target.libtpu_requirement())')"
 
 .PHONY: tpu-compiler
 tpu-compiler: .cache/libtpu/libtpu/libtpu.so  ## Fetch the TPU compiler, with which the tests compile for TPUs without one

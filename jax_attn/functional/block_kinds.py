@@ -16,6 +16,7 @@ from jax.core import Tracer
 from jax.extend.core import ClosedJaxpr
 from jaxtyping import Array, Int
 
+from jax_attn.functional.mods import check_mask_mod
 from jax_attn.functional.terms import Mod, Program
 
 EMPTY, PARTIAL, FULL = 0, 1, 2
@@ -32,23 +33,34 @@ class Sizes(NamedTuple):
     kv_size: int
 
 
-def block_kinds(program: ClosedJaxpr, sizes: Sizes) -> Int[Array | np.ndarray, "B H rows columns"]:
+def block_kinds(
+    mask_mod: Callable[..., Array], program: ClosedJaxpr, sizes: Sizes
+) -> Int[Array | np.ndarray, "B H rows columns"]:
     """EMPTY, PARTIAL or FULL for each block; NumPy unless the mask mod captures a traced array.
 
     Masks of the same program and sizes are compiled once, whatever arrays they capture.
+
+    Args:
+        mask_mod: the mask mod.
+        program: what `check_mask_mod` made of it.
+        sizes: of the mask.
     """
-    mod = Mod(list(program.consts), Program(program))
-    if any(isinstance(x, Tracer) for x in mod.captured):
-        return _kinds(mod, sizes)
-    wide = jax.config.read("jax_enable_x64")
+    if any(isinstance(x, Tracer) for x in program.consts):
+        return _kinds(_mod_of(program), sizes)
+    wide, on_mesh = jax.config.read("jax_enable_x64"), not jax.sharding.get_abstract_mesh().empty
 
     def known() -> np.ndarray:
         with jax.enable_x64(wide):
-            return np.asarray(_kinds(Mod([np.asarray(x) for x in mod.captured], mod.program), sizes))
+            mod = _mod_of(check_mask_mod(mask_mod) if on_mesh else program)  # a program keeps its mesh
+            return np.asarray(_kinds(mod.with_captured([np.asarray(x) for x in mod.captured]), sizes))
 
     # A trace, a mesh (of chips that are perhaps not here) and a default device belong to the caller's thread.
     with ThreadPoolExecutor(1) as pool:
         return pool.submit(known).result()
+
+
+def _mod_of(program: ClosedJaxpr) -> Mod:
+    return Mod(list(program.consts), Program(program))
 
 
 @partial(jax.jit, static_argnames="sizes")

@@ -317,7 +317,7 @@ def create_block_mask(
     """
     block = require_pair("BLOCK_SIZE", BLOCK_SIZE)
     program, lengths = _checked(mask_mod, B, H, Q_LEN, KV_LEN)
-    kinds = block_kinds(program, Sizes(*lengths, *block))
+    kinds = block_kinds(mask_mod, program, Sizes(*lengths, *block))
     full = kinds == FULL if separate_full_blocks else None
     partial = kinds == PARTIAL if separate_full_blocks else kinds != EMPTY
     return BlockMask._from_matrices(partial, full, block, mask_mod, (Q_LEN, KV_LEN))

@@ -199,6 +199,7 @@ def run():
     return 0
 
 gc.disable()  # or one is begun before its time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs start without it
 sys.exit(guarded("it", run))
 """
 

@@ -3,6 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch.nn.attention.flex_attention as torch_flex
+from jax.sharding import AxisType
 
 from jax_attn.functional import mask_mods
 from jax_attn.functional.block_mask import BlockMask, and_masks, create_block_mask, create_mask, or_masks
@@ -303,7 +304,8 @@ def test_masks_of_other_arrays_are_not_compiled_again():
     assert len(traces) == 1
 
 
-def test_what_is_known_is_known_while_tracing():
+@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
+def test_what_is_known_is_known_while_tracing(kind):
     found = []
 
     def trace(x):
@@ -311,7 +313,7 @@ def test_what_is_known_is_known_while_tracing():
             found.append(create_block_mask(mask_mod, None, None, 29, 29, BLOCK_SIZE=8))
         return x
 
-    mesh = jax.sharding.AbstractMesh((4,), ("x",))  # of devices that are not here
+    mesh = jax.sharding.AbstractMesh((4,), ("x",), axis_types=(kind,))  # of devices that are not here
     with jax.sharding.use_abstract_mesh(mesh):
         jax.jit(trace).trace(jnp.ones(3))
     for block_mask in found:

@@ -106,7 +106,7 @@ def captured(
     def call(module: nnx.Module) -> Any:
         # A list keeps nothing, and JAX cannot sort a word among its numbers when a loop splits and merges it.
         for _, node in nnx.iter_modules(module):
-            if isinstance(node, nnx.List):
+            if isinstance(node, nnx.List) and hasattr(node, "__captures__"):
                 delattr(node, "__captures__")
         return model(*args, **kwargs)
 

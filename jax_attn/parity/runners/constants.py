@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.dtypes import canonicalize_dtype
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
 from jax_attn.parity.lanes import is_floating
@@ -71,7 +72,9 @@ class FlaxConstants:
         width = np.float64 if wide else np.float32
 
         def shape(leaf: Any) -> Any:
-            return jax.ShapeDtypeStruct(leaf.shape, width if is_floating(leaf) else leaf.dtype)
+            return jax.ShapeDtypeStruct(
+                leaf.shape, width if is_floating(leaf) else canonicalize_dtype(leaf.dtype)
+            )
 
         def program(weights: Any, arrays: Any) -> Any:
             module = nnx.merge(self.graphdef, weights, rest)

@@ -133,12 +133,13 @@ def prepare_libtpu() -> None:
             os.environ["TPU_LIBRARY_PATH"] = str(folder / _CHECKOUT)
             return
     raise ValueError(
-        f"to compile for TPUs takes libtpu, the TPU compiler, which is not installed: pip install '{_libtpu()}'"
+        "to compile for TPUs takes libtpu, the TPU compiler, which is not installed: pip install "
+        f"'{libtpu_requirement()}'"
     )
 
 
-def _libtpu() -> str:
-    """The requirement that this version of JAX has."""
+def libtpu_requirement() -> str:
+    """What pip is to install for this version of JAX."""
     try:
         listed = [each.partition(";")[0].strip() for each in requires("jax") or ()]
     except PackageNotFoundError:
