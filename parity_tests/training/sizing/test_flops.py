@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import pytest
 from flax import nnx
 from jax.experimental import pallas as pl
-from jax.sharding import AbstractMesh, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, PartitionSpec
 
 from jax_attn import dot_product_attention
 from jax_attn.models import CausalLM, Part, TextDecoder
@@ -183,7 +183,8 @@ def test_custom_derivatives_count_once():
 @pytest.mark.parametrize("axes", [("a",), ("a", "b")])
 def test_a_shard_map_counts_on_all_devices(axes):
     """What is not cut is computed by each."""
-    mesh, cut = AbstractMesh((7, 2), ("a", "b")), PartitionSpec("a")
+    kinds = (AxisType.Auto, AxisType.Auto)
+    mesh, cut = AbstractMesh((7, 2), ("a", "b"), axis_types=kinds), PartitionSpec("a")
     mapped = jax.shard_map(
         jnp.matmul, mesh=mesh, in_specs=(cut, PartitionSpec()), out_specs=cut, axis_names={*axes}
     )
