@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import export
+from jax.sharding import AbstractDevice, AbstractMesh, use_abstract_mesh
 
 from jax_attn.functional import mask_mods, score_mods
 from jax_attn.functional.block_mask import create_block_mask
@@ -53,11 +54,13 @@ def test_lowers_for_cuda_forward_and_backward(dtype):
     shapes = [(batch, queries, heads, 72), (batch, keys, 2, 72), (batch, keys, 2, 40)]
     operands = [jax.ShapeDtypeStruct(shape, dtype) for shape in shapes]
     tables = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in [(32, heads), (queries, keys)]]
-    exported = export.export(
-        jax.jit(jax.grad(loss, argnums=range(5))),
-        platforms=["cuda"],
-        disabled_checks=[export.DisabledSafetyCheck.custom_call(CUSTOM_CALL)],
-    )(*operands, *tables)
+    h100 = AbstractDevice(device_kind="NVIDIA H100", num_cores=132, platform="gpu")
+    with use_abstract_mesh(AbstractMesh((), (), abstract_device=h100)):  # JAX 0.12 asks which GPU it is for
+        exported = export.export(
+            jax.jit(jax.grad(loss, argnums=range(5))),
+            platforms=["cuda"],
+            disabled_checks=[export.DisabledSafetyCheck.custom_call(CUSTOM_CALL)],
+        )(*operands, *tables)
     assert exported.mlir_module().count(CUSTOM_CALL) == 4  # forward, dq, dk and dv, and the bias of pairs
 
 
