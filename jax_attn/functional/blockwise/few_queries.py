@@ -26,7 +26,6 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jax_attn.functional.blockwise import serial
 from jax_attn.functional.blockwise.plan import Pattern
-from jax_attn.functional.blockwise.serial_tiles import count_loops
 from jax_attn.functional.dense import weigh, whole_tile
 from jax_attn.functional.dtypes import accumulator
 from jax_attn.functional.terms import Terms
@@ -89,7 +88,7 @@ class Part(NamedTuple):
 
 def _parts(batch: int, kv_heads: int) -> tuple[int, list[Part]]:
     """The axis along which the work is dealt out to the cores, and the parts."""
-    entries, heads = count_loops(batch), count_loops(kv_heads)
+    entries, heads = serial.count_loops(batch), serial.count_loops(kv_heads)
     if entries >= heads:
         size = batch // entries
         return 0, [Part(first, size, 0, kv_heads) for first in range(0, batch, size)]

@@ -1,11 +1,12 @@
 """Attention in blocks, one after another: what is quick on a CPU.
 
-Each core is served best by one block of one head at a time, or by a few heads of short sequences, which stay in
-its cache: sharing a product among the cores costs more than it gives. So the heads are dealt out to as many loops
-as there are cores, which XLA runs side by side. Everything is sliced by a counter, which no partitioner can see
-through: on several devices `parallel.py` serves.
+Each core is served best by one block of one head at a time, which stays in its cache: sharing a product among
+the cores costs more than it gives. So the heads are dealt out to as many loops as there are cores, which XLA
+runs side by side. Everything is sliced by a counter, which no partitioner can see through: on several devices
+`parallel.py` serves.
 """
 
+import os
 from typing import Any
 
 import jax
@@ -15,18 +16,11 @@ from jaxtyping import Array, Float
 
 from jax_attn.functional.blockwise.plan import Pattern, Plan, serial_plan
 from jax_attn.functional.blockwise.products import Rows, backward_step, finish, forward_step, make_rows, start
-from jax_attn.functional.blockwise.serial_tiles import (
-    MOST_LOOPS,
-    Group,
-    Layout,
-    add_to,
-    count_loops,
-    keys_of,
-    make_layout,
-    queries_of,
-)
+from jax_attn.functional.blockwise.serial_tiles import Group, Layout, add_to, keys_of, make_layout, queries_of
 from jax_attn.functional.dtypes import accumulator
 from jax_attn.functional.terms import Differentiable, Terms, partition
+
+MOST_LOOPS = 8  # each is compiled by itself
 
 
 def forward(
@@ -124,6 +118,12 @@ def backward(
     dq, dk, dv = (x.astype(like.dtype) for x, like in zip(gradients, (query, key, value), strict=True))
     d_terms = jax.tree.map(lambda x, like: x.astype(like.dtype), (d_bias, d_captured), differentiable)
     return dq, dk, dv, d_terms
+
+
+def count_loops(count: int, most: int = MOST_LOOPS) -> int:
+    """In how many equal parts the numbers below `count` are dealt out: one for each core where they can be."""
+    most = min(most, os.cpu_count() or 1, count)
+    return max(n for n in range(1, most + 1) if count % n == 0)
 
 
 def _dealt_out(count: int, most: int = MOST_LOOPS) -> list[Array]:

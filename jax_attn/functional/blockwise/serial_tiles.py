@@ -5,26 +5,15 @@ Shapes, beside those of the house: `G` groups, `k` key/value heads in a group an
 """
 
 import dataclasses
-import os
 
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int, Num
 
-from jax_attn.functional.blockwise.plan import IN_TURN, Plan
+from jax_attn.functional.blockwise.plan import Plan
 from jax_attn.functional.tile import Place, Tile
 
 ROWS = 128  # of one product, at least, where there are heads enough
-SCORES = (
-    2**15
-)  # of heads computed together: each step of a loop takes some microseconds, however little it does
-MOST_LOOPS = 8  # each is compiled by itself
-
-
-def count_loops(count: int, most: int = MOST_LOOPS) -> int:
-    """In how many equal parts the numbers below `count` are dealt out: one for each core where they can be."""
-    most = min(most, os.cpu_count() or 1, count)
-    return max(n for n in range(1, most + 1) if count % n == 0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,31 +43,13 @@ class Layout:
         """In how many groups the heads of one batch entry are computed."""
         return self.kv_heads // self.group_kv_heads * self.repeat_groups
 
-    @property
-    def loops(self) -> int:
-        """Into how many loops the groups of all batch entries are dealt out."""
-        return count_loops(self.batch * self.groups)
-
 
 def make_layout(query: Array, key: Array) -> Layout:
-    """The layout that computes one head at a time, or together those that make one product or one tile.
-
-    Few queries of heads that share keys make one product of `ROWS`; heads of short sequences are computed together
-    up to `SCORES`, as long as there is as much to do for every core.
-    """
+    """The layout that computes one head at a time, or where queries are few those that share its keys together."""
     (batch, queries, heads, _), (_, keys, kv_heads, _) = query.shape, key.shape
     repeats = heads // kv_heads
-    group_repeats = max(n for n in _divisors(repeats) if n <= max(1, ROWS // queries))
-    one = Layout(batch, queries, keys, kv_heads, repeats, 1, group_repeats)
-    scores = group_repeats * min(queries, IN_TURN[0]) * min(keys, IN_TURN[1])
-    several = (
-        dataclasses.replace(one, group_kv_heads=n) for n in _divisors(kv_heads) if n * scores <= SCORES
-    )
-    return max((one, *(x for x in several if x.loops == one.loops)), key=lambda x: x.group_kv_heads)
-
-
-def _divisors(count: int) -> list[int]:
-    return [n for n in range(1, count + 1) if count % n == 0]
+    group_repeats = max(n for n in range(1, repeats + 1) if repeats % n == 0 and n <= max(1, ROWS // queries))
+    return Layout(batch, queries, keys, kv_heads, repeats, 1, group_repeats)
 
 
 @dataclasses.dataclass(frozen=True)
