@@ -6,9 +6,9 @@ import torch
 import torch.nn.attention.flex_attention
 
 from benchmarks import attention, flex, ladder
+from benchmarks import products as products_module
 from benchmarks.cached import bench_cached
 from benchmarks.cases import CASES, Case, Shape
-from benchmarks.products import TILE, products_and_gradients
 from parity_tests.contract import assert_close
 
 
@@ -58,15 +58,18 @@ def test_every_row_of_the_table_is_a_call_that_can_be_made():
 
 
 @pytest.mark.parametrize("causal", [True, False])
-def test_the_products_are_those_of_attention_without_the_rest(causal):
+def test_the_products_are_those_of_attention_without_the_rest(causal, monkeypatch):
+    rows, columns, tokens = 12, 4, 36
+    monkeypatch.setattr(products_module, "ROWS", rows)
+    monkeypatch.setattr(products_module, "COLUMNS", columns)
     rng = np.random.default_rng(0)
-    d, q, k, v = (rng.standard_normal((2, 3 * TILE, 1, 5)).astype(np.float32) for _ in range(4))
-    tiles = np.arange(3 * TILE) // TILE  # whole tiles are left out, single positions are not
+    d, q, k, v = (rng.standard_normal((2, tokens, 1, 5)).astype(np.float32) for _ in range(4))
+    tiles = np.arange(tokens) // columns  # whole tiles are left out, single positions are not
     seen = (tiles[:, None] >= tiles) | (not causal)
     scores = np.einsum("bqnh,bknh->bqk", q, k) * seen
-    output, d_q, d_k, d_v = (
-        np.asarray(x).reshape(2, 3 * TILE, 5) for x in products_and_gradients(d, q, k, v, causal=causal)
-    )
+    found = products_module.products_and_gradients(d, q, k, v, causal=causal)
+    output, d_q = (np.asarray(x).reshape(2, tokens, 5) for x in found[:2])
+    d_k, d_v = (np.asarray(x).swapaxes(2, 3).reshape(2, tokens, 5) for x in found[2:])
     d_scores = np.einsum("bqnh,bknh->bqk", d, v) * seen
     for found, expected in (
         (output, scores @ v[:, :, 0]),

@@ -10,19 +10,18 @@ What XLA's CPU compiler has to be told, each of which made a factor of two or mo
 - Each term of a sum takes a slice of its own. Of a slice with several uses the start is loaded for every
   number, and the loop is not vectorised.
 - Floats of 16 bits are sliced as integers, or the whole array is converted first (`_sliceable`).
-- The work is dealt out to a loop for each core: nothing inside a loop is divided among them.
 - No sum is left to a reduction: where each row has keys of its own, that takes twenty times as long.
 
-Shapes, beside those of the house: `r` the query heads of one key/value head, times the queries; `b` and `k` the
-entries and key/value heads of a part, `s` keys of a block.
+Shapes, beside those of the house: `r` the query heads of one key/value head, times the queries; `s` keys of a
+block, `d` some of the features.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Num, Shaped
 
 from jax_attn.functional.blockwise import serial
 from jax_attn.functional.blockwise.plan import Pattern
@@ -53,57 +52,24 @@ def forward(
     tile = whole_tile(batch, heads, queries, keys)
     allowed = tile.allowed(terms)
     seen = None if allowed is None else jnp.broadcast_to(allowed.any(axis=(0, 1, 2)), keys)
-    axis, parts = _parts(batch, kv_heads)
-
     q = (query.astype(wide) * scale).swapaxes(1, 2).reshape(batch, kv_heads, rows, width)
-    scores = jnp.concatenate([_scores(part, q, key, seen) for part in parts], axis)
+    scores = _scores(q, key, seen)
     weights, lse, peak = weigh(scores.reshape(batch, heads, queries, keys), terms, tile, allowed)
     if allowed is not None:
         allowed = jnp.broadcast_to(allowed, weights.shape).reshape(scores.shape)
     weights = weights.reshape(scores.shape)
-    output = jnp.concatenate([_output(part, weights, value, allowed, seen) for part in parts], axis)
-    output = output.reshape(batch, heads, queries, -1).swapaxes(1, 2)
+    output = _output(weights, value, allowed, seen).reshape(batch, heads, queries, -1).swapaxes(1, 2)
     return output.astype(value.dtype), lse.swapaxes(1, 2), peak.swapaxes(1, 2)
 
 
-class Part(NamedTuple):
-    """What one loop computes: some key/value heads of some batch entries."""
-
-    entry: int
-    entries: int
-    head: int
-    heads: int
-
-    def of_tokens(self, x: Array, start: Int[Array, ""], count: int, features: tuple[int, int]) -> Array:
-        """`(b, s, k, d)`: some tokens of `(B, S, K, H)`, and of them the features from one to another."""
-        first, last = features
-        return _slice(
-            x, (self.entry, start, self.head, first), (self.entries, count, self.heads, last - first)
-        )
-
-    def of_scores(self, x: Array, at: Int[Array, ""]) -> Array:
-        """`(b, k, r, 1)`: what belongs to one key, of `(B, K, r, S)`."""
-        return _slice(x, (self.entry, self.head, 0, at), (self.entries, self.heads, x.shape[2], 1))
-
-
-def _parts(batch: int, kv_heads: int) -> tuple[int, list[Part]]:
-    """The axis along which the work is dealt out to the cores, and the parts."""
-    entries, heads = serial.count_loops(batch), serial.count_loops(kv_heads)
-    if entries >= heads:
-        size = batch // entries
-        return 0, [Part(first, size, 0, kv_heads) for first in range(0, batch, size)]
-    size = kv_heads // heads
-    return 1, [Part(0, batch, first, size) for first in range(0, kv_heads, size)]
-
-
 def _scores(
-    part: Part, q: Float[Array, "B K r H"], key: Float[Array, "B S K H"], seen: Bool[Array, "S"] | None
-) -> Float[Array, "b k r S"]:
+    q: Float[Array, "B K r H"], key: Float[Array, "B S K H"], seen: Bool[Array, "S"] | None
+) -> Float[Array, "B K r S"]:
     """The products of queries and keys; 0 for blocks of keys that nobody sees."""
-    (keys, width), rows = (key.shape[1], key.shape[3]), q.shape[2]
+    (batch, keys, heads, width), rows = key.shape, q.shape[2]
     lanes = LANES if width % LANES == 0 else width
-    size = min(keys, max(TERMS, PRODUCTS // (part.entries * part.heads * rows * lanes)))
-    q = q[part.entry :, part.head :][: part.entries, : part.heads, None].swapaxes(1, 2)  # (b, 1, k, r, H)
+    size = min(keys, max(TERMS, PRODUCTS // (batch * heads * rows * lanes)))
+    q = q[:, None]  # (B, 1, K, r, H)
     ones = jnp.ones((lanes, 1), q.dtype)
 
     def step(block: Array, scores: Array) -> Array:
@@ -111,25 +77,24 @@ def _scores(
 
         def products(first: int) -> Array:
             features = (first, first + lanes)
-            k = serial.as_floats(part.of_tokens(source, start, size, features), key.dtype)
+            k = serial.as_floats(_tokens(source, start, size, features), key.dtype)
             return q[..., slice(*features)] * k[:, :, :, None].astype(q.dtype)
 
         sums = lax.optimization_barrier(_sum(products, range(0, width, lanes)))
-        sums = (sums.reshape(-1, lanes) @ ones).reshape(part.entries, size, part.heads, rows)
+        sums = (sums.reshape(-1, lanes) @ ones).reshape(batch, size, heads, rows)
         return lax.dynamic_update_slice_in_dim(scores, jnp.moveaxis(sums, 1, 3), start, axis=3)
 
-    return _over_blocks(step, jnp.zeros((part.entries, part.heads, rows, keys), q.dtype), seen, keys, size)
+    return _over_blocks(step, jnp.zeros((batch, heads, rows, keys), q.dtype), seen, keys, size)
 
 
 def _output(
-    part: Part,
     weights: Float[Array, "B K r S"],
     value: Float[Array, "B S K Hv"],
     allowed: Bool[Array, "B K r S"] | None,
     seen: Bool[Array, "S"] | None,
-) -> Float[Array, "b k r Hv"]:
+) -> Float[Array, "B K r Hv"]:
     """The weighted sum of the values; what may not be attended to may hold anything, NaN too."""
-    (keys, width), rows = (value.shape[1], value.shape[3]), weights.shape[2]
+    (batch, keys, heads, width), rows = value.shape, weights.shape[2]
     size = TERMS
     if short := -keys % size:  # a slice that reaches beyond the last key ends there: it counts, and is closed
         open_keys = jnp.ones(weights.shape, bool) if allowed is None else allowed
@@ -140,15 +105,13 @@ def _output(
 
         def product(number: int) -> Array:
             at = block * size + number
-            v = serial.as_floats(part.of_tokens(source, at, 1, (0, width)), value.dtype)
-            found = part.of_scores(weights, at) * v.swapaxes(1, 2).astype(weights.dtype)
-            return found if allowed is None else jnp.where(part.of_scores(allowed, at), found, 0)
+            v = serial.as_floats(_tokens(source, at, 1, (0, width)), value.dtype)
+            found = _of_key(weights, at) * v.swapaxes(1, 2).astype(weights.dtype)
+            return found if allowed is None else jnp.where(_of_key(allowed, at), found, 0)
 
         return output + _sum(product, range(size))
 
-    return _over_blocks(
-        step, jnp.zeros((part.entries, part.heads, rows, width), weights.dtype), seen, keys, size
-    )
+    return _over_blocks(step, jnp.zeros((batch, heads, rows, width), weights.dtype), seen, keys, size)
 
 
 def _over_blocks(
@@ -166,6 +129,19 @@ def _over_blocks(
 def _sliceable(x: Array, block: Array) -> Array:
     """Floats of 16 bits as integers, said again in each step: XLA would make it once, and a copy of it all."""
     return serial.as_bits(lax.optimization_barrier((x, block))[0])
+
+
+def _tokens(
+    x: Num[Array, "B S K H"], start: Int[Array, ""], count: int, features: tuple[int, int]
+) -> Num[Array, "B s K d"]:
+    """Some tokens, and of them the features from one to another."""
+    (batch, _, heads, _), (first, last) = x.shape, features
+    return _slice(x, (0, start, 0, first), (batch, count, heads, last - first))
+
+
+def _of_key(x: Shaped[Array, "B K r S"], at: Int[Array, ""]) -> Shaped[Array, "B K r 1"]:
+    """What belongs to one key."""
+    return _slice(x, (0, 0, 0, at), (*x.shape[:3], 1))
 
 
 def _slice(x: Array, starts: Sequence[Array | int], sizes: Sequence[int]) -> Array:

@@ -7,6 +7,7 @@ when the platform is known.
 """
 
 import dataclasses
+import os
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -19,8 +20,18 @@ from jaxtyping import Array
 from jax_attn.functional.block_mask import BlockMask
 
 EMPTY, PARTIAL, FULL = 0, 1, 2
-IN_TURN = (128, 128)  # keys or queries in a block, one after another: its scores stay in a core's own cache
-LONGEST = 4096  # keys in such a block, where the queries are few
+LONGEST = 4096  # keys in a block, one block after another
+MOST_ROWS = 2048  # queries in such a block, times the heads that share their keys
+MOST_SCORES = 2**19  # in a block: they should stay in a cache
+HALF_A_PIECE = (
+    96  # queries: XLA's CPU divides a product by queries among the cores, which wait for the last piece
+)
+STEP = 2**13  # scores that one core computes in the time that it takes to begin a step
+PARTS = 4  # of a block of queries, which it leaves out where they see nothing of a block of keys
+UNKNOWN = (
+    128,
+    128,
+)  # a block of a pattern that is known only when running: larger ones may waste more than they gain
 SIDE_BY_SIDE = (128, 256)  # keys or queries in a block, where all rows of blocks are computed at once
 ALIGNED = 8  # numbers that a core's registers hold: blocks of other sizes leave some of them empty
 Band = tuple[int | None, int | None]  # None is no limit
@@ -179,22 +190,116 @@ def grid_of_band(
     return grid.astype(np.int8)[None, None]
 
 
-def serial_plan(pattern: Pattern, lengths: tuple[int, int], groups: int) -> Plan:
-    """The plan in which one block is computed after another, in blocks of about `IN_TURN`.
+class Visit(NamedTuple):
+    """Blocks of keys that the same number of queries look at.
 
-    Few queries take no more rows than they need, and more keys at once. Where the grid can be made anew, the blocks
-    are of nearly equal sizes: what the last one is filled up with is computed like the rest.
+    Attributes:
+        lists: which they are, for each block of queries.
+        first: `(B or 1, groups or 1, rows, most)`, for each of them the first query, counted from its block's.
+        queries: how many look at it.
+        partial: whether block mask and band have to be asked.
     """
+
+    lists: Lists
+    first: Leaf
+    queries: int
+    partial: bool
+
+
+class SerialPlan(NamedTuple):
+    """The blocks to compute in, one after another.
+
+    Attributes:
+        visits: what each block of queries looks at.
+        q_size, kv_size: the size of a block.
+    """
+
+    visits: tuple[Visit, ...]
+    q_size: int
+    kv_size: int
+
+    @property
+    def scores(self) -> int:
+        """How many scores are computed, where that is known."""
+        return sum(int(x.lists.num.sum()) * x.queries * self.kv_size for x in self.visits)
+
+    def time(self, repeats: int) -> float:
+        """An estimate, in scores that one core computes, with so many heads in a block."""
+        cores, waiting = os.cpu_count() or 1, HALF_A_PIECE * self.kv_size
+        areas = [(int(x.lists.num.sum()), x.queries * self.kv_size * repeats) for x in self.visits]
+        return float(sum(count * (STEP + min(area, area / cores + waiting)) for count, area in areas))
+
+
+def serial_plan(pattern: Pattern, lengths: tuple[int, int], groups: int, repeats: int = 1) -> SerialPlan:
+    """The plan in which one block is computed after another: that of the least estimated time.
+
+    Large blocks keep more cores at work, small ones leave out more of what nobody sees. Where the grid can be
+    made anew, the blocks are of nearly equal sizes: what the last one is filled up with is computed like the rest.
+
+    Args:
+        pattern: the blocks to look at.
+        lengths: the number of queries and of keys.
+        groups: in how many groups the heads are computed.
+        repeats: how many query heads share the keys of a group.
+    """
+    if pattern.known is None:
+        plan = make_plan(pattern, _size_of_unknown(pattern, lengths), lengths, groups)
+        visits = (Visit(x, jnp.zeros_like(x.idx), plan.q_size, partial) for x, partial in plan.lists)
+        return SerialPlan(tuple(visits), plan.q_size, plan.kv_size)
+    plans = [_plan_in_parts(pattern, size, lengths, groups) for size in _sizes(pattern, lengths, repeats)]
+    return min(plans, key=lambda plan: plan.time(repeats))
+
+
+def _sizes(pattern: Pattern, lengths: tuple[int, int], repeats: int) -> list[tuple[int, int]]:
+    """Sizes to choose from, the tallest first."""
+    sizes: dict[tuple[int, int], bool] = {}
+    for rows in (MOST_ROWS // n for n in (1, 2, 4, 8, 16)):
+        for keys in (LONGEST // n for n in (1, 2, 4, 8, 16, 32)):
+            queries = max(1, rows // repeats)
+            if pattern.band is None:
+                size = _size(pattern.block[0], lengths[0], queries), _size(pattern.block[1], lengths[1], keys)
+            else:
+                size = _equal_parts(lengths[0], queries), _equal_parts(lengths[1], keys)
+            sizes[size] = size[0] * size[1] * repeats <= MOST_SCORES
+    return [size for size, fits in sizes.items() if fits] or [min(sizes)]
+
+
+def _plan_in_parts(
+    pattern: Pattern, size: tuple[int, int], lengths: tuple[int, int], groups: int
+) -> SerialPlan:
+    """The plan in blocks of a size, where of each block of queries only the parts take part that see something."""
+    block = 1 if pattern.band is not None else pattern.block[0]
+    parts = next(n for n in (PARTS, 2, 1) if size[0] % (n * block) == 0 or n == 1)
+    part = (size[0] // parts, size[1])
     if pattern.band is not None:
-        size = _equal_sizes(*lengths)
-        return make_plan(pattern_of_band(lengths, size, pattern.band), size, lengths, groups)
-    q_size, kv_size = (_size(*x) for x in zip(pattern.block, lengths, IN_TURN, strict=True))
+        pattern = pattern_of_band(lengths, part, pattern.band)
+    grid: Any = make_plan(pattern, part, lengths, groups).grid
+    short = -grid.shape[2] % parts
+    grid = np.pad(grid, [(0, 0), (0, 0), (0, short), (0, 0)], constant_values=EMPTY)
+    grid = grid.reshape(*grid.shape[:2], -1, parts, grid.shape[3])
+    seen = grid != EMPTY
+    first, last = seen.argmax(3), parts - 1 - seen[:, :, :, ::-1].argmax(3)
+    count = np.where(seen.any(3), last - first + 1, 0)
+    full = (grid == FULL).sum(3) == count
+    visits = []
+    for number in range(parts, 0, -1):
+        for partial in (False, True):
+            lists = lists_of((count == number) & (full != partial))
+            if lists.most:
+                starts = np.take_along_axis(first, lists.idx, -1).astype(np.int32) * part[0]
+                visits.append(Visit(lists, starts, number * part[0], partial))
+    return SerialPlan(tuple(visits), *size)
+
+
+def _size_of_unknown(pattern: Pattern, lengths: tuple[int, int]) -> tuple[int, int]:
+    """Blocks of about `UNKNOWN`; few queries take no more rows than they need, and more keys at once."""
+    q_size, kv_size = (_size(*x) for x in zip(pattern.block, lengths, UNKNOWN, strict=True))
     while q_size % 2 == 0 and q_size // 2 >= lengths[0] and pattern.block[0] % (q_size // 2) == 0:
         q_size //= 2
-    most = min(LONGEST, IN_TURN[0] * IN_TURN[1] // q_size, lengths[1] + kv_size - 1)
-    if q_size < IN_TURN[0] and kv_size % pattern.block[1] == 0:
+    most = min(LONGEST, UNKNOWN[0] * UNKNOWN[1] // q_size, lengths[1] + kv_size - 1)
+    if q_size < UNKNOWN[0] and kv_size % pattern.block[1] == 0:
         kv_size *= max(1, most // kv_size)
-    return make_plan(pattern, (q_size, kv_size), lengths, groups)
+    return q_size, kv_size
 
 
 def parallel_plan(pattern: Pattern, lengths: tuple[int, int], groups: int, devices: int = 1) -> Plan:
@@ -208,12 +313,6 @@ def parallel_plan(pattern: Pattern, lengths: tuple[int, int], groups: int, devic
     return make_plan(pattern, (fits[0] if fits else size[0], size[1]), lengths, groups)
 
 
-def _equal_sizes(queries: int, keys: int) -> tuple[int, int]:
-    """Blocks no larger than `IN_TURN`, but for more keys where there are fewer queries."""
-    rows = _equal_parts(queries, IN_TURN[0])
-    return rows, _equal_parts(keys, min(LONGEST, max(IN_TURN[1], IN_TURN[0] * IN_TURN[1] // rows)))
-
-
 def _equal_parts(length: int, most: int) -> int:
     """The size of the fewest parts of at most `most`."""
     size = -(-length // -(-length // most))
@@ -225,7 +324,9 @@ def _size(block: int, length: int, largest: int) -> int:
     if block > largest and block % largest == 0:
         return largest
     enough = -(-length // block)
-    return block * max([n for n in (1, 2, 3, 4, 6, 8) if block * n <= largest and n <= enough], default=1)
+    return block * max(
+        [n for n in (1, 2, 3, 4, 6, 8, 12, 16, 32) if block * n <= largest and n <= enough], default=1
+    )
 
 
 def make_plan(pattern: Pattern, size: tuple[int, int], lengths: tuple[int, int], groups: int) -> Plan:

@@ -1,26 +1,41 @@
 """Attention in blocks, one after another: what is quick on a CPU.
 
-Each core is served best by one block of one head at a time, which stays in its cache: sharing a product among
-the cores costs more than it gives. So the heads are dealt out to as many loops as there are cores, which XLA
-runs side by side. Everything is sliced by a counter, which no partitioner can see through: on several devices
-`parallel.py` serves.
+XLA runs one operation after another there, loops too, and divides only a large one among the cores. So a tile is
+one key/value head by as many queries and keys as keep all cores at work, and no larger, or it leaves their
+cache (`plan.py`). Of its queries those take part that may see any of the keys. Everything is sliced by a counter,
+which no partitioner can see through: on several devices `parallel.py` serves.
 """
 
-import os
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
-from jax_attn.functional.blockwise.plan import Pattern, Plan, serial_plan
-from jax_attn.functional.blockwise.products import Rows, backward_step, finish, forward_step, make_rows, start
-from jax_attn.functional.blockwise.serial_tiles import Group, Layout, add_to, keys_of, make_layout, queries_of
+from jax_attn.functional.blockwise.plan import Pattern, SerialPlan, Visit, serial_plan
+from jax_attn.functional.blockwise.products import (
+    Rows,
+    Running,
+    backward_step,
+    finish,
+    forward_step,
+    make_rows,
+    start,
+)
+from jax_attn.functional.blockwise.serial_tiles import (
+    Group,
+    Layout,
+    Region,
+    add_to,
+    keys_of,
+    make_layout,
+    queries_of,
+)
 from jax_attn.functional.dtypes import accumulator
 from jax_attn.functional.terms import Differentiable, Terms, partition
-
-MOST_LOOPS = 8  # each is compiled by itself
+from jax_attn.functional.tile import Tile
 
 
 def forward(
@@ -34,7 +49,7 @@ def forward(
     """Output `(B, T, N, Hv)` as `value`; log-sum-exp and largest score `(B, T, N)`, in float32 at least."""
     wide = accumulator(query.dtype)
     layout = make_layout(query, key)
-    plan = serial_plan(pattern, layout.lengths, layout.groups)
+    plan = serial_plan(pattern, layout.lengths, layout.groups, layout.group_repeats)
     terms = padded_terms(terms, plan, layout)
     query_bits, key_bits, value_bits = (as_bits(x) for x in (query, key, value))
 
@@ -47,17 +62,18 @@ def forward(
         def one_row(at: tuple[Array, Array]) -> tuple[Array, Array, Array]:
             row, q = at
 
-            def step(column: Array, running: Any, partial: bool) -> Any:
-                tile = group.tile(plan, row, column, partial)
-                k_tile, v_tile = (lax.dynamic_index_in_dim(x, column, keepdims=False) for x in (k, v))
-                return forward_step(running, tile, terms, q, k_tile, v_tile)
+            def step(at: At, running: Running) -> Running:
+                k_tile, v_tile = (lax.dynamic_index_in_dim(x, at.column, keepdims=False) for x in (k, v))
+                own = Running(*(at.queries_of(x) for x in running))
+                own = forward_step(own, at.tile, terms, at.queries_of(q), k_tile, v_tile)
+                return Running(*(at.with_queries(x, part) for x, part in zip(running, own, strict=True)))
 
             output, lse, peak = finish(over_columns(group, plan, row, step, start(q, v.shape[-1])))
             return as_bits(output.astype(value.dtype)), lse, peak
 
         return lax.map(one_row, (jnp.arange(q.shape[0], dtype=jnp.int32), q))
 
-    tiles = _joined([lax.map(one_group, numbers) for numbers in _dealt_out(layout.batch * layout.groups)])
+    tiles = lax.map(one_group, jnp.arange(layout.batch * layout.groups, dtype=jnp.int32))
     output, lse, peak = (queries_of(layout, x) for x in tiles)
     return as_floats(output, value.dtype), lse, peak
 
@@ -81,7 +97,7 @@ def backward(
     """
     wide = accumulator(query.dtype)
     layout = make_layout(query, key)
-    plan = serial_plan(pattern, layout.lengths, layout.groups)
+    plan = serial_plan(pattern, layout.lengths, layout.groups, layout.group_repeats)
     differentiable, constant = partition(padded_terms(terms, plan, layout))
     bits = [as_bits(x) for x in (query, output, d_output, key, value)]
     dtypes = [x.dtype for x in (query, output, d_output, key, value)]
@@ -106,11 +122,8 @@ def backward(
         return d_terms, (dq * scale, dk.swapaxes(2, 3), dv.swapaxes(2, 3))
 
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, accumulator(x.dtype)), differentiable)
-    # A bias may be as large as all scores: its gradient is held once.
-    dealt = _dealt_out(layout.batch * layout.groups, 1 if terms.bias is not None else MOST_LOOPS)
-    found = [lax.scan(one_group, zeros, numbers) for numbers in dealt]
-    d_bias, d_captured = jax.tree.map(lambda *parts: sum(parts[1:], parts[0]), *(x for x, _ in found))
-    dq, dk, dv = _joined([x for _, x in found])
+    numbers = jnp.arange(layout.batch * layout.groups, dtype=jnp.int32)
+    (d_bias, d_captured), (dq, dk, dv) = lax.scan(one_group, zeros, numbers)
     if terms.bias is not None:
         queries, keys = terms.bias.shape[2:]
         d_bias = d_bias[:, :, :queries, :keys]  # without what was filled up
@@ -120,34 +133,19 @@ def backward(
     return dq, dk, dv, d_terms
 
 
-def count_loops(count: int, most: int = MOST_LOOPS) -> int:
-    """In how many equal parts the numbers below `count` are dealt out: one for each core where they can be."""
-    most = min(most, os.cpu_count() or 1, count)
-    return max(n for n in range(1, most + 1) if count % n == 0)
-
-
-def _dealt_out(count: int, most: int = MOST_LOOPS) -> list[Array]:
-    """The numbers below `count` in equal parts."""
-    return list(jnp.arange(count, dtype=jnp.int32).reshape(count_loops(count, most), -1))
-
-
-def _joined(parts: list[Any]) -> Any:
-    return parts[0] if len(parts) == 1 else jax.tree.map(lambda *x: jnp.concatenate(x), *parts)
-
-
 def as_bits(x: Array) -> Array:
     """Floats of 16 bits as integers: XLA for CPU converts a whole array of them where a loop slices it."""
     return lax.bitcast_convert_type(x, jnp.uint16) if x.dtype.itemsize == 2 else x
 
 
 def as_floats(x: Array, dtype: Any) -> Array:
-    """The inverse of `_bits`."""
+    """The inverse of `as_bits`."""
     return lax.bitcast_convert_type(x, dtype) if x.dtype != dtype else x
 
 
 def _row(
     group: Group,
-    plan: Plan,
+    plan: SerialPlan,
     differentiable: Differentiable,
     constant: Terms,
     row: Array,
@@ -161,19 +159,20 @@ def _row(
     """What one block of queries gives to the gradients: its own dq, and its part of the others."""
     q_turned, do_turned = rows.q.mT, rows.d_output.mT
 
-    def step(column: Array, carry: Any, partial: bool) -> Any:
+    def step(at: At, carry: Any) -> Any:
         dq, dk, dv, (d_bias, d_captured) = carry
-        tile = group.tile(plan, row, column, partial)
-        k_tile, v_tile = (lax.dynamic_index_in_dim(x, column, keepdims=False) for x in (k, v))
-        found, k_tile = backward_step(tile, differentiable, constant, rows, k_tile, v_tile)
+        k_tile, v_tile = (lax.dynamic_index_in_dim(x, at.column, keepdims=False) for x in (k, v))
+        own = Rows(*(at.queries_of(x) for x in rows))
+        found, k_tile = backward_step(at.tile, differentiable, constant, own, k_tile, v_tile)
         if d_bias is not None:
-            d_bias = add_to(group, plan, row, column, d_bias, found.d_scores)
+            d_bias = add_to(group, at.region, d_bias, found.d_scores)
         if d_captured and constant.score_mod is not None:
             d_captured = jax.tree.map(jnp.add, d_captured, found.d_captured)
-        dq = dq + jnp.einsum("kms,ksh->kmh", found.d_raw, k_tile)
-        dk = _add_at(dk, column, jnp.einsum("khm,kms->khs", q_turned, found.d_raw))
-        dv = _add_at(dv, column, jnp.einsum("khm,kms->khs", do_turned, found.weights))
-        return dq, dk, dv, (d_bias, d_captured)
+        own_dq = at.queries_of(dq) + jnp.einsum("kms,ksh->kmh", found.d_raw, k_tile)
+        own_q, own_do = (at.queries_of(x, axis=2) for x in (q_turned, do_turned))
+        dk = _add_at(dk, at.column, jnp.einsum("khm,kms->khs", own_q, found.d_raw))
+        dv = _add_at(dv, at.column, jnp.einsum("khm,kms->khs", own_do, found.weights))
+        return at.with_queries(dq, own_dq), dk, dv, (d_bias, d_captured)
 
     return over_columns(group, plan, row, step, (jnp.zeros_like(rows.q), dk, dv, d_terms))
 
@@ -185,21 +184,70 @@ def _add_at(x: Array, index: Array, part: Array) -> Array:
     )
 
 
-def over_columns(group: Group, plan: Plan, row: Array, step: Any, carry: Any) -> Any:
-    """`step(column, carry, partial)` for each block of keys that the row has to look at."""
-    for lists, partial in plan.lists:
-        num, idx = lists.num, lists.idx
-        at = (group.b if num.shape[0] > 1 else 0, group.index if num.shape[1] > 1 else 0, row)
-        if lists.most == 1 and lists.even:
-            column = jnp.int32(idx.item()) if idx.size == 1 else jnp.asarray(idx)[at][0]
-            carry = step(column, carry, partial)
+class At(NamedTuple):
+    """Where a step is: a block of keys, and those queries of a block that look at it.
+
+    Attributes:
+        tile: their scores.
+        region: where these lie.
+        column: the number of the block of keys.
+        first: the first of the queries, counted from the start of their block.
+        whole: how many queries the block has.
+    """
+
+    tile: Tile
+    region: Region
+    column: Int[Array, ""]
+    first: Int[Array, ""]
+    whole: int
+
+    def queries_of(self, x: Float[Array, "k *d"], axis: int = 1) -> Float[Array, "k *e"]:
+        """The part of an array that belongs to the queries; its axis of rows holds those of several heads."""
+        if self.region.queries == self.whole:
+            return x
+        heads = x.reshape(*x.shape[:axis], -1, self.whole, *x.shape[axis + 1 :])
+        part = lax.dynamic_slice_in_dim(heads, self.first, self.region.queries, axis + 1)
+        return part.reshape(*x.shape[:axis], -1, *x.shape[axis + 1 :])
+
+    def with_queries(self, x: Float[Array, "k m *d"], part: Float[Array, "k n *d"]) -> Float[Array, "k m *d"]:
+        """`x` with another part."""
+        if self.region.queries == self.whole:
+            return part
+        heads, part = (y.reshape(y.shape[0], -1, n, *y.shape[2:]) for y, n in self._sizes(x, part))
+        return lax.dynamic_update_slice_in_dim(heads, part, self.first, 2).reshape(x.shape)
+
+    def _sizes(self, x: Array, part: Array) -> tuple[tuple[Array, int], ...]:
+        return (x, self.whole), (part, self.region.queries)
+
+
+def over_columns(
+    group: Group, plan: SerialPlan, row: Array, step: Callable[[At, Any], Any], carry: Any
+) -> Any:
+    """`step(at, carry)` for each block of keys that the row has to look at."""
+    for visit in plan.visits:
+        num, index = visit.lists.num, (visit.lists.idx, visit.first)
+        one = visit.lists.most == 1 and visit.lists.even
+        if one and visit.first.size == 1:  # where the step is is known while tracing
+            column, first = (jnp.int32(x.item()) for x in index)
+            carry = step(_at(group, plan, row, visit, column, first), carry)
             continue
-        num, idx = jnp.asarray(num)[at], jnp.asarray(idx)[at]
-        carry = lax.fori_loop(0, num, lambda i, c, idx=idx, partial=partial: step(idx[i], c, partial), carry)
+        here = (group.b if num.shape[0] > 1 else 0, group.index if num.shape[1] > 1 else 0, row)
+        columns, starts = (jnp.asarray(x)[here] for x in index)
+
+        def body(i: Array | int, carry: Any, visit: Visit = visit, lists: Any = (columns, starts)) -> Any:
+            column, first = (x[i] for x in lists)
+            return step(_at(group, plan, row, visit, column, first), carry)
+
+        carry = body(0, carry) if one else lax.fori_loop(0, jnp.asarray(num)[here], body, carry)
     return carry
 
 
-def padded_terms(terms: Terms, plan: Plan, layout: Layout) -> Terms:
+def _at(group: Group, plan: SerialPlan, row: Array, visit: Visit, column: Array, first: Array) -> At:
+    region = Region(row * plan.q_size + first, visit.queries, column * plan.kv_size, plan.kv_size)
+    return At(group.tile(region, visit.partial), region, column, first, plan.q_size)
+
+
+def padded_terms(terms: Terms, plan: SerialPlan, layout: Layout) -> Terms:
     """The terms with their arrays filled up to whole tiles."""
     short = (-layout.queries % plan.q_size, -layout.keys % plan.kv_size)
 

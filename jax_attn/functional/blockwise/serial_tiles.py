@@ -5,15 +5,16 @@ Shapes, beside those of the house: `G` groups, `k` key/value heads in a group an
 """
 
 import dataclasses
+from typing import NamedTuple
 
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int, Num
 
-from jax_attn.functional.blockwise.plan import Plan
+from jax_attn.functional.blockwise.plan import MOST_ROWS
 from jax_attn.functional.tile import Place, Tile
 
-ROWS = 128  # of one product, at least, where there are heads enough
+FEWEST_QUERIES = 512  # in a block, where the query heads that share keys stand below one another
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,11 +46,21 @@ class Layout:
 
 
 def make_layout(query: Array, key: Array) -> Layout:
-    """The layout that computes one head at a time, or where queries are few those that share its keys together."""
+    """One key/value head at a time, with as many of its query heads as make a tall tile."""
     (batch, queries, heads, _), (_, keys, kv_heads, _) = query.shape, key.shape
     repeats = heads // kv_heads
-    group_repeats = max(n for n in range(1, repeats + 1) if repeats % n == 0 and n <= max(1, ROWS // queries))
+    enough = max(1, MOST_ROWS // min(queries, FEWEST_QUERIES))
+    group_repeats = max(n for n in range(1, repeats + 1) if repeats % n == 0 and n <= enough)
     return Layout(batch, queries, keys, kv_heads, repeats, 1, group_repeats)
+
+
+class Region(NamedTuple):
+    """Where a tile of scores lies: its first query and key, and how many of each it has."""
+
+    first_query: Int[Array, ""]
+    queries: int
+    first_key: Int[Array, ""]
+    keys: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,46 +118,44 @@ class Group:
         part = lax.dynamic_slice(x, _at(self.b, 0, self.first_kv, 0), part)[0]
         return _tiles(part, size, 0.0).swapaxes(1, 2)
 
-    def tile(self, plan: Plan, row: Int[Array, ""], column: Int[Array, ""], partial: bool) -> Tile:
-        """The scores of a block of queries and a block of keys."""
+    def tile(self, region: Region, partial: bool) -> Tile:
+        """The scores of a region."""
         kv_heads, repeats = self.heads
         heads = self.first_kv + jnp.arange(kv_heads, dtype=jnp.int32)[:, None, None, None]
         within = self.first_repeat + jnp.arange(repeats, dtype=jnp.int32)[None, :, None, None]
         place = Place(
             self.b[None, None, None, None],
             heads * self.layout.repeats + within,
-            (row * plan.q_size + jnp.arange(plan.q_size, dtype=jnp.int32))[None, None, :, None],
-            (column * plan.kv_size + jnp.arange(plan.kv_size, dtype=jnp.int32))[None, None, None, :],
+            (region.first_query + jnp.arange(region.queries, dtype=jnp.int32))[None, None, :, None],
+            (region.first_key + jnp.arange(region.keys, dtype=jnp.int32))[None, None, None, :],
         )
 
         def cut(x: Array) -> Array:
-            part = lax.dynamic_slice(x, starts(self, plan, row, column, x), part_shape(self, plan, x))[0]
+            part = lax.dynamic_slice(x, starts(self, region, x), part_shape(self, region, x))[0]
             return part.reshape(*(self.heads if x.shape[1] > 1 else (1, 1)), *part.shape[1:])
 
-        ragged = self.layout.keys % plan.kv_size > 0
+        ragged = self.layout.keys % region.keys > 0
         return Tile(place, cut, self.layout.lengths, partial, ragged)
 
 
-def add_to(
-    group: Group, plan: Plan, row: Array, column: Array, x: Array, tile: Float[Array, "k r q s"]
-) -> Array:
+def add_to(group: Group, region: Region, x: Array, tile: Float[Array, "k r q s"]) -> Array:
     """`x`, which broadcasts against `(B, N, T, S)`, with a tile added to its part."""
     tile = tile.reshape(1, -1, *tile.shape[2:])
-    shape, start = part_shape(group, plan, x), starts(group, plan, row, column, x)
+    shape, start = part_shape(group, region, x), starts(group, region, x)
     tile = tile.sum([axis for axis in range(4) if shape[axis] == 1], keepdims=True).astype(x.dtype)
     return lax.dynamic_update_slice(x, lax.dynamic_slice(x, start, shape) + tile, start)
 
 
-def starts(group: Group, plan: Plan, row: Array, column: Array, x: Array) -> list[Array]:
+def starts(group: Group, region: Region, x: Array) -> list[Array]:
     """Where a tile's part of an array begins that broadcasts against `(B, N, T, S)`."""
-    whole = (group.b, group.first_head, row * plan.q_size, column * plan.kv_size)
+    whole = (group.b, group.first_head, region.first_query, region.first_key)
     return _at(*(at if size > 1 else 0 for at, size in zip(whole, x.shape, strict=True)))
 
 
-def part_shape(group: Group, plan: Plan, x: Array) -> tuple[int, ...]:
+def part_shape(group: Group, region: Region, x: Array) -> tuple[int, ...]:
     """The shape of that part; axes of one stay."""
     kv_heads, repeats = group.heads
-    whole = (1, kv_heads * repeats, plan.q_size, plan.kv_size)
+    whole = (1, kv_heads * repeats, region.queries, region.keys)
     return tuple(part if size > 1 else 1 for part, size in zip(whole, x.shape, strict=True))
 
 
