@@ -7,7 +7,8 @@ import pytest
 
 from jax_attn.functional.attention import dot_product_attention
 from jax_attn.functional.block_mask import create_block_mask
-from jax_attn.functional.blockwise import attention
+from jax_attn.functional.blockwise import attention, serial_tiles
+from jax_attn.functional.blockwise import plan as plan_module
 from jax_attn.functional.blockwise.plan import (
     FULL,
     grid_of_band,
@@ -15,6 +16,7 @@ from jax_attn.functional.blockwise.plan import (
     make_pattern,
     make_plan,
     parallel_plan,
+    pattern_of_band,
     serial_plan,
 )
 from jax_attn.functional.flex import flex_attention
@@ -37,6 +39,32 @@ def _side_by_side():
         jax.clear_caches()
         yield
     jax.clear_caches()
+
+
+@pytest.fixture(scope="class")
+def _small_tiles():
+    """Tiles of some queries and keys, of which the quarters that see nothing are left out."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module, constants in (
+            (plan_module, {"MOST_ROWS": 16, "LONGEST": 32, "STEP": 2, "HALF_A_PIECE": 0, "ALIGNED": 4}),
+            (serial_tiles, {"MOST_ROWS": 16, "FEWEST_QUERIES": 8}),
+        ):
+            for name, value in constants.items():
+                patch.setattr(module, name, value)
+        jax.clear_caches()
+        yield
+    jax.clear_caches()
+
+
+@pytest.mark.usefixtures("_small_tiles")
+class TestSmallTiles(AnotherForm):
+    """What long texts get."""
+
+    implementation = "blockwise"
+
+    def test_parts_of_a_tile_are_left_out(self):
+        visits = serial_plan(pattern_of_band((37, 41), (8, 8), (None, 0)), (37, 41), 1).visits
+        assert len({visit.queries for visit in visits}) > 1
 
 
 @pytest.mark.usefixtures("_side_by_side")
