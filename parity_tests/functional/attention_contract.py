@@ -4,6 +4,9 @@ Sizes are primes and all different. The oracle is `reference_attention`, and flo
 """
 
 import functools
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from types import ModuleType
 from typing import Any, ClassVar
 
 import jax
@@ -107,6 +110,18 @@ def oracle(name: str, dtype: Any = jnp.float64, exact: bool = False) -> dict[str
         call = jax.tree.map(lambda x: x.astype(jnp.float64) if _floating(x) else x, call)
         inputs = tuple(x.astype(jnp.float64) for x in inputs)
     return everything("reference", *inputs, call)
+
+
+@contextmanager
+def set_to(constants: Mapping[ModuleType, Mapping[str, Any]]) -> Iterator[None]:
+    """Modules' names with other values, for a class of tests: what was compiled before is forgotten, and after."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module, values in constants.items():
+            for name, value in values.items():
+                patch.setattr(module, name, value)
+        jax.clear_caches()
+        yield
+    jax.clear_caches()
 
 
 def slow_if(repeats: bool, value: Any) -> Any:

@@ -22,7 +22,7 @@ from jax_attn.functional.blockwise.plan import (
 from jax_attn.functional.flex import flex_attention
 from jax_attn.functional.mask_mods import causal, sliding_window
 from jax_attn.parity import tolerances
-from parity_tests.functional.attention_contract import AnotherForm, AttentionContract
+from parity_tests.functional.attention_contract import AnotherForm, AttentionContract, set_to
 
 MEGABYTE = 2**20
 
@@ -33,27 +33,16 @@ class TestSerial(AttentionContract):
 
 @pytest.fixture(scope="class")
 def _side_by_side():
-    """Once for all tests of a class, for whatever was compiled before is forgotten."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(attention, "_on_one_device", lambda ctx: False)
-        jax.clear_caches()
+    with set_to({attention: {"_on_one_device": lambda ctx: False}}):
         yield
-    jax.clear_caches()
 
 
 @pytest.fixture(scope="class")
 def _small_tiles():
     """Tiles of some queries and keys, of which the quarters that see nothing are left out."""
-    with pytest.MonkeyPatch.context() as patch:
-        for module, constants in (
-            (plan_module, {"MOST_ROWS": 16, "LONGEST": 32, "STEP": 2, "HALF_A_PIECE": 0, "ALIGNED": 4}),
-            (serial_tiles, {"MOST_ROWS": 16, "FEWEST_QUERIES": 8}),
-        ):
-            for name, value in constants.items():
-                patch.setattr(module, name, value)
-        jax.clear_caches()
+    sizes = {"MOST_ROWS": 16, "LONGEST": 32, "STEP": 2, "HALF_A_PIECE": 0, "ALIGNED": 4}
+    with set_to({plan_module: sizes, serial_tiles: {"MOST_ROWS": 16, "FEWEST_QUERIES": 8}}):
         yield
-    jax.clear_caches()
 
 
 @pytest.mark.usefixtures("_small_tiles")

@@ -13,6 +13,7 @@ from parity_tests.functional.attention_contract import (
     AnotherForm,
     assert_equal,
     everything,
+    set_to,
     slow_if,
 )
 
@@ -22,12 +23,8 @@ S, SEEN = 53, 19
 @pytest.fixture(scope="class")
 def _any_number_of_queries():
     """The queries of the contract are more than this way of computing is picked for."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(attention, "FEW_QUERIES", 1000)
-        patch.setattr(few_queries, "MOST_ROWS", 1000)
-        jax.clear_caches()
+    with set_to({attention: {"FEW_QUERIES": 1000}, few_queries: {"MOST_ROWS": 1000}}):
         yield
-    jax.clear_caches()
 
 
 @pytest.mark.usefixtures("_any_number_of_queries")
