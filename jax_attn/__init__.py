@@ -37,6 +37,7 @@ if TYPE_CHECKING:
         or_masks,
         score_mods,
     )
+    from jax_attn.host_memory import keep_freed_memory
 
 __version__ = "0.1.0"
 
@@ -50,6 +51,7 @@ __all__ = [
     "flex_attention",
     "from_scratch",
     "functional",
+    "keep_freed_memory",
     "mask_mods",
     "models",
     "nn",
@@ -81,7 +83,8 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     if name in _ROOMS:
         return import_module(f"{__name__}.{name}")
-    return getattr(import_module(f"{__name__}.functional"), name)
+    room = "host_memory" if name == "keep_freed_memory" else "functional"
+    return getattr(import_module(f"{__name__}.{room}"), name)
 
 
 def __dir__() -> list[str]:

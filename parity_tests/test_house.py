@@ -20,7 +20,7 @@ ROOMS = ("from_scratch", "nn", "models")
 
 # Floors from the ground up; rooms in one row stand side by side and may not import each other.
 FLOORS = (
-    ("functional", "pages"),
+    ("functional", "pages", "host_memory"),
     ("nn.primitives",),
     ("nn.positions", "from_scratch", "optim"),
     ("nn.attention",),

@@ -15,6 +15,7 @@ from types import FrameType
 from typing import Any
 
 from jax_attn import __version__
+from jax_attn.host_memory import keep_freed_memory
 
 DESCRIPTION = """Compare Flax NNX modules with their PyTorch originals, and train them.
 
@@ -90,8 +91,10 @@ def require_command(arguments: Sequence[str]) -> None:
 def guarded(program: str, run: Callable[[], int]) -> int:
     """Return the exit status of `run`; what a user got wrong is reported in one line, and gives 2.
 
-    A terminal that cannot print a character gets a replacement, and a reader that has gone is no error.
+    A terminal that cannot print a character gets a replacement, and a reader that has gone is no error. What the
+    program frees it keeps, which on a CPU is worth a sixth of a training step and more.
     """
+    keep_freed_memory()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="replace")

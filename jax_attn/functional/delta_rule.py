@@ -15,14 +15,13 @@ Both forms compute in float32 for 16-bit inputs.
 Source: Yang et al. (arXiv 2412.06464); the triangular system: Yang et al. (arXiv 2406.06484).
 """
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jax_attn.functional.chunks import from_chunks, in_chunks
 from jax_attn.functional.dtypes import accumulator
+from jax_attn.functional.unit_lower import inverse_of_unit_lower
 
 
 def empty_memory(batch: int, heads: int, key_dim: int, value_dim: int, dtype: jnp.dtype) -> Array:
@@ -87,9 +86,9 @@ def chunked_gated_delta_rule(
     decays = jnp.where(earlier, jnp.exp(between), 0)
     reads = jnp.einsum("cbnih,cbnjh->cbnij", q, k) * decays
     system = jnp.einsum("cbnih,cbnjh->cbnij", k * b[..., None], k) * decays
-    solve = partial(jax.scipy.linalg.solve_triangular, system, lower=True, unit_diagonal=True)
+    solve = inverse_of_unit_lower(system)
     faded = jnp.exp(since)[..., None]
-    written, of_memory = solve(v * b[..., None]), solve(k * b[..., None] * faded)
+    written, of_memory = solve @ (v * b[..., None]), solve @ (k * b[..., None] * faded)
     until_end = jnp.exp(since[..., -1:] - since)[..., None]
 
     def step(memory: Array, chunk: tuple[Array, ...]) -> tuple[Array, Array]:
