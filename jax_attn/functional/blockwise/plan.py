@@ -23,15 +23,12 @@ EMPTY, PARTIAL, FULL = 0, 1, 2
 LONGEST = 4096  # keys in a block, one block after another
 MOST_ROWS = 2048  # queries in such a block, times the heads that share their keys
 MOST_SCORES = 2**19  # in a block: they should stay in a cache
-HALF_A_PIECE = (
-    96  # queries: XLA's CPU divides a product by queries among the cores, which wait for the last piece
-)
+# Queries: XLA's CPU divides a product by queries among the cores, which wait for the last piece.
+HALF_A_PIECE = 96
 STEP = 2**13  # scores that one core computes in the time that it takes to begin a step
 PARTS = 4  # of a block of queries, which it leaves out where they see nothing of a block of keys
-UNKNOWN = (
-    128,
-    128,
-)  # a block of a pattern that is known only when running: larger ones may waste more than they gain
+# Rows and keys in a block of a pattern that is known only when running: larger ones may waste more than they gain.
+UNKNOWN = (512, 256)
 SIDE_BY_SIDE = (128, 256)  # keys or queries in a block, where all rows of blocks are computed at once
 ALIGNED = 8  # numbers that a core's registers hold: blocks of other sizes leave some of them empty
 Band = tuple[int | None, int | None]  # None is no limit
@@ -243,7 +240,7 @@ def serial_plan(pattern: Pattern, lengths: tuple[int, int], groups: int, repeats
         repeats: how many query heads share the keys of a group.
     """
     if pattern.known is None:
-        plan = make_plan(pattern, _size_of_unknown(pattern, lengths), lengths, groups)
+        plan = make_plan(pattern, _size_of_unknown(pattern, lengths, repeats), lengths, groups)
         visits = (Visit(x, jnp.zeros_like(x.idx), plan.q_size, partial) for x, partial in plan.lists)
         return SerialPlan(tuple(visits), plan.q_size, plan.kv_size)
     plans = [_plan_in_parts(pattern, size, lengths, groups) for size in _sizes(pattern, lengths, repeats)]
@@ -291,13 +288,15 @@ def _plan_in_parts(
     return SerialPlan(tuple(visits), *size)
 
 
-def _size_of_unknown(pattern: Pattern, lengths: tuple[int, int]) -> tuple[int, int]:
+def _size_of_unknown(pattern: Pattern, lengths: tuple[int, int], repeats: int) -> tuple[int, int]:
     """Blocks of about `UNKNOWN`; few queries take no more rows than they need, and more keys at once."""
-    q_size, kv_size = (_size(*x) for x in zip(pattern.block, lengths, UNKNOWN, strict=True))
-    while q_size % 2 == 0 and q_size // 2 >= lengths[0] and pattern.block[0] % (q_size // 2) == 0:
+    (rows, keys), block = UNKNOWN, pattern.block
+    q_size = _size(block[0], lengths[0], max(1, rows // repeats), fill=False)
+    kv_size = _size(block[1], lengths[1], keys)
+    while q_size % 2 == 0 and q_size // 2 >= lengths[0] and block[0] % (q_size // 2) == 0:
         q_size //= 2
-    most = min(LONGEST, UNKNOWN[0] * UNKNOWN[1] // q_size, lengths[1] + kv_size - 1)
-    if q_size < UNKNOWN[0] and kv_size % pattern.block[1] == 0:
+    if q_size < block[0] and kv_size % block[1] == 0:
+        most = min(LONGEST, block[0] * keys // q_size, lengths[1] + kv_size - 1)
         kv_size *= max(1, most // kv_size)
     return q_size, kv_size
 
@@ -319,14 +318,20 @@ def _equal_parts(length: int, most: int) -> int:
     return size if size < ALIGNED else -(-size // ALIGNED) * ALIGNED
 
 
-def _size(block: int, length: int, largest: int) -> int:
-    """The largest size to compute in that the blocks of a mask go into, or that goes into them."""
+def _size(block: int, length: int, largest: int, fill: bool = True) -> int:
+    """The largest size to compute in that the blocks of a mask go into, or that goes into them.
+
+    Args:
+        block: the size of the mask's blocks.
+        length: how much there is to compute.
+        largest: the largest size.
+        fill: whether the last one may be filled up with more than the mask's own blocks fill it up.
+    """
     if block > largest and block % largest == 0:
         return largest
     enough = -(-length // block)
-    return block * max(
-        [n for n in (1, 2, 3, 4, 6, 8, 12, 16, 32) if block * n <= largest and n <= enough], default=1
-    )
+    fits = [n for n in (1, 2, 3, 4, 6, 8, 12, 16, 32) if block * n <= largest and n <= enough]
+    return block * max([n for n in fits if fill or enough % n == 0], default=1)
 
 
 def make_plan(pattern: Pattern, size: tuple[int, int], lengths: tuple[int, int], groups: int) -> Plan:

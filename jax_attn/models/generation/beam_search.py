@@ -7,12 +7,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Integer
 
 from jax_attn.functional.checks import require_known, require_positive
 from jax_attn.functional.dtypes import accumulator
-from jax_attn.models.generation.prompt import merged, next_logits, prepare, token_list
+from jax_attn.models.generation.prompt import next_logits, prepare, token_list, without_dropout
 
 EARLY_STOPPING = (False, True, "never")
 
@@ -133,10 +132,8 @@ def beam_search(
         jnp.asarray(max_new_tokens, jnp.int32),
         jnp.asarray(np.concatenate([[1.0], worth])),  # no text has a length of 0
     )
-    graphdef, state = nnx.split(model)
     found = search(
-        graphdef,
-        state,
+        model,
         prompt.ids,
         prompt.real,
         cache,
@@ -158,10 +155,9 @@ def gnmt_penalty(alpha: float) -> Callable[[np.ndarray], np.ndarray]:
     return lambda lengths: ((5 + lengths) / 6) ** alpha
 
 
-@partial(jax.jit, static_argnames=("graphdef", "room", "length", "num_beams", "early_stopping"))
+@partial(jax.jit, static_argnames=("room", "length", "num_beams", "early_stopping"))
 def search(
-    graphdef: Any,
-    state: Any,
+    model: Any,
     ids: Array,
     real: Array,
     cache: Any,
@@ -173,7 +169,7 @@ def search(
     early_stopping: bool | str,
 ) -> _Texts:
     """Read the prompt, then search in a loop of the compiled program."""
-    model, batch = merged(graphdef, state), ids.shape[0]
+    model, batch = without_dropout(model), ids.shape[0]
     cache = model.init_cache(batch, length) if cache is None else cache
     logits, cache = next_logits(model, ids, real, cache)  # once for all beams of a row
     of_beams = jnp.repeat(jnp.arange(batch), num_beams)

@@ -7,10 +7,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Integer
 
-from jax_attn.models.generation.prompt import merged, next_logits, prepare, token_list
+from jax_attn.models.generation.prompt import next_logits, prepare, token_list, without_dropout
 from jax_attn.models.generation.sampling import Sampling
 
 
@@ -142,14 +141,13 @@ def generate(
         token_list("begin_suppress_tokens", begin_suppress_tokens) if len(begin_suppress_tokens) else None,
     )
     _require_a_choice(getattr(model, "vocab_size", None), suppress_tokens, begin_suppress_tokens)
-    graphdef, state = nnx.split(model)
-    progress = begin(graphdef, state, prompt.ids, prompt.real, cache, rules, prompt.tokens, prompt.length)
+    progress = begin(model, prompt.ids, prompt.real, cache, rules, prompt.tokens, prompt.length)
     if on_token is None:
-        progress = finish(graphdef, state, progress, rules)
+        progress = finish(model, progress, rules)
     else:
         on_token(np.array(progress.token))  # a copy: the next step writes where this one was
         while bool(goes_on(progress, rules)):
-            progress = advance(graphdef, state, progress, rules)
+            progress = advance(model, progress, rules)
             on_token(np.array(progress.token))
     lengths = np.asarray(progress.lengths)
     return Generation(np.asarray(progress.tokens)[:, : lengths.max()], lengths)
@@ -164,12 +162,12 @@ def _require_a_choice(vocab_size: int | None, never: Any, never_first: Any) -> N
         )
 
 
-@partial(jax.jit, static_argnames=("graphdef", "room", "length"))
+@partial(jax.jit, static_argnames=("room", "length"))
 def begin(
-    graphdef: Any, state: Any, ids: Array, real: Array, cache: Any, rules: _Rules, room: int, length: int
+    model: Any, ids: Array, real: Array, cache: Any, rules: _Rules, room: int, length: int
 ) -> _Progress:
     """Read the prompt, with a cache for `length` tokens where there is none, and choose the first token."""
-    model, batch = merged(graphdef, state), ids.shape[0]
+    model, batch = without_dropout(model), ids.shape[0]
     cache = model.init_cache(batch, length) if cache is None else cache
     logits, cache = next_logits(model, ids, real, cache)
     seen = None
@@ -187,16 +185,16 @@ def begin(
     return chosen(progress, logits, rules)
 
 
-@partial(jax.jit, static_argnames="graphdef", donate_argnames="progress")
-def advance(graphdef: Any, state: Any, progress: _Progress, rules: _Rules) -> _Progress:
+@partial(jax.jit, donate_argnames="progress")
+def advance(model: Any, progress: _Progress, rules: _Rules) -> _Progress:
     """Read the last token and choose one more."""
-    return stepped(merged(graphdef, state), progress, rules)
+    return stepped(without_dropout(model), progress, rules)
 
 
-@partial(jax.jit, static_argnames="graphdef", donate_argnames="progress")
-def finish(graphdef: Any, state: Any, progress: _Progress, rules: _Rules) -> _Progress:
+@partial(jax.jit, donate_argnames="progress")
+def finish(model: Any, progress: _Progress, rules: _Rules) -> _Progress:
     """Choose all tokens that are left, in a loop of the compiled program."""
-    model = merged(graphdef, state)
+    model = without_dropout(model)
     return jax.lax.while_loop(
         lambda progress: goes_on(progress, rules), lambda progress: stepped(model, progress, rules), progress
     )
