@@ -2,7 +2,8 @@
 
 Three primitives: attention, its derivative in a direction, and its gradient. While a function is traced, mapped or
 differentiated they stay whole; only when it is lowered for a platform is the program traced that suits it:
-  one CPU      one block after another (`serial.py`), or for few queries what is seen alone (`few_queries.py`);
+  one CPU      one block after another (`serial.py`); all heads of short texts at once (`short.py`); of few queries
+               what is seen alone (`few_queries.py`);
   few queries  the whole matrix of scores, which is no longer than the keys (`dense.py`);
   a kernel     where the platform has one that serves the call (`kernels/`);
   else         batch, heads and rows of blocks side by side (`parallel.py`), which a partitioner can cut.
@@ -24,7 +25,7 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 from jaxtyping import Array, Float
 
-from jax_attn.functional.blockwise import few_queries, parallel, serial
+from jax_attn.functional.blockwise import few_queries, parallel, serial, short
 from jax_attn.functional.blockwise.plan import Pattern
 from jax_attn.functional.blockwise.platforms import PlatformKernels, lowering_for
 from jax_attn.functional.dense import dense_attention
@@ -381,12 +382,20 @@ def _form(ctx: mlir.LoweringRuleContext, platform: str, static: Static) -> Any:
     few = isinstance(query[1], int) and query[1] <= FEW_QUERIES
     if platform == "cpu" and whole and static.implementation in (None, "blockwise"):
         rows = query[1] * query[2] // key[2]
-        return few_queries if few and rows <= few_queries.MOST_ROWS else serial
+        if few and rows <= few_queries.MOST_ROWS:
+            return few_queries
+        return short if not static.mapped and short.serves(*avals[:2], _terms(static)) else serial
     if static.implementation == "blockwise":
         return parallel
     if static.implementation is None and few:
         return _Whole
     return PlatformKernels(platform, static.implementation, static.statistics, whole)
+
+
+def _terms(static: Static) -> Terms:
+    """The terms of a call, without their arrays."""
+    constant: Terms = jax.tree.unflatten(static.trees[1], range(static.trees[1].num_leaves))[0]
+    return constant
 
 
 def _lower(program_of: Callable[..., Callable[..., Any]], platform: str) -> Callable[..., Any]:
