@@ -46,6 +46,7 @@ class Static(NamedTuple):
         implementation: which was asked for.
         statistics: whether log-sum-exp and largest score are asked for.
         mapped: for each `jax.vmap` around the call, innermost first, which of the other operands it maps.
+        differentiated: whether the outputs are residuals too.
     """
 
     scale: float
@@ -54,6 +55,7 @@ class Static(NamedTuple):
     implementation: str | None
     statistics: bool
     mapped: tuple[tuple[bool, ...], ...] = ()
+    differentiated: bool = False
 
 
 def blockwise_attention(
@@ -168,6 +170,7 @@ def _compiled(primitive: Primitive, **params: Any) -> Callable[..., Any]:
 
 
 def _attention_jvp(primals: Sequence[Array], tangents: Sequence[Any], *, static: Static) -> Any:
+    static = static._replace(differentiated=True)
     outputs = attention_p.bind(*primals, static=static)
     output, lse, peak = outputs
     given = tangents[: static.differentiable]
@@ -384,7 +387,8 @@ def _form(ctx: mlir.LoweringRuleContext, platform: str, static: Static) -> Any:
         rows = query[1] * query[2] // key[2]
         if few and rows <= few_queries.MOST_ROWS:
             return few_queries
-        return short if not static.mapped and short.serves(*avals[:2], _terms(static)) else serial
+        output_alone = not (static.statistics or static.differentiated or static.mapped)
+        return short if output_alone and short.serves(*avals[:2], _terms(static)) else serial
     if static.implementation == "blockwise":
         return parallel
     if static.implementation is None and few:

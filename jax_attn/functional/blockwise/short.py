@@ -4,17 +4,16 @@ XLA's CPU compiler makes a single loop over heads and queries, on all cores, of 
 them, and no matrix of scores is ever written; but only of a softmax in exactly this form (0.10.2 to 0.12.0):
 - The sum of the weights divides the output, not the weights.
 - What is closed is closed by a number that is added. A choice between two arrays in between ends the loop, and so
-  do a mod, a soft-cap and dropout: those calls are left to `serial.py`, and all gradients.
+  do a mod, a soft-cap, dropout and a second reader of the scores: those calls are left to `serial.py`, and with
+  them what is differentiated, for its log-sum-exp.
 - Heads stand before queries. The four transpositions take as long as what is between them, and it pays.
 """
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jax_attn.functional.blockwise import serial
 from jax_attn.functional.blockwise.plan import Pattern
 from jax_attn.functional.dense import emptied, whole_tile
 from jax_attn.functional.dtypes import accumulator
@@ -23,8 +22,6 @@ from jax_attn.functional.terms import Terms
 FEWEST = 32  # heads of all texts together: of fewer, and where some share their keys, tiles are as quick
 MOST_SCORES = 2**16  # of a head: of more, what the loop works on leaves the cache
 CLOSED = -1e30  # far below any score, and far above where a sum with one would be -inf
-
-backward = serial.backward
 
 
 def serves(query: Any, key: Any, terms: Terms) -> bool:
@@ -47,7 +44,10 @@ def forward(
     pattern: Pattern,
     scale: float,
 ) -> tuple[Array, Array, Array]:
-    """As `serial.forward`; the pattern is not asked, for what it closes the terms close too."""
+    """As `serial.forward`, without log-sum-exp and largest score: another reader of the scores would end the loop.
+
+    The pattern is not asked, for what it closes the terms close too.
+    """
     (batch, queries, heads, _), keys = query.shape, key.shape[1]
     wide, added = accumulator(query.dtype), terms.bias
     allowed = whole_tile(batch, heads, queries, keys).allowed(terms)
@@ -62,31 +62,18 @@ def forward(
     q, k, v = (_heads_first(x, heads, wide) for x in (query, key, value))
     q = q * scale
 
-    scores = _scores(q, k, added)
+    scores = jnp.einsum("bnth,bnsh->bnts", q, k)
+    scores = scores if added is None else scores + added
     peak = scores.max(-1, keepdims=True)
     weights = jnp.exp(scores - peak)
     output = jnp.einsum("bnts,bnsh->bnth", weights, v) / weights.sum(-1, keepdims=True)
-
-    # Who asks for these gets them from scores of their own: with another reader the loop above would be several.
-    scores = _scores(*jax.lax.optimization_barrier((q, k, added)))
-    peak = scores.max(-1)
-    lse = peak + jnp.log(jnp.exp(scores - peak[..., None]).sum(-1))
-
-    output, lse, peak = (x.swapaxes(1, 2) for x in (output, lse, peak))
+    output = output.swapaxes(1, 2)
     if allowed is not None:
-        sees = allowed.any(-1).swapaxes(1, 2)
-        output = jnp.where(sees[..., None], output, 0)
-        lse, peak = (jnp.where(sees, x, -jnp.inf) for x in (lse, peak))
-    return output.astype(value.dtype), lse, peak
+        output = jnp.where(allowed.any(-1).swapaxes(1, 2)[..., None], output, 0)
+    nothing = jnp.zeros(output.shape[:-1], wide)
+    return output.astype(value.dtype), nothing, nothing
 
 
 def _heads_first(x: Float[Array, "B S K H"], heads: int, dtype: Any) -> Float[Array, "B N S H"]:
     """Heads before tokens, and those that several query heads share as often as they are read."""
     return jnp.repeat(x.astype(dtype).swapaxes(1, 2), heads // x.shape[2], axis=1)
-
-
-def _scores(
-    q: Float[Array, "B N T H"], k: Float[Array, "B N S H"], added: Float[Array, "..."] | None
-) -> Float[Array, "B N T S"]:
-    scores = jnp.einsum("bnth,bnsh->bnts", q, k)
-    return scores if added is None else scores + added
