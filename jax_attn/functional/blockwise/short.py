@@ -3,7 +3,7 @@
 XLA's CPU compiler makes a single loop over heads and queries, on all cores, of two products with a softmax between
 them, and no matrix of scores is ever written; but only of a softmax in exactly this form (0.10.2 to 0.12.0):
 - The sum of the weights divides the output, not the weights.
-- What is closed is closed by a number that is added. A choice between two arrays in between ends the loop, and so
+- What is closed is closed by a -inf that is added. A choice between two arrays in between ends the loop, and so
   do a mod, a soft-cap, dropout and a second reader of the scores: those calls are left to `serial.py`, and with
   them what is differentiated, for its log-sum-exp.
 - Heads stand before queries. The four transpositions take as long as what is between them, and it pays.
@@ -21,7 +21,6 @@ from jax_attn.functional.terms import Terms
 
 FEWEST = 32  # heads of all texts together: of fewer, and where some share their keys, tiles are as quick
 MOST_SCORES = 2**16  # of a head: of more, what the loop works on leaves the cache
-CLOSED = -1e30  # far below any score, and far above where a sum with one would be -inf
 
 
 def serves(query: Any, key: Any, terms: Terms) -> bool:
@@ -52,12 +51,12 @@ def forward(
     wide, added = accumulator(query.dtype), terms.bias
     allowed = whole_tile(batch, heads, queries, keys).allowed(terms)
     if added is not None:
+        added = added.astype(wide)
         is_open = added != -jnp.inf
         allowed = is_open if allowed is None else allowed & is_open
-        added = added.astype(wide)
     if allowed is not None:
         query, key, value = emptied(query, key, value, allowed)
-        added = jnp.where(allowed, 0 if added is None else added, jnp.asarray(CLOSED, wide))
+        added = jnp.where(allowed, 0 if added is None else added, jnp.asarray(-jnp.inf, wide))
         added = jnp.broadcast_to(added, (*added.shape[:3], keys))
     q, k, v = (_heads_first(x, heads, wide) for x in (query, key, value))
     q = q * scale
@@ -68,7 +67,7 @@ def forward(
     weights = jnp.exp(scores - peak)
     output = jnp.einsum("bnts,bnsh->bnth", weights, v) / weights.sum(-1, keepdims=True)
     output = output.swapaxes(1, 2)
-    if allowed is not None:
+    if allowed is not None:  # of a row where all is closed it is NaN so far
         output = jnp.where(allowed.any(-1).swapaxes(1, 2)[..., None], output, 0)
     nothing = jnp.zeros(output.shape[:-1], wide)
     return output.astype(value.dtype), nothing, nothing

@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, Int, Integer
 
 from jax_attn.functional.checks import require_known, require_positive
 from jax_attn.functional.dtypes import accumulator
-from jax_attn.models.generation.prompt import next_logits, prepare, token_list, without_dropout
+from jax_attn.models.generation.prompt import as_argument, next_logits, prepare, token_list, without_dropout
 
 EARLY_STOPPING = (False, True, "never")
 
@@ -133,7 +133,7 @@ def beam_search(
         jnp.asarray(np.concatenate([[1.0], worth])),  # no text has a length of 0
     )
     found = search(
-        model,
+        as_argument(model),
         prompt.ids,
         prompt.real,
         cache,

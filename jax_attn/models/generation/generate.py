@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Integer
 
-from jax_attn.models.generation.prompt import next_logits, prepare, token_list, without_dropout
+from jax_attn.models.generation.prompt import as_argument, next_logits, prepare, token_list, without_dropout
 from jax_attn.models.generation.sampling import Sampling
 
 
@@ -141,6 +141,7 @@ def generate(
         token_list("begin_suppress_tokens", begin_suppress_tokens) if len(begin_suppress_tokens) else None,
     )
     _require_a_choice(getattr(model, "vocab_size", None), suppress_tokens, begin_suppress_tokens)
+    model = as_argument(model)
     progress = begin(model, prompt.ids, prompt.real, cache, rules, prompt.tokens, prompt.length)
     if on_token is None:
         progress = finish(model, progress, rules)

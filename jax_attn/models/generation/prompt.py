@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 from jax.core import Tracer
 from jaxtyping import Array
 
@@ -120,12 +121,29 @@ def next_logits(model: Any, ids: Any, real: Any, cache: Any) -> tuple[Array, Any
     return model.logits(hidden[:, -1:])[:, 0], cache
 
 
-def without_dropout(model: Any) -> Any:
-    """The model inside a program, as it is used there: a copy, so that the user's keeps its mode.
+def as_argument(model: Any) -> Any:
+    """The model as a program is given it: as a tree, in which a tied weight stands twice.
 
-    The program is given the model as a tree, in which a tied weight stands twice. To split its graph instead takes
-    ten times as long, which is felt where the text is short.
+    To split its graph instead takes ten times as long, which is felt where the text is short. So it is split only
+    if it is no tree: if a part has `pytree=False`, or refers to one that it stands in.
     """
+    return model if _is_tree(model) else nnx.split(model)
+
+
+def _is_tree(node: Any, above: frozenset[int] = frozenset()) -> bool:
+    """Whether JAX can flatten a model, where `above` are the nodes that it is in."""
+    if isinstance(node, nnx.Variable):
+        return True
+    level = jax.tree_util.default_registry.flatten_one_level(node)
+    if level is None:
+        return not isinstance(node, nnx.Module)
+    path = above | {id(node)}
+    return id(node) not in above and all(_is_tree(child, path) for child in level[0])
+
+
+def without_dropout(argument: Any) -> Any:
+    """The model of an `as_argument` inside a program: a copy, so that the user's keeps its mode."""
+    model = nnx.merge(*argument) if isinstance(argument, tuple) else argument
     model.eval()
     return model
 

@@ -26,12 +26,19 @@ def attend(implementation: str, qkv: Any, **options: Any) -> jax.Array:
     return jax.jit(functools.partial(dot_product_attention, implementation=implementation, **options))(*qkv)
 
 
-def program(heads: tuple[int, int], gradient: bool = False, **options: Any) -> str:
-    """What is compiled for 7 texts of 41 tokens."""
-    shapes = [(7, 41, count, 5) for count in (heads[0], *[heads[1]] * 2)]
-    given = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
+def lower(
+    heads: tuple[int, int], texts: int = 7, tokens: int = 41, dtype: Any = jnp.float32, **options: Any
+) -> Any:
+    """A call of such texts, lowered."""
+    shapes = [(texts, tokens, count, 5) for count in (heads[0], *[heads[1]] * 2)]
+    given = [jax.ShapeDtypeStruct(shape, dtype) for shape in shapes]
+    gradient, mapped = options.pop("gradient", False), options.pop("mapped", False)
     run = functools.partial(dot_product_attention, implementation="blockwise", **options)
-    return jax.jit(jax.grad(lambda *x: run(*x).sum()) if gradient else run).lower(*given).as_text()
+    if gradient:
+        run = jax.grad(lambda *x: dot_product_attention(*x, implementation="blockwise").sum())
+    if mapped:
+        run, given = jax.vmap(run), [x.update(shape=(2, *x.shape)) for x in given]
+    return jax.jit(run).lower(*given)
 
 
 @pytest.mark.usefixtures("_any_call")
@@ -59,15 +66,41 @@ def test_what_is_not_seen_may_hold_anything(dtype: Any):
 
 @pytest.mark.usefixtures("_any_call")
 def test_a_bias_of_minus_infinity_closes():
-    qkv = [x[:, :7] for x in operands(jnp.float32, (5, 5))]
-    bias = jnp.zeros((7, 7)).at[3].set(-jnp.inf).at[:, 5].set(-jnp.inf)
+    qkv = [x[:, :17] for x in operands(jnp.float32, (5, 5))]
+    bias = jnp.zeros((17, 17)).at[3].set(-jnp.inf).at[:, 5].set(-jnp.inf)
     output = attend("blockwise", qkv, bias=bias)
     assert (output[:, 3] == 0).all()
     np.testing.assert_allclose(output, attend("reference", qkv, bias=bias), atol=1e-6)
 
 
+@pytest.mark.usefixtures("_any_call")
+@pytest.mark.parametrize("lowest", [-1e30, jnp.finfo(jnp.float32).min])
+def test_nothing_is_lower_than_what_is_closed(lowest: float):
+    """Biases that stand for a mask, of rows that see nothing else, beside what a mask closes."""
+    qkv = [x[:, :17] for x in operands(jnp.float32, (5, 5))]
+    call = {"bias": jnp.zeros((17, 17)).at[:, :3].set(lowest), "is_causal": True}
+    np.testing.assert_allclose(attend("blockwise", qkv, **call), attend("reference", qkv, **call), atol=1e-6)
+
+
+@pytest.mark.usefixtures("_any_call")
+def test_a_bias_closes_that_is_infinite_in_the_dtype_of_the_scores():
+    with jax.enable_x64(True):
+        qkv = [x[:, :17] for x in operands(jnp.float32, (5, 5))]
+        call = {"bias": jnp.zeros((17, 17)).at[3].set(-1e300)}
+        output = attend("blockwise", qkv, **call)
+        assert (output[:, 3] == 0).all()
+        np.testing.assert_allclose(output, attend("reference", qkv, **call), atol=1e-6)
+
+
 def test_many_heads_of_short_texts_are_computed_at_once():
-    assert "while" not in program((5, 5), is_causal=True)  # 35 heads, and no loop over them
+    assert "while" not in lower((5, 5), is_causal=True).as_text()  # 35 heads, and no loop over them
+
+
+@pytest.mark.parametrize("options", [{}, {"is_causal": True, "bias": jnp.zeros((1, 5, 1, 41))}])
+def test_xla_makes_one_loop_of_both_products(options: dict[str, Any]):
+    """As long as the scores are in the form that it knows; of fewer it makes none."""
+    computations = lower((5, 5), texts=64, **options).compile().as_text().split("\n}\n")
+    assert [text.count(" dot(") for text in computations if " dot(" in text] == [2]
 
 
 @pytest.mark.parametrize(
@@ -81,7 +114,11 @@ def test_many_heads_of_short_texts_are_computed_at_once():
         pytest.param((5, 5), {"return_residual": True}, id="log-sum-exp"),
         pytest.param((5, 5), {"sinks": jnp.zeros(5)}, id="sinks"),
         pytest.param((5, 5), {"gradient": True}, id="a gradient"),
+        pytest.param((5, 5), {"mapped": True}, id="vmap"),
+        pytest.param((5, 5), {"tokens": 257}, id="longer texts"),
+        pytest.param((5, 5), {"dtype": jnp.float64}, id="float64"),
     ],
 )
 def test_other_calls_are_computed_in_tiles(heads: tuple[int, int], options: dict[str, Any]):
-    assert "while" in program(heads, **options)
+    with jax.enable_x64(True):
+        assert "while" in lower(heads, **options).as_text()

@@ -10,6 +10,7 @@ import torch
 from flax import nnx
 
 from jax_attn.models.causal_lm import CausalLM
+from jax_attn.models.generation.beam_search import beam_search, search
 from jax_attn.models.generation.generate import advance, begin, finish, generate
 from jax_attn.weights.pretrained import from_pretrained
 from jax_attn.weights.state_dict import state_dict
@@ -132,6 +133,38 @@ def test_a_cache_goes_on_where_it_ends_and_stays_as_it_was():
         ValueError, match="the model has 23 positions: 1 tokens of the prompt and 19 new ones after 5"
     ):
         generate(model, ids[:, -1:], max_new_tokens=19, cache=cache)
+
+
+class NoTree(nnx.Module, pytree=False):
+    """A model of the user's that is its parts' owner alone."""
+
+    def __init__(self, model: nnx.Module):
+        self.model = model
+
+    def __getattr__(self, name: str):
+        if name in ("init_cache", "decode", "logits", "reorder_cache"):
+            return getattr(self.model, name)
+        raise AttributeError(name)
+
+
+def circular(model: nnx.Module) -> nnx.Module:
+    model.itself = model
+    return model
+
+
+@pytest.mark.parametrize("changed", [NoTree, circular])
+def test_a_model_that_is_no_tree_writes_the_same(changed):
+    """Its weights are arguments too: others give another text, of the same programs."""
+    ids, plain, inside = np.array([[1, 2], [3, 4]]), markov(11), markov(11)
+    model, programs = changed(inside), []
+    for table in (plain.table[...], plain.table[...][::-1]):
+        for one in (plain, inside):
+            one.table.set_value(table)
+        for write in (generate, beam_search):
+            tokens = write(model, ids, max_new_tokens=5).tokens
+            np.testing.assert_array_equal(tokens, write(plain, ids, max_new_tokens=5).tokens)
+        programs.append([program._cache_size() for program in (begin, finish, search)])
+    assert programs[0] == programs[1]
 
 
 def test_a_stack_that_is_scanned_writes_the_same():
