@@ -15,6 +15,11 @@ from jax_attn.weights.files import read_json
 CONFIG = "config.json"
 QUANTIZED = "quantization_config"
 MOST = 2**31 - 1  # of anything that is counted
+MOST_LAYERS = 10_000  # which are built one by one: ten times as many as anyone has trained
+LAYERS = (
+    *("num_hidden_layers", "num_layers", "num_decoder_layers", "n_layers", "n_layer"),
+    *("encoder_layers", "decoder_layers", "num_hidden_groups", "inner_group_num"),
+)
 
 
 class NotedConfig(Mapping[str, Any]):
@@ -246,8 +251,9 @@ def _value_errors(name: str, value: Any, rules: ConfigRules) -> list[str]:
     least = 0 if name in rules.optional else 1
     if kind is int and value < least:
         return [f"{called}={value!r} must be at least {least}"]
-    if kind is int and value > MOST:
-        return [f"{called}={value!r} must be at most {MOST}"]
+    most = MOST_LAYERS if called in LAYERS else MOST
+    if kind is int and value > most:
+        return [f"{called}={value!r} must be at most {most}"]
     choices = rules.choices.get(name)
     if choices is not None and value not in choices:
         return [f"{called}={value!r} is not supported, only {', '.join(map(repr, choices))}"]

@@ -4,7 +4,8 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from jax_attn.weights.config import matches
+from jax_attn.models.part import Part
+from jax_attn.weights.config import LAYERS, matches
 from jax_attn.weights.family import Family, Head
 from jax_attn.weights.rules import Names, Slot, rename
 
@@ -126,6 +127,27 @@ def fitted(
         drawn={slot.path for slot in drawn},
         notes=notes,
     )
+
+
+def require_as_many_layers(part: Part, keys: Collection[str]) -> None:
+    """Raise ValueError if a stack has more layers than the file has tensors: building thousands takes minutes."""
+    layers = longest_stack(part)
+    if layers > len(keys):
+        held = f"{len(keys)}: {next(iter(keys))}, ..." if keys else "none"
+        raise ValueError(
+            f"it asks for {layers} layers, which have a tensor each at least; the weights hold {held}"
+        )
+
+
+def longest_stack(part: Part) -> int:
+    """The most layers that one stack of the model has."""
+    lengths = [0]
+    for name, value in part.arguments.items():
+        within = value if isinstance(value, list) else [value]
+        parts = {id(each): each for each in within if isinstance(each, Part)}
+        lengths += [len(within), *map(longest_stack, parts.values())] if parts else []
+        lengths += [value] if name in LAYERS else []
+    return max(lengths)
 
 
 def _tied(

@@ -34,7 +34,7 @@ from jax_attn.weights.families import family_of
 from jax_attn.weights.family import Family
 from jax_attn.weights.files import LazyTensors, common_dtype, is_floating, open_tensors, require_unquantized
 from jax_attn.weights.gguf import GgufFile, is_gguf
-from jax_attn.weights.plan import Plan, fitted, plan_for
+from jax_attn.weights.plan import Plan, fitted, plan_for, require_as_many_layers
 from jax_attn.weights.reading import Placement, placed, read_into, value_errors
 from jax_attn.weights.rules import Names, require_names, slots
 from jax_attn.weights.state_dict import find_errors, misfit
@@ -122,6 +122,7 @@ def from_pretrained(
         return build(family, chosen, config, nnx.Rngs(seed), options)
 
     with _telling(where):
+        require_as_many_layers(part_of(family, chosen, config, options), tensors)
         module: Any = nnx.eval_shape(make)
     table = slots(module, plan.names)
     shapes = {key: tensor.shape for key, tensor in tensors.items()}

@@ -21,8 +21,10 @@ from jax_attn.models.bert import Bert
 from jax_attn.models.sequence_classifier import SequenceClassifier
 from jax_attn.nn.primitives import Buffer, Linear
 from jax_attn.weights import StateDictError, from_config, from_pretrained, numpy_state_dict, save_pretrained
+from jax_attn.weights.families import family_of
 from jax_attn.weights.families.bert import describe_bert
-from jax_attn.weights.pretrained import without_weights
+from jax_attn.weights.plan import longest_stack
+from jax_attn.weights.pretrained import BuildOptions, part_of, without_weights
 from jax_attn.weights.sample import minilm_folder
 from jax_attn.weights.tokenizer import tokenize
 
@@ -509,6 +511,12 @@ def test_a_bad_folder_is_refused(tmp_path, folder):
         ({"novelty": 1}, "novelty=1 is not known here"),
         ({"num_attention_heads": 5}, "got embed_dim=12 and num_heads=5"),
         ({"hidden_dropout_prob": 1.5}, "hidden_dropout_prob must be a probability between 0 and 1"),
+        ({"num_hidden_layers": 10**6}, "num_hidden_layers=1000000 must be at most 10000"),
+        # No layer is built to find that out.
+        (
+            {"num_hidden_layers": 10**4},
+            "it asks for 10000 layers, which have a tensor each at least; the weights",
+        ),
     ],
 )
 def test_a_bad_config_is_refused(folder, attributes, message):
@@ -516,6 +524,30 @@ def test_a_bad_config_is_refused(folder, attributes, message):
     with pytest.raises(ValueError, match=re.escape(message)) as caught:
         from_pretrained(folder)
     assert one_line(caught).startswith(f"{folder / 'config.json'}: ")
+
+
+def test_layers_that_the_weights_have_no_tensors_for_are_refused_in_a_list_too(tmp_path):
+    """Which parts of a model are given as: a DistilBERT is a list of layers, an ALBERT repeats one."""
+    sizes = {"vocab_size": 19, "max_position_embeddings": 13}
+    transformers.DistilBertModel(
+        transformers.DistilBertConfig(**sizes, dim=12, n_layers=1, n_heads=3, hidden_dim=20)
+    ).save_pretrained(tmp_path)
+    edit_config(tmp_path, n_layers=9999)
+    with pytest.raises(
+        ValueError, match="it asks for 9999 layers, which have a tensor each at least"
+    ) as caught:
+        from_pretrained(tmp_path)
+    assert one_line(caught).startswith(f"{tmp_path / 'config.json'}: ")
+    albert = {
+        "model_type": "albert",
+        **sizes,
+        "hidden_size": 12,
+        "num_attention_heads": 3,
+        "intermediate_size": 20,
+    }
+    family = family_of(albert)
+    config = {**albert, "embedding_size": 8, "num_hidden_layers": 9999}
+    assert longest_stack(part_of(family, "AlbertModel", config, BuildOptions())) == 1
 
 
 def test_who_knows_better_may_ignore_an_attribute(folder):

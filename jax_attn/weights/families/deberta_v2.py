@@ -107,9 +107,10 @@ def encoder(config: Settings) -> Part:
         scan=config.scan,
         remat=config.remat,
     )
-    positions = "learned" if config.position_biased_input else None
+    # Without a table of positions nothing ends with it: relative distances are clipped.
+    positions = {} if config.position_biased_input else {"positions": None, "max_positions": None}
     unpooled = Settings(**{**vars(config), "add_pooling_layer": False})
-    return encoder_parts.text_encoder(unpooled, layers, positions=positions)
+    return encoder_parts.text_encoder(unpooled, layers, **positions)
 
 
 def first_layer(layer: Part, config: Settings) -> Part:

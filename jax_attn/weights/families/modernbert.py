@@ -24,7 +24,7 @@ from jax_attn.nn.layers.token_classification_head import TokenClassificationHead
 from jax_attn.nn.layers.transformed_head import TransformedHead
 from jax_attn.nn.positions.rotary import RotaryPositions
 from jax_attn.nn.primitives import LayerNorm
-from jax_attn.weights.config import ConfigRules
+from jax_attn.weights.config import MOST_LAYERS, ConfigRules
 from jax_attn.weights.family import Family, Head, Settings, initializer_range
 
 DEFAULTS: dict[str, Any] = {
@@ -84,7 +84,7 @@ def layer_types(config: dict[str, Any]) -> Any:
     kinds = config.get("layer_types")
     every = config.pop("global_attn_every_n_layers", 3)
     layers = config.get("num_hidden_layers", DEFAULTS["num_hidden_layers"])
-    if type(layers) is not int:  # refused for that
+    if type(layers) is not int or layers > MOST_LAYERS:  # refused for that
         return ()
     if type(every) is not int or every < 1:
         raise ValueError(f"global_attn_every_n_layers={every!r} must be an integer from 1 on")

@@ -44,8 +44,9 @@ def theirs(kind: str, **options):
 
 
 def test_transformers_computes_the_same_in_version_3(tmp_path):
-    """The masked LM as their own code has it, with layers in a loop here."""
-    model = theirs("DebertaV2ForMaskedLM", **V3, legacy=False, hidden_act="gelu_new")
+    """The masked LM as their own code has it, with layers in a loop here, on texts longer than its positions."""
+    options = {"legacy": False, "hidden_act": "gelu_new", "max_position_embeddings": 9}
+    model = theirs("DebertaV2ForMaskedLM", **V3, **options)
     module = assert_beside(model, [text(31, 13)], tmp_path, outputs=("logits",), lanes=EXACT, scan=True)
     assert module.model.encoder.stacked
 
