@@ -9,7 +9,7 @@ import pytest
 PROGRAM = """
 import resource, sys
 from jax_attn import keep_freed_memory
-kept = keep_freed_memory() if {call} else None
+kept = keep_freed_memory()
 import jax, jax.numpy as jnp
 
 @jax.jit
@@ -31,21 +31,21 @@ print(kept, min(faults))
 pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="this C library has no mallopt")
 
 
-def run(monkeypatch: pytest.MonkeyPatch, call: bool, **environment: str) -> tuple[str, int]:
+def run(monkeypatch: pytest.MonkeyPatch, **environment: str) -> tuple[str, int]:
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    command = [sys.executable, "-c", PROGRAM.format(call=call)]
+    command = [sys.executable, "-c", PROGRAM]
     kept, faults = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
     return kept, int(faults)
 
 
 def test_pages_are_found_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    kept, faults = run(monkeypatch, call=True)
+    kept, faults = run(monkeypatch)
     assert kept == "True"
     assert faults < 1000  # 100 MB are 25,000 pages
 
 
 def test_what_the_environment_says_stays(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert run(monkeypatch, call=True, GLIBC_TUNABLES="glibc.malloc.arena_max=2")[0] == "False"
-    assert run(monkeypatch, call=True, MALLOC_ARENA_MAX="2")[0] == "False"
+    assert run(monkeypatch, GLIBC_TUNABLES="glibc.malloc.arena_max=2")[0] == "False"
+    assert run(monkeypatch, MALLOC_ARENA_MAX="2")[0] == "False"

@@ -11,6 +11,8 @@ Neighbouring blocks of the diagonal, whose inverses are known, become one of twi
 It is as exact as substitution, unlike the product of powers `(I - L)(I + L²)(I + L⁴)...`, which cancels.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -34,7 +36,7 @@ def _jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
     """Two products, in place of those of every size of block."""
     inverse = inverse_of_unit_lower(*primals)
     (change,) = tangents
-    return inverse, -inverse @ jnp.tril(change, -1) @ inverse
+    return inverse, -_product(inverse, jnp.tril(change, -1), inverse)
 
 
 def _joined(matrix: Float[Array, "*b n n"], inverse: Float[Array, "*b m s s"]) -> Float[Array, "*b k r r"]:
@@ -44,7 +46,12 @@ def _joined(matrix: Float[Array, "*b n n"], inverse: Float[Array, "*b m s s"]) -
     pairs = jnp.arange(0, blocks, 2)
     tiles = matrix.reshape(*matrix.shape[:-2], blocks, side, blocks, side)
     below = jnp.moveaxis(tiles, -2, -3)[..., pairs + 1, pairs, :, :]
-    corner = -second @ below @ first
+    corner = -_product(second, below, first)
     above = jnp.zeros_like(corner)
     rows = [jnp.concatenate(row, axis=-1) for row in ([first, above], [corner, second])]
     return jnp.concatenate(rows, axis=-2)
+
+
+def _product(*factors: Array) -> Array:
+    """In full precision everywhere: an error in a small block goes into all that contain it."""
+    return functools.reduce(functools.partial(jnp.matmul, precision="highest"), factors)

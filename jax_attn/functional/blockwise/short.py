@@ -19,7 +19,9 @@ from jax_attn.functional.dense import emptied, whole_tile
 from jax_attn.functional.dtypes import accumulator
 from jax_attn.functional.terms import Terms
 
-FEWEST = 32  # heads of all texts together: of fewer, and where some share their keys, tiles are as quick
+FEWEST = (
+    32  # heads of all texts: of fewer, and where some share their keys or a text has one, tiles are as quick
+)
 MOST_SCORES = 2**16  # of a head: of more, what the loop works on leaves the cache
 
 
@@ -31,7 +33,7 @@ def serves(query: Any, key: Any, terms: Terms) -> bool:
 
 def _pays(query: Any, key: Any) -> bool:
     (batch, queries, heads, _), (_, keys, kv_heads, _) = query.shape, key.shape
-    many, short = batch * heads >= FEWEST, queries * keys <= MOST_SCORES
+    many, short = batch * heads >= FEWEST and heads > 1, queries * keys <= MOST_SCORES
     return many and short and heads == kv_heads and query.dtype.itemsize <= 4
 
 
