@@ -144,7 +144,7 @@ FEATURES = [
               uses("tril"), normaliser("w / Σ w over later keys too", _of_all), LINEAR),
     _mutation("features-without-squares", "random features without |x|² / 2 in their exponent", "feature map",
               uses("exp"), watching(without_squares), PERFORMER),
-    _mutation("features-eps", "nothing is added to random features", "eps of features", uses("exp"),
+    _mutation("features-eps", "nothing is added to random features", "eps", uses("exp"),
               watching(without_eps), PERFORMER),
     _mutation("vectors-undivided", "queries are not divided by a root of their width", "scale",
               lambda module: not is_attention(module), watching(undivided), PERFORMER, "gated-delta-net"),

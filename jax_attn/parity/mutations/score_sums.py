@@ -1,7 +1,7 @@
 """Mutations of scores that are a sum of products: with content and with position, of two parts of each head."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from jax_attn.parity.mutations.calls import MULTIPLY, is_attention
@@ -21,10 +21,12 @@ class Scores:
     Attributes:
         terms: the products.
         widths: how many numbers each product is a sum of; those of two parts side by side are two.
+        count: how many products there were, with those that were left out.
     """
 
     terms: tuple[Any, ...]
     widths: tuple[int, ...]
+    count: int = 1
 
 
 Scale = Callable[[TorchCall, Any, Scores, float], Any]
@@ -81,10 +83,10 @@ class SumOfProducts:
         a, b = scores.of(left), scores.of(right)
         if not a or not b:
             return PASS
-        both = Scores((*_terms(left, a), *_terms(right, b)), (*a.widths, *b.widths))
-        if self.term == len(both.terms):
+        both = Scores((*_terms(left, a), *_terms(right, b)), (*a.widths, *b.widths), a.count + b.count)
+        if self.term == both.count:
             call.hits.add(f"{self.term - 1} of them", f"scores are a sum of {self.term} products")
-            return scores.put(left * 1, a)
+            return scores.put(left * 1, replace(a, count=both.count))
         return scores.put(call.run(), both)
 
     def _scaled(self, call: TorchCall, scores: Marks, value: Any, number: float) -> Any:

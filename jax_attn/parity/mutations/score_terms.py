@@ -81,6 +81,8 @@ def unbiased(call: TorchCall) -> Any:
 
     if call.name in SUMS and len(call.args) > 1 and all(isinstance(a, torch.Tensor) for a in call.args[:2]):
         for scores, bias in (call.args[:2], call.args[1::-1]):
+            if scores_before(call, bias):  # a product itself: see `score_sums`
+                continue
             if scores_before(call, scores) and bias.ndim > 1 and bias.any() and not (bias < LOW).any():
                 call.hits.add("nothing is added to the scores", "a bias is added to them")
                 return PLAIN(replace(call, name="mul", function=lambda x: x * 1, args=(scores,)))
