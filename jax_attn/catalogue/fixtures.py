@@ -91,6 +91,15 @@ PARTS: dict[str, Fixture] = {
     "encoder-layer-sandwich": of_row(
         "encoder-layer-post", ("plain",), norm_placement="sandwich", norm="rms_unit_offset", eps=1e-6
     ),
+    "attention-latent": of_row("attention-latent", ("plain",)),
+    "attention-differential": of_row("attention-differential", ("plain",)),
+    "attention-linear-causal": of_row("attention-linear-causal", ("plain",)),
+    "attention-performer-causal": of_row("attention-performer-causal", ("unbatched",)),
+    "gated-delta-net": of_row("gated-delta-net", ("plain",)),
+    "attention-relative": of_row("attention-relative", ("plain",)),
+    "attention-disentangled": of_row("attention-disentangled", ("plain",)),
+    "attention-disentangled-buckets": of_row("attention-disentangled-buckets", ("plain",)),
+    "attention-linformer": of_row("attention-linformer", ("plain",)),
     "cached attention": Fixture(FlaxCached, torch_cached, cached_cases),
 }
 

@@ -11,6 +11,9 @@ from jax_attn.parity.mutations.activations import ACTIVATIONS
 from jax_attn.parity.mutations.attention import ATTENTION
 from jax_attn.parity.mutations.batch_norm import BATCH_NORM
 from jax_attn.parity.mutations.convolutions import CONVOLUTIONS
+from jax_attn.parity.mutations.delta_rule import DELTA_RULE
+from jax_attn.parity.mutations.differential import DIFFERENTIAL
+from jax_attn.parity.mutations.features import FEATURES
 from jax_attn.parity.mutations.flattening import FLATTENINGS
 from jax_attn.parity.mutations.gates import GATES
 from jax_attn.parity.mutations.gradients import GRADIENTS
@@ -22,13 +25,17 @@ from jax_attn.parity.mutations.mutation import Injected, Mutation, inject
 from jax_attn.parity.mutations.norm_uses import NORM_USES
 from jax_attn.parity.mutations.norms import NORMS, eps_mutation
 from jax_attn.parity.mutations.precision import PRECISION
+from jax_attn.parity.mutations.relative import RELATIVE
 from jax_attn.parity.mutations.residual import RESIDUAL
 from jax_attn.parity.mutations.rotary import ROTARY, base_mutation
+from jax_attn.parity.mutations.score_sums import SCORE_SUMS
 from jax_attn.parity.mutations.score_terms import SCORE_TERMS
+from jax_attn.parity.mutations.split_parts import SPLIT_PARTS
 from jax_attn.parity.mutations.weights import WEIGHTS
 
 _FAMILIES = (
     *(ATTENTION, MASKS, SCORE_TERMS, ROTARY, WEIGHTS, ACTIVATIONS, GATES, NORM_USES),
+    *(SCORE_SUMS, SPLIT_PARTS, RELATIVE, DIFFERENTIAL, FEATURES, DELTA_RULE),
     *(FLATTENINGS, NORMS, BATCH_NORM, CONVOLUTIONS, RESIDUAL, LAYERS, GRADIENTS, MODELS, LOSSES, PRECISION),
 )
 MUTATIONS: dict[str, Mutation] = {mutation.name: mutation for family in _FAMILIES for mutation in family}

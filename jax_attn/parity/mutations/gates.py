@@ -31,6 +31,10 @@ class Ungated:
             value = call.run()
             activated[id(value)] = value, *activated[id(source)][1:]
             return value
+        if call.name == "unbind" and id(source) in activated:  # token by token
+            values = call.run()
+            activated |= {id(value): (value, *activated[id(source)][1:]) for value in values}
+            return values
         if call.name in MULTIPLY and all(hasattr(arg, "shape") for arg in args[:2]):
             for gate, x in (args[:2], args[1::-1]):
                 found = activated.get(id(gate))
@@ -45,6 +49,29 @@ def _covers(x: Any, gate: Any) -> bool:
     import torch
 
     return x.ndim > 1 and torch.broadcast_shapes(x.shape, gate.shape) == x.shape
+
+
+def unweighted(call: TorchCall) -> Any:
+    """1 for the weight of each chosen expert."""
+    import torch
+
+    chosen, softmaxed = (call.state.setdefault(name, {}) for name in ("chosen", "softmaxed"))
+    x = call.args[0] if call.args else None
+    if call.name == "topk":
+        found = call.run()
+        chosen[id(found[0])] = found[0]
+        if id(x) not in softmaxed:
+            return found
+        call.hits.add("1 for each expert", "the router's")
+        return torch.return_types.topk((torch.ones_like(found[0]), found[1]))
+    if call.name == "softmax":
+        value = call.run()
+        softmaxed[id(value)] = value
+        if id(x) in chosen:
+            call.hits.add("1 for each expert", "the router's")
+            return torch.ones_like(value)
+        return value
+    return PASS
 
 
 ALL, CHOSEN = "softmax over all experts, then the choice", "softmax over those chosen"
@@ -80,10 +107,12 @@ _mutation = partial(Mutation, family="layers")
 GATES = [
     _mutation("gate-missing", "a gate of a sigmoid is left out", "gate", uses("sigmoid", "Sigmoid"),
               watching(Ungated("sigmoid", "sigmoid_")),
-              on=("attention-gated", "feed-forward-glu", "mixture-of-experts-shared")),
+              on=("attention-gated", "feed-forward-glu", "mixture-of-experts-shared", "gated-delta-net")),
     _mutation("glu-missing", "of a gated layer, the activated half is left out", "gate", uses(*EVERY),
               watching(Ungated(*sorted(EVERY - {"sigmoid"}))), on=("feed-forward-geglu",)),
     _mutation("router-softmax", "the router's softmax before the choice of experts, not after, or the reverse",
               "router", uses("topk"), watching(softmax_elsewhere),
               on=("mixture-of-experts", "mixture-of-experts-shared")),
+    _mutation("router-unweighted", "what the chosen experts give is added up without the router's weights",
+              "weights of experts", uses("topk"), watching(unweighted), on=("mixture-of-experts",)),
 ]  # fmt: skip

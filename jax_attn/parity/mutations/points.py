@@ -123,10 +123,10 @@ class Points:
         mask, args = None, call.args
         if call.name == "baddbmm":  # a mask and a product at once
             mask, args = args[0], args[1:3]
-        operands = _operands(call.name, args)
-        if operands is None:
+        found = operands(call.name, args)
+        if found is None:
             return PASS
-        left, right, back = operands
+        left, right, back = found
         if chain is not None:
             if self.mix is None or id(args[call.name == "einsum"]) not in call.state["chains"]:
                 return PASS
@@ -163,7 +163,7 @@ def _keep(forward: Forward, value: Any, chain: Chain) -> None:
     forward.state["chains"][id(value)] = value, chain
 
 
-def _operands(name: str, args: Any) -> tuple[Any, Any, Callable[[Any], Any]] | None:
+def operands(name: str, args: Any) -> tuple[Any, Any, Callable[[Any], Any]] | None:
     """`(..., t, h)` and `(..., h, s)`, and what turns their product into the function's; None for weights."""
     import torch
 

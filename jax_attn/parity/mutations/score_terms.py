@@ -81,6 +81,8 @@ def unbiased(call: TorchCall) -> Any:
 
     if call.name in SUMS and len(call.args) > 1 and all(isinstance(a, torch.Tensor) for a in call.args[:2]):
         for scores, bias in (call.args[:2], call.args[1::-1]):
+            if scores_before(call, bias):  # a product itself: see `score_sums`
+                continue
             if scores_before(call, scores) and bias.ndim > 1 and bias.any() and not (bias < LOW).any():
                 call.hits.add("nothing is added to the scores", "a bias is added to them")
                 return PLAIN(replace(call, name="mul", function=lambda x: x * 1, args=(scores,)))
@@ -131,7 +133,7 @@ def _with_slopes(factor: Any, other: Callable[[int], list[float]]) -> Any | None
 
 
 class Distances:
-    """`other(distance)` where a table is looked up by what is computed from a key's place less a query's."""
+    """`other(distance)` where a table or a wave is asked for by what comes of a key's place less a query's."""
 
     def __init__(self, words: tuple[str, str], other: Callable[[Any], Any]):
         self.words = words
@@ -169,6 +171,18 @@ class Distances:
         return value
 
 
+def rounded(call: TorchCall) -> Any:
+    """Up for down, and down for up, where a distance's logarithm becomes the number of its bucket."""
+    x: Any = call.args[0] if call.args else None
+    if call.name == "ceil":
+        call.hits.add("down", "up")
+        return x.floor()
+    if call.name == "long" and x.is_floating_point() and (x != x.round()).any():
+        call.hits.add("up", "down")
+        return x.ceil().long()
+    return PASS
+
+
 def _flat(values: Any) -> list[Any]:
     return [
         part for value in values for part in (_flat(value) if isinstance(value, tuple | list) else [value])
@@ -176,9 +190,11 @@ def _flat(values: Any) -> list[Any]:
 
 
 def _looks_up(call: TorchCall) -> bool:
+    if call.name in ("sin", "cos"):
+        return True
     table = call.args[1 if call.name == "embedding" else 0] if len(call.args) > 1 else None
     return (
-        call.name in ("embedding", "__getitem__", "index_select")
+        call.name in ("embedding", "__getitem__", "index_select", "gather")
         and hasattr(table, "is_floating_point")
         and table.is_floating_point()
     )
@@ -206,10 +222,11 @@ def _has_sinks(module: Any) -> bool:
 
 def _has_distances(module: Any) -> bool:
     """Whether something is looked up, and something taken off something."""
-    looks_up = uses("embedding", "Embedding", "__getitem__", "index_select")(module)
+    looks_up = uses("embedding", "Embedding", "__getitem__", "index_select", "gather", "sin")(module)
     return looks_up and uses("sub", "__sub__", "__rsub__", "subtract")(module)
 
 
+DISTANT = "positions-t5", "attention-relative", "attention-disentangled"
 DISTANCE = "the key's place less the query's"
 
 SCORE_TERMS = [
@@ -228,9 +245,11 @@ SCORE_TERMS = [
     _mutation("alibi-slopes-from-zero", "ALiBi's slopes begin with 1", "ALiBi slopes", uses(*MULTIPLY),
               slopes("one step earlier", lambda n: [1.0, *published_slopes(n)[:-1]]), "attention-alibi"),
     _mutation("distance-one-on", "distances between tokens are one more", "distances", _has_distances,
-              watching(Distances(("one more", DISTANCE), lambda d: d + 1)), "positions-t5"),
+              watching(Distances(("one more", DISTANCE), lambda d: d + 1)), *DISTANT),
     _mutation("distance-one-back", "distances between tokens are one less", "distances", _has_distances,
-              watching(Distances(("one less", DISTANCE), lambda d: d - 1)), "positions-t5"),
+              watching(Distances(("one less", DISTANCE), lambda d: d - 1)), *DISTANT),
+    _mutation("bucket-rounding", "of far distances the buckets are rounded the other way", "rounding of buckets",
+              uses("ceil", "long"), watching(rounded), "positions-t5", "attention-disentangled-buckets"),
     _mutation("distance-reversed", "distances are counted the other way", "distances", _has_distances,
-              watching(Distances(("the query's place less the key's", DISTANCE), lambda d: -d)), "positions-t5"),
+              watching(Distances(("the query's place less the key's", DISTANCE), lambda d: -d)), *DISTANT),
 ]  # fmt: skip

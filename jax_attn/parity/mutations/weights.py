@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 from jax_attn.parity.mutations.calls import is_attention
-from jax_attn.parity.mutations.injection import PASS, Forward, Hits, TorchCall, watch, wrapping
+from jax_attn.parity.mutations.injection import PASS, Forward, Hits, TorchCall, watch, watching, wrapping
 from jax_attn.parity.mutations.mutation import Injector, Mutation
 from jax_attn.parity.mutations.norms import norms_of
 from jax_attn.parity.mutations.points import Points, heads_apart
@@ -77,6 +77,32 @@ def bias(module: Any) -> list[Any]:
     found = [linear.bias for linear in linears if linear.bias is not None]
     found = found or [p for key, p in module.named_parameters() if "bias" in key and p.ndim == 1]
     return found[-1:]
+
+
+def _partners(module: Any) -> dict[int, tuple[Any, Any]]:
+    """Parameters of one shape that a module with submodules holds itself, each with one of the other half."""
+    found: dict[int, tuple[Any, Any]] = {}
+    for child in module.modules():
+        alike: dict[Any, list[Any]] = {}
+        for parameter in child.parameters(recurse=False) if any(child.children()) else ():
+            alike.setdefault(parameter.shape, []).append(parameter)
+        for group in alike.values():
+            half = len(group) // 2
+            if len(group) == 2 * half:
+                pairs = zip(group, group[half:] + group[:half], strict=True)
+                found |= {id(one): (one, other) for one, other in pairs}
+    return found
+
+
+def exchanged(call: TorchCall) -> Any:
+    """Each of two parameters is used in the place of the other."""
+    if "partners" not in call.state:
+        call.state["partners"] = _partners(call.forward.module)
+    partners = call.state["partners"]
+    words = "each is used in the place of another", "each in its own place"
+    return Substitute(
+        lambda module: [one for one, _ in partners.values()], lambda one: partners[id(one)][1] * 1, words
+    )(call)
 
 
 def norm_tensor(name: str) -> Select:
@@ -187,6 +213,9 @@ def _mutation(
 
 
 WEIGHTS = [
+    Mutation("parameters-swapped", "parameters of one shape are used in each other's place",
+             "order of parameters", _partners, watching(exchanged), family="layers",
+             on=("attention-relative", "attention-differential", "attention-linformer", "gated-delta-net")),
     _mutation("weight-transposed", "a square weight is used without its transpose", "weight", square,
               _transposed, ("the transpose", "the weight"), "attention-masked", "torch-multihead-padding"),
     _mutation("bias-missing", "a bias is not added", "bias", bias, _zeros, ("no bias", "a bias"),

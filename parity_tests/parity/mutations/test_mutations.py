@@ -22,7 +22,20 @@ FAMILIES = "attention", "rotary", "layers", "models", "losses", "precision"
 
 
 # Beside others that show the same kind of mutation, and costly to compile.
-SLOW = "attention-grouped", "bert", "feed-forward-glu", "mixture-of-experts", "encoder-layer-scaled"
+SLOW = (
+    "attention-latent",
+    "attention-disentangled",
+    "attention-disentangled-buckets",
+    "attention-relative",
+    "gated-delta-net",
+    "attention-differential",
+    "attention-performer-causal",
+    "attention-grouped",
+    "bert",
+    "feed-forward-glu",
+    "mixture-of-experts",
+    "encoder-layer-scaled",
+)
 
 
 @pytest.mark.parametrize(
