@@ -204,14 +204,14 @@ def _units(
 
 
 DELTA_RULE = [
-    _mutation("decay-missing", "the memory does not fade", "decay", uses("softplus"), watching(without_decay)),
+    _mutation("fading-missing", "the memory does not fade", "decay", uses("softplus"), watching(without_decay)),
     _mutation("decay-rate", "the rate of the decay is the parameter itself, not its exponential", "decay",
               uses("exp"), watching(rate_as_it_is)),
     _mutation("softplus-bias-missing", "no bias in the softplus", "softplus", uses("softplus"),
               watching(without_bias)),
     _memory("memory-read-early", "the memory is read before it is written", "read, then written",
             "written, then read", read=True),
-    _memory("correction-missing", "what the memory has of a key is not taken off the value", "v",
+    _memory("subtraction-missing", "what the memory has of a key is not taken off the value", "v",
             "v - what the memory has of k", correct=False),
     _memory("correction-early", "the memory is asked for a key before it fades", "asked, then faded",
             "faded, then asked", faded=False),

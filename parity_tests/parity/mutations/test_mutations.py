@@ -11,9 +11,10 @@ from flax import nnx
 
 from jax_attn.catalogue.fixtures import PARTS
 from jax_attn.parity.cases import Case
-from jax_attn.parity.mutations import MUTATIONS, Mutation, eps_mutation, inject, mutations_for
+from jax_attn.parity.mutations import _FAMILIES, MUTATIONS, Mutation, eps_mutation, inject, mutations_for
 from jax_attn.parity.mutations.attention import heads_mutation
 from jax_attn.parity.mutations.injection import wrap
+from jax_attn.parity.mutations.training import TRAINING_MUTATIONS
 from jax_attn.parity.power import power
 from parity_tests.parity.mutations.mutation_pairs import PAIRS
 from parity_tests.parity.pairs import CASES, MASK, flax_block, torch_block
@@ -49,6 +50,12 @@ def test_every_mutation_is_caught(name):
     assert [trial.mutation for trial in report.trials if not trial.caught] == []
     assert all(trial.words for trial in report.trials)
     assert report.passed
+
+
+def test_a_name_is_of_one_mutation():
+    """The command line asks for mutations by it, those of trainings among them."""
+    assert not MUTATIONS.keys() & TRAINING_MUTATIONS.keys()
+    assert len(MUTATIONS) == sum(map(len, _FAMILIES))
 
 
 def test_the_pairs_take_in_every_mutation():
