@@ -19,9 +19,8 @@ from jax_attn.functional.dense import emptied, whole_tile
 from jax_attn.functional.dtypes import accumulator
 from jax_attn.functional.terms import Terms
 
-FEWEST = (
-    32  # heads of all texts: of fewer, and where some share their keys or a text has one, tiles are as quick
-)
+# Heads of all texts: of fewer, and where some share their keys or a text has only one, tiles are as quick.
+FEWEST = 32
 MOST_SCORES = 2**16  # of a head: of more, what the loop works on leaves the cache
 
 
