@@ -18,6 +18,7 @@ from jax_attn.parity.diagnosing.trials import Trial, trial_of
 from jax_attn.parity.lanes import lanes_named
 from jax_attn.parity.mutations import Mutation
 from jax_attn.parity.report import Report
+from jax_attn.parity.runners.dropout import DropoutMismatch
 from jax_attn.parity.runners.torch_copy import copied
 from jax_attn.parity.text import word
 from jax_attn.parity.tracing.divergence import Divergence
@@ -62,7 +63,8 @@ def diagnose(
         if where is None:
             continue
         if where.kind == "raised":
-            found.divergence = where
+            found.divergence, found.cause = where, _of_dropout(where, lint)
+            found.certainty = "unknown" if found.cause is None else "likely"
             break
         trial = trial_of(sides, lane, case, where)
         if trial.error <= trial.bound:  # not to be seen again
@@ -192,7 +194,17 @@ def _read(trial: Trial, where: Divergence, lint: list[SettingFinding]) -> Candid
     here = [f for f in lint if f.flax_path == where.flax_path and f not in dropout]
     if trial.lane.training:  # what draws otherwise has no numbers to compare
         here += dropout
-    for finding in here[:1]:
+    return _as_cause(here)
+
+
+def _of_dropout(where: Divergence, lint: list[SettingFinding]) -> Candidate | None:
+    """The setting of dropout that the lint found, where a side raised because the other drops otherwise."""
+    mismatch = any(DropoutMismatch.__name__ in note for note in where.notes)
+    return _as_cause([f for f in lint if f.setting.startswith("dropout")] if mismatch else [])
+
+
+def _as_cause(findings: list[SettingFinding]) -> Candidate | None:
+    for finding in findings[:1]:
         words = word(finding.flax), word(finding.torch)
         summary = "the settings differ, as the lint has it"
         return Candidate("", summary, finding.setting, *words, math.nan, False)

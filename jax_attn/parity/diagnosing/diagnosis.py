@@ -120,7 +120,7 @@ class Diagnosis:
             yield "nothing differs on these inputs"
         elif self.divergence is None:
             yield "cause unknown: every submodule that was compared agrees"
-        elif self.divergence.kind == "raised":
+        elif self.cause is None and self.divergence.kind == "raised":
             yield f"no mutation was tried{where}: what has no output cannot be compared"
         elif self.cause is None:
             yield f"cause unknown{where}: {count(len(self.candidates), 'mutation')} tried, none explains it"
