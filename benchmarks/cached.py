@@ -1,7 +1,7 @@
 """One more token through a whole attention with its cache, early and late in it, beside its torch twin's.
 
-Torch's cache is as long as what is in it; ours has room for all, and is read as far as it is filled. So both
-take longer late than early.
+Torch's cache is as long as what is in it, so its step takes longer late than early; ours has room for all, and
+takes the same time at every token.
 """
 
 from collections.abc import Iterator, Sequence

@@ -29,7 +29,10 @@ IN_RING = ("blockwise", "pallas")  # what can compute a part of the keys, and gi
 # Below this many scores the whole matrix stays in the cache, and two products beat any number of blocks.
 FEW_SCORES = 2**20
 FEW_ROWS = 64  # a product of fewer rows takes the time to read the keys
-ROWS_OF_FEW = 128  # what few queries count as: blocks that nobody sees are not read, which pays sooner
+ROWS_OF_FEW = 128  # what few queries count as
+FEW_NUMBERS = (
+    2**15
+)  # in the keys for one query: of more, an order of their own for products costs most of the time
 
 
 class Call(NamedTuple):
@@ -123,11 +126,14 @@ def has_many_scores(query: Float[Array, "B T N H"], key: Float[Array, "B S K H"]
     known counts as one.
     """
     batch, queries, heads, _ = query.shape
-    keys = key.shape[1]
+    keys, kv_heads, width = key.shape[1:]
     if not (isinstance(queries, int) and isinstance(keys, int)):
         return False
+    batch = batch if isinstance(batch, int) else 1
+    if queries == 1 and batch * keys * kv_heads * width > FEW_NUMBERS:
+        return True
     rows = ROWS_OF_FEW if queries <= FEW_QUERIES else max(queries, FEW_ROWS)
-    return (batch if isinstance(batch, int) else 1) * heads * rows * keys > FEW_SCORES
+    return batch * heads * rows * keys > FEW_SCORES
 
 
 def _why_not(implementation: str, call: Call) -> str | None:

@@ -3,7 +3,7 @@
 Three primitives: attention, its derivative in a direction, and its gradient. While a function is traced, mapped or
 differentiated they stay whole; only when it is lowered for a platform is the program traced that suits it:
   one CPU      one block after another (`serial.py`); all heads of short texts at once (`short.py`); of few queries
-               what is seen alone (`few_queries.py`);
+               without a copy of the keys (`few_queries.py`);
   few queries  the whole matrix of scores, which is no longer than the keys (`dense.py`);
   a kernel     where the platform has one that serves the call (`kernels/`);
   else         batch, heads and rows of blocks side by side (`parallel.py`), which a partitioner can cut.

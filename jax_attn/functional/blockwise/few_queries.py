@@ -1,10 +1,10 @@
-"""Attention of a few queries on one CPU device: one more token costs the time to read what its cache holds.
+"""Attention of a few queries on one CPU device: one more token costs the time to read its cache once.
 
 Products of matrices do not suit it: XLA copies keys and values into an order of its own for them, and they take
 as long for one row as for many. Here both are read once, where they lie, by sums of products that are written
-out, which XLA fuses into one loop over neighbouring features. What lies before the first key that any query
-sees, or behind the last, is not read. The scores are few: they are held whole, and become weights as in
-`dense.py`.
+out, which XLA fuses into one loop over neighbouring features. Of many keys those stretches are left out that lie
+before the first that any query sees, or behind the last; within a stretch a token takes the same time at every
+position. The scores are few: they are held whole, and become weights as in `dense.py`.
 
 What XLA's CPU compiler has to be told, each of which made a factor of two or more (0.10.2):
 - Each term of a sum takes a slice of its own. Of a slice with several uses the start is loaded for every
@@ -33,6 +33,7 @@ MOST_ROWS = 8  # for each key/value head; of more, a product of matrices makes u
 LANES = 32  # features added up side by side, where they divide a head
 PRODUCTS = 2**16  # in a block of scores at most: they stay in the cache until they are added up
 TERMS = 8  # values in one sum
+STRETCH = 1024  # keys that are read or left out together, in a whole number of blocks
 
 backward = serial.backward
 
@@ -117,13 +118,13 @@ def _output(
 def _over_blocks(
     step: Callable[[Array, Any], Any], init: Any, seen: Bool[Array, "S"] | None, keys: int, size: int
 ) -> Any:
-    """The loop over blocks of keys, from the first that is seen to the last."""
-    first, last = jnp.int32(0), jnp.int32(-(-keys // size))
-    if seen is not None:
-        index = jnp.arange(keys, dtype=jnp.int32)
-        first = jnp.min(jnp.where(seen, index, keys)) // size
-        last = jnp.max(jnp.where(seen, index, -size)) // size + 1
-    return lax.fori_loop(first, last, step, init)
+    """The loop over blocks of keys, from the first stretch in which one is seen to the last."""
+    if seen is None or keys <= STRETCH:  # a loop of known length is the quicker one
+        return lax.fori_loop(0, -(-keys // size), step, init)
+    index = jnp.arange(keys, dtype=jnp.int32)
+    start = jnp.min(jnp.where(seen, index, keys)) // STRETCH * STRETCH
+    end = (jnp.max(jnp.where(seen, index, -STRETCH)) // STRETCH + 1) * STRETCH
+    return lax.fori_loop(start // size, -(-jnp.minimum(end, keys) // size), step, init)
 
 
 def _sliceable(x: Array, block: Array) -> Array:

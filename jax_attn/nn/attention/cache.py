@@ -23,8 +23,8 @@ class KVCache:
     Position `p` lies in slot `p`, or in slot `p mod L` where the cache is rolling. Padding is not kept, wherever it
     stands, so a row holds what it would hold alone. To reorder beams, index the rows of every leaf.
 
-    A step is one program at every position. On one CPU device a long cache is read as far as it is filled, so that
-    a token costs less the earlier it comes; the last one costs what reading all of the cache does.
+    A step is one program at every position, and takes the same time at each of up to 1,024. On one CPU device a
+    longer cache is read as far as it is filled, by stretches of that many.
 
     Attributes:
         key: `(B, L, K, H)`, rotated already.

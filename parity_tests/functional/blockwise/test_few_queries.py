@@ -98,7 +98,7 @@ def test_nan_stays_in_its_head_and_entry(number: int, heads: list[int]):
     assert np.array_equal(output, clean)
 
 
-def test_blocks_that_nobody_sees_are_not_read(monkeypatch: pytest.MonkeyPatch):
+def test_stretches_that_nobody_sees_are_not_read(monkeypatch: pytest.MonkeyPatch):
     over_blocks, counts = few_queries._over_blocks, []
 
     def counting(step: Any, init: Any, seen: Any, keys: int, size: int) -> Any:
@@ -111,6 +111,7 @@ def test_blocks_that_nobody_sees_are_not_read(monkeypatch: pytest.MonkeyPatch):
 
     monkeypatch.setattr(few_queries, "_over_blocks", counting)
     monkeypatch.setattr(few_queries, "PRODUCTS", 1)  # scores in blocks of 8 too
+    monkeypatch.setattr(few_queries, "STRETCH", 16)
     pattern = make_pattern(grid_of_band(1, S, BLOCK, None, None), BLOCK)
 
     @jax.jit
@@ -120,7 +121,14 @@ def test_blocks_that_nobody_sees_are_not_read(monkeypatch: pytest.MonkeyPatch):
         few_queries.forward(*operands(), Terms(mask=mask[None, None, None]), pattern, 1.0)
         return counts
 
-    for (first, last), expected in {(0, 0): 0, (0, 8): 1, (0, 9): 2, (7, 9): 2, (8, 9): 1, (0, S): 7}.items():
+    for (first, last), expected in {
+        (0, 0): 0,
+        (0, 1): 2,
+        (15, 17): 4,
+        (16, 17): 2,
+        (48, S): 1,
+        (0, S): 7,
+    }.items():
         assert {int(count) for count in trips(first, last)} == {expected}
 
 

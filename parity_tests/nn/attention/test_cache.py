@@ -112,32 +112,38 @@ def test_a_text_is_decoded_with_one_compilation_and_in_one_scan():
     assert_same(scan(x.swapaxes(0, 1))[1].swapaxes(0, 1), whole)
 
 
-def test_on_a_cpu_a_step_reads_a_long_cache_as_far_as_it_is_filled(monkeypatch):
-    """In blocks of 8 keys: early tokens are cheaper than late ones, and none is dearer than a full cache."""
+@pytest.mark.parametrize(
+    ("room", "read_at"),
+    [(1024, {0: 128, 16: 128, 1000: 128, 1023: 128}), (2056, {16: 128, 1024: 256, 2055: 257})],
+)
+def test_on_a_cpu_a_step_reads_the_same_at_each_of_a_thousand_positions(monkeypatch, room, read_at):
+    """In blocks of 8 keys; of a longer cache the stretches that are filled."""
     over_blocks, read = few_queries._over_blocks, []
 
     def counting(step, init, seen, keys, size):
         result, blocks = over_blocks(
             lambda block, carry: (step(block, carry[0]), carry[1] + 1), (init, jnp.int32(0)), seen, keys, size
         )
-        jax.debug.callback(lambda count: read.append((int(count), keys // size)), blocks)
+        jax.debug.callback(lambda count: read.append(int(count)), blocks)
         return result
 
     monkeypatch.setattr(few_queries, "_over_blocks", counting)
     monkeypatch.setattr(few_queries, "PRODUCTS", 1)
-    module = MultiHeadAttention(8, 8, is_causal=True, rngs=nnx.Rngs(0))
+    module = MultiHeadAttention(64, 8, is_causal=True, rngs=nnx.Rngs(0))
     chex.clear_trace_counter()
 
     @chex.assert_max_traces(n=1)
     def step(cache, token):
         return module(token, cache=cache)
 
-    run, empty = jax.jit(step, compiler_options=quick_options()), module.init_cache(1, 1032)
-    for place in (0, 16, 1000, 1031):
+    run, empty = jax.jit(step, compiler_options=quick_options()), module.init_cache(1, room)
+    for place, blocks in read_at.items():
         read.clear()
-        jax.block_until_ready(run(dataclasses.replace(empty, length=jnp.array([place])), jnp.ones((1, 1, 8))))
+        jax.block_until_ready(
+            run(dataclasses.replace(empty, length=jnp.array([place])), jnp.ones((1, 1, 64)))
+        )
         jax.effects_barrier()
-        assert set(read) == {(place // 8 + 1, 129)}
+        assert read == [blocks, blocks]  # keys and values
 
 
 @jax.enable_x64(True)
