@@ -64,9 +64,9 @@ def compare_cases(
     Neither module is changed: each lane works on copies. All lanes but "dropout" run in evaluation mode.
     That one runs in training mode, whether or not anything is dropped out, unless the mode changes nothing.
 
-    Compared are the outputs, the gradients of all parameters (frozen ones too) and floating inputs, and, in
-    the lanes of float64, what the call leaves in buffers that it changes, such as running statistics. What
-    is not compared is listed in `Report.left_out`.
+    Compared are the outputs, the gradients of floating inputs and of all parameters (of what torch has frozen
+    too, unless Flax stops it), and, in the lanes of float64, what the call leaves in buffers that it changes,
+    such as running statistics. What is not compared is listed in `Report.left_out`.
 
     Args:
         flax_module: any NNX module.

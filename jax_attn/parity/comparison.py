@@ -12,6 +12,7 @@ from jax_attn.parity import tolerances
 from jax_attn.parity.cases import Case
 from jax_attn.parity.runners.constants import FlaxConstants
 from jax_attn.parity.runners.torch_constants import TorchConstants
+from jax_attn.parity.runners.torch_keys import parameters_of
 from jax_attn.parity.runners.weight_transfer import Carried, Weights, carry
 from jax_attn.parity.tracing.module_pairs import ModuleNames, certain_pairs
 from jax_attn.weights.rules import Names
@@ -63,6 +64,11 @@ class Comparison:
     def constants(self) -> FlaxConstants:
         """What Flax computes from nothing, for what torch keeps of it in float32."""
         return FlaxConstants(self.flax, self.names, self.call_flax)
+
+    @cached_property
+    def frozen(self) -> frozenset[str]:
+        """The keys of torch's parameters that ask for no gradient."""
+        return frozenset(key for key, each in parameters_of(self.torch).items() if not each.requires_grad)
 
     @property
     def as_defined(self) -> nnx.Module:

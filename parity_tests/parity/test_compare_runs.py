@@ -3,6 +3,7 @@
 import pickle
 import sys
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from flax import nnx
 
 from jax_attn.parity.cases import Case
 from jax_attn.parity.compare import compare, compare_cases
+from jax_attn.parity.diagnosing.diagnose import diagnose
 from jax_attn.parity.tracing.trace import Tracer
 from parity_tests.parity.pairs import (
     CASES,
@@ -70,6 +72,12 @@ def test_a_module_with_16_bits_of_its_own_is_told():
     detail = report.worst(kind="output").detail
     assert "flax gives bfloat16 in the float64 lane" in detail
     assert "was built with dtype=bfloat16, so it cannot compute in float64" in detail
+
+
+def test_complex_numbers_of_64_bits_are_as_wide_as_the_lane():
+    report = compare_functions(lambda x: 2 * x, lambda x: x, draw(2, 3) * (1 + 1j), lanes=("float64",))
+    assert report.failures
+    assert not [result.detail for result in report.failures if "in the float64 lane" in result.detail]
 
 
 # How it runs.
@@ -176,6 +184,28 @@ def test_a_weight_that_is_frozen_in_torch_is_compared():
     report.assert_passed()
     assert not report.left_out
     assert "bias" in {r.name for r in report.results}
+
+
+def test_a_weight_that_is_frozen_in_torch_may_be_stopped_in_flax():
+    """Neither side trains it. What torch trains may not be stopped, and what else is wrong is still found."""
+
+    def stopped(module, x):
+        return x @ jax.lax.stop_gradient(module.kernel[...]) + module.bias[...]
+
+    def halved(module, x):
+        return stopped(module, x) - 0.5 * (module.bias[...] - jax.lax.stop_gradient(module.bias[...]))
+
+    flax, torch_module = nnx.Linear(3, 5, rngs=nnx.Rngs(0)), torch.nn.Linear(3, 5)
+    pair = flax, torch_module, draw(2, 3)
+    assert not compare(*pair, lanes=EXACT, call_flax=stopped).passed
+    torch_module.weight.requires_grad_(False)
+    report = compare(*pair, lanes=EXACT, call_flax=stopped)
+    report.assert_passed()
+    assert "gradient: frozen in torch, and stopped in flax" in {left.reason for left in report.left_out}
+    report = compare(*pair, lanes=EXACT, call_flax=halved)
+    assert {result.name for result in report.failures} == {"bias"}
+    assert diagnose(report).divergence.kind == "parameter gradient"
+    assert "weight" not in str(report.first_divergence)
 
 
 def test_the_first_divergence_is_told_unasked_and_its_failure_costs_nothing(monkeypatch):

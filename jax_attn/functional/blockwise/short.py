@@ -7,13 +7,18 @@ them, and no matrix of scores is ever written; but only of a softmax in exactly 
   do a mod, a soft-cap, dropout and a second reader of the scores: those calls are left to `serial.py`, and with
   them what is differentiated, for its log-sum-exp.
 - Heads stand before queries. The four transpositions take as long as what is between them, and it pays.
+
+What is added does not close a score of NaN: with -inf it is NaN still, in rows that do not see that key. So where a
+row is NaN, and rows see different keys, `serial.py` computes them all again.
 """
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from jax_attn.functional.blockwise import serial
 from jax_attn.functional.blockwise.plan import Pattern
 from jax_attn.functional.dense import emptied, whole_tile
 from jax_attn.functional.dtypes import accumulator
@@ -44,10 +49,8 @@ def forward(
     pattern: Pattern,
     scale: float,
 ) -> tuple[Array, Array, Array]:
-    """As `serial.forward`, without log-sum-exp and largest score: another reader of the scores would end the loop.
-
-    The pattern is not asked, for what it closes the terms close too.
-    """
+    """As `serial.forward`, without what would be another reader of the scores: log-sum-exp and largest score."""
+    call = (query, key, value, terms, pattern, scale)
     (batch, queries, heads, _), keys = query.shape, key.shape[1]
     wide, added = accumulator(query.dtype), terms.bias
     allowed = whole_tile(batch, heads, queries, keys).allowed(terms)
@@ -70,8 +73,12 @@ def forward(
     output = output.swapaxes(1, 2)
     if allowed is not None:  # of a row where all is closed it is NaN so far
         output = jnp.where(allowed.any(-1).swapaxes(1, 2)[..., None], output, 0)
+    output = output.astype(value.dtype)
+    if allowed is not None and allowed.shape[2] != 1:
+        spoilt = jnp.isnan(output[..., 0]).any()  # a score of NaN makes all of its row NaN
+        output = jax.lax.cond(spoilt, lambda output: serial.forward(*call)[0], lambda output: output, output)
     nothing = jnp.zeros(output.shape[:-1], wide)
-    return output.astype(value.dtype), nothing, nothing
+    return output, nothing, nothing
 
 
 def _heads_first(x: Float[Array, "B S K H"], heads: int, dtype: Any) -> Float[Array, "B N S H"]:

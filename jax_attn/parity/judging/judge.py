@@ -172,5 +172,6 @@ def _nan_detail(pair: Pair) -> str:
 
 def _narrow(pair: Pair, lane: Lane) -> str:
     sides = [(side, str(array.dtype)) for side, array in (("flax", pair.flax), ("torch", pair.torch))]
-    narrow = [f"{side} gives {dtype}" for side, dtype in sides if dtype != lane.dtype]
+    wide = (lane.dtype, lane.complex_dtype)
+    narrow = [f"{side} gives {dtype}" for side, dtype in sides if dtype not in wide]
     return f"; {' and '.join(narrow)} in the {lane.name} lane" if narrow else ""

@@ -1,6 +1,6 @@
 """What is compared of a case in a lane, tensor by tensor, and what is not."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -10,10 +10,11 @@ from jax_attn.parity.judging.judge import Pair
 from jax_attn.parity.lanes import Lane
 from jax_attn.parity.report import LeftOut, Result
 from jax_attn.parity.runners.calls import Call
-from jax_attn.parity.runners.run import Run
+from jax_attn.parity.runners.run import Run, frozen_on_both
 from jax_attn.parity.runners.trees import Skeleton, differentiated, leaves_of, names_of
 
 IDLE = "no output depends on a parameter: every gradient of one is exactly zero on both sides"
+FROZEN = "gradient: frozen in torch, and stopped in flax"
 BIASED = "the running mean agrees: perhaps flax keeps the biased variance, torch the unbiased one"
 
 
@@ -26,10 +27,20 @@ class LanePairs:
         call: the call, for the names of its inputs.
         skeleton: the structure of torch's outputs.
         gradients: whether they were taken.
+        frozen: keys of torch's parameters that ask for none.
     """
 
-    def __init__(self, case: str, lane: Lane, call: Call, skeleton: Skeleton, gradients: bool = True):
+    def __init__(
+        self,
+        case: str,
+        lane: Lane,
+        call: Call,
+        skeleton: Skeleton,
+        gradients: bool = True,
+        frozen: Collection[str] = (),
+    ):
         self.gradients = gradients
+        self.frozen = frozen
         self.case = case
         self.lane = lane
         self.call = call
@@ -85,8 +96,12 @@ class LanePairs:
 
     def _gradients(self, flax: Run, torch: Run, truth: Run) -> None:
         for key in torch.gradients:
-            if key in flax.gradients:
-                arrays = (flax.gradients[key], torch.gradients[key], truth.gradients[key])
+            if key not in flax.gradients:
+                continue
+            arrays = (flax.gradients[key], torch.gradients[key], truth.gradients[key])
+            if key in self.frozen and frozen_on_both(*arrays[:2]):
+                self.leave_out(key, FROZEN)
+            else:
                 self.pairs.append(Pair("gradient", key, *arrays))
         if not self.gradients:
             return

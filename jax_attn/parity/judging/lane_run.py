@@ -251,7 +251,8 @@ class LaneRun:
 
     def paired(self, case: Case, torch: ByTorch, flax: Run) -> LanePairs:
         """What is compared of a case, tensor by tensor."""
-        pairs = LanePairs(case.name, self.lane, torch.call, torch.skeleton, self.sides.gradients)
+        sides = self.sides
+        pairs = LanePairs(case.name, self.lane, torch.call, torch.skeleton, sides.gradients, sides.frozen)
         return pairs.add(flax, torch.run, torch.truth)
 
     def _once_more(

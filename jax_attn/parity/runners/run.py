@@ -49,5 +49,10 @@ class Run:
         return all(_same(ours, theirs) for ours, theirs in (*lists, by_key))
 
 
+def frozen_on_both(ours: np.ndarray, theirs: np.ndarray) -> bool:
+    """Of the gradients of a parameter that torch has frozen, taken all the same: whether Flax stops it."""
+    return not ours.any() and bool(theirs.any())
+
+
 def _same(ours: list[np.ndarray], theirs: list[np.ndarray]) -> bool:
     return len(ours) == len(theirs) and all(map(np.array_equal, ours, theirs))

@@ -1,10 +1,11 @@
 """The gradients of activations and parameters of two recorded runs, judged."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
 
+from jax_attn.parity.runners.run import frozen_on_both
 from jax_attn.parity.tracing.differences import Difference, Matched, measure, worst
 from jax_attn.parity.tracing.recording import CallRecord, Recording, is_float
 from jax_attn.parity.tracing.traced import ModuleTrace, TracedCall
@@ -13,7 +14,7 @@ from jax_attn.parity.tracing.traced import ModuleTrace, TracedCall
 class Gradients:
     """The gradients of two runs, judged together: one that is zero needs the scale of the others."""
 
-    def __init__(self, flax: Recording, torch: Recording, bound: float):
+    def __init__(self, flax: Recording, torch: Recording, bound: float, frozen: Collection[str]):
         self.flax = flax
         self.torch = torch
         self.bound = bound
@@ -23,6 +24,7 @@ class Gradients:
             key: self._measure(key, flax.parameter_gradients[key], gradient)
             for key, gradient in torch.parameter_gradients.items()
             if key in flax.parameter_gradients
+            and not (key in frozen and frozen_on_both(flax.parameter_gradients[key], gradient))
         }
 
     def judge(self, trace: ModuleTrace) -> None:

@@ -45,6 +45,7 @@ class Tracer:
         self._torch = torch
         self._call_torch = sides.call_torch
         self._constants = sides.constants
+        self._frozen = sides.frozen
         self._sides = sides
 
     @cached_property
@@ -122,7 +123,7 @@ class Tracer:
         trace.failure = torch.failure or flax.failure
         if trace.failure is None:
             trace.backward = True
-            gradients = Gradients(flax, torch, self.bound)
+            gradients = Gradients(flax, torch, self.bound, self._frozen)
             gradients.judge(trace)
             if isolated and not gradients.agree(trace):
                 for number, lesson in list(lessons.items()):
