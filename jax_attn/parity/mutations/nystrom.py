@@ -1,6 +1,7 @@
 """Mutations of Nyström attention: of its landmarks, of the inverse between them, and of its convolution."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from jax_attn.parity.mutations.calls import CONVOLVE, MULTIPLY, uses
@@ -160,8 +161,7 @@ def without_convolution(call: TorchCall) -> Any:
     return PASS
 
 
-def _mutation(name: str, summary: str, setting: str, fits: Any, injector: Injector) -> Mutation:
-    return Mutation(name, summary, setting, fits, injector, family="attention", on=("attention-nystrom",))
+_mutation = partial(Mutation, family="attention", on=("attention-nystrom",))
 
 
 def _marks(name: str, summary: str, word: str, other: Callable[[Any, Any], Any]) -> Mutation:
