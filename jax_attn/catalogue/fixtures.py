@@ -100,6 +100,7 @@ PARTS: dict[str, Fixture] = {
     "attention-disentangled": of_row("attention-disentangled", ("plain",)),
     "attention-disentangled-buckets": of_row("attention-disentangled-buckets", ("plain",)),
     "attention-linformer": of_row("attention-linformer", ("plain",)),
+    "attention-nystrom": of_row("attention-nystrom", ("plain", "padding")),
     "cached attention": Fixture(FlaxCached, torch_cached, cached_cases),
 }
 

@@ -15,12 +15,15 @@ Both forms compute in float32 for 16-bit inputs.
 Source: Yang et al. (arXiv 2412.06464); the triangular system: Yang et al. (arXiv 2406.06484).
 """
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jax_attn.functional.chunks import from_chunks, in_chunks
 from jax_attn.functional.dtypes import accumulator
+from jax_attn.functional.sharding import in_auto_axes
 from jax_attn.functional.unit_lower import inverse_of_unit_lower
 
 
@@ -58,9 +61,14 @@ def recurrent_gated_delta_rule(
         memory = memory + k[..., :, None] * difference[..., None, :]
         return memory, jnp.einsum("bnh,bnhv->bnv", q, memory)
 
-    operands, memory = _widened(query, key, value, log_decay, beta, memory)
-    memory, output = jax.lax.scan(step, memory, tuple(x.swapaxes(0, 1) for x in operands))
-    return output.swapaxes(0, 1).astype(value.dtype), memory
+    def run(operands: tuple[Array, ...]) -> tuple[Array, Array]:
+        tokens, memory = _widened(*operands)
+        memory, output = jax.lax.scan(step, memory, tuple(x.swapaxes(0, 1) for x in tokens))
+        return output.swapaxes(0, 1).astype(value.dtype), memory
+
+    operands = (query, key, value, log_decay, beta, memory)
+    output, memory = in_auto_axes(run, operands, value, ("BTNV", "BNHV"))
+    return output, memory
 
 
 def chunked_gated_delta_rule(
@@ -73,6 +81,21 @@ def chunked_gated_delta_rule(
     chunk_size: int = 64,
 ) -> tuple[Float[Array, "B T N Hv"], Float[Array, "B N H Hv"]]:
     """What `recurrent_gated_delta_rule` computes, `chunk_size` tokens at once."""
+    operands = (query, key, value, log_decay, beta, memory)
+    run = partial(_chunked, chunk_size=chunk_size)
+    output, memory = in_auto_axes(lambda given: run(*given), operands, value, ("BTNV", "BNHV"))
+    return output, memory
+
+
+def _chunked(
+    query: Array,
+    key: Array,
+    value: Array,
+    log_decay: Array,
+    beta: Array,
+    memory: Array | None,
+    chunk_size: int,
+) -> tuple[Array, Array]:
     operands, memory = _widened(query, key, value, log_decay, beta, memory)
     tokens = key.shape[1]
     size = max(1, min(chunk_size, tokens))
@@ -104,9 +127,9 @@ def chunked_gated_delta_rule(
 def _widened(
     query: Array, key: Array, value: Array, log_decay: Array, beta: Array, memory: Array | None
 ) -> tuple[tuple[Array, ...], Array]:
-    """The operands in the dtype of sums, and the memory to begin with."""
+    """The operands in the dtype of sums, and the memory to begin with, which varies over devices as they do."""
     wide = accumulator(value.dtype)
-    if memory is None:
-        batch, _, heads, key_dim = key.shape
-        memory = empty_memory(batch, heads, key_dim, value.shape[-1], wide)
-    return tuple(x.astype(wide) for x in (query, key, value, log_decay, beta)), memory.astype(wide)
+    operands = tuple(x.astype(wide) for x in (query, key, value, log_decay, beta))
+    _, k, v, *_ = (x[:, :0] for x in operands)
+    nothing = jnp.einsum("btnh,btnv->bnhv", k, v)
+    return operands, nothing if memory is None else memory.astype(wide) + nothing

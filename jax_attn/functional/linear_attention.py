@@ -119,10 +119,9 @@ def _widened(query: Array, key: Array, value: Array, mask: Array | None) -> tupl
 
 
 def _started(state: Array | None, key: Array, value: Array) -> Array:
-    if state is None:
-        batch, _, heads, features = key.shape
-        return empty_state(batch, heads, features, value.shape[-1] - 1, key.dtype)
-    return state.astype(key.dtype)
+    """What a scan begins with: on a mesh the sum over no keys lies where that over some will."""
+    none = _sum_of_keys(key[:, :0], value[:, :0])
+    return none if state is None else state.astype(key.dtype) + none
 
 
 def _sum_of_keys(key: Array, value: Array) -> Array:

@@ -8,13 +8,20 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.core import eval_jaxpr
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
 from jaxtyping import Array
+
+from jax_attn.functional.sharding import varying, vma
 
 # Calls whose inner program takes and returns what they do, one by one.
 CALLS = {"jit", "pjit", "closed_call", "core_call", "remat", "remat2", "checkpoint"}
 CALLS |= {"custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr"}
 NOTHING: frozenset[int] = frozenset()
+NO_CUSTOM = (
+    "a mod that captured what varies over devices cannot have a custom derivative (jax.custom_jvp, as jax.nn.relu "
+    "has) within jax.shard_map: take another function, or shard_map with check_vma=False"
+)
 
 
 def check_mask_mod(mask_mod: Callable[..., Array]) -> ClosedJaxpr:
@@ -120,6 +127,45 @@ def arrays_by_entry(jaxpr: Jaxpr, captured: int) -> tuple[bool, ...]:
     )
 
 
+def evaluated(jaxpr: Jaxpr, *inputs: Any) -> list[Array]:
+    """What a mod's program computes, within or without `jax.shard_map`, wherever it was traced.
+
+    Within, the operands of each equation have to vary over the same devices; without, none does.
+
+    Args:
+        jaxpr: of a mod.
+        inputs: the arrays that it captured, then its scalars.
+    """
+    known = dict(zip([*jaxpr.constvars, *jaxpr.invars], inputs, strict=True))
+    for eqn in jaxpr.eqns:
+        given = [x.val if isinstance(x, Literal) else known[x] for x in eqn.invars]
+        inner = _inner(eqn)
+        if eqn.primitive.name in ("pvary", "pcast"):
+            results = given
+        elif "custom" in eqn.primitive.name:  # with a derivative of its own, which is a program of its own
+            if any(vma(x.aval) for x in eqn.outvars):
+                raise ValueError(NO_CUSTOM)
+            read = dict.fromkeys(x for x in eqn.invars if isinstance(x, Var))
+            alone = jaxpr.replace(constvars=[], invars=[*read], outvars=eqn.outvars, eqns=[eqn])
+            results = eval_jaxpr(alone, (), *(known[x] for x in read))
+        elif inner is not None and len(inner.invars) == len(given):
+            results = evaluated(inner, *given)
+        else:
+            results = eqn.primitive.bind(*varying(given), **eqn.params)
+            results = results if eqn.primitive.multiple_results else [results]
+        known.update(zip(eqn.outvars, results, strict=True))
+    return [x.val if isinstance(x, Literal) else known[x] for x in jaxpr.outvars]
+
+
+def _inner(eqn: JaxprEqn) -> Jaxpr | None:
+    """The program of a call."""
+    if eqn.primitive.name not in CALLS:
+        return None
+    programs = (eqn.params.get(name) for name in ("jaxpr", "call_jaxpr", "fun_jaxpr"))
+    inner = next((program for program in programs if program is not None), None)
+    return getattr(inner, "jaxpr", inner)
+
+
 def _through(jaxpr: Jaxpr, given: Sequence[frozenset[int]]) -> list[frozenset[int]]:
     """What each result depends on, if the inputs depend on `given`."""
     known = dict(zip(jaxpr.invars, given, strict=True))
@@ -137,10 +183,7 @@ def _through_equation(eqn: JaxprEqn, given: list[frozenset[int]]) -> list[frozen
         chosen_by, *operands = given
         branches = [_through(branch.jaxpr, operands) for branch in eqn.params["branches"]]
         return [chosen_by.union(*results) for results in zip(*branches, strict=True)]
-    if eqn.primitive.name in CALLS:
-        programs = (eqn.params.get(name) for name in ("jaxpr", "call_jaxpr", "fun_jaxpr"))
-        inner = next((program for program in programs if program is not None), None)
-        inner = getattr(inner, "jaxpr", inner)
-        if inner is not None and len(inner.invars) == len(given):
-            return _through(inner, given)
+    inner = _inner(eqn)
+    if inner is not None and len(inner.invars) == len(given):
+        return _through(inner, given)
     return [NOTHING.union(*given)] * len(eqn.outvars)

@@ -1,10 +1,12 @@
-"""Products and attention on meshes whose axes are explicit."""
+"""Products and attention on meshes whose axes are explicit, and arrays that vary within `jax.shard_map`."""
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import jax
+from jax import lax
+from jax.core import ShapedArray
 from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
@@ -12,9 +14,12 @@ from jaxtyping import Array
 def auto_mesh(like: Array) -> AbstractContextManager[Any]:
     """Within it, functions are traced as `in_auto_axes` traces them; without any mesh where no axis is explicit.
 
-    What is traced without a mesh can be computed on any, and as one device's part in `shard_map`.
+    What is traced without a mesh can be computed on any. Within `shard_map` its mesh stays, for arrays that vary
+    over the devices can be indexed on no other.
     """
     mesh = jax.typeof(like).sharding.mesh
+    if AxisType.Manual in (mesh.axis_types or ()):
+        return nullcontext()
     if AxisType.Explicit not in mesh.axis_types:
         return jax.sharding.use_abstract_mesh(AbstractMesh((), ()))
     explicit = [
@@ -46,6 +51,12 @@ def in_auto_axes(
     return jax.sharding.auto_axes(f, out_sharding=specs)(arrays)
 
 
+def explicit_sharding(like: Array) -> NamedSharding | None:
+    """Where an array lies, on a mesh whose axes are explicit; elsewhere None, which leaves it to the compiler."""
+    sharding = jax.typeof(like).sharding
+    return sharding if AxisType.Explicit in (sharding.mesh.axis_types or ()) else None
+
+
 def for_product(x: Array, kernel: Array, bias: Array | None = None) -> tuple[Array, Array | None, Any]:
     """Kernel and bias as `x @ kernel + bias` takes them, and the sharding of its result.
 
@@ -70,6 +81,26 @@ def for_product(x: Array, kernel: Array, bias: Array | None = None) -> tuple[Arr
     if bias is not None:
         bias = jax.sharding.reshard(bias, NamedSharding(mesh, PartitionSpec(outside)))
     return kernel, bias, NamedSharding(mesh, PartitionSpec(*rows, outside))
+
+
+def varying(arrays: Any) -> Any:
+    """The arrays of a tree, all of them varying over the axes of a `shard_map` over which any of them does."""
+    names = frozenset().union(*(vma(x) for x in jax.tree.leaves(arrays)))
+    if not names:
+        return arrays
+
+    def cast(x: Any) -> Any:
+        missing = tuple(sorted(names - vma(x)))
+        return lax.pcast(x, missing, to="varying") if missing else x
+
+    return jax.tree.map(cast, arrays)
+
+
+def vma(x: Any) -> frozenset[str]:
+    """The axes of a `shard_map` over which an array varies, or one of this type."""
+    of_type = x if isinstance(x, ShapedArray) else jax.typeof(x)
+    newer = getattr(of_type, "manual_axis_type", None)
+    return getattr(of_type, "vma", frozenset()) if newer is None else newer.varying
 
 
 def _names(part: Any) -> tuple[str, ...]:

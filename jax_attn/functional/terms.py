@@ -6,6 +6,7 @@ that they can be traced, differentiated and changed without compiling again.
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 from typing import Any, cast
 
 import jax
@@ -13,10 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import ShapedArray, eval_jaxpr
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
+from jax.sharding import AbstractMesh, AxisType
 from jaxtyping import Array
 
 from jax_attn.functional.dropout import Dropout
-from jax_attn.functional.mods import arrays_by_entry
+from jax_attn.functional.mods import arrays_by_entry, evaluated
 
 Leaf = Any  # an array (or tree of them), or what a transformation of trees puts in its place
 
@@ -87,6 +89,8 @@ class Mod:
         expected = jaxpr.invars[len(self.captured) :]
         dtypes = (cast(ShapedArray, given.aval).dtype for given in expected)
         values = [jnp.asarray(x, dtype) for x, dtype in zip(scalars, dtypes, strict=True)]
+        if _in_shard_map():
+            return evaluated(jaxpr, *self.captured, *values)[0]
         return eval_jaxpr(jaxpr, (), *self.captured, *values)[0]
 
 
@@ -96,7 +100,16 @@ def hoist(mod: Callable[..., Array] | None, *leading: Any) -> Mod | None:
         return None
     given = [jax.ShapeDtypeStruct((), dtype) for dtype in (*leading, *[jnp.int32] * 4)]
     closed = jax.make_jaxpr(mod)(*given)
-    return Mod([jnp.asarray(x) for x in closed.consts], Program(closed))
+    captured = [jnp.asarray(x) for x in closed.consts]
+    if _in_shard_map():  # the program is to be that of arrays that vary over no devices
+        shapes = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in captured]
+        with jax.sharding.use_abstract_mesh(AbstractMesh((), ())):
+            closed = jax.make_jaxpr(partial(evaluated, closed.jaxpr))(*shapes, *given)
+    return Mod(captured, Program(closed))
+
+
+def _in_shard_map() -> bool:
+    return AxisType.Manual in jax.sharding.get_abstract_mesh().axis_types
 
 
 @jax.tree_util.register_dataclass

@@ -45,8 +45,9 @@ def make_mesh(
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Return how the rows of a batch lie: over `data` and `fsdp`."""
-    return NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
+    """Return how the rows of a batch lie: over `data` and `fsdp`, where these have more than one device."""
+    axes = mesh_axes_of("batch", mesh.size, mesh.shape)
+    return NamedSharding(mesh, PartitionSpec(axes) if axes else PartitionSpec())
 
 
 def place_batch(batch: Any, mesh: Mesh) -> Any:

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import export
+from jax.sharding import AxisType, PartitionSpec
 
 from jax_attn.functional import create_block_mask, dot_product_attention, flex_attention, mask_mods
 from jax_attn.functional.dropout import make_dropout
@@ -166,3 +167,45 @@ def test_swapped_axes_are_warned_of():
     x = jnp.ones((1, 4, 300, 2))
     with pytest.warns(UserWarning, match="positions before heads"):
         dot_product_attention(x, x, x)
+
+
+@pytest.mark.parametrize("tokens", [8, 256])
+@jax.enable_x64(True)
+def test_mods_may_index_what_varies_in_shard_map(tokens):
+    """Packed documents, and a table of biases of each entry."""
+    q, k, v, table = (draw(2, tokens, 2, width, dtype=np.float64) for width in (3, 4, 5, 6))
+    k, ids = k[..., :3], jnp.arange(tokens)[None] // jnp.array([[3], [5]])
+
+    def run(q, k, v, table, ids):
+        mask = create_block_mask(mask_mods.document(ids), 2, None, tokens, tokens)
+
+        def attend(q, k, v, table):
+            def score_mod(score, b, h, q_idx, kv_idx):
+                return score + jnp.tanh(table[b, q_idx, h, (q_idx - kv_idx) % 6])
+
+            return flex_attention(q, k, v, score_mod, mask)
+
+        output, pull = jax.vjp(attend, q, k, v, table)
+        return output, pull(output)
+
+    given, spec = (q, k, v, table, ids), PartitionSpec("data")
+    mesh = jax.make_mesh((1,), ("data",), axis_types=(AxisType.Auto,))
+    mapped = jax.shard_map(run, mesh=mesh, in_specs=spec, out_specs=spec)
+    for ours, theirs in zip(*(jax.tree.leaves(jax.jit(f)(*given)) for f in (mapped, run)), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=tolerances.MODULE)
+
+
+def test_a_mod_with_a_derivative_of_its_own_is_refused_in_shard_map():
+    def attend(q):
+        return flex_attention(
+            q, q, q, lambda score, b, h, q_idx, kv_idx: jax.nn.relu(score + q[b, q_idx, h, 0])
+        )
+
+    def run(q, **options):
+        mesh, spec = jax.make_mesh((1,), ("data",), axis_types=(AxisType.Auto,)), PartitionSpec("data")
+        return jax.jit(jax.shard_map(attend, mesh=mesh, in_specs=spec, out_specs=spec, **options))(q)
+
+    q = draw(2, 8, 2, 3)
+    with pytest.raises(ValueError, match="shard_map with check_vma=False"):
+        run(q)
+    np.testing.assert_allclose(run(q, check_vma=False), attend(q), atol=tolerances.SAME_FLOAT32)

@@ -9,9 +9,9 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from jax.sharding import AxisType
+from jax.sharding import AxisType, PartitionSpec
 
-from jax_attn.training import make_mesh, place_batch
+from jax_attn.training import batch_sharding, make_mesh, place_batch
 
 ROOT = Path(__file__).parents[2]
 FEW, MORE = ("fsdp and tensor",), ("data", "fsdp", "context")
@@ -64,6 +64,13 @@ def test_a_batch_is_placed_as_it_is():
     placed = place_batch(batch, make_mesh("data=1", jax.devices()[:1]))
     assert {name: x.dtype for name, x in placed.items()} == {"ids": np.int32, "weight": np.float32}
     np.testing.assert_array_equal(placed["ids"], batch["ids"])
+
+
+def test_rows_lie_as_batches_are_placed():
+    """An axis of one device is not named: on explicit axes rows and what comes of them would not go together."""
+    mesh = make_mesh("data=1", jax.devices()[:1], AxisType.Explicit)
+    assert batch_sharding(mesh) == place_batch(np.zeros((2, 3)), mesh).sharding
+    assert batch_sharding(mesh).spec == PartitionSpec()
 
 
 def run(*arguments: str) -> dict[str, dict]:

@@ -30,6 +30,7 @@ from jax_attn.functional.blockwise.plan import Pattern
 from jax_attn.functional.blockwise.platforms import PlatformKernels, lowering_for
 from jax_attn.functional.dense import dense_attention
 from jax_attn.functional.dtypes import accumulator
+from jax_attn.functional.sharding import varying
 from jax_attn.functional.terms import Terms, combine, partition
 
 FEW_QUERIES = 8  # of which the whole matrix is no longer than the keys
@@ -78,7 +79,9 @@ def blockwise_attention(
     with_gradient, tree = jax.tree.flatten((query, key, value, differentiable))
     others, others_tree = jax.tree.flatten((constant, pattern))
     static = Static(scale, len(with_gradient), (tree, others_tree), implementation, statistics)
-    return tuple(attention_p.bind(*_vary_alike([*with_gradient, *others]), static=static))
+    return tuple(
+        attention_p.bind(*varying([jnp.asarray(x) for x in (*with_gradient, *others)]), static=static)
+    )
 
 
 def blockwise_gradient(
@@ -103,22 +106,10 @@ def blockwise_gradient(
     others, others_tree = jax.tree.flatten((constant, pattern))
     static = Static(scale, len(with_gradient), (tree, others_tree), implementation, True)
     saved = (output, lse, d_output, d_lse)
-    found = gradient_p.bind(*_vary_alike([*with_gradient, *others, *saved]), static=static)
+    found = gradient_p.bind(
+        *varying([jnp.asarray(x) for x in (*with_gradient, *others, *saved)]), static=static
+    )
     return jax.tree.unflatten(tree, found)
-
-
-def _vary_alike(operands: Sequence[Any]) -> list[Array]:
-    """The operands, all varying over the same axes of a `shard_map` around the call."""
-    arrays = [jnp.asarray(x) for x in operands]
-    axes = frozenset().union(*(_varying(x) for x in arrays))
-    missing = [tuple(sorted(axes - _varying(x))) for x in arrays]
-    return [
-        lax.pcast(x, names, to="varying") if names else x for x, names in zip(arrays, missing, strict=True)
-    ]
-
-
-def _varying(x: Array) -> frozenset[str]:
-    return frozenset(jax.typeof(x).manual_axis_type.varying)
 
 
 # The primitives: operands that have a gradient, the others, and what each takes beside them.

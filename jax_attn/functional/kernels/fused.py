@@ -15,10 +15,10 @@ from jaxtyping import Array, Float
 
 from jax_attn.functional.block_mask import BlockMask, noop_mask
 from jax_attn.functional.kernels.hoisting import HoistedMod
-from jax_attn.functional.kernels.partitioning import varying
 from jax_attn.functional.kernels.tile import TilePlan
 from jax_attn.functional.kernels.visits import Mask, MaskTerms, Visits, make_pattern
 from jax_attn.functional.score_mods import ScoreMod, softcap
+from jax_attn.functional.sharding import varying
 
 LARGEST_TABLES = 2**24  # elements; beyond, tables may be a few times as large as the arrays they come from
 ORIGIN = np.zeros(2, np.int32)  # the batch entry and the head that arrays begin with

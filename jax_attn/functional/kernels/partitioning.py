@@ -44,19 +44,6 @@ def by_batch(f: Function, entries: int, origin: Any, arrays: Sequence[Any]) -> l
     ]
 
 
-def varying(arrays: Any) -> Any:
-    """The arrays of a tree, all of them varying over the axes of a `shard_map` over which any of them does."""
-    names = frozenset().union(*(vma(x) for x in jax.tree.leaves(arrays)))
-    if not names:
-        return arrays
-
-    def cast(x: Any) -> Any:
-        missing = tuple(sorted(names - vma(x)))
-        return lax.pcast(x, missing, to="varying") if missing else x
-
-    return jax.tree.map(cast, arrays)
-
-
 def like(shape: tuple[int, ...], dtype: Any, x: Array) -> jax.ShapeDtypeStruct:
     """A shape and dtype that varies over the axes of a `shard_map` as `x` does."""
     of_type = jax.typeof(x)
@@ -64,10 +51,3 @@ def like(shape: tuple[int, ...], dtype: Any, x: Array) -> jax.ShapeDtypeStruct:
         if hasattr(of_type, name):
             return jax.ShapeDtypeStruct(shape, dtype, **{name: getattr(of_type, name)})
     return jax.ShapeDtypeStruct(shape, dtype)
-
-
-def vma(x: Any) -> frozenset[str]:
-    """The axes of a `shard_map` over which an array varies."""
-    of_type = jax.typeof(x)
-    newer = getattr(of_type, "manual_axis_type", None)
-    return getattr(of_type, "vma", frozenset()) if newer is None else newer.varying

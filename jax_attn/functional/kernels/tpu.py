@@ -13,10 +13,10 @@ from jax_attn.functional.block_mask import BlockMask
 from jax_attn.functional.kernels.fused import Fused, Saved, fused_attention, why_not_hoisted
 from jax_attn.functional.kernels.mosaic import MOSAIC
 from jax_attn.functional.kernels.mosaic_grid import SMEM_BYTES
-from jax_attn.functional.kernels.partitioning import vma
 from jax_attn.functional.kernels.splash import Splash, why_not_splash
 from jax_attn.functional.kernels.visits import Mask, MaskTerms, bytes_of_lists, joined_size
 from jax_attn.functional.score_mods import ScoreMod
+from jax_attn.functional.sharding import vma
 
 LANES = 128
 TILES = ((512, 512), (512, 1024), (1024, 1024))  # the first whose lists of visits are short enough is taken

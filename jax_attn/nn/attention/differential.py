@@ -14,6 +14,7 @@ from jax_attn.functional.checks import checked, require_divisible
 from jax_attn.functional.dtypes import accumulator
 from jax_attn.functional.logical_axes import LogicalAxes
 from jax_attn.functional.normalize import rms_normalize
+from jax_attn.functional.sharding import in_auto_axes
 from jax_attn.nn.attention.multi_head import MultiHeadAttention, Tokens
 from jax_attn.nn.positions.attention_positions import AttentionPositions
 
@@ -114,16 +115,26 @@ class DifferentialAttention(MultiHeadAttention):
             x[...].astype(wide) for x in (self.lambda_q1, self.lambda_k1, self.lambda_q2, self.lambda_k2)
         )
         factor = jnp.exp(jnp.sum(q1 * k1)) - jnp.exp(jnp.sum(q2 * k2)) + self.lambda_init
-        first, second = jnp.split(of_both.astype(wide), 2, axis=axis)
-        return first - factor * second
+
+        def run(given: tuple[Array, Array]) -> tuple[Array]:
+            first, second = jnp.split(given[0].astype(wide), 2, axis=axis)
+            return (first - given[1] * second,)
+
+        # The halves of what is dealt out lie on other devices.
+        (result,) = in_auto_axes(run, (of_both, factor), of_both, ("BTPH" if axis == 2 else "BPQS",))
+        return result
 
     def _attention(
         self, query: Array, tokens: Tokens, return_weights: bool, options: dict[str, Any]
     ) -> tuple[Array, Array | None]:
         """The heads' outputs, and the differences of their weights if asked for."""
-        pairs = jnp.concatenate(jnp.split(tokens.value, 2, axis=2), axis=-1)  # (B, S, K / 2, 2 H)
-        of_both = tokens._replace(value=jnp.tile(pairs, (1, 1, 2, 1)))
-        output, weights = super()._attention(query, of_both, return_weights, options)
+
+        def of_both(value: Float[Array, "B S K H"]) -> tuple[Float[Array, "B S K 2H"]]:
+            pairs = jnp.concatenate(jnp.split(value, 2, axis=2), axis=-1)
+            return (jnp.tile(pairs, (1, 1, 2, 1)),)
+
+        (value,) = in_auto_axes(of_both, tokens.value, tokens.value, ("BTNH",))
+        output, weights = super()._attention(query, tokens._replace(value=value), return_weights, options)
         heads = rms_normalize(self.difference(output, axis=2), self.norm_eps) * (1 - self.lambda_init)
         if weights is not None:
             weights = self.difference(weights, axis=1).astype(weights.dtype)

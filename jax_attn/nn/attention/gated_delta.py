@@ -1,5 +1,6 @@
 """The gated delta rule as a layer: a memory of fixed size in place of keys and values."""
 
+from functools import partial
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -18,6 +19,7 @@ from jax_attn.functional.checks import (
 from jax_attn.functional.delta_rule import chunked_gated_delta_rule, empty_memory, recurrent_gated_delta_rule
 from jax_attn.functional.dtypes import accumulator
 from jax_attn.functional.logical_axes import LogicalAxes
+from jax_attn.functional.sharding import explicit_sharding
 from jax_attn.nn.attention.attend import call_unbatched
 from jax_attn.nn.attention.cache import as_before, require_sizes, require_state
 from jax_attn.nn.primitives import Linear, RMSNorm, uniform_within
@@ -164,36 +166,43 @@ class GatedDeltaNet(nnx.Module):
             mask = jnp.take_along_axis(mask[..., None], order, axis=1)
             x = jnp.where(mask, jnp.take_along_axis(x, order, axis=1), 0)
 
-        inputs = jnp.concatenate([self.q_proj(x), self.k_proj(x), self.v_proj(x)], axis=-1)
         tokens = None if mask is None else mask.sum(axis=1)
-        mixed, last = self.conv(inputs, None if cache is None else cache.inputs, tokens)
+        before = None if cache is None else cache.inputs
+        # Each by itself: side by side, features that are dealt out over devices would have to be moved.
+        inputs = [self.q_proj(x), self.k_proj(x), self.v_proj(x)]
+        starts = (0, self.key_width, 2 * self.key_width)
+        mixed = [self.conv(part, before, tokens, at) for part, at in zip(inputs, starts, strict=True)]
+        query, key, value = (jax.nn.silu(part) for part, _ in mixed)
         wide = accumulator(x.dtype)
-        query, key, value = jnp.split(jax.nn.silu(mixed), [self.key_width, 2 * self.key_width], axis=-1)
         query, key = (_unit(self._heads(part, self.num_qk_heads).astype(wide)) for part in (query, key))
-        repeats = self.num_heads // self.num_qk_heads
+        repeats, there = self.num_heads // self.num_qk_heads, explicit_sharding(query)
+        shared = partial(jnp.repeat, repeats=repeats, axis=2, out_sharding=there)
         rate = jnp.exp(self.A_log[...].astype(wide))
         step = jax.nn.softplus(self.decay_proj(x).astype(wide) + self.dt_bias[...].astype(wide))
         beta = jax.nn.sigmoid(self.beta_proj(x).astype(wide))
         if mask is not None:  # padding neither fades the memory nor writes to it
             step, beta = jnp.where(mask, step, 0), jnp.where(mask, beta, 0)
         operands = (
-            jnp.repeat(query, repeats, axis=2) * self.head_dim**-0.5,
-            jnp.repeat(key, repeats, axis=2),
+            shared(query) * self.head_dim**-0.5,
+            shared(key),
             self._heads(value, self.num_heads),
             -rate * step,
             beta,
         )
-        before = None if cache is None else cache.memory
+        memory = None if cache is None else cache.memory
         if x.shape[1] == 1:
-            heads, memory = recurrent_gated_delta_rule(*operands, before)
+            heads, memory = recurrent_gated_delta_rule(*operands, memory)
         else:
-            heads, memory = chunked_gated_delta_rule(*operands, before, self.chunk_size)
+            heads, memory = chunked_gated_delta_rule(*operands, memory, self.chunk_size)
         gate = jax.nn.silu(self._heads(self.gate_proj(x), self.num_heads).astype(wide))
         heads = (self.norm(heads) * gate).astype(heads.dtype)
         output = self.out_proj(heads.reshape(*x.shape[:2], self.value_width))
         if order is not None:
             output = jnp.take_along_axis(output, jnp.argsort(order, axis=1), axis=1)
-        return output if cache is None else (output, as_before(DeltaNetCache(last, memory), cache))
+        if cache is None:
+            return output
+        last = jnp.concatenate([last for _, last in mixed], axis=-1)
+        return output, as_before(DeltaNetCache(last, memory), cache)
 
     def init_cache(
         self, batch: int, length: int | None = None, dtype: DTypeLike | None = None
@@ -249,16 +258,22 @@ class _ShortConv(nnx.Conv):
 
     # A few shifted products: XLA's CPU takes long over a convolution with as many groups as channels.
     def __call__(  # ty: ignore[incompatible-method-override]
-        self, x: Array, before: Array | None, tokens_of_each: Array | None = None
+        self, x: Array, before: Array | None, tokens_of_each: Array | None = None, first: int = 0
     ) -> tuple[Array, Array]:
         """The output, and the last `size - 1` inputs, which come before the next.
 
-        `tokens_of_each` `(b, 1)` says how many of a sequence count, where others follow.
+        Args:
+            x: some of the channels, `(b, t, c)`.
+            before: `(b, size - 1, channels)`, the inputs before; None is zeros.
+            tokens_of_each: `(b, 1)`, how many of a sequence count, where others follow.
+            first: the first channel of `x`.
         """
-        (batch, tokens, channels), past = x.shape, self.size - 1
-        x, kernel = self.promote_dtype((x, self.kernel[...]), dtype=self.dtype)
-        before = jnp.zeros((batch, past, channels), x.dtype) if before is None else before.astype(x.dtype)
-        inputs = jnp.concatenate([before, x], axis=1)
+        tokens, past, here = x.shape[1], self.size - 1, slice(first, first + x.shape[2])
+        x, kernel = self.promote_dtype((x, self.kernel[...][..., here]), dtype=self.dtype)
+        if before is None:
+            inputs = jnp.pad(x, [(0, 0), (past, 0), (0, 0)])
+        else:
+            inputs = jnp.concatenate([before[..., here].astype(x.dtype), x], axis=1)
         wide = inputs.astype(accumulator(x.dtype))
         y = sum(wide[:, i : i + tokens] * kernel[i, 0].astype(wide.dtype) for i in range(self.size))
         last = inputs[:, tokens:]

@@ -11,6 +11,7 @@ from jax_attn.functional.attention import Implementation
 from jax_attn.functional.checks import checked, require_last_dim, require_positive
 from jax_attn.functional.dispatch import has_many_scores
 from jax_attn.functional.logical_axes import LogicalAxes
+from jax_attn.functional.sharding import explicit_sharding
 from jax_attn.nn.attention.attend import attend, call_unbatched, known_implementation, require_positions
 from jax_attn.nn.attention.cache import KVCache, require_cache, require_cacheable
 from jax_attn.nn.attention.seen import both, four_axes, real_tokens, what_is_seen
@@ -247,7 +248,8 @@ class LatentAttention(nnx.Module):
         """Attention to the keys and values of each head, made from the latents."""
         made = self._split_heads(self.kv_b_proj(latent[:, :, 0]), self.nope + self.v_head_dim)
         key, value = jnp.split(made, [self.nope], axis=-1)
-        of_all = jnp.broadcast_to(rotary, (*key.shape[:3], self.rope))
+        shape = (*key.shape[:3], self.rope)
+        of_all = jnp.broadcast_to(rotary, shape, out_sharding=explicit_sharding(key))
         query, key = (jnp.concatenate(parts, axis=-1) for parts in ((nope, turned), (key, of_all)))
         return attend(self, query, key, value, return_weights, **options)
 

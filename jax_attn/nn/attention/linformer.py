@@ -151,8 +151,7 @@ class LinformerAttention(nnx.Module):
     def _mixed(self, heads: Float[Array, "*b s n h"], lengths: nnx.Param) -> Float[Array, "*b k n h"]:
         """Each column of `lengths` mixes all positions into one."""
         rows = lengths[..., : heads.shape[-3], :].astype(heads.dtype)
-        rows = jnp.broadcast_to(rows, (self.num_heads, *rows.shape[-2:]))
-        return jnp.einsum("...snh,nsk->...knh", heads, rows)
+        return jnp.einsum("...snh,nsk->...knh" if rows.ndim == 3 else "...snh,sk->...knh", heads, rows)
 
     def _heads(self, projected: Float[Array, "*b t nh"]) -> Float[Array, "*b t n h"]:
         """Neighbouring features make up a head."""

@@ -1,5 +1,6 @@
 """Attention in linear time, by way of a few landmarks among queries and keys."""
 
+import functools
 from typing import Any, ClassVar
 
 import jax.numpy as jnp
@@ -17,6 +18,7 @@ from jax_attn.functional.checks import (
 from jax_attn.functional.dtypes import accumulator
 from jax_attn.functional.logical_axes import LogicalAxes
 from jax_attn.functional.nystrom import iterative_inverse, segment_means
+from jax_attn.functional.sharding import in_auto_axes
 from jax_attn.functional.softmax import masked_softmax
 from jax_attn.nn.attention.attend import call_unbatched
 from jax_attn.nn.attention.weights import keep_weights, sees_weights
@@ -138,27 +140,46 @@ class NystromAttention(nnx.Module):
         values = self._heads(self.v_proj(x))
         if mask is not None:
             values = jnp.where(mask[..., None, None], values, 0)
-        wide = accumulator(values.dtype)
-        queries, keys = (
-            self._heads(linear(x)).astype(wide) * self.head_dim**-0.25
-            for linear in (self.q_proj, self.k_proj)
-        )
-        factors = self._factors(queries, keys, mask)
-        heads = values.astype(wide).swapaxes(1, 2)
-        for factor in reversed(factors):
-            heads = factor @ heads
-        heads = heads.swapaxes(1, 2).astype(values.dtype)
-        if self.conv is not None:
-            heads = heads + self.conv(values.swapaxes(2, 3)).swapaxes(2, 3)
+        queries, keys = (self._heads(linear(x)) for linear in (self.q_proj, self.k_proj))
+        asked = return_weights or sees_weights(self)
+        graph, conv = nnx.split(self.conv)
+
+        def run(given: Any) -> tuple[Array, ...]:
+            conv, *operands = given
+            return self._attention(nnx.merge(graph, conv), *operands, return_weights=asked)
+
+        operands = conv, queries, keys, values, mask
+        heads, *weights = in_auto_axes(run, operands, values, ("BTNH", "BNTS")[: 1 + asked])
         output = self.out_proj(heads.reshape(x.shape))
-        if not (return_weights or sees_weights(self)):
+        if not asked:
             return output
-        weights = factors[0]
-        for factor in factors[1:]:
-            weights = weights @ factor
-        weights = weights.astype(output.dtype)
-        keep_weights(self, weights)
-        return (output, weights) if return_weights else output
+        keep_weights(self, weights[0])
+        return (output, *weights) if return_weights else output
+
+    def _attention(
+        self,
+        conv: nnx.Conv | None,
+        queries: Float[Array, "B T N H"],
+        keys: Float[Array, "B T N H"],
+        values: Float[Array, "B T N H"],
+        mask: Bool[Array, "B T"] | None,
+        return_weights: bool,
+    ) -> tuple[Array, ...]:
+        """The heads `(B, T, N, H)`, and the weights `(B, N, T, T)` if asked for."""
+        wide = accumulator(values.dtype)
+        queries, keys = (x.astype(wide) * self.head_dim**-0.25 for x in (queries, keys))
+        factors = self._factors(queries, keys, mask)
+        heads = functools.reduce(
+            lambda mixed, factor: factor @ mixed, reversed(factors), values.astype(wide).swapaxes(1, 2)
+        )
+        heads = heads.swapaxes(1, 2).astype(values.dtype)
+        if conv is not None:
+            heads = heads + conv(values.swapaxes(2, 3)).swapaxes(2, 3)
+        return (
+            (heads, functools.reduce(jnp.matmul, factors).astype(values.dtype))
+            if return_weights
+            else (heads,)
+        )
 
     def _factors(self, queries: Array, keys: Array, mask: Array | None) -> list[Array]:
         """The matrices whose product is the weights, `(b, n, ., .)`: three, or the weights by themselves."""

@@ -9,6 +9,7 @@ from jaxtyping import Array, Float
 
 from jax_attn.functional.checks import checked, require_positive
 from jax_attn.functional.logical_axes import LogicalAxes
+from jax_attn.functional.sharding import in_auto_axes
 
 
 class TalkingHeads(nnx.Module):
@@ -54,11 +55,18 @@ class TalkingHeads(nnx.Module):
         self, query: Float[Array, "B T N H"], key: Float[Array, "B S K H"], value: Float[Array, "B S K Hv"]
     ) -> tuple[Array, Array, Array]:
         """Queries `(B, T, N, N H)` of mixed scores, and one key `(B, S, 1, N H)` and value `(B, S, 1, N Hv)`."""
-        heads = query.shape[2]
-        mixed = jnp.einsum("btmh,nm->btnmh", query, self.before[...].astype(query.dtype))
-        key, value = (jnp.repeat(x, heads // x.shape[2], axis=2) for x in (key, value))
-        key, value = (x.reshape(*x.shape[:2], 1, -1) for x in (key, value))
-        return mixed.reshape(*query.shape[:3], -1), key, value
+
+        def run(given: tuple[Array, ...]) -> tuple[Array, ...]:
+            query, key, value, before = given
+            heads = query.shape[2]
+            mixed = jnp.einsum("btmh,nm->btnmh", query, before.astype(query.dtype))
+            key, value = (jnp.repeat(x, heads // x.shape[2], axis=2) for x in (key, value))
+            key, value = (x.reshape(*x.shape[:2], 1, -1) for x in (key, value))
+            return mixed.reshape(*query.shape[:3], -1), key, value
+
+        operands = query, key, value, self.before[...]
+        query, key, value = in_auto_axes(run, operands, query, ("BTNH", "BSOH", "BSOH"))
+        return query, key, value
 
     def mix_outputs(self, wide: Float[Array, "B T N NHv"]) -> Float[Array, "B T N Hv"]:
         """The outputs of mixed weights, from each head's weights times all heads' values."""

@@ -24,6 +24,7 @@ from jax_attn.parity.mutations.models import MODELS
 from jax_attn.parity.mutations.mutation import Injected, Mutation, inject
 from jax_attn.parity.mutations.norm_uses import NORM_USES
 from jax_attn.parity.mutations.norms import NORMS, eps_mutation
+from jax_attn.parity.mutations.nystrom import NYSTROM
 from jax_attn.parity.mutations.precision import PRECISION
 from jax_attn.parity.mutations.relative import RELATIVE
 from jax_attn.parity.mutations.residual import RESIDUAL
@@ -35,7 +36,7 @@ from jax_attn.parity.mutations.weights import WEIGHTS
 
 _FAMILIES = (
     *(ATTENTION, MASKS, SCORE_TERMS, ROTARY, WEIGHTS, ACTIVATIONS, GATES, NORM_USES),
-    *(SCORE_SUMS, SPLIT_PARTS, RELATIVE, DIFFERENTIAL, FEATURES, DELTA_RULE),
+    *(SCORE_SUMS, SPLIT_PARTS, RELATIVE, DIFFERENTIAL, FEATURES, DELTA_RULE, NYSTROM),
     *(FLATTENINGS, NORMS, BATCH_NORM, CONVOLUTIONS, RESIDUAL, LAYERS, GRADIENTS, MODELS, LOSSES, PRECISION),
 )
 MUTATIONS: dict[str, Mutation] = {mutation.name: mutation for family in _FAMILIES for mutation in family}

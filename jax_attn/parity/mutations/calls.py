@@ -57,6 +57,7 @@ def observed(module: Any) -> Generator[None]:
 
 
 CALLED = "_called_functions"
+CONVOLVE = ("conv1d", "conv2d")
 MULTIPLY = ("mul", "__mul__", "__rmul__", "mul_", "__imul__")
 
 

@@ -1,6 +1,7 @@
 """Mutations of a memory that fades and is corrected, as in the gated delta rule."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from jax_attn.parity.mutations.calls import MULTIPLY, uses
@@ -187,8 +188,7 @@ def gate_first(call: TorchCall) -> Any:
     return PASS
 
 
-def _mutation(name: str, summary: str, setting: str, fits: Any, injector: Injector) -> Mutation:
-    return Mutation(name, summary, setting, fits, injector, family="attention", on=("gated-delta-net",))
+_mutation = partial(Mutation, family="attention", on=("gated-delta-net",))
 
 
 def _memory(name: str, summary: str, word: str, right: str, **options: bool) -> Mutation:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from jax_attn.parity.mutations.calls import MULTIPLY, is_attention, uses
@@ -130,12 +131,7 @@ def without_norm(call: TorchCall) -> Any:
     return call.args[0] * 1
 
 
-def _mutation(name: str, summary: str, setting: str, fits: Any, injector: Injector) -> Mutation:
-    return Mutation(
-        name, summary, setting, fits, injector, family="attention", on=("attention-differential",)
-    )
-
-
+_mutation = partial(Mutation, family="attention", on=("attention-differential",))
 MINUS, FACTOR, PAIRS = "softmax 1 - λ softmax 2", "factor of the second softmax", "pairs of heads"
 
 

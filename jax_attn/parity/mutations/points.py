@@ -83,12 +83,14 @@ class Points:
         scores: `(forward, chain, product)` to the product of the chain's queries and keys.
         soft: `(forward, chain, scores, dim)` to weights, or PASS; the chain is None where it is not known.
         mix: `(forward, chain, weights, values)` to context.
+        prefers: `(forward, chain)`, whether its product is the one to be followed where scores are a sum of two.
         own_masks: whether `soft` sees to what is hidden: then no weights are set to zero after it.
     """
 
     scores: Callable[..., Any] | None = None
     soft: Callable[..., Any] | None = None
     mix: Callable[..., Any] | None = None
+    prefers: Callable[..., bool] = lambda forward, chain: True
     own_masks: bool = False
 
     def __call__(self, call: TorchCall) -> Any:
@@ -97,7 +99,9 @@ class Points:
             with call.forward.mode:
                 return attention_written_out(*call.args, **call.kwargs)
         chains = call.state.setdefault("chains", {})
-        at = next((value for value in call.values if id(value) in chains), None)
+        found = [value for value in call.values if id(value) in chains]
+        preferred = (value for value in found if self.prefers(call.forward, chains[id(value)][1]))
+        at = next(preferred, found[0] if found else None)
         chain = None if at is None else chains[id(at)][1]
         if call.name in PRODUCTS and (chain is None or chain.soft):
             return self._product(call, chain)

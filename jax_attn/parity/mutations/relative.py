@@ -1,5 +1,6 @@
 """Mutations of relative attention: of the biases that queries get, and of the waves that stand for distances."""
 
+from functools import partial
 from typing import Any
 
 from jax_attn.parity.mutations.calls import is_attention, uses
@@ -55,10 +56,7 @@ def _cosines_first(sines: Any, cosines: Any) -> Any:
     return torch.cat([cosines, sines], -1)
 
 
-def _mutation(name: str, summary: str, setting: str, fits: Any, injector: Injector) -> Mutation:
-    return Mutation(name, summary, setting, fits, injector, family="attention", on=("attention-relative",))
-
-
+_mutation = partial(Mutation, family="attention", on=("attention-relative",))
 BIAS, WAVES = "bias of queries", "waves of distances"
 
 RELATIVE = [

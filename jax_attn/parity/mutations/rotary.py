@@ -65,7 +65,9 @@ class Rotary:
     def __init__(self, words: Callable[[Rotation], tuple[str, str]], other: Other | None):
         self.words = words
         self.other = other
-        self.points = Points(mix=self._mix) if other is None else Points(scores=self._scores)
+        self.points = (
+            Points(mix=self._mix) if other is None else Points(scores=self._scores, prefers=_is_turned)
+        )
 
     def __call__(self, call: TorchCall) -> Any:
         """See what a torch function is to rotary positions and to attention."""
@@ -96,6 +98,12 @@ class Rotary:
             return weights @ values
         forward.hits.add(*self.words(rotation))
         return weights @ rotation.of(values)
+
+
+def _is_turned(forward: Forward, chain: Chain) -> bool:
+    """Whether all features of the queries are turned."""
+    rotation = _rotation(forward, chain.queries)
+    return rotation is not None and _turned(rotation) == chain.queries.shape[-1]
 
 
 def _in_steps_of_two(index: Any) -> bool:

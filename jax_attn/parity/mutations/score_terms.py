@@ -6,8 +6,9 @@ from dataclasses import replace
 from typing import Any
 
 from jax_attn.parity.mutations.activations import divides_by_number
-from jax_attn.parity.mutations.calls import MULTIPLY, is_attention, uses
+from jax_attn.parity.mutations.calls import CONVOLVE, MULTIPLY, is_attention, uses
 from jax_attn.parity.mutations.injection import PASS, TorchCall, watching
+from jax_attn.parity.mutations.marks import Marks
 from jax_attn.parity.mutations.mutation import Injector, Mutation
 from jax_attn.parity.mutations.points import LOW, SUMS, Points
 
@@ -79,9 +80,12 @@ def unbiased(call: TorchCall) -> Any:
     """What is added to the scores, and hides none, is not added."""
     import torch
 
+    convolved = Marks(call, "convolved")
+    if call.name in CONVOLVE:
+        return convolved.put(call.run(), True)
     if call.name in SUMS and len(call.args) > 1 and all(isinstance(a, torch.Tensor) for a in call.args[:2]):
         for scores, bias in (call.args[:2], call.args[1::-1]):
-            if scores_before(call, bias):  # a product itself: see `score_sums`
+            if scores_before(call, bias) or convolved.of(bias):  # see `score_sums` and `nystrom`
                 continue
             if scores_before(call, scores) and bias.ndim > 1 and bias.any() and not (bias < LOW).any():
                 call.hits.add("nothing is added to the scores", "a bias is added to them")

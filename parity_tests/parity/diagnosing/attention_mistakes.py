@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jax_attn.functional import buckets, linear_attention, random_features
-from jax_attn.nn.attention import differential, gated_delta, linear, relative
+from jax_attn.nn.attention import differential, gated_delta, linear, nystrom, relative
 from jax_attn.nn.attention.differential import DifferentialAttention
 from jax_attn.nn.attention.disentangled import DisentangledAttention
 from jax_attn.nn.attention.gated_delta import GatedDeltaNet
@@ -249,8 +249,8 @@ def other_units(patch, module, other, which=(0, 1)):
 def centred(patch, module):
     conv = gated_delta._ShortConv.__call__
 
-    def later(self, x, before, tokens):
-        y, last = conv(self, jnp.pad(x, ((0, 0), (0, 1), (0, 0))), before, tokens)
+    def later(self, x, *given):
+        y, last = conv(self, jnp.pad(x, ((0, 0), (0, 1), (0, 0))), *given)
         return y[:, 1:], last
 
     patch.setattr(gated_delta._ShortConv, "__call__", later)
@@ -338,6 +338,73 @@ def rounded_down(patch, module):
     patch.setattr(buckets, "np", Down())
 
 
+# Nyström attention.
+
+
+def other_segments(patch, module, other):
+    """`other(x, kept, size)` for the means of segments, `x` `(b, t, n, h)` filled up and 0 where `kept` is."""
+    means = nystrom.segment_means
+
+    def changed(x, mask, size):
+        batch, tokens = x.shape[:2]
+        kept = jnp.ones((batch, tokens), bool) if mask is None else mask
+        filled = jnp.pad(kept, ((0, 0), (0, -tokens % size)))[..., None, None]
+        x = jnp.pad(jnp.where(kept[..., None, None], x, 0), ((0, 0), (0, -tokens % size), (0, 0), (0, 0)))
+        return other(x, filled, size), means(x[:, :tokens], mask, size)[1]
+
+    patch.setattr(nystrom, "segment_means", changed)
+
+
+def segments_of(x, size):
+    return x.reshape(x.shape[0], -1, size, *x.shape[2:])
+
+
+def mean_of(x, kept):
+    return x.sum(2) / jnp.maximum(kept.sum(2), 1)
+
+
+def strided(x, kept, size):
+    return mean_of(*(segments_of(y, y.shape[1] // size).swapaxes(1, 2) for y in (x, kept)))
+
+
+def filled_before(x, kept, size):
+    missing = -5 % size
+    return mean_of(*(segments_of(jnp.roll(y, missing, 1), size) for y in (x, kept)))
+
+
+def other_inverse(patch, module, other):
+    iterated = nystrom.iterative_inverse
+    patch.setattr(nystrom, "iterative_inverse", lambda matrix, n: other(iterated, matrix, n))
+
+
+def newton(start, step):
+    def other(iterated, matrix, n):
+        inverse = start(matrix)
+        for _ in range(n):
+            inverse = step(matrix, inverse)
+        return inverse
+
+    return other
+
+
+def usual_start(a):
+    return a.mT / jnp.max(a.sum(-2), axis=-1)[..., None, None]
+
+
+def usual_step(a, z):
+    one, p = jnp.eye(a.shape[-1]), a @ z
+    return z @ (13 * one - p @ (15 * one - p @ (7 * one - p))) / 4
+
+
+def no_convolution(patch, module):
+    attention = nystrom.NystromAttention._attention
+    patch.setattr(
+        nystrom.NystromAttention,
+        "_attention",
+        lambda self, conv, *args, **options: attention(self, None, *args, **options),
+    )
+
+
 # Others.
 
 
@@ -363,6 +430,7 @@ def unweighted(patch, module):
 LATENT, DIFFERENTIAL = "attention-latent", "attention-differential"
 LINEAR, PERFORMER = "attention-linear-causal", "attention-performer-causal"
 DELTA, RELATIVE, DEBERTA = "gated-delta-net", "attention-relative", "attention-disentangled"
+NYSTROM = "attention-nystrom"
 
 MISTAKES = {
     "norm of the latent": (LATENT, no_latent_norm, "norm-missing"),
@@ -446,6 +514,54 @@ MISTAKES = {
     "rows one back": (DEBERTA, partial(other_rows, other=lambda d: d + 1), "distance-one-back"),
     "rows reversed": (DEBERTA, partial(other_rows, other=lambda d: -d), "distance-reversed"),
     "buckets rounded down": ("attention-disentangled-buckets", rounded_down, "bucket-rounding"),
+    "segments strided": (NYSTROM, partial(other_segments, other=strided), "landmarks-strided"),
+    "segments filled before": (NYSTROM, partial(other_segments, other=filled_before), "landmarks-filled-before"),
+    "segments rounded down": (
+        NYSTROM,
+        partial(other_segments, other=lambda x, kept, size: x[:, : x.shape[1] // size]),
+        "landmarks-cut-off",
+    ),
+    "segments summed": (
+        NYSTROM, partial(other_segments, other=lambda x, kept, size: segments_of(x, size).sum(2)),
+        "landmarks-undivided",
+    ),
+    "segments by their length": (
+        NYSTROM, partial(other_segments, other=lambda x, kept, size: segments_of(x, size).mean(2)),
+        "landmarks-whole-length",
+    ),
+    "first tokens": (
+        NYSTROM, partial(other_segments, other=lambda x, kept, size: x[:, ::size]), "landmarks-first"
+    ),
+    "one iteration less": (
+        NYSTROM, partial(other_inverse, other=lambda iterated, a, n: iterated(a, n - 1)), "inverse-one-less"
+    ),
+    "one iteration more": (
+        NYSTROM, partial(other_inverse, other=lambda iterated, a, n: iterated(a, n + 1)), "inverse-one-more"
+    ),
+    "exact inverse": (
+        NYSTROM, partial(other_inverse, other=lambda iterated, a, n: jnp.linalg.pinv(a)), "inverse-exact"
+    ),
+    "second order": (
+        NYSTROM,
+        partial(other_inverse, other=newton(usual_start, lambda a, z: 2 * z - z @ a @ z)),
+        "inverse-second-order",
+    ),
+    "unscaled start": (
+        NYSTROM, partial(other_inverse, other=newton(lambda a: a.mT, usual_step)), "inverse-unscaled"
+    ),
+    "one start for all": (
+        NYSTROM,
+        partial(other_inverse, other=newton(lambda a: a.mT / jnp.max(a.sum(-2)), usual_step)),
+        "inverse-scale-shared",
+    ),
+    "start not transposed": (
+        NYSTROM, partial(other_inverse, other=newton(lambda a: usual_start(a).mT, usual_step)),
+        "inverse-not-transposed",
+    ),
+    "inverse transposed": (
+        NYSTROM, partial(other_inverse, other=lambda iterated, a, n: iterated(a, n).mT), "inverse-transposed"
+    ),
+    "no convolution": (NYSTROM, no_convolution, "value-convolution-missing"),
     "projections of lengths": ("attention-linformer", swapped_lengths, "parameters-swapped"),
     "experts unweighted": ("mixture-of-experts", unweighted, "router-unweighted"),
 }  # fmt: skip
