@@ -49,7 +49,8 @@ HEADS = [
         "the first token's vector, a dense layer and tanh",
         BERT,
         dict(embed_dim=37),
-        partial(token_cases, 37),
+        # Of larger numbers tanh leaves a derivative that is little more than rounding errors.
+        partial(token_cases, 37, mean=2.0),
     ),
     *(
         Twin(
