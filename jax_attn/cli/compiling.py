@@ -16,7 +16,7 @@ from jax_attn.training.sizing.search import Candidate, Tried, candidates, meshes
 from jax_attn.training.sizing.search import search as try_all
 from jax_attn.training.sizing.step import AbstractStep, Description, abstract_step, batch_of
 from jax_attn.training.sizing.target import Target, target
-from jax_attn.training.sizing.text import sizing_text, verdict
+from jax_attn.training.sizing.text import rate, sizing_text, verdict
 
 FUNCTION = "step"
 FITS, DOES_NOT = 0, 1
@@ -130,7 +130,7 @@ def _told(tried: Tried) -> str:
     told = verdict(tried.sizing)
     if not tried.fits:
         return told
-    return f"{told}; {tried.sizing.tokens_per_second:,.0f} tokens a second at best"
+    return f"{told}; {rate(tried.sizing)} at best"
 
 
 def _ranking(tried: list[Tried], depth: int) -> str:
@@ -141,7 +141,7 @@ def _ranking(tried: list[Tried], depth: int) -> str:
     lines = [f"{place:>3}. {each.candidate}: {_told(each)}" for place, each in enumerate(fitting, 1)]
     best = fitting[0].sizing
     assert best is not None
-    return "\n".join(["", "what fits, by tokens a second at best", *lines, "", sizing_text(best, depth)])
+    return "\n".join(["", "what fits, the fastest first", *lines, "", sizing_text(best, depth)])
 
 
 def _as_json(tried: Tried) -> dict[str, Any]:

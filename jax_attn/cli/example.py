@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import TypeVar
 
+from jax.errors import JaxRuntimeError
+
 from jax_attn.cli.main import guarded
 from jax_attn.training.making import precision
 from jax_attn.training.options import TrainingOptions
@@ -22,9 +24,9 @@ def run_example(
     arguments: Sequence[str] | None = None,
     implied: Mapping[str, str] | None = None,
 ) -> int:
-    """Return the exit status: 0 if all went well, 1 if the loss is no longer finite, 2 for bad input.
+    """Return the exit status: 0 if all went well, 1 if a loss is not finite or memory runs out, 2 for bad input.
 
-    Both are reported in one line.
+    All are reported in one line.
 
     Args:
         program: the name of the program, before its errors and in its help.
@@ -46,6 +48,12 @@ def run_example(
                 train(options)
         except FloatingPointError as error:
             print(f"{program}: {error}", file=sys.stderr)
+            return 1
+        except JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            remedies = "a smaller --batch-size, or its parts one after another (--accumulate)"
+            print(f"{program}: {str(error).splitlines()[0].rstrip('.')}; try {remedies}", file=sys.stderr)
             return 1
         return 0
 

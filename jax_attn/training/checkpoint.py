@@ -17,7 +17,7 @@ from orbax.checkpoint import v1 as ocp
 
 STATE = "state"
 UNFINISHED = re.compile(r"(\d+)\.orbax-checkpoint-tmp.*")
-UNREADABLE = ".unreadable"
+UNREADABLE, CUT_OFF = ".unreadable", ".cut-off"
 
 
 class Checkpoints:
@@ -89,7 +89,7 @@ class Checkpoints:
     def restore(self, like: Any) -> tuple[int, Any, dict[str, Any]] | None:
         """The newest checkpoint that can be read: its step, its state and its notes; None where there is none yet.
 
-        One that cannot be read is named and renamed, so that it is in nobody's way, and never deleted.
+        One that was cut off or cannot be read is named, renamed to be in nobody's way, and never deleted.
 
         Args:
             like: a state of the same structure, whose shapes, dtypes and shardings are wanted.
@@ -97,11 +97,7 @@ class Checkpoints:
         Raises:
             ValueError: there are checkpoints, but none can be read; or they are of another model.
         """
-        for path in sorted(self.folder.iterdir()) if self.folder.is_dir() else ():
-            if unfinished := UNFINISHED.fullmatch(path.name):
-                self._say(
-                    f"warning: checkpoint {unfinished[1]} was cut off while it was saved, and is skipped"
-                )
+        self._skip_cut_off()
         abstract = jax.tree.map(_abstract, like)
         unreadable: dict[int, str] = {}
         for step in self.steps():
@@ -110,7 +106,11 @@ class Checkpoints:
                 self._say(f"warning: checkpoint {self.folder / str(step)} cannot be read: {read}")
                 unreadable[step] = read
                 continue
-            self._put_aside(list(unreadable))
+            for each in unreadable:
+                kept = self._put_aside(self.folder / str(each), f"{each}{UNREADABLE}")
+                self._say(f"warning: it is kept as {kept}, and the one before is used")
+            if unreadable:
+                agreed(True)  # nobody goes on before it is done
             return step, *read
         if unreadable:
             raise ValueError(
@@ -145,24 +145,31 @@ class Checkpoints:
             return problem or "another process cannot read it"
         return found
 
-    def _put_aside(self, steps: Sequence[int]) -> None:
-        """Rename what cannot be read: its number will be that of a new checkpoint."""
-        for step in steps:
-            if jax.process_index() == 0:
-                path = self.folder / f"{step}{UNREADABLE}"
-                count = 1
-                while path.exists():
-                    count += 1
-                    path = self.folder / f"{step}{UNREADABLE}-{count}"
-                (self.folder / str(step)).rename(path)
-                self._say(f"warning: it is kept as {path.name}, and the one before is used")
-        if steps:
-            agreed(True)  # nobody goes on before it is done
+    def _skip_cut_off(self) -> None:
+        """Put aside what a process was writing when it was killed."""
+        for path in sorted(self.folder.iterdir()) if self.folder.is_dir() else ():
+            if cut_off := UNFINISHED.fullmatch(path.name):
+                kept = self._put_aside(path, f"{cut_off[1]}{CUT_OFF}")
+                self._say(
+                    f"warning: checkpoint {cut_off[1]} was cut off while it was saved, and is skipped; "
+                    f"it is kept as {kept}"
+                )
+        agreed(True)  # nobody goes on before it is done
+
+    def _put_aside(self, path: Path, name: str) -> str:
+        """Rename what is of no use, since its number will be that of a new checkpoint; return its new name."""
+        to, count = path.with_name(name), 1
+        while to.exists():
+            count += 1
+            to = path.with_name(f"{name}-{count}")
+        if jax.process_index() == 0:
+            path.rename(to)
+        return to.name
 
     def _checkpointer(self) -> ocp.training.Checkpointer:
         if self._opened is None:
             self._opened = ocp.training.Checkpointer(
-                str(self.folder), preservation_policy=_NewestAndBest(self._keep), cleanup_tmp_directories=True
+                str(self.folder), preservation_policy=_NewestAndBest(self._keep)
             )
         return self._opened
 

@@ -232,3 +232,10 @@ def test_a_search_decides_on_remat_whatever_the_functions_default_is(tmp_path, s
     )
     request = compiling.Request(str(file), "cpu:1", None, None, False, None)
     assert compiling.Described(request, search).description(remat).loss(None, None) is got
+
+
+def test_a_search_counts_rows_where_there_are_no_tokens(model):
+    done = run(model, "--topology", "cpu:2", "--mesh", "data=2", "--search", "--tries", 1)
+    assert done.returncode == 0, done.stderr
+    assert "rows a second at best" in done.stdout
+    assert "tokens a second" not in done.stdout

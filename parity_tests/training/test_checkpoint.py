@@ -62,14 +62,19 @@ def test_nothing_saved_yet(tmp_path):
     assert Checkpoints(tmp_path / "none").restore(state()) is None
 
 
-def test_a_save_that_was_cut_off_is_skipped(tmp_path):
+def test_a_save_that_was_cut_off_is_skipped_and_kept(tmp_path):
     checkpoints, said = filled(tmp_path, 1)
-    shutil.copytree(tmp_path / "1", tmp_path / "2.orbax-checkpoint-tmp")
-    assert checkpoints.restore(state())[0] == 1
-    assert said == ["warning: checkpoint 2 was cut off while it was saved, and is skipped"]
+    for name in ("2.cut-off", "2.cut-off-2"):  # the second time at this step
+        shutil.copytree(tmp_path / "1", tmp_path / "2.orbax-checkpoint-tmp")
+        assert checkpoints.restore(state())[0] == 1
+        warning = "warning: checkpoint 2 was cut off while it was saved, and is skipped; it is kept as"
+        assert said.pop() == f"{warning} {name}"
+        assert not said
     checkpoints.save(2, state())
     checkpoints.close()
     assert checkpoints.steps() == [2, 1]
+    for name in ("2.cut-off", "2.cut-off-2"):
+        assert (tmp_path / name / "state").is_dir()
 
 
 @pytest.mark.parametrize(

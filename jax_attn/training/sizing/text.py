@@ -92,14 +92,18 @@ def _collectives(found: Sizing) -> Iterator[str]:
 def _time(found: Sizing) -> Iterator[str]:
     roofline = found.roofline
     parts = ", ".join(f"{name} {milliseconds(value)}" for name, value in roofline.parts.items())
-    what = "tokens" if found.tokens != found.rows else "rows"
     if found.collectives is None:
         yield f"a step takes at least {milliseconds(roofline.seconds)} ({parts})"
     else:
         yield f"a step takes at least {milliseconds(roofline.seconds)}, bound by {roofline.bound} ({parts})"
-        rate = f"{found.tokens_per_second:,.0f} {what} a second"
-        yield f"at best {rate}, model FLOPs utilisation {found.utilisation:.0%}"
+        yield f"at best {rate(found)}, model FLOPs utilisation {found.utilisation:.0%}"
     yield ", ".join(f"{name} {seconds:.1f} s" for name, seconds in found.seconds.items()) + " here"
+
+
+def rate(found: Sizing) -> str:
+    """How much a second at best: tokens, or rows where there are none."""
+    what = "tokens" if found.tokens != found.rows else "rows"
+    return f"{found.tokens_per_second:,.0f} {what} a second"
 
 
 def _row(name: str, value: str, told: str = "") -> str:
