@@ -124,6 +124,7 @@ def over_positions() -> dict[str, dict[str, int]]:
         "causal": moves(causal, *[x(512, 4)] * 3),
         "lengths": moves(padded, *[x(512, 4)] * 3, jax.ShapeDtypeStruct((2,), jnp.int32)),
         "a length of no blocks of 128": moves(causal, *[x(1920, 4)] * 3),
+        "a length of 16 blocks of 65": moves(causal, *[x(1032, 4)] * 3),
         "few tokens, grouped heads": moves(causal, x(64, 4), x(64, 2), x(64, 2)),
     }
 

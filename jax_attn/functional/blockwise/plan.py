@@ -311,9 +311,11 @@ def parallel_plan(pattern: Pattern, lengths: tuple[int, int], groups: int, devic
     aligned = [n for n in (size[0], size[0] // 2, size[0] // 4) if n and lengths[0] % (n * devices) == 0]
     fits = [n for n in aligned if size[0] % n == 0 and pattern.block[0] % n == 0]
     if not fits and devices > 1 and pattern.band is not None:
-        part = _equal_parts(-(-lengths[0] // devices), size[0])
-        if part >= size[0] // 4:
-            pattern, fits = pattern_of_band(lengths, (part, size[1]), pattern.band), [part]
+        share = -(-lengths[0] // devices)
+        parts = _equal_parts(share, size[0]), -(-share // -(-share // size[0]))
+        fits = [n for n in parts if n >= size[0] // 4 and -(-lengths[0] // n) % devices == 0]
+        if fits:
+            pattern = pattern_of_band(lengths, (fits[0], size[1]), pattern.band)
     return make_plan(pattern, (fits[0] if fits else size[0], size[1]), lengths, groups)
 
 
