@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jax_attn.functional.dtypes import accumulator
+from jax_attn.functional.sharding import may_be_divided
 from jax_attn.functional.softmax import masked_logsumexp, masked_softmax
 from jax_attn.functional.terms import Terms
 from jax_attn.functional.tile import Place, Tile
@@ -40,20 +41,21 @@ def dense_attention(
     """
     (batch, queries, heads, head_dim), (_, keys, kv_heads, _) = query.shape, key.shape
     wide = accumulator(query.dtype)
-    rows = heads // kv_heads * queries
+    repeats = heads // kv_heads
     tile = whole_tile(batch, heads, queries, keys)
     allowed = tile.allowed(terms)
     if allowed is not None:
         query, key, value = emptied(query, key, value, allowed)
     # The query heads that share a key/value head stand below one another: XLA's CPU products take two and a
-    # half times as long with an axis of their own for them.
-    grouped = query.swapaxes(1, 2).reshape(batch, kv_heads, rows, head_dim)
-    scores = jnp.einsum("bkmh,bskh->bkms", grouped, key, preferred_element_type=wide) * scale
+    # half times as long with an axis of their own for them. What is sharded over its positions needs that axis.
+    rows = (repeats, queries) if may_be_divided(query) else (repeats * queries,)
+    grouped = query.swapaxes(1, 2).reshape(batch, kv_heads, *rows, head_dim)
+    scores = jnp.einsum("bk...h,bskh->bk...s", grouped, key, preferred_element_type=wide) * scale
     weights, lse, max_scores = weigh(scores.reshape(batch, heads, queries, keys), terms, tile, allowed, keep)
 
     weights = weights.astype(value.dtype)
-    grouped = weights.reshape(batch, kv_heads, rows, keys)
-    output = jnp.einsum("bkms,bskh->bkmh", grouped, value, preferred_element_type=wide)
+    grouped = weights.reshape(batch, kv_heads, *rows, keys)
+    output = jnp.einsum("bk...s,bskh->bk...h", grouped, value, preferred_element_type=wide)
     output = output.reshape(batch, heads, queries, value.shape[-1]).swapaxes(1, 2).astype(value.dtype)
     return Dense(output, lse.swapaxes(1, 2), max_scores.swapaxes(1, 2), weights)
 

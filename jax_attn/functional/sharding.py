@@ -57,6 +57,12 @@ def explicit_sharding(like: Array) -> NamedSharding | None:
     return sharding if AxisType.Explicit in (sharding.mesh.axis_types or ()) else None
 
 
+def may_be_divided(x: Array) -> bool:
+    """Whether an array lies on a mesh over which a partitioner divides what is computed of it."""
+    mesh = jax.typeof(x).sharding.mesh
+    return mesh.size > 1 and not set(mesh.axis_types) <= {AxisType.Manual}
+
+
 def for_product(x: Array, kernel: Array, bias: Array | None = None) -> tuple[Array, Array | None, Any]:
     """Kernel and bias as `x @ kernel + bias` takes them, and the sharding of its result.
 

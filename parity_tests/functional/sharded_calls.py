@@ -110,12 +110,22 @@ def calls(kind: AxisType) -> dict[str, dict[str, dict[str, int]]]:
 def over_positions() -> dict[str, dict[str, int]]:
     """What the forward pass moves where all operands are sharded over their positions."""
     mesh = jax.make_mesh((8,), ("positions",), axis_types=(AxisType.Auto,))
-    x = array(mesh, (2, 512, 4, H), PartitionSpec(None, "positions"))
-    lengths = jax.ShapeDtypeStruct((2,), jnp.int32)
-    attend = dot_product_attention
+
+    def x(length, heads):
+        return array(mesh, (2, length, heads, H), PartitionSpec(None, "positions"))
+
+    def causal(q, k, v):
+        return dot_product_attention(q, k, v, is_causal=True)
+
+    def padded(q, k, v, n):
+        return dot_product_attention(q, k, v, key_value_seq_lengths=n)
+
     return {
-        "causal": moves(lambda q, k, v: attend(q, k, v, is_causal=True), x, x, x),
-        "lengths": moves(lambda q, k, v, n: attend(q, k, v, key_value_seq_lengths=n), x, x, x, lengths),
+        "causal": moves(causal, *[x(512, 4)] * 3),
+        "lengths": moves(padded, *[x(512, 4)] * 3, jax.ShapeDtypeStruct((2,), jnp.int32)),
+        "a length of no blocks of 128": moves(causal, *[x(1920, 4)] * 3),
+        "a length of 16 blocks of 65": moves(causal, *[x(1032, 4)] * 3),
+        "few tokens, grouped heads": moves(causal, x(64, 4), x(64, 2), x(64, 2)),
     }
 
 

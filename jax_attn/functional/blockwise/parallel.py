@@ -19,6 +19,7 @@ from jaxtyping import Array, Float, Int
 from jax_attn.functional.blockwise.plan import Lists, Pattern, Plan, parallel_plan
 from jax_attn.functional.blockwise.products import Rows, backward_step, finish, forward_step, make_rows, start
 from jax_attn.functional.dtypes import accumulator
+from jax_attn.functional.sharding import may_be_divided
 from jax_attn.functional.terms import Differentiable, Terms, partition
 from jax_attn.functional.tile import Place, Tile
 
@@ -117,7 +118,8 @@ class _Blocks:
         self.batch, self.length, self.heads, _ = query.shape
         self.key_length, self.kv_heads = key.shape[1:3]
         self.repeats = self.heads // self.kv_heads
-        lengths, devices = (self.length, self.key_length), max(1, jax.typeof(query).sharding.mesh.size)
+        lengths = self.length, self.key_length
+        devices = jax.typeof(query).sharding.mesh.size if may_be_divided(query) else 1
         self.plan: Plan = parallel_plan(pattern, lengths, self.kv_heads, devices)
         self.n, self.c = self.plan.grid.shape[2:]
         self.wide = accumulator(query.dtype)

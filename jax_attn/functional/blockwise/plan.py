@@ -304,11 +304,18 @@ def _size_of_unknown(pattern: Pattern, lengths: tuple[int, int], repeats: int) -
 def parallel_plan(pattern: Pattern, lengths: tuple[int, int], groups: int, devices: int = 1) -> Plan:
     """The plan in which all rows of blocks are computed side by side: in blocks of `SIDE_BY_SIDE` or the mask's.
 
-    The queries may be sharded over the devices: their blocks become smaller where that lets no block lie on two.
+    The queries may be sharded over the devices: their blocks become smaller where that lets no block lie on two. A
+    grid that can be made anew is made in equal parts of what one device has.
     """
     size = [_size(*x) for x in zip(pattern.block, lengths, SIDE_BY_SIDE, strict=True)]
     aligned = [n for n in (size[0], size[0] // 2, size[0] // 4) if n and lengths[0] % (n * devices) == 0]
     fits = [n for n in aligned if size[0] % n == 0 and pattern.block[0] % n == 0]
+    if not fits and devices > 1 and pattern.band is not None:
+        share = -(-lengths[0] // devices)
+        parts = _equal_parts(share, size[0]), -(-share // -(-share // size[0]))
+        fits = [n for n in parts if n >= size[0] // 4 and -(-lengths[0] // n) % devices == 0]
+        if fits:
+            pattern = pattern_of_band(lengths, (fits[0], size[1]), pattern.band)
     return make_plan(pattern, (fits[0] if fits else size[0], size[1]), lengths, groups)
 
 

@@ -34,7 +34,7 @@ def _segments(module: Any) -> list[Any]:
 
 def scaled_embedding(hits: Hits, table: Any, forward: Any, ids: Any) -> Any:
     """Times the root of the width, as in the first transformer."""
-    hits.add("times sqrt(width)", "as it is")
+    hits.add("sqrt(width) times as large", "as it is")
     return forward(ids) * table.embedding_dim**0.5
 
 

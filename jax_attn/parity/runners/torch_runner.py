@@ -17,7 +17,7 @@ from jax_attn.parity.runners.run import Run
 from jax_attn.parity.runners.torch_buffers import KeptBuffers
 from jax_attn.parity.runners.torch_casts import Casts
 from jax_attn.parity.runners.torch_copy import copied
-from jax_attn.parity.runners.torch_functions import default_dtype
+from jax_attn.parity.runners.torch_functions import default_dtype, intercepting
 from jax_attn.parity.runners.torch_keys import keyed, state_keys
 from jax_attn.parity.runners.torch_ways import KEPT, ROUNDED, Ways
 from jax_attn.parity.runners.trees import Skeleton, take_apart
@@ -247,20 +247,18 @@ class TorchSide(TorchCopy):
 def constants_in_torch(seen: list[Any], most: int) -> Generator[None]:
     """Within it, `seen` takes what torch's functions return and no gradient passes through, each tensor once."""
     import torch
-    from torch.overrides import TorchFunctionMode
 
     found: dict[Any, Any] = {}  # they stay alive, so that none lies where another lay
 
-    class Noted(TorchFunctionMode):
-        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            value = func(*args, **(kwargs or {}))
-            for tensor in value if isinstance(value, tuple | list) else (value,):
-                if isinstance(tensor, torch.Tensor) and not tensor.requires_grad:
-                    number = tensor.is_floating_point() or tensor.is_complex()
-                    if number and 1 < tensor.numel() <= most:
-                        found.setdefault(memory(tensor), tensor)
-            return value
+    def noted(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        value = function(*args, **kwargs)
+        for tensor in value if isinstance(value, tuple | list) else (value,):
+            if isinstance(tensor, torch.Tensor) and not tensor.requires_grad:
+                number = tensor.is_floating_point() or tensor.is_complex()
+                if number and 1 < tensor.numel() <= most:
+                    found.setdefault(memory(tensor), tensor)
+        return value
 
-    with Noted():
+    with intercepting(noted):
         yield
     seen += found.values()

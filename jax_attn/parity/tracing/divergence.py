@@ -1,7 +1,7 @@
 """Where two modules begin to differ."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from jax_attn.parity.text import plain
@@ -30,7 +30,6 @@ class Divergence:
         before: the submodule which was given something wrong.
         handed: how far apart what `before` was given is.
         notes: what else may matter: inputs that differ, modules that could not be compared.
-        trace_call: the `TracedCall`; not part of the JSON.
     """
 
     direction: str
@@ -49,7 +48,6 @@ class Divergence:
     before: str | None = None
     handed: Difference | None = None
     notes: tuple[str, ...] = ()
-    trace_call: Any = field(default=None, repr=False, compare=False)
 
     @property
     def error(self) -> float:
@@ -62,8 +60,8 @@ class Divergence:
         return math.nan if self.difference is None else self.difference.bound
 
     def to_json(self) -> dict[str, Any]:
-        """Everything but the tensors."""
-        return plain({name: value for name, value in vars(self).items() if name != "trace_call"})
+        """Everything, in the types of JSON."""
+        return plain(vars(self))
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> "Divergence":

@@ -172,7 +172,6 @@ def _divergence(
         None if before is None else before.path,
         None if passed_on else handed,
         tuple(_notes(trace, row, before)),
-        row,
     )
 
 
@@ -220,5 +219,4 @@ def _raised(trace: ModuleTrace) -> Divergence:
         None,
         None if call is None else call.inputs,
         notes=(str(failure),),
-        trace_call=call,
     )
