@@ -10,7 +10,7 @@ from flax import nnx
 
 from jax_attn.models.part import built, locate
 from jax_attn.parity.cases import Case
-from jax_attn.weights.pretrained import without_weights
+from jax_attn.weights.sketch import without_weights
 
 ATTENTION_PAPER = '"Attention Is All You Need" (arXiv 1706.03762)'
 NLP_TRANSFORMERS = '"Natural Language Processing with Transformers", ch. 3'
@@ -51,7 +51,7 @@ class Twin:
 
     def flax_to_load(self) -> nnx.Module:
         """The Flax module with zeros for weights, since torch's replace them: to draw takes a program a shape."""
-        module = without_weights(self.flax)
+        module = without_weights(self.flax_from)
         for _, leaf in nnx.to_flat_state(nnx.state(module, nnx.Param)):
             leaf.set_value(jax.device_put(np.zeros(leaf.shape, leaf.dtype)))
         return module

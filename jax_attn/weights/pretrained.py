@@ -1,7 +1,7 @@
 """Checkpoint folders as Hugging Face lays them out, `config.json` beside weights, into modules."""
 
 import warnings
-from collections.abc import Callable, Collection, Generator, Mapping, Sequence
+from collections.abc import Collection, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from os import PathLike
@@ -37,6 +37,7 @@ from jax_attn.weights.gguf import GgufFile, is_gguf
 from jax_attn.weights.plan import Plan, fitted, plan_for, require_as_many_layers
 from jax_attn.weights.reading import Placement, placed, read_into, value_errors
 from jax_attn.weights.rules import Names, require_names, slots
+from jax_attn.weights.sketch import Sketch
 from jax_attn.weights.state_dict import find_errors, misfit
 
 
@@ -118,17 +119,20 @@ def from_pretrained(
     param_dtype = _available(common_dtype(tensors) if param_dtype is None else np.dtype(param_dtype), folder)
     options = BuildOptions(dtype, param_dtype, ignore, {**overrides, **plan.settings})
 
-    def make() -> nnx.Module:
-        return build(family, chosen, config, nnx.Rngs(seed), options)
+    def make(rngs: nnx.Rngs) -> nnx.Module:
+        return build(family, chosen, config, rngs, options)
 
     with _telling(where):
         require_as_many_layers(part_of(family, chosen, config, options), tensors)
-        module: Any = nnx.eval_shape(make)
+        sketch = Sketch(make, seed)
+    module = sketch.module
     table = slots(module, plan.names)
     shapes = {key: tensor.shape for key, tensor in tensors.items()}
     own = chosen in (config.get("architectures") or ())
     plan = fitted(plan, table, shapes, own=own, reshaped="num_labels" in overrides)
-    compute_rest(module, lambda: drawn(make(), family), plan.drawn, sharding)
+    if plan.drawn:
+        sketch = Sketch(lambda rngs: drawn(make(rngs), family), seed)
+    compute_rest(module, sketch, plan.drawn, sharding)
     module.config.unread.update((name, np.array(tensors[key])) for key, name in plan.unread.items())
     strange = [name for name in config.get("architectures") or () if not family.knows(name)]
     read_as = f", read as {chosen}: {strange[0]} is not known here" if strange and not own else ""
@@ -270,40 +274,17 @@ def _telling(where: Path) -> Generator[None]:
         raise type(error)(f"{where}: {error}") from None
 
 
-def compute_rest(
-    module: nnx.Module,
-    build: Callable[[], nnx.Module],
-    paths: Collection[str] = (),
-    placement: Placement = None,
-) -> None:
-    """Give an abstract module everything but its parameters, and those at `paths`, as `build` makes them.
-
-    They come out of a compiled program, from which XLA has removed the drawing of all other weights, since nothing
-    asks for them.
-    """
+def compute_rest(module: nnx.Module, sketch: Sketch, paths: Collection[str], placement: Placement) -> None:
+    """Give an abstract module all that its sketch has but the parameters, and those at `paths`."""
 
     def wanted(path: Sequence[Any], leaf: Any) -> bool:
         return not isinstance(leaf, nnx.Param) or ".".join(map(str, path)) in paths
 
-    state = jax.jit(lambda: nnx.state(build(), wanted))()
+    state = sketch.compute(wanted)
     for path, leaf in nnx.to_flat_state(state):
         if isinstance(leaf, nnx.Param):
             leaf.set_value(placed(leaf.get_value(), placement, ".".join(map(str, path))))
     nnx.update(module, state)
-
-
-def without_weights(build: Callable[[], nnx.Module]) -> nnx.Module:
-    """The module that `build` makes, its parameters abstract and everything else real."""
-    made: dict[str, Any] = {}
-
-    def rest() -> Any:
-        made["graphdef"], params, others = nnx.split(build(), nnx.Param, ...)
-        leaves, made["treedef"] = jax.tree.flatten(params)
-        made["leaves"] = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in leaves]
-        return others
-
-    others = jax.jit(rest)()
-    return nnx.merge(made["graphdef"], jax.tree.unflatten(made["treedef"], made["leaves"]), others)
 
 
 def _load(module: nnx.Module, tensors: LazyTensors, plan: Plan, message: str, placement: Placement) -> None:

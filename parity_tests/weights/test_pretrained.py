@@ -19,12 +19,12 @@ from safetensors.numpy import load_file, save_file
 from jax_attn.functional.sentence import cosine_similarity, mean_pooling
 from jax_attn.models.bert import Bert
 from jax_attn.models.sequence_classifier import SequenceClassifier
-from jax_attn.nn.primitives import Buffer, Linear
+from jax_attn.nn.primitives import Linear
 from jax_attn.weights import StateDictError, from_config, from_pretrained, numpy_state_dict, save_pretrained
 from jax_attn.weights.families import family_of
 from jax_attn.weights.families.bert import describe_bert
 from jax_attn.weights.plan import longest_stack
-from jax_attn.weights.pretrained import BuildOptions, part_of, without_weights
+from jax_attn.weights.pretrained import BuildOptions, part_of
 from jax_attn.weights.sample import minilm_folder
 from jax_attn.weights.tokenizer import tokenize
 
@@ -312,17 +312,6 @@ def test_graph_and_tree_mode(folder, graph):
         module.train()
         first, second = (np.asarray(call(module, jnp.asarray(IDS))[0]) for _ in range(2))
     assert (first != second).any()
-
-
-def test_buffers_are_computed_and_weights_are_not():
-    class Net(nnx.Module):
-        def __init__(self):
-            self.linear = Linear(3, 5, rngs=nnx.Rngs(0))
-            self.table = Buffer(jnp.arange(4))
-
-    module = without_weights(Net)
-    assert isinstance(module.linear.kernel.get_value(), jax.ShapeDtypeStruct)
-    np.testing.assert_array_equal(module.table[...], np.arange(4))
 
 
 # ------------------------------------------------------------------------------------------------ saving
