@@ -8,7 +8,7 @@ from typing import Annotated, Literal, NamedTuple
 
 import tyro
 
-from benchmarks import attention, cached, decoder, flex, ladder, sentences, training, whisper
+from benchmarks import attention, cached, decoder, flex, ladder, sentences, start, training, whisper
 from benchmarks.cases import CASES, LENGTHS, Case, Shape
 from benchmarks.chart import save_chart
 from benchmarks.comparison import Comparison
@@ -109,20 +109,21 @@ class Decode(Common):
 class Cached(Common):
     """One more token through a whole attention with its cache, early and late in it, beside its torch twin's."""
 
-    shape: Sizes = cached.SHAPE
-    """Batch, tokens that the cache has room for, heads and width of a head."""
+    shape: Sizes = None
+    """Batch, tokens that the cache has room for, heads and width of a head, in place of one text and of eight."""
     places: tuple[int, ...] = cached.PLACES
     """How many tokens are in the cache."""
 
     def work(self) -> Work:
         """What is measured."""
-        shape = _shape(self.shape or cached.SHAPE)
-        if not self.places or not 0 < min(self.places) <= max(self.places) < shape.tokens:
+        shapes = cached.SHAPES if self.shape is None else (_shape(self.shape),)
+        room = shapes[0].tokens
+        if not self.places or not 0 < min(self.places) <= max(self.places) < room:
             raise ValueError(
-                f"places must be between 1 and {shape.tokens - 1}, got {' '.join(map(str, self.places)) or 'none'}"
+                f"places must be between 1 and {room - 1}, got {' '.join(map(str, self.places)) or 'none'}"
             )
-        found = cached.bench_cached(shape, places=self.places, rounds=self.rounds)
-        return Work(len(self.places), cached.NAMES, found)
+        found = cached.bench_cached(shapes, places=self.places, rounds=self.rounds)
+        return Work(len(shapes) * len(self.places), cached.NAMES, found)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,6 +189,23 @@ class Sentences(Common):
                 raise ValueError(f"{option} must be at least 1, got {value}")
         found = sentences.bench_sentences(self.checkpoint, self.count, self.batch_size, self.rounds)
         return Work(1, sentences.NAMES, iter([found]))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Start(Common):
+    """From a new process to the first vectors of a pretrained encoder, beside transformers."""
+
+    checkpoint: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
+    """An encoder's checkpoint with its tokenizer.json, in place of the sample encoder."""
+    batch_size: int = 32
+    """Sentences in the batch."""
+
+    def work(self) -> Work:
+        """What is measured."""
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {self.batch_size}")
+        found = start.bench_start(self.checkpoint, self.batch_size, self.rounds)
+        return Work(1, start.NAMES, iter([found]))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -258,6 +276,7 @@ Benchmark = (
     | Annotated[Flex, tyro.conf.subcommand("flex", prefix_name=False)]
     | Annotated[Ladder, tyro.conf.subcommand("ladder", prefix_name=False)]
     | Annotated[Sentences, tyro.conf.subcommand("sentences", prefix_name=False)]
+    | Annotated[Start, tyro.conf.subcommand("start", prefix_name=False)]
     | Annotated[Decoder, tyro.conf.subcommand("decoder", prefix_name=False)]
     | Annotated[Whisper, tyro.conf.subcommand("whisper", prefix_name=False)]
     | Annotated[Training, tyro.conf.subcommand("training", prefix_name=False)]

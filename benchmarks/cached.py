@@ -1,7 +1,7 @@
 """One more token through a whole attention with its cache, early and late in it, beside its torch twin's.
 
-Torch's cache is as long as what is in it, so its step takes longer late than early; ours has room for all, and
-takes the same time at every token.
+Torch's cache is as long as what is in it, so its step takes longer late than early. Ours has room for all: a text
+alone takes the same time at every token, and several beside each other are read as far as they are filled.
 """
 
 from collections.abc import Iterator, Sequence
@@ -21,24 +21,25 @@ from jax_attn.nn.attention.cache import KVCache
 from jax_attn.weights.state_dict import load_state_dict
 
 NAMES = ("Flax, jitted", "torch, eager")
-SHAPE = Shape(8, 1024, 12, 64)
+SHAPES = (Shape(1, 1024, 12, 64), Shape(8, 1024, 12, 64))
 PLACES = (16, 512, 1000)
 GROUPS = 3  # query heads to a key/value head, where they divide
 
 
 def bench_cached(
-    shape: Shape = SHAPE, *, places: Sequence[int] = PLACES, rounds: int = 7
+    shapes: Sequence[Shape] = SHAPES, *, places: Sequence[int] = PLACES, rounds: int = 7
 ) -> Iterator[Comparison]:
     """Time the step of a rotary grouped-query attention, in float32.
 
     Args:
-        shape: batch, tokens that the cache has room for, heads and the width of a head.
+        shapes: batch, tokens that the cache has room for, heads and the width of a head.
         places: how many tokens are in the cache.
         rounds: how often each contender is timed.
     """
-    for place in places:
-        facts = {"in_cache": place, "room": shape.tokens}
-        yield contest(f"token {place} of {shape}", _contenders(shape, place), rounds=rounds, facts=facts)
+    for shape in shapes:
+        for place in places:
+            facts = {"in_cache": place, "room": shape.tokens}
+            yield contest(f"token {place} of {shape}", _contenders(shape, place), rounds=rounds, facts=facts)
 
 
 def _contenders(shape: Shape, place: int) -> dict[str, Contender]:

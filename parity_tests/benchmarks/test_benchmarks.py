@@ -44,7 +44,7 @@ def test_attention_of_one_query_among_many_keys():
 
 
 def test_a_cached_token_is_the_same_on_both_sides():
-    found = list(bench_cached(Shape(2, 7, 3, 4), places=(1, 6), rounds=1))
+    found = list(bench_cached([Shape(2, 7, 3, 4)], places=(1, 6), rounds=1))
     assert [comparison.facts["in_cache"] for comparison in found] == [1, 6]
     assert all(set(comparison.timings) == {"Flax, jitted", "torch, eager"} for comparison in found)
 

@@ -5,6 +5,7 @@ import json
 import pytest
 from flax import nnx
 
+from benchmarks import start
 from benchmarks.__main__ import main
 from benchmarks.decoder import SMOLLM2
 from benchmarks.whisper import TINY
@@ -42,6 +43,20 @@ def test_every_contender_is_measured_and_written_down(capsys, folder, tmp_path):
     assert all(len(rounds) == 2 and min(rounds) > 0 for rounds in measured["seconds"].values())
     assert all(name in out for name in measured["seconds"])
     assert (tmp_path / "bench.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.slow
+def test_a_new_process_reads_beside_transformers(capsys, folder, tmp_path):
+    save_pretrained(tiny_bert(positions=128), folder)
+    files = ("--checkpoint", folder, "--json", tmp_path / "bench.json")
+    status, out, _ = run(capsys, "start", "--batch-size", 3, "--rounds", 1, *files)
+    assert status == 0
+    (measured,) = json.loads((tmp_path / "bench.json").read_text())["comparisons"]
+    assert all(name in out for name in measured["seconds"])
+    assert "batch_size must be at least 1" in refusal(capsys, "start", "--batch-size", 0)
+    (folder / "config.json").write_text("{}")
+    with pytest.raises(RuntimeError, match=r"Flax, jitted: .*model_type"):
+        start.bench_start(folder, 3, 1)
 
 
 @pytest.mark.slow

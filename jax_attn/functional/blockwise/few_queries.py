@@ -33,7 +33,9 @@ MOST_ROWS = 8  # for each key/value head; of more, a product of matrices makes u
 LANES = 32  # features added up side by side, where they divide a head
 PRODUCTS = 2**16  # in a block of scores at most: they stay in the cache until they are added up
 TERMS = 8  # values in one sum
-STRETCH = 1024  # keys that are read or left out together, in a whole number of blocks
+STRETCH = (
+    2**19
+)  # numbers that are read or left out together: to read them is little beside what a token costs anyway
 
 backward = serial.backward
 
@@ -85,7 +87,7 @@ def _scores(
         sums = (sums.reshape(-1, lanes) @ ones).reshape(batch, size, heads, rows)
         return lax.dynamic_update_slice_in_dim(scores, jnp.moveaxis(sums, 1, 3), start, axis=3)
 
-    return _over_blocks(step, jnp.zeros((batch, heads, rows, keys), q.dtype), seen, keys, size)
+    return _over_blocks(step, jnp.zeros((batch, heads, rows, keys), q.dtype), seen, key, size)
 
 
 def _output(
@@ -112,18 +114,24 @@ def _output(
 
         return output + _sum(product, range(size))
 
-    return _over_blocks(step, jnp.zeros((batch, heads, rows, width), weights.dtype), seen, keys, size)
+    return _over_blocks(step, jnp.zeros((batch, heads, rows, width), weights.dtype), seen, value, size)
 
 
 def _over_blocks(
-    step: Callable[[Array, Any], Any], init: Any, seen: Bool[Array, "S"] | None, keys: int, size: int
+    step: Callable[[Array, Any], Any],
+    init: Any,
+    seen: Bool[Array, "S"] | None,
+    read: Float[Array, "B S K d"],
+    size: int,
 ) -> Any:
-    """The loop over blocks of keys, from the first stretch in which one is seen to the last."""
-    if seen is None or keys <= STRETCH:  # a loop of known length is the quicker one
+    """The loop over blocks of what is read, from the first stretch of keys in which one is seen to the last."""
+    batch, keys, heads, width = read.shape
+    stretch = max(size, STRETCH // (batch * heads * width))
+    if seen is None or keys <= stretch:  # a loop of known length is the quicker one
         return lax.fori_loop(0, -(-keys // size), step, init)
     index = jnp.arange(keys, dtype=jnp.int32)
-    start = jnp.min(jnp.where(seen, index, keys)) // STRETCH * STRETCH
-    end = (jnp.max(jnp.where(seen, index, -STRETCH)) // STRETCH + 1) * STRETCH
+    start = jnp.min(jnp.where(seen, index, keys)) // stretch * stretch
+    end = (jnp.max(jnp.where(seen, index, -stretch)) // stretch + 1) * stretch
     return lax.fori_loop(start // size, -(-jnp.minimum(end, keys) // size), step, init)
 
 

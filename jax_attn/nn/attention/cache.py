@@ -23,8 +23,9 @@ class KVCache:
     Position `p` lies in slot `p`, or in slot `p mod L` where the cache is rolling. Padding is not kept, wherever it
     stands, so a row holds what it would hold alone. To reorder beams, index the rows of every leaf.
 
-    A step is one program at every position, and takes the same time at each of up to 1,024. On one CPU device a
-    longer cache is read as far as it is filled, by stretches of that many.
+    A step is one program at every position, and takes the same time at each. Only a cache of more than 2^19 numbers
+    is read, on one CPU device, as far as it is filled, by stretches of that many: there a token costs less the
+    earlier it comes.
 
     Attributes:
         key: `(B, L, K, H)`, rotated already.

@@ -101,17 +101,17 @@ def test_nan_stays_in_its_head_and_entry(number: int, heads: list[int]):
 def test_stretches_that_nobody_sees_are_not_read(monkeypatch: pytest.MonkeyPatch):
     over_blocks, counts = few_queries._over_blocks, []
 
-    def counting(step: Any, init: Any, seen: Any, keys: int, size: int) -> Any:
+    def counting(step: Any, init: Any, *others: Any) -> Any:
         def counted(block: jax.Array, carry: Any) -> Any:
             return step(block, carry[0]), carry[1] + 1
 
-        result, count = over_blocks(counted, (init, jnp.int32(0)), seen, keys, size)
+        result, count = over_blocks(counted, (init, jnp.int32(0)), *others)
         counts.append(count)
         return result
 
     monkeypatch.setattr(few_queries, "_over_blocks", counting)
     monkeypatch.setattr(few_queries, "PRODUCTS", 1)  # scores in blocks of 8 too
-    monkeypatch.setattr(few_queries, "STRETCH", 16)
+    monkeypatch.setattr(few_queries, "STRETCH", 16 * 2 * 3 * 64)  # 16 keys
     pattern = make_pattern(grid_of_band(1, S, BLOCK, None, None), BLOCK)
 
     @jax.jit

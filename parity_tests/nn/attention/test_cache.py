@@ -113,34 +113,34 @@ def test_a_text_is_decoded_with_one_compilation_and_in_one_scan():
 
 
 @pytest.mark.parametrize(
-    ("room", "read_at"),
-    [(1024, {0: 128, 16: 128, 1000: 128, 1023: 128}), (2056, {16: 128, 1024: 256, 2055: 257})],
+    ("batch", "read_at"),
+    [(1, {0: 128, 16: 128, 1000: 128, 1023: 128}), (4, {0: 32, 16: 32, 255: 32, 256: 64, 1023: 128})],
 )
-def test_on_a_cpu_a_step_reads_the_same_at_each_of_a_thousand_positions(monkeypatch, room, read_at):
-    """In blocks of 8 keys; of a longer cache the stretches that are filled."""
+def test_on_a_cpu_a_step_reads_the_same_at_each_of_a_thousand_positions(monkeypatch, batch, read_at):
+    """In blocks of 8 keys; of several texts beside each other the stretches that are filled."""
     over_blocks, read = few_queries._over_blocks, []
 
-    def counting(step, init, seen, keys, size):
+    def counting(step, init, *others):
         result, blocks = over_blocks(
-            lambda block, carry: (step(block, carry[0]), carry[1] + 1), (init, jnp.int32(0)), seen, keys, size
+            lambda block, carry: (step(block, carry[0]), carry[1] + 1), (init, jnp.int32(0)), *others
         )
         jax.debug.callback(lambda count: read.append(int(count)), blocks)
         return result
 
     monkeypatch.setattr(few_queries, "_over_blocks", counting)
     monkeypatch.setattr(few_queries, "PRODUCTS", 1)
-    module = MultiHeadAttention(64, 8, is_causal=True, rngs=nnx.Rngs(0))
+    module = MultiHeadAttention(512, 8, is_causal=True, rngs=nnx.Rngs(0))
     chex.clear_trace_counter()
 
     @chex.assert_max_traces(n=1)
     def step(cache, token):
         return module(token, cache=cache)
 
-    run, empty = jax.jit(step, compiler_options=quick_options()), module.init_cache(1, room)
+    run, empty = jax.jit(step, compiler_options=quick_options()), module.init_cache(batch, 1024)
     for place, blocks in read_at.items():
         read.clear()
         jax.block_until_ready(
-            run(dataclasses.replace(empty, length=jnp.array([place])), jnp.ones((1, 1, 64)))
+            run(dataclasses.replace(empty, length=jnp.full(batch, place)), jnp.ones((batch, 1, 512)))
         )
         jax.effects_barrier()
         assert read == [blocks, blocks]  # keys and values
