@@ -54,8 +54,8 @@ def test_a_new_process_reads_beside_transformers(capsys, folder, tmp_path):
     (measured,) = json.loads((tmp_path / "bench.json").read_text())["comparisons"]
     assert all(name in out for name in measured["seconds"])
     assert "batch_size must be at least 1" in refusal(capsys, "start", "--batch-size", 0)
-    (folder / "config.json").write_text("{}")
-    with pytest.raises(RuntimeError, match=r"Flax, jitted: .*model_type"):
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(RuntimeError, match=r"Flax, jitted: FileNotFoundError: .*model\.safetensors"):
         start.bench_start(folder, 3, 1)
 
 
