@@ -15,6 +15,7 @@ from jax_attn.weights.files import read_json
 CONFIG = "config.json"
 QUANTIZED = "quantization_config"
 MOST = 2**31 - 1  # of anything that is counted
+MOST_LABELS = 10_000_000  # three times as many as the largest sets of them have (Amazon-3M); a head is drawn
 MOST_LAYERS = 10_000  # which are built one by one: ten times as many as anyone has trained
 LAYERS = (
     *("num_hidden_layers", "num_layers", "num_decoder_layers", "n_layers", "n_layer"),
@@ -251,7 +252,7 @@ def _value_errors(name: str, value: Any, rules: ConfigRules) -> list[str]:
     least = 0 if name in rules.optional else 1
     if kind is int and value < least:
         return [f"{called}={value!r} must be at least {least}"]
-    most = MOST_LAYERS if called in LAYERS else MOST
+    most = MOST_LAYERS if called in LAYERS else MOST_LABELS if called == "num_labels" else MOST
     if kind is int and value > most:
         return [f"{called}={value!r} must be at most {most}"]
     choices = rules.choices.get(name)

@@ -12,9 +12,17 @@ class StateDictError(ValueError):
     """
 
     def __init__(
-        self, message: str, errors: Sequence[str], advice: Sequence[str] = (), most: int | None = None
+        self,
+        message: str,
+        errors: Sequence[str],
+        advice: Sequence[str] = (),
+        most: int | None = None,
+        summary: str | None = None,
     ):
         self.errors, self.advice = list(errors), list(advice)
+        if summary is not None:
+            super().__init__(f"{message}: {summary}")
+            return
         if len(self.errors) == 1 and not self.advice:
             super().__init__(f"{message}: {self.errors[0]}")
             return

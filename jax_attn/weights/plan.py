@@ -1,5 +1,6 @@
 """How the tensors of one checkpoint become a module: by which names, what is left out, and what it lacks."""
 
+import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -8,6 +9,12 @@ from jax_attn.models.part import Part
 from jax_attn.weights.config import LAYERS, matches
 from jax_attn.weights.family import Family, Head
 from jax_attn.weights.rules import Names, Slot, rename
+
+# Arguments of parts that are lengths of an axis of a tensor, learned or computed.
+AXES = (
+    *("embed_dim", "embedding_dim", "hidden_dim", "num_embeddings"),
+    *("hidden_size", "intermediate_size", "max_position_embeddings"),  # of `Bert`
+)
 
 
 @dataclass(frozen=True)
@@ -137,6 +144,32 @@ def require_as_many_layers(part: Part, keys: Collection[str]) -> None:
         raise ValueError(
             f"it asks for {layers} layers, which have a tensor each at least; the weights hold {held}"
         )
+
+
+def require_sizes_in(part: Part, shapes: Mapping[str, Sequence[int]], said: Mapping[str, Any]) -> None:
+    """Raise ValueError if an axis of the model is longer than the file has numbers, before tables are computed.
+
+    Args:
+        part: the model.
+        shapes: of the tensors of the file, by key.
+        said: what `config.json` and the user say of the model.
+    """
+    held = sum(map(math.prod, shapes.values()))
+    largest = max(sizes_of(part), default=0)
+    if largest > held:
+        names = [f"{name}={value}" for name, value in said.items() if value == largest]
+        asked = " and ".join(names) or f"a size of {largest}"
+        raise ValueError(f"it asks for {asked}, and all weights together hold {held} numbers")
+
+
+def sizes_of(part: Part) -> Iterator[int]:
+    """The lengths of axes that the parts of the model have in common with their tensors."""
+    for name, value in part.arguments.items():
+        if name in AXES and isinstance(value, int):
+            yield value
+        within = value if isinstance(value, list) else [value]
+        for each in {id(each): each for each in within if isinstance(each, Part)}.values():
+            yield from sizes_of(each)
 
 
 def longest_stack(part: Part) -> int:

@@ -34,7 +34,8 @@ from jax_attn.weights.families import family_of
 from jax_attn.weights.family import Family
 from jax_attn.weights.files import LazyTensors, common_dtype, is_floating, open_tensors, require_unquantized
 from jax_attn.weights.gguf import GgufFile, is_gguf
-from jax_attn.weights.plan import Plan, fitted, plan_for, require_as_many_layers
+from jax_attn.weights.misfits import as_a_whole
+from jax_attn.weights.plan import Plan, fitted, plan_for, require_as_many_layers, require_sizes_in
 from jax_attn.weights.reading import Placement, placed, read_into, value_errors
 from jax_attn.weights.rules import Names, require_names, slots
 from jax_attn.weights.sketch import Sketch
@@ -122,12 +123,14 @@ def from_pretrained(
     def make(rngs: nnx.Rngs) -> nnx.Module:
         return build(family, chosen, config, rngs, options)
 
+    shapes = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
     with _telling(where):
-        require_as_many_layers(part_of(family, chosen, config, options), tensors)
+        part = part_of(family, chosen, config, options)
+        require_as_many_layers(part, tensors)
+        require_sizes_in(part, shapes, arguments)
         sketch = Sketch(make, seed)
     module = sketch.module
     table = slots(module, plan.names)
-    shapes = {key: tensor.shape for key, tensor in tensors.items()}
     own = chosen in (config.get("architectures") or ())
     plan = fitted(plan, table, shapes, own=own, reshaped="num_labels" in overrides)
     if plan.drawn:
@@ -284,10 +287,11 @@ def compute_rest(module: nnx.Module, sketch: Sketch, paths: Collection[str], pla
     for path, leaf in nnx.to_flat_state(state):
         if isinstance(leaf, nnx.Param):
             leaf.set_value(placed(leaf.get_value(), placement, ".".join(map(str, path))))
-    nnx.update(module, state)
+    # What does not fit into the memory is told here, and not at the first use of the module.
+    nnx.update(module, jax.block_until_ready(state))
 
 
-def _load(module: nnx.Module, tensors: LazyTensors, plan: Plan, message: str, placement: Placement) -> None:
+def _load(module: Any, tensors: LazyTensors, plan: Plan, message: str, placement: Placement) -> None:
     # Constants that the module computes are in few files: they are compared where they are, never missed.
     table = [
         slot
@@ -307,7 +311,9 @@ def _load(module: nnx.Module, tensors: LazyTensors, plan: Plan, message: str, pl
             raise ValueError(
                 f"{message}: it holds no tensor of {plan.architecture}, which begins with {ours}, but {theirs}, ..."
             ) from None
-        raise error
+        if isinstance(error, NamesError) or (summary := as_a_whole(table, given, module.config)) is None:
+            raise error
+        raise StateDictError(message, errors, summary=summary)
     errors = [
         f"tied: {key} differs from {other}, and {plan.architecture} has one tensor for both (tie_word_embeddings)"
         for key, other in plan.tied.items()

@@ -626,6 +626,46 @@ def test_the_weights_of_another_family_are_told(folder):
     assert one_line(caught).startswith(f"the weights in {folder} do not fit its config.json")
 
 
+def test_weights_that_share_a_few_names_with_the_model_are_anothers_in_one_line(folder):
+    """A classifier of images has the keys of a classifier of texts."""
+    sizes = {"hidden_size": 12, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 17}
+    transformers.ViTForImageClassification(transformers.ViTConfig(**sizes)).save_pretrained(folder)
+    hugging_face().config.save_pretrained(folder)
+    edit_config(folder, architectures=["BertForSequenceClassification"])
+    with pytest.raises(
+        StateDictError, match="it holds 2 of the 25 tensors that are expected, and has 38"
+    ) as caught:
+        from_pretrained(folder)
+    assert one_line(caught)
+    assert len(caught.value.errors) == 23 + 38
+
+
+def test_a_size_that_many_tensors_have_is_told_once_and_by_name(folder):
+    edit_config(folder, intermediate_size=16)
+    with pytest.raises(
+        StateDictError, match=r"intermediate_size=16, but .* expected .* and so are \d+ more$"
+    ) as caught:
+        from_pretrained(folder)
+    assert one_line(caught)
+    assert len(caught.value.errors) > 2
+
+
+def test_sizes_beyond_the_weights_are_refused_before_anything_is_computed(folder):
+    edit_config(folder, hidden_size=3 * 10**8)
+    with pytest.raises(
+        ValueError, match=r"it asks for hidden_size=300000000, and all weights .* numbers$"
+    ) as caught:
+        from_pretrained(folder)
+    assert one_line(caught)
+
+
+@pytest.mark.parametrize("labels", [10**7 + 1, 10**9])
+def test_more_labels_than_any_head_has_are_not_drawn(folder, labels):
+    with pytest.raises(ValueError, match=f"num_labels={labels} must be at most 10000000") as caught:
+        from_pretrained(folder, architecture="ForSequenceClassification", num_labels=labels)
+    assert one_line(caught)
+
+
 def test_truncated_weights_are_refused(folder):
     path = folder / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-7])
